@@ -1,0 +1,48 @@
+"""All errors this package raises on purpose.
+
+    GsvError
+    ├── InvalidRequest      the caller's mistake                    → INVALID_ARG, HTTP 400
+    ├── Overloaded          the waiting line is full                → UNAVAILABLE, HTTP 503
+    ├── Cancelled           the caller went away                    → CANCELLED
+    ├── CheckpointError     a weight file is not what it should be
+    ├── VoiceError          a voice folder is not what it should be
+    └── ConfigurationError  a config file or parameter is wrong
+
+A message says what was given, what is allowed and what to do: it crosses gRPC and is all that the
+user sees. Only ``serving/adapter.py`` knows Triton's codes.
+"""
+
+from __future__ import annotations
+
+
+class GsvError(Exception):
+    """Base of all errors of this package."""
+
+
+class InvalidRequest(GsvError):
+    """The caller's mistake: names the tensor, the value given and what is allowed."""
+
+    @classmethod
+    def value(cls, tensor: str, given: object, allowed: str) -> InvalidRequest:
+        """The usual message for one tensor out of range."""
+        return cls(f"{tensor}: got {given!r}; allowed: {allowed}")
+
+
+class Overloaded(GsvError):
+    """Nothing is free and the waiting line is full; the message carries the line's length."""
+
+
+class Cancelled(GsvError):
+    """The caller went away; nobody waits for the answer."""
+
+
+class CheckpointError(GsvError):
+    """A weight file is missing, damaged, unsafe, or of another model; the message says which."""
+
+
+class VoiceError(GsvError):
+    """A voice folder is incomplete or breaks a rule; the message says which."""
+
+
+class ConfigurationError(GsvError):
+    """A config file or model parameter is missing, mistyped or out of range."""

@@ -1,0 +1,3 @@
+"""Client of GPT-SoVITS v4 on NVIDIA Triton."""
+
+__version__ = "0.1.0"
