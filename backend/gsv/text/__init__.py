@@ -1,0 +1,1 @@
+"""Text to phoneme ids: sentences, languages, normalisation, grapheme-to-phoneme. No torch."""
