@@ -80,8 +80,8 @@ def _uniform(
         raise ValueError(f"rows {first} + {count} of width {width}: none may be negative or empty")
     # A row takes whole blocks, so that its counter is a multiple of its index.
     blocks = -(-width // (2 * _WORDS_PER_BLOCK))
+    words = blocks * _WORDS_PER_BLOCK
     key = np.array([seed, (int(stream) << 32) | sentence], dtype=np.uint64)
-    generator = np.random.Philox(key=key, counter=first * blocks)
-    raw = generator.random_raw(count * blocks * _WORDS_PER_BLOCK)
-    halves = raw.astype("<u8", copy=False).view("<u4").reshape(count, -1)[:, :width]
+    raw = np.random.Philox(key=key, counter=first * blocks).random_raw(count * words)
+    halves = raw.astype("<u8", copy=False).view("<u4").reshape(count, 2 * words)[:, :width]
     return (halves + 0.5) * _TO_UNIT  # the half keeps 0 and 1 out: no infinite noise
