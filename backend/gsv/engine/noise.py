@@ -64,8 +64,10 @@ def normal_frames(
     uniform = _uniform(seed, sentence, Stream.FRAMES, first_frame, frames, 2 * pairs)
     radius = np.sqrt(-2.0 * np.log(uniform[:, :pairs]))
     angle = (2.0 * np.pi) * uniform[:, pairs:]
-    normal = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
-    return normal[:, :channels].astype(np.float32)
+    normal = np.empty((frames, 2 * pairs), dtype=np.float32)
+    normal[:, :pairs] = radius * np.cos(angle)
+    normal[:, pairs:] = radius * np.sin(angle)
+    return normal[:, :channels]
 
 
 def _uniform(
