@@ -1,0 +1,304 @@
+"""The only place where Triton's objects meet ours: tensors in, stage, tensors out, errors mapped.
+
+``BatchedModel`` answers a batch of requests in ``execute``; ``StreamingModel`` hands each request
+to a stage with a running batch of its own and returns at once. Both read the wire's names and
+types from ``config.pbtxt``, so a ``model.py`` only names its stage.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import triton_python_backend_utils as pb_utils
+
+from gsv.checkpoints.store import verify_folder
+from gsv.errors import Cancelled, GsvError, InvalidRequest, Overloaded
+from gsv.serving.bls import call_model
+from gsv.stages.base import AsyncStage, BatchStage, Place
+
+CANCEL_CHECK_SECONDS = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Wire:
+    """Names and types of a model's tensors, as its ``config.pbtxt`` declares them."""
+
+    name: str
+    numpy_type: type[Any]
+    scalar: bool  # dims: [ 1 ]
+
+
+def read_wire(declared: list[dict[str, Any]]) -> list[Wire]:
+    """The tensors of one side of a model configuration."""
+    return [
+        Wire(
+            name=tensor["name"],
+            numpy_type=pb_utils.triton_string_to_numpy(tensor["data_type"]),
+            scalar=list(tensor["dims"]) in (["1"], [1]),
+        )
+        for tensor in declared
+    ]
+
+
+def read_request(request: Any, wire: list[Wire]) -> dict[str, Any]:
+    """The request's tensors by lower-case name, without the leading 1; absent ones are left out.
+
+    Arrays are copied: a request's memory is gone once ``execute`` has returned.
+    """
+    values: dict[str, Any] = {}
+    for declared in wire:
+        tensor = pb_utils.get_input_tensor_by_name(request, declared.name)
+        if tensor is not None:
+            values[declared.name.lower()] = _read_tensor(tensor, declared)
+    return values
+
+
+def _read_tensor(tensor: Any, declared: Wire) -> Any:
+    if not tensor.is_cpu():
+        return torch.from_dlpack(tensor.to_dlpack())[0].clone()
+    array = tensor.as_numpy()
+    if array.ndim < 1 or array.shape[0] != 1:
+        raise InvalidRequest(
+            f"{declared.name}: got shape {list(array.shape)}; allowed: a first dimension of 1, "
+            "one utterance a request; Triton batches across requests"
+        )
+    if not declared.scalar:
+        return array[0].copy()
+    value = array.reshape(-1)[0]
+    if not isinstance(value, bytes):
+        return value.item()
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(
+            f"{declared.name}: got bytes that are no UTF-8 (at byte {error.start}); "
+            "allowed: UTF-8 text without lone surrogates"
+        ) from error
+
+
+def write_response(result: Any, wire: list[Wire]) -> Any:
+    """An inference response with every field of ``result`` as a tensor with the leading 1."""
+    return pb_utils.InferenceResponse(
+        output_tensors=[_write_tensor(getattr(result, w.name.lower()), w) for w in wire]
+    )
+
+
+def _write_tensor(value: Any, declared: Wire) -> Any:
+    if isinstance(value, torch.Tensor) and value.is_cuda:
+        return pb_utils.Tensor.from_dlpack(declared.name, value.unsqueeze(0).contiguous())
+    if isinstance(value, torch.Tensor):
+        value = value.numpy()
+    if isinstance(value, str):
+        value = value.encode("utf-8")
+    array = np.asarray(value, dtype=declared.numpy_type)
+    shaped = array.reshape(1, 1) if declared.scalar else array[None]
+    return pb_utils.Tensor(declared.name, np.ascontiguousarray(shaped))
+
+
+def to_triton_error(error: BaseException) -> Any:
+    """The one mapping from our exceptions to Triton's codes."""
+    codes: list[tuple[type[BaseException], int]] = [
+        (InvalidRequest, pb_utils.TritonError.INVALID_ARG),
+        (Overloaded, pb_utils.TritonError.UNAVAILABLE),
+        (Cancelled, pb_utils.TritonError.CANCELLED),
+    ]
+    for kind, code in codes:
+        if isinstance(error, kind):
+            return pb_utils.TritonError(str(error), code)
+    text = str(error) if isinstance(error, GsvError) else f"{type(error).__name__}: {error}"
+    return pb_utils.TritonError(text, pb_utils.TritonError.INTERNAL)
+
+
+class _Model:
+    """What both kinds of model do at load and unload."""
+
+    stage: ClassVar[Any]
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Check the weights' manifest, build the stage on the device that Triton gave, warm up."""
+        config = json.loads(args["model_config"])
+        self._name = args["model_name"]
+        self._inputs = read_wire(config["input"])
+        self._outputs = read_wire(config["output"])
+        folder = Path(args["model_repository"]) / args["model_version"]
+        verify_folder(folder)
+        parameters = {
+            key: value["string_value"]
+            for key, value in config["parameters"].items()
+            if key == key.lower()  # upper-case ones are the Python backend's own
+        }
+        on_gpu = args["model_instance_kind"] == "GPU"
+        device = f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu"
+        settings = self.stage.Settings.parse(parameters)
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        self._stage = self._build(Place(folder, device), settings)
+        self._stage.warm_up()
+
+    def _build(self, place: Place, settings: Any) -> Any:
+        return self.stage(place, settings)
+
+    def finalize(self) -> None:
+        """End the stage's threads."""
+        self._stage.close()
+
+    def _read(self, request: Any) -> Any:
+        return self.stage.Request(**read_request(request, self._inputs))
+
+    def _log_failure(self, request: Any, error: BaseException) -> None:
+        """Our own faults go to the server's log with the request id; the caller's don't."""
+        if not isinstance(error, (InvalidRequest, Overloaded, Cancelled)):
+            pb_utils.Logger.log_error(
+                f"{self._name}: request id={request_id(request)!r} failed: "
+                f"{type(error).__name__}: {error}"
+            )
+
+
+def request_id(request: Any) -> str:
+    """The caller's request id, or an empty string."""
+    return str(request.request_id())
+
+
+class BatchedModel(_Model):
+    """Triton model around a :class:`~gsv.stages.base.BatchStage`."""
+
+    stage: ClassVar[type[BatchStage]]
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """One response a request, in order; an error stays with the request that caused it."""
+        answers: list[Any] = [None] * len(requests)
+        parsed: list[tuple[int, Any]] = []
+        for index, request in enumerate(requests):
+            try:
+                parsed.append((index, self._read(request)))
+            except GsvError as error:
+                answers[index] = error
+        if parsed:
+            for (index, _), answer in zip(parsed, self._run([p for _, p in parsed]), strict=True):
+                answers[index] = answer
+        return [self._respond(r, a) for r, a in zip(requests, answers, strict=True)]
+
+    def _run(self, parsed: list[Any]) -> list[Any]:
+        try:
+            return list(self._stage.run_batch(parsed))
+        except Exception as error:
+            # A fault of ours must not name an innocent request: each of the batch runs once more
+            # by itself, so that only the one at fault fails.
+            if len(parsed) == 1:
+                return [error]
+            return [answer for one in parsed for answer in self._run([one])]
+
+    def _respond(self, request: Any, answer: Any) -> Any:
+        if isinstance(answer, BaseException):
+            self._log_failure(request, answer)
+            return pb_utils.InferenceResponse(error=to_triton_error(answer))
+        return write_response(answer, self._outputs)
+
+
+class _Caller:
+    """One caller of a running batch: its sender, and the function that cancels its work."""
+
+    def __init__(self, model: StreamingModel, request: Any) -> None:
+        self._model = model
+        self._request_id = request_id(request)
+        self._sender = request.get_response_sender()
+        self._lock = threading.Lock()
+        self._open = True
+        self.cancel: Callable[[], None] | None = None
+
+    def is_cancelled(self) -> bool:
+        """Whether the caller has gone away."""
+        with self._lock:
+            return self._open and bool(self._sender.is_cancelled())
+
+    def send(self, result: Any, *, final: bool) -> None:
+        """Send one response; the last one closes the sender."""
+        self._send(write_response(result, self._model._outputs), final=final)
+
+    def fail(self, error: BaseException) -> None:
+        """End the caller's stream with an error."""
+        self._model._log_failure(self, error)
+        self._send(pb_utils.InferenceResponse(error=to_triton_error(error)), final=True)
+
+    def request_id(self) -> str:
+        """The caller's request id, for the log."""
+        return self._request_id
+
+    def _send(self, response: Any, *, final: bool) -> None:
+        flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0
+        with self._lock:
+            if not self._open:
+                return
+            self._open = not final
+            self._sender.send(response, flags=flags)
+        if final:
+            self._model._forget(self)
+
+
+class StreamingModel(_Model):
+    """Triton model around a :class:`~gsv.stages.base.AsyncStage`.
+
+    Decoupled models send any number of responses; others exactly one, through the same sender, so
+    that ``execute`` returns at once and new requests join while older ones are still computed.
+    """
+
+    stage: ClassVar[type[AsyncStage]]
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """As for every model, and start the watch for callers that went away."""
+        super().initialize(args)
+        self._callers: set[_Caller] = set()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._watch = threading.Thread(target=self._watch_callers, name="cancel-watch", daemon=True)
+        self._watch.start()
+
+    def execute(self, requests: list[Any]) -> None:
+        """Hand every request to the stage; answers leave through its sender."""
+        for request in requests:
+            caller = _Caller(self, request)
+            with self._changed:
+                self._callers.add(caller)
+                self._changed.notify()
+            try:
+                caller.cancel = self._stage.submit(self._read(request), caller)
+            except Exception as error:
+                caller.fail(error)
+
+    def finalize(self) -> None:
+        """Stop the watch, then the stage."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._watch.join()
+        super().finalize()
+
+    def _forget(self, caller: _Caller) -> None:
+        with self._changed:
+            self._callers.discard(caller)
+
+    def _watch_callers(self) -> None:
+        # Triton tells of a cancellation only when asked, so while anybody waits, ask.
+        while True:
+            with self._changed:
+                if self._closing:
+                    return
+                self._changed.wait(CANCEL_CHECK_SECONDS if self._callers else None)
+                callers = list(self._callers)
+            for caller in callers:
+                if caller.cancel is not None and caller.is_cancelled():
+                    caller.cancel()
+
+
+class BridgedModel(StreamingModel):
+    """A :class:`StreamingModel` whose stage calls other models of the server."""
+
+    def _build(self, place: Place, settings: Any) -> Any:
+        return self.stage(place, settings, call_model)

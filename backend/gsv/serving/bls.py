@@ -1,0 +1,59 @@
+"""Calls from one model to another inside the server (business logic scripting)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from gsv.errors import Cancelled, GsvError, InvalidRequest, Overloaded
+from gsv.stages.base import Tensors
+
+_NUMPY_TYPES: dict[type, Any] = {bool: np.bool_, int: np.int32, float: np.float32}
+_INT64_TENSORS = {"SEED"}
+
+
+def call_model(
+    model: str, tensors: Tensors, outputs: Sequence[str], *, decoupled: bool = False
+) -> Iterator[Tensors]:
+    """Call ``model`` and yield its responses, as :class:`gsv.stages.base.CallModel` says."""
+    request = pb_utils.InferenceRequest(
+        model_name=model,
+        inputs=[to_tensor(name, value) for name, value in tensors.items()],
+        requested_output_names=list(outputs),
+    )
+    responses = request.exec(decoupled=True) if decoupled else [request.exec()]
+    for response in responses:
+        _raise_error(response)
+        if response.output_tensors():  # a decoupled model's last response may carry none
+            yield _read(response)
+
+
+def to_tensor(name: str, value: Any) -> Any:
+    """A Triton tensor with the leading 1 of a plain value, text, array or torch tensor."""
+    if isinstance(value, str):
+        return pb_utils.Tensor(name, np.array([[value.encode("utf-8")]], dtype=np.object_))
+    if isinstance(value, (bool, int, float)):
+        kind = np.int64 if name in _INT64_TENSORS else _NUMPY_TYPES[type(value)]
+        return pb_utils.Tensor(name, np.array([[value]], dtype=kind))
+    if isinstance(value, np.ndarray):
+        return pb_utils.Tensor(name, np.ascontiguousarray(value[None]))
+    return pb_utils.Tensor.from_dlpack(name, value.unsqueeze(0).contiguous())
+
+
+def _read(response: Any) -> Tensors:
+    return {t.name(): t.as_numpy()[0].copy() for t in response.output_tensors()}
+
+
+def _raise_error(response: Any) -> None:
+    if not response.has_error():
+        return
+    error = response.error()
+    kinds: dict[int, type[GsvError]] = {
+        pb_utils.TritonError.INVALID_ARG: InvalidRequest,
+        pb_utils.TritonError.UNAVAILABLE: Overloaded,
+        pb_utils.TritonError.CANCELLED: Cancelled,
+    }
+    raise kinds.get(error.code(), GsvError)(error.message())

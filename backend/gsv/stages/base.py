@@ -1,0 +1,132 @@
+"""What every stage has in common: settings from the model's parameters, and the two shapes of work.
+
+A stage takes frozen request dataclasses and gives frozen result dataclasses. Their field names are
+the lower-case tensor names of the model's ``config.pbtxt``: a field with a default is an optional
+input. Arrays come and go without the wire's leading dimension 1, as numpy arrays or, between
+stages on one GPU, as torch tensors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gsv.errors import ConfigurationError, GsvError, InvalidRequest
+
+Array = NDArray[Any] | torch.Tensor
+Tensors = dict[str, Any]  # by wire name; scalars and texts as plain values
+SettingsType = TypeVar("SettingsType", bound="Settings")
+
+_TRUE, _FALSE = {"true", "yes", "1"}, {"false", "no", "0"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """A model's parameters in ``config.pbtxt``: text there, typed here; unknown keys are errors."""
+
+    threads: int = 0  # torch's threads on a CPU; 0 keeps torch's choice
+
+    @classmethod
+    def parse(cls: type[SettingsType], parameters: Mapping[str, str]) -> SettingsType:
+        """From parameter strings; ConfigurationError names the key, the value and the type."""
+        kinds = {f.name: type(f.default) for f in dataclasses.fields(cls)}
+        unknown = sorted(set(parameters) - set(kinds))
+        if unknown:
+            raise ConfigurationError(f"unknown parameters {unknown}; allowed: {sorted(kinds)}")
+        return cls(**{k: _convert(k, v, kinds[k]) for k, v in parameters.items()})
+
+
+def _convert(key: str, text: str, kind: type) -> Any:
+    try:
+        if kind is bool:
+            if text.lower() not in _TRUE | _FALSE:
+                raise ValueError(text)
+            return text.lower() in _TRUE
+        return kind(text)
+    except ValueError as error:
+        raise ConfigurationError(f"parameter {key}: {text!r} is no {kind.__name__}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a stage finds its files and runs its tensors."""
+
+    folder: Path  # the version folder of the model
+    device: str = "cpu"  # "cpu" or "cuda:N"
+
+    @property
+    def repository(self) -> Path:
+        """The model repository that the version folder lies in."""
+        return self.folder.parent.parent
+
+
+class CallModel(Protocol):
+    """Calls a model of the same server by name; yields its responses, one if not decoupled.
+
+    Its error comes back as the exception that it was.
+    """
+
+    def __call__(
+        self, model: str, tensors: Tensors, outputs: Sequence[str], *, decoupled: bool = False
+    ) -> Iterator[Tensors]: ...
+
+
+class BatchStage(Protocol):
+    """A stage that answers a batch at once; a bad request gets an error, the others answers."""
+
+    Request: ClassVar[type[Any]]
+    Result: ClassVar[type[Any]]
+    Settings: ClassVar[type[Settings]]
+
+    def __init__(self, place: Place, settings: Any) -> None: ...
+    def warm_up(self) -> None: ...
+    def run_batch(self, requests: Sequence[Any]) -> list[Any | GsvError]: ...
+    def close(self) -> None: ...
+
+
+class Reply(Protocol):
+    """The way back to one caller of an :class:`AsyncStage`."""
+
+    def send(self, result: Any, *, final: bool) -> None: ...
+    def fail(self, error: BaseException) -> None: ...
+
+
+class AsyncStage(Protocol):
+    """A stage with a running batch of its own: requests join and leave while others go on.
+
+    ``submit`` returns at once with a function that cancels the work.
+    """
+
+    Request: ClassVar[type[Any]]
+    Result: ClassVar[type[Any]]
+    Settings: ClassVar[type[Settings]]
+
+    def __init__(self, place: Place, settings: Any) -> None: ...
+    def warm_up(self) -> None: ...
+    def submit(self, request: Any, reply: Reply) -> Callable[[], None]: ...
+    def close(self) -> None: ...
+
+
+def check_counts(tensor: str, counts: NDArray[np.int32], total: int, of: str) -> None:
+    """InvalidRequest unless ``counts`` add up to ``total``, the length of tensor ``of``."""
+    if counts.ndim != 1 or (counts < 0).any() or int(counts.sum()) != total:
+        raise InvalidRequest.value(
+            tensor, counts.tolist(), f"counts that add up to the {total} entries of {of}"
+        )
+
+
+def split_by_counts(array: NDArray[Any], counts: NDArray[np.int32]) -> list[NDArray[Any]]:
+    """Cut the last axis into consecutive pieces of the given lengths."""
+    return np.split(array, np.cumsum(counts)[:-1], axis=-1)
+
+
+def check_ids(tensor: str, ids: NDArray[np.int32], limit: int) -> None:
+    """InvalidRequest unless every entry is from 0 to ``limit - 1``."""
+    if ids.ndim != 1 or (len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < limit):
+        raise InvalidRequest.value(tensor, ids.tolist()[:8], f"one row of ids 0 to {limit - 1}")

@@ -1,0 +1,193 @@
+"""reference_encoder: a reference wave → prompt tokens, spectrum and mel.
+
+The wave comes with the request or from a voice's recording. HuBERT hears it at 16 kHz, the
+quantizer turns its features into 25 tokens a second; the spectrum (for timbre) and the mel (for
+the flow's prompt) are taken at 32 kHz. Encoded references are kept by content, never by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gsv import audio
+from gsv.checkpoints.store import load_module_state
+from gsv.config import SoVITSConfig
+from gsv.constants import (
+    REFERENCE_MAX_SECONDS,
+    REFERENCE_MIN_SECONDS,
+    REFERENCE_RATE,
+    SSL_RATE,
+    SSL_TAIL_SAMPLES,
+    STYLE_BINS,
+)
+from gsv.errors import GsvError, InvalidRequest, VoiceError
+from gsv.models.quantizer import Quantizer
+from gsv.options import check_range
+from gsv.stages.base import Array, Place
+from gsv.stages.base import Settings as BaseSettings
+from gsv.stages.pretrained import load_hubert
+from gsv.voices import VoiceFolder
+
+# A recording that decoders push a little over full scale is scaled back; samples far outside are
+# integers that nobody divided.
+PEAK_LIMIT = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A voice by name, or a recording with its rate and transcript."""
+
+    voice: str = ""
+    reference_audio: NDArray[np.float32] | None = None  # [samples], mono
+    reference_sample_rate: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.reference_audio is None:
+            for tensor, given in (
+                ("REFERENCE_SAMPLE_RATE", self.reference_sample_rate is not None),
+                ("REFERENCE_TEXT", bool(self.reference_text)),
+            ):
+                if given:
+                    raise InvalidRequest(
+                        f"{tensor}: given without REFERENCE_AUDIO; allowed: REFERENCE_AUDIO, "
+                        "REFERENCE_SAMPLE_RATE and REFERENCE_TEXT together, or none of them"
+                    )
+            return
+        if self.voice:
+            raise InvalidRequest(
+                f"VOICE: got {self.voice!r} together with REFERENCE_AUDIO; allowed: one of the two"
+            )
+        if self.reference_sample_rate is None:
+            raise InvalidRequest("REFERENCE_SAMPLE_RATE: missing; allowed: 8000 to 192000, the "
+                                 "rate of REFERENCE_AUDIO in Hz")
+        check_range("REFERENCE_SAMPLE_RATE", self.reference_sample_rate)
+        if not self.reference_text.strip():
+            raise InvalidRequest(
+                "REFERENCE_TEXT: missing; v4 needs the transcript of REFERENCE_AUDIO"
+            )
+        _check_samples(self.reference_audio, self.reference_sample_rate)
+
+
+def _check_samples(samples: NDArray[np.float32], rate: int) -> None:
+    seconds = len(samples) / rate
+    # Outer bounds before any work; the exact count is taken after resampling, as upstream does.
+    if not REFERENCE_MIN_SECONDS - 0.01 <= seconds <= REFERENCE_MAX_SECONDS + 0.01:
+        raise _wrong_length(seconds)
+    if not np.isfinite(samples).all():
+        raise InvalidRequest("REFERENCE_AUDIO: got samples that are not finite; allowed: -1 to 1")
+    peak = float(np.abs(samples).max())
+    if peak > PEAK_LIMIT:
+        raise InvalidRequest(
+            f"REFERENCE_AUDIO: got samples up to {peak:g}; allowed: -1 to 1 "
+            "(divide 16-bit integers by 32768)"
+        )
+
+
+def _wrong_length(seconds: float) -> InvalidRequest:
+    return InvalidRequest(
+        f"REFERENCE_AUDIO: got {seconds:.2f} s; allowed: {REFERENCE_MIN_SECONDS:g} to "
+        f"{REFERENCE_MAX_SECONDS:g} s of speech"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What the generators need of a reference."""
+
+    prompt_tokens: Array  # [tokens] int32, 25 a second
+    reference_spectrum: Array  # [704, frames] float32, 50 a second
+    reference_mel: Array  # [100, frames] float32, 100 a second, log-mel scaled to [-1, 1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(BaseSettings):
+    """Parameters of the model."""
+
+    dtype: str = "float32"  # of HuBERT
+    voice_folder: str = "../voices"  # relative to the model repository
+    default_voice: str = ""
+    cache: int = 64  # references
+
+
+class ReferenceEncoderStage:
+    """HuBERT, quantizer and the two spectral views, with a bounded cache by content."""
+
+    Request = Request
+    Result = Result
+    Settings = Settings
+
+    def __init__(self, place: Place, settings: Settings) -> None:
+        config = SoVITSConfig.load(place.folder / "quantizer.json")
+        self._device = place.device
+        self._hubert = load_hubert(place.folder / "hubert", place.device, settings.dtype)
+        self._quantizer = Quantizer(config.ssl_dim, config.codebook_size)
+        self._quantizer.load_state_dict(
+            load_module_state(place.folder / "quantizer.safetensors"), strict=True
+        )
+        self._quantizer.to(place.device).eval()
+        self._voices = VoiceFolder(
+            (place.repository / settings.voice_folder).resolve(), settings.default_voice
+        )
+        self._cache: OrderedDict[bytes, Result] = OrderedDict()
+        self._cache_size = settings.cache
+
+    def warm_up(self) -> None:
+        """Encode three seconds of a quiet tone."""
+        time = np.arange(3 * REFERENCE_RATE, dtype=np.float32) / REFERENCE_RATE
+        self._encode(0.1 * np.sin(2 * np.pi * 220 * time).astype(np.float32), REFERENCE_RATE)
+
+    def close(self) -> None:
+        """Nothing runs between requests."""
+
+    def run_batch(self, requests: Sequence[Request]) -> list[Result | GsvError]:
+        """Encode each reference by itself: HuBERT's first norm spans the whole time axis, so a
+        padded batch would change the answer."""
+        answers: list[Result | GsvError] = []
+        for request in requests:
+            try:
+                answers.append(self._answer(request))
+            except GsvError as error:
+                answers.append(error)
+        return answers
+
+    def _answer(self, request: Request) -> Result:
+        samples, rate = request.reference_audio, request.reference_sample_rate
+        if samples is None or rate is None:
+            voice = self._voices.get(request.voice)
+            try:
+                samples, rate = audio.read_wave(voice.reference)
+            except (OSError, ValueError) as error:
+                raise VoiceError(f"voice {voice.name}: {error}") from error
+        key = hashlib.sha256(f"{rate}:".encode() + samples.tobytes()).digest()
+        if key not in self._cache:
+            self._cache[key] = self._encode(samples, rate)
+            while len(self._cache) > self._cache_size:
+                self._cache.popitem(last=False)
+        self._cache.move_to_end(key)
+        return self._cache[key]
+
+    @torch.inference_mode()
+    def _encode(self, samples: NDArray[np.float32], rate: int) -> Result:
+        samples = audio.peak_guard(samples)
+        heard = audio.resample_soxr(samples, rate, SSL_RATE)
+        seconds = len(heard) / SSL_RATE
+        if not REFERENCE_MIN_SECONDS <= seconds <= REFERENCE_MAX_SECONDS:
+            raise _wrong_length(seconds)
+        tail = np.zeros(SSL_TAIL_SAMPLES, np.float32)
+        wave = torch.from_numpy(np.concatenate([heard, tail])).to(self._device)
+        codes = self._quantizer.extract_tokens(self._hubert(wave[None]))
+        reference = audio.resample_sinc(
+            torch.from_numpy(samples).to(self._device), rate, REFERENCE_RATE
+        )
+        return Result(
+            prompt_tokens=codes[0].to(torch.int32),
+            reference_spectrum=audio.spectrum(reference[None])[0, :STYLE_BINS].contiguous(),
+            reference_mel=audio.normalize_mel(audio.log_mel(reference[None]))[0],
+        )

@@ -1,0 +1,261 @@
+"""semantic_gpt_engine and semantic_gpt: phonemes and prompt tokens → semantic tokens.
+
+The engine is decoupled and owns weights, cache and the running batch; every sentence of a request
+is a sequence of its own. ``semantic_gpt``, the pipeline's step, is a thin face on it that gathers
+a whole answer, so that one engine serves whole answers and streams alike.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsv.checkpoints.store import load_module_state
+from gsv.config import GPTConfig
+from gsv.constants import BERT_DIM, EOS, PHONEMES
+from gsv.engine.engine import Engine, Handle
+from gsv.engine.sampling import SamplingParams
+from gsv.engine.sequence import SequenceRequest
+from gsv.errors import InvalidRequest
+from gsv.models.gpt import SemanticGPT
+from gsv.options import DEFAULTS, check_range, check_seed, resolve_seed
+from gsv.stages.base import (
+    CallModel,
+    Place,
+    Reply,
+    check_counts,
+    check_ids,
+    split_by_counts,
+)
+from gsv.stages.base import Settings as BaseSettings
+from gsv.stages.bridge import CallPool
+
+ENGINE = "semantic_gpt_engine"
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """Sentences to speak, the reference before them, and how to sample."""
+
+    phonemes: NDArray[np.int32]  # [n], all sentences
+    phoneme_counts: NDArray[np.int32]  # [sentences]
+    bert_features: NDArray[np.float32]  # [rows, 1024]
+    bert_rows: NDArray[np.int32]  # [n]
+    prompt_phonemes: NDArray[np.int32]  # [p]
+    prompt_bert_features: NDArray[np.float32]  # [prompt rows, 1024]
+    prompt_bert_rows: NDArray[np.int32]  # [p]
+    prompt_tokens: NDArray[np.int32]  # [tokens]
+    top_k: int = DEFAULTS.top_k
+    top_p: float = DEFAULTS.top_p
+    temperature: float = DEFAULTS.temperature
+    repetition_penalty: float = DEFAULTS.repetition_penalty
+    seed: int = DEFAULTS.seed
+
+    def __post_init__(self) -> None:
+        check_counts("PHONEME_COUNTS", self.phoneme_counts, len(self.phonemes), "PHONEMES")
+        check_ids("PHONEMES", self.phonemes, PHONEMES)
+        check_ids("PROMPT_PHONEMES", self.prompt_phonemes, PHONEMES)
+        check_ids("PROMPT_TOKENS", self.prompt_tokens, EOS)
+        for prefix, table, rows, ids in (
+            ("", self.bert_features, self.bert_rows, self.phonemes),
+            ("PROMPT_", self.prompt_bert_features, self.prompt_bert_rows, self.prompt_phonemes),
+        ):
+            if table.ndim != 2 or table.shape[1] != BERT_DIM:
+                raise InvalidRequest.value(
+                    f"{prefix}BERT_FEATURES", list(table.shape), f"[rows, {BERT_DIM}]"
+                )
+            check_ids(f"{prefix}BERT_ROWS", rows, len(table))
+            if len(rows) != len(ids):
+                raise InvalidRequest.value(
+                    f"{prefix}BERT_ROWS", f"{len(rows)} rows", f"{len(ids)}, one a phoneme"
+                )
+        for name in ("top_k", "top_p", "temperature", "repetition_penalty"):
+            check_range(name.upper(), getattr(self, name))
+        check_seed(self.seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineRequest(Request):
+    """The same, and in what portions to answer."""
+
+    chunk_tokens: int = 0  # tokens a response; 0 answers once, with everything
+    first_sentence: int = 0  # index of the first sentence in the caller's whole text
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """Semantic tokens, 25 a second of speech."""
+
+    tokens: NDArray[np.int32]  # [m], all sentences
+    token_counts: NDArray[np.int32]  # [sentences]
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineSettings(BaseSettings):
+    """Parameters of the engine."""
+
+    dtype: str = "float32"
+    slots: int = 32  # sequences in the running batch
+    waiting: int = 1024  # sequences that may wait; one more is refused
+    max_tokens: int = 1500  # a sentence is cut after this many (60 s)
+
+
+class SemanticGPTEngineStage:
+    """The continuous batch; one sequence a sentence."""
+
+    Request = EngineRequest
+    Result = Result
+    Settings = EngineSettings
+
+    def __init__(self, place: Place, settings: EngineSettings) -> None:
+        model = SemanticGPT(GPTConfig.load(place.folder / "gpt.json"))
+        model.load_state_dict(load_module_state(place.folder / "gpt.safetensors"), strict=True)
+        self._max_tokens = settings.max_tokens
+        self._engine = Engine(
+            model,
+            device=place.device,
+            dtype=settings.dtype,
+            slots=settings.slots,
+            waiting_limit=settings.waiting,
+        )
+        self._engine.start()
+
+    def warm_up(self) -> None:
+        """Run the engine's own warm-up before the model reports ready."""
+        self._engine.warm_up()
+
+    def close(self) -> None:
+        """Stop the engine; whoever still waits gets an error."""
+        self._engine.stop()
+
+    def submit(self, request: EngineRequest, reply: Reply) -> Callable[[], None]:
+        """Put every sentence into the running batch."""
+        answer = _Gathering(reply, len(request.phoneme_counts), streaming=request.chunk_tokens > 0)
+        try:
+            for index, sequence in enumerate(self._sequences(request)):
+                answer.add(self._engine.submit(sequence, *answer.callbacks(index)))
+        except BaseException:
+            answer.cancel()
+            raise
+        return answer.cancel
+
+    def _sequences(self, request: EngineRequest) -> list[SequenceRequest]:
+        params = SamplingParams(
+            top_k=request.top_k,
+            top_p=request.top_p,
+            temperature=request.temperature,
+            repetition_penalty=request.repetition_penalty,
+            seed=resolve_seed(request.seed),
+            max_tokens=self._max_tokens,
+        )
+        prompt_bert = request.prompt_bert_features[request.prompt_bert_rows]
+        sentences = zip(
+            split_by_counts(request.phonemes, request.phoneme_counts),
+            split_by_counts(request.bert_rows, request.phoneme_counts),
+            strict=True,
+        )
+        return [
+            SequenceRequest(
+                phonemes=np.concatenate([request.prompt_phonemes, phonemes]),
+                bert=np.concatenate([prompt_bert, request.bert_features[rows]]),
+                prompt_tokens=request.prompt_tokens,
+                params=params,
+                sentence=request.first_sentence + index,
+                chunk_tokens=request.chunk_tokens,
+            )
+            for index, (phonemes, rows) in enumerate(sentences)
+        ]
+
+
+class _Gathering:
+    """Collects the sentences of one request, or passes one sentence's portions on."""
+
+    def __init__(self, reply: Reply, sentences: int, *, streaming: bool) -> None:
+        if streaming and sentences != 1:
+            raise InvalidRequest.value(
+                "PHONEME_COUNTS", f"{sentences} sentences", "one sentence with CHUNK_TOKENS"
+            )
+        self._reply = reply
+        self._streaming = streaming
+        self._portions: list[list[NDArray[np.int32]]] = [[] for _ in range(sentences)]
+        self._open = sentences
+        self._handles: list[Handle] = []
+        self._failed = False
+        self._lock = threading.Lock()
+
+    def add(self, handle: Handle) -> None:
+        self._handles.append(handle)
+
+    def cancel(self) -> None:
+        for handle in self._handles:
+            handle.cancel()
+
+    def callbacks(
+        self, index: int
+    ) -> tuple[Callable[[NDArray[np.int32], bool], None], Callable[[BaseException], None]]:
+        """What the engine calls for sentence ``index``: with tokens, and with an error."""
+        return lambda tokens, done: self._take(index, tokens, done), self._fail
+
+    def _take(self, index: int, tokens: NDArray[np.int32], done: bool) -> None:
+        tokens = tokens.astype(np.int32, copy=False)
+        if self._streaming:
+            self._reply.send(Result(tokens, np.array([len(tokens)], np.int32)), final=done)
+            return
+        with self._lock:
+            self._portions[index].append(tokens)
+            self._open -= done
+            finished = self._open == 0 and not self._failed
+        if finished:
+            sentences = [np.concatenate(portions) for portions in self._portions]
+            counts = np.array([len(s) for s in sentences], np.int32)
+            self._reply.send(Result(np.concatenate(sentences), counts), final=True)
+
+    def _fail(self, error: BaseException) -> None:
+        with self._lock:
+            first, self._failed = not self._failed, True
+        if first:
+            self.cancel()
+            self._reply.fail(error)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(BaseSettings):
+    """Parameters of the face."""
+
+    concurrency: int = 64
+    waiting: int = 256
+
+
+class SemanticGPTStage:
+    """The whole answer of the engine, gathered."""
+
+    Request = Request
+    Result = Result
+    Settings = Settings
+
+    def __init__(self, place: Place, settings: Settings, call: CallModel) -> None:
+        self._call = call
+        self._pool = CallPool("semantic", settings.concurrency, settings.waiting)
+
+    def warm_up(self) -> None:
+        """The engine warms itself up."""
+
+    def close(self) -> None:
+        """Wait for calls under way."""
+        self._pool.close()
+
+    def submit(self, request: Request, reply: Reply) -> Callable[[], None]:
+        """Ask the engine; the answer leaves when its last sentence is done."""
+
+        def work() -> None:
+            tensors = {f.name.upper(): getattr(request, f.name) for f in dataclasses.fields(Request)}
+            (answer,) = self._call(
+                ENGINE, tensors, ["TOKENS", "TOKEN_COUNTS"], decoupled=True
+            )
+            reply.send(Result(answer["TOKENS"], answer["TOKEN_COUNTS"]), final=True)
+
+        return self._pool.submit(work, reply)

@@ -1,0 +1,8 @@
+"""gpt_sovits_v4: the public model: one request, one complete answer. The work is in gsv.stages.speech."""
+
+from gsv.serving.adapter import BridgedModel
+from gsv.stages.speech import SpeechStage
+
+
+class TritonPythonModel(BridgedModel):
+    stage = SpeechStage

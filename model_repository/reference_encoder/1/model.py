@@ -1,0 +1,8 @@
+"""reference_encoder: a reference wave to prompt tokens, spectrum and mel. The work is in gsv.stages.reference_encoder."""
+
+from gsv.serving.adapter import BatchedModel
+from gsv.stages.reference_encoder import ReferenceEncoderStage
+
+
+class TritonPythonModel(BatchedModel):
+    stage = ReferenceEncoderStage

@@ -1,0 +1,8 @@
+"""semantic_gpt_engine: the running batch behind semantic_gpt and the stream. The work is in gsv.stages.semantic_gpt."""
+
+from gsv.serving.adapter import StreamingModel
+from gsv.stages.semantic_gpt import SemanticGPTEngineStage
+
+
+class TritonPythonModel(StreamingModel):
+    stage = SemanticGPTEngineStage

@@ -1,0 +1,8 @@
+"""text_frontend: text to phoneme ids and BERT features. The work is in gsv.stages.text_frontend."""
+
+from gsv.serving.adapter import BatchedModel
+from gsv.stages.text_frontend import TextFrontendStage
+
+
+class TritonPythonModel(BatchedModel):
+    stage = TextFrontendStage

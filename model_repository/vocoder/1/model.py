@@ -1,0 +1,8 @@
+"""vocoder: mel to a 48 kHz wave. The work is in gsv.stages.vocoder."""
+
+from gsv.serving.adapter import BatchedModel
+from gsv.stages.vocoder import VocoderStage
+
+
+class TritonPythonModel(BatchedModel):
+    stage = VocoderStage
