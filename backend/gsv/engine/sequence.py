@@ -1,0 +1,195 @@
+"""One sentence on its way through the semantic GPT: what was asked, and the record of its run."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsv.config import GPTConfig
+from gsv.constants import MAX_TOKENS
+from gsv.errors import InvalidRequest
+
+# Called on the engine's thread with the next tokens and whether they are the last ones.
+OnTokens = Callable[[NDArray[np.int32], bool], None]
+OnError = Callable[[BaseException], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingParams:
+    """How the tokens of a sentence are drawn; the defaults are upstream's."""
+
+    seed: int  # names the noise, 0 to 2**63 - 1
+    top_k: int = 15  # 1 to 1025; logits that tie with the k-th stay
+    top_p: float = 1.0  # above 0, up to 1
+    temperature: float = 1.0  # above 0, up to 2
+    repetition_penalty: float = 1.35  # 1 to 2
+    max_tokens: int = MAX_TOKENS  # a sentence that reaches it ends and keeps all of them
+
+    def verify(self, config: GPTConfig) -> None:
+        """Raise InvalidRequest for the first value out of range; NaN is out of every range."""
+        ranges: list[tuple[str, float, bool, str]] = [
+            ("SEED", self.seed, 0 <= self.seed < 2**63, "0 to 2**63 - 1"),
+            (
+                "TOP_K",
+                self.top_k,
+                1 <= self.top_k <= config.vocabulary,
+                f"1 to {config.vocabulary}",
+            ),
+            ("TOP_P", self.top_p, 0 < self.top_p <= 1, "above 0, up to 1"),
+            ("TEMPERATURE", self.temperature, 0 < self.temperature <= 2, "above 0, up to 2"),
+            (
+                "REPETITION_PENALTY",
+                self.repetition_penalty,
+                1 <= self.repetition_penalty <= 2,
+                "1 to 2",
+            ),
+            (
+                "MAX_TOKENS",
+                self.max_tokens,
+                1 <= self.max_tokens <= MAX_TOKENS,
+                f"1 to {MAX_TOKENS}",
+            ),
+        ]
+        for tensor, given, valid, allowed in ranges:
+            if not valid:
+                raise InvalidRequest.value(tensor, given, allowed)
+
+
+@dataclasses.dataclass(frozen=True)
+class SequenceRequest:
+    """One sentence to be spoken.
+
+    Attributes:
+        phonemes: int32 [p + n], the prompt's phonemes and then the sentence's own.
+        bert: float32 [p + n, 1024], zeros where a phoneme has no feature.
+        prompt_tokens: int32 [t], the reference recording's semantic tokens.
+        params: how to draw.
+        sentence: the sentence's index in its request; with the seed it names the noise.
+        chunk_tokens: deliver after each so many tokens; 0 delivers once, at the end.
+        model: name of the checkpoint; "" is the engine's first one.
+    """
+
+    phonemes: NDArray[np.int32]
+    bert: NDArray[np.float32]
+    prompt_tokens: NDArray[np.int32]
+    params: SamplingParams
+    sentence: int = 0
+    chunk_tokens: int = 0
+    model: str = ""
+
+    def verify(self, config: GPTConfig, max_length: int) -> None:
+        """Raise InvalidRequest when the model can't read this; indices out of a table included."""
+        self.params.verify(config)
+        _verify_ids("PHONEMES", self.phonemes, config.phonemes)
+        _verify_ids("PROMPT_TOKENS", self.prompt_tokens, config.eos)
+        if not len(self.phonemes):
+            raise InvalidRequest("PHONEMES: got none; at least one is needed")
+        expected = (len(self.phonemes), config.bert_dim)
+        if self.bert.shape != expected or not np.issubdtype(self.bert.dtype, np.floating):
+            given = f"{self.bert.dtype} {list(self.bert.shape)}"
+            raise InvalidRequest.value("BERT_FEATURES", given, f"float32 {list(expected)}")
+        if not (0 <= self.sentence < 2**32 and self.chunk_tokens >= 0):
+            raise InvalidRequest(
+                f"sentence {self.sentence}, chunk_tokens {self.chunk_tokens}: "
+                "neither may be negative, and the sentence must stay below 2**32"
+            )
+        length = len(self.phonemes) + len(self.prompt_tokens)
+        if length + self.params.max_tokens > max_length:
+            raise InvalidRequest(
+                f"PHONEMES: {len(self.phonemes)} phonemes, {len(self.prompt_tokens)} prompt tokens "
+                f"and up to {self.params.max_tokens} new tokens exceed the {max_length} positions "
+                "of one sentence; split the text into shorter sentences"
+            )
+
+
+def _verify_ids(tensor: str, ids: NDArray[Any], count: int) -> None:
+    if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
+        raise InvalidRequest.value(tensor, f"{ids.dtype} {list(ids.shape)}", "int32 [n]")
+    wrong = ids[(ids < 0) | (ids >= count)]
+    if len(wrong):
+        raise InvalidRequest.value(tensor, int(wrong[0]), f"0 to {count - 1}")
+
+
+class Status(enum.Enum):
+    """Where a sequence is; FINISHED to FAILED are final."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+class Sequence:
+    """The record of one request's run; changed by the engine's thread alone, but for ``cancel``."""
+
+    def __init__(self, request: SequenceRequest, on_tokens: OnTokens, on_error: OnError) -> None:
+        self.request = request
+        self.status = Status.WAITING
+        self.tokens: list[int] = []
+        self.error: BaseException | None = None
+        self._delivered = 0
+        self._on_tokens = on_tokens
+        self._on_error = on_error
+        self._cancelled = False
+
+    @property
+    def params(self) -> SamplingParams:
+        return self.request.params
+
+    @property
+    def text_length(self) -> int:
+        """Positions of the text block."""
+        return len(self.request.phonemes)
+
+    @property
+    def prompt_length(self) -> int:
+        """Positions that prefill writes: text block and prompt tokens."""
+        return len(self.request.phonemes) + len(self.request.prompt_tokens)
+
+    @property
+    def step(self) -> int:
+        """Index of the step that draws the next token."""
+        return len(self.tokens)
+
+    @property
+    def length(self) -> int:
+        """Positions in the cache once the token drawn last has been read."""
+        return self.prompt_length + len(self.tokens)
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled
+
+    def cancel(self) -> None:
+        """Ask to stop; from any thread."""
+        self._cancelled = True
+
+    def append(self, token: int) -> None:
+        """Keep one drawn token; the last one that is allowed ends the sequence."""
+        self.tokens.append(token)
+        if len(self.tokens) >= self.params.max_tokens:
+            self.status = Status.FINISHED
+
+    def fail(self, error: BaseException) -> None:
+        """End with an error."""
+        self.status = Status.FAILED
+        self.error = error
+
+    def deliver(self) -> None:
+        """Hand on what is due: a full chunk, the rest at the end, or the error."""
+        if self.error is not None:
+            self._on_error(self.error)
+            return
+        last = self.status is Status.FINISHED
+        due = len(self.tokens) - self._delivered
+        chunk = self.request.chunk_tokens
+        if last or (chunk and due >= chunk):
+            tokens = np.asarray(self.tokens[self._delivered :], dtype=np.int32)
+            self._delivered = len(self.tokens)
+            self._on_tokens(tokens, last)

@@ -1,0 +1,197 @@
+"""The semantic language model of GPT-SoVITS v4: phonemes in, logits of the next semantic token out.
+
+A row is one sentence and reads ``[text | audio]`` without gaps: the text block holds the prompt's
+phonemes and the sentence's own, the audio block the prompt's tokens and then the generated ones.
+Text attends to all text and to no audio; audio attends to all text and to the audio up to itself.
+Counted in positions of the row, both say the same: position i sees ``max(text_length, i + 1)``
+positions. Rows are padded on the right, and nobody sees the padding.
+
+The key/value cache is passed in and written in place; prefill and decode run the same blocks.
+Whatever the precision of the matrices, the residual stream, norms, softmax and positions stay in
+float32 (upstream's half precision rounds them, acoustic_v4 section 13).
+
+Letters in shapes: B rows, T new positions, S cached positions in view, L layers, E width, H heads,
+D width of a head, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gsv.config import GPTConfig
+
+MAX_POSITIONS = 4_000  # rows of the positional table, as upstream
+FEED_FORWARD = 4  # width of the feed-forward layer in units of E; upstream ignores linear_units
+
+Cache = Sequence[tuple[Tensor, Tensor]]  # per layer: keys and values, each [B, H, S, D]
+
+
+class SemanticGPT(nn.Module):
+    """Post-norm transformer over text and semantic tokens (s1v3.ckpt)."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.hidden_dim
+        self.text_embedding = nn.Embedding(config.phonemes, width)
+        self.bert_projection = Linear(config.bert_dim, width)
+        self.audio_embedding = nn.Embedding(config.vocabulary, width)
+        # The weight of the positional table, one for each block; both blocks count from 0.
+        self.text_alpha = nn.Parameter(torch.ones(1))
+        self.audio_alpha = nn.Parameter(torch.ones(1))
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.head = Linear(width, config.vocabulary, bias=False)
+        self.register_buffer("position_table", sinusoids(MAX_POSITIONS, width), persistent=False)
+        self.position_table: Tensor
+
+    @property
+    def precision(self) -> torch.dtype:
+        """Type of the matrices, and of the cache that fits them."""
+        return self.head.weight.dtype
+
+    def set_precision(self, dtype: torch.dtype) -> SemanticGPT:
+        """Store the matrices in ``dtype``; embeddings, norms and positions stay float32."""
+        for module in self.modules():
+            if isinstance(module, Linear):
+                module.to(dtype)
+        return self
+
+    def embed_prompt(self, phonemes: Tensor, bert: Tensor, tokens: Tensor) -> Tensor:
+        """Input vectors of one row before its first decoding step.
+
+        Args:
+            phonemes: int [p], prompt's then the sentence's own.
+            bert: float32 [p, 1024], a feature for each phoneme, zeros where there is none.
+            tokens: int [t], semantic tokens of the prompt.
+
+        Returns:
+            float32 [p + t, E].
+        """
+        text = self.text_embedding(phonemes) + self.bert_projection(bert)
+        text = text + self.text_alpha * self.position_table[: len(phonemes)]
+        steps = torch.arange(len(tokens), device=tokens.device)
+        return torch.cat([text, self._embed_audio(tokens, steps)])
+
+    def prefill(self, x: Tensor, text_lengths: Tensor, lengths: Tensor, cache: Cache) -> Tensor:
+        """Read whole prompts; the cache then holds positions 0 to length - 1 of each row.
+
+        Args:
+            x: float32 [B, T, E], rows of ``embed_prompt``, padded on the right.
+            text_lengths: int64 [B], length of each row's text block.
+            lengths: int64 [B], length of each row without padding.
+            cache: L pairs [B, H, T, D].
+
+        Returns:
+            float32 [B, V], logits of each row's next token.
+        """
+        positions = torch.arange(x.shape[1], device=x.device)
+        visible = torch.maximum(text_lengths[:, None], positions + 1)  # [B, T]
+        x = self._transform(x, positions.expand(x.shape[:2]), visible, cache)
+        rows = torch.arange(x.shape[0], device=x.device)
+        return self._logits(x[rows, lengths - 1])
+
+    def decode(
+        self, tokens: Tensor, positions: Tensor, text_lengths: Tensor, cache: Cache
+    ) -> Tensor:
+        """Read one more token of each row.
+
+        Args:
+            tokens: int64 [B], the token drawn last.
+            positions: int64 [B], its place in the row: the number of positions cached so far.
+            text_lengths: int64 [B].
+            cache: L pairs [B, H, S, D] with S above every position. Places beyond a row's own
+                length must be finite: their weight is 0, and 0 times NaN is NaN.
+
+        Returns:
+            float32 [B, V], logits of each row's next token.
+        """
+        x = self._embed_audio(tokens, positions - text_lengths)[:, None]  # [B, 1, E]
+        x = self._transform(x, positions[:, None], positions[:, None] + 1, cache)
+        return self._logits(x[:, 0])
+
+    def _embed_audio(self, tokens: Tensor, steps: Tensor) -> Tensor:
+        embedded: Tensor = self.audio_embedding(tokens)
+        return embedded + self.audio_alpha * self.position_table[steps]
+
+    def _transform(self, x: Tensor, positions: Tensor, visible: Tensor, cache: Cache) -> Tensor:
+        rows = torch.arange(x.shape[0], device=x.device)[:, None]
+        window = torch.arange(cache[0][0].shape[2], device=x.device)
+        mask = (window < visible[..., None])[:, None]  # [B, 1, T, S]
+        for layer, (keys, values) in zip(self.layers, cache, strict=True):
+            x = layer(x, rows, positions, mask, keys, values)
+        return x
+
+    def _logits(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(x)
+        return logits.float()
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each followed by its norm (post-norm)."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        width = config.hidden_dim
+        self.attention = Attention(config)
+        self.attention_norm = nn.LayerNorm(width, eps=1e-5)
+        self.expand = Linear(width, FEED_FORWARD * width)
+        self.contract = Linear(FEED_FORWARD * width, width)
+        self.feed_forward_norm = nn.LayerNorm(width, eps=1e-5)
+
+    def forward(
+        self,
+        x: Tensor,  # [B, T, E] float32
+        rows: Tensor,
+        positions: Tensor,
+        mask: Tensor,
+        keys: Tensor,
+        values: Tensor,
+    ) -> Tensor:
+        x = self.attention_norm(x + self.attention(x, rows, positions, mask, keys, values))
+        x = self.feed_forward_norm(x + self.contract(F.relu(self.expand(x))))
+        return x
+
+
+class Attention(nn.Module):
+    """Self-attention over the cached positions of each row."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.qkv = Linear(config.hidden_dim, 3 * config.hidden_dim)
+        self.output = Linear(config.hidden_dim, config.hidden_dim)
+
+    def forward(
+        self,
+        x: Tensor,  # [B, T, E] float32
+        rows: Tensor,  # [B, 1]
+        positions: Tensor,  # [B, T]
+        mask: Tensor,  # [B, 1, T, S]
+        keys: Tensor,  # [B, H, S, D]
+        values: Tensor,  # [B, H, S, D]
+    ) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)  # [B, T, H, D] each
+        keys[rows, :, positions] = k
+        values[rows, :, positions] = v
+        y = F.scaled_dot_product_attention(q.transpose(1, 2), keys, values, attn_mask=mask)
+        projected: Tensor = self.output(y.transpose(1, 2).flatten(2))
+        return projected
+
+
+class Linear(nn.Linear):
+    """A linear layer that meets its input in the precision of its own weight."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x.to(self.weight.dtype), self.weight, self.bias)
+
+
+def sinusoids(positions: int, width: int) -> Tensor:
+    """Positional table, float32 [positions, width]: sine in even columns, cosine in odd ones."""
+    frequencies = torch.exp(torch.arange(0, width, 2).float() * -(math.log(10_000.0) / width))
+    angles = torch.arange(positions).float()[:, None] * frequencies
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
