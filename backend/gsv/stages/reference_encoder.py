@@ -29,7 +29,7 @@ from gsv.constants import (
 )
 from gsv.errors import GsvError, InvalidRequest, VoiceError
 from gsv.models.quantizer import Quantizer
-from gsv.options import check_range
+from gsv.options import RANGES, check_range
 from gsv.stages.base import Array, Place
 from gsv.stages.base import Settings as BaseSettings
 from gsv.stages.pretrained import load_hubert
@@ -42,7 +42,7 @@ PEAK_LIMIT = 1.0
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """A voice by name, or a recording with its rate and transcript."""
+    """A voice by name, or a recording with its rate."""
 
     voice: str = ""
     reference_audio: NDArray[np.float32] | None = None  # [samples], mono
@@ -50,28 +50,13 @@ class Request:
 
     def __post_init__(self) -> None:
         if self.reference_audio is None:
-            for tensor, given in (
-                ("REFERENCE_SAMPLE_RATE", self.reference_sample_rate is not None),
-                ("REFERENCE_TEXT", bool(self.reference_text)),
-            ):
-                if given:
-                    raise InvalidRequest(
-                        f"{tensor}: given without REFERENCE_AUDIO; allowed: REFERENCE_AUDIO, "
-                        "REFERENCE_SAMPLE_RATE and REFERENCE_TEXT together, or none of them"
-                    )
             return
-        if self.voice:
-            raise InvalidRequest(
-                f"VOICE: got {self.voice!r} together with REFERENCE_AUDIO; allowed: one of the two"
-            )
         if self.reference_sample_rate is None:
-            raise InvalidRequest("REFERENCE_SAMPLE_RATE: missing; allowed: 8000 to 192000, the "
-                                 "rate of REFERENCE_AUDIO in Hz")
-        check_range("REFERENCE_SAMPLE_RATE", self.reference_sample_rate)
-        if not self.reference_text.strip():
             raise InvalidRequest(
-                "REFERENCE_TEXT: missing; v4 needs the transcript of REFERENCE_AUDIO"
+                "REFERENCE_SAMPLE_RATE: missing beside REFERENCE_AUDIO; allowed: "
+                f"{RANGES['REFERENCE_SAMPLE_RATE']} Hz"
             )
+        check_range("REFERENCE_SAMPLE_RATE", self.reference_sample_rate)
         _check_samples(self.reference_audio, self.reference_sample_rate)
 
 

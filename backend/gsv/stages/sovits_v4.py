@@ -1,0 +1,238 @@
+"""sovits_v4: semantic tokens, phonemes and a reference → mel, sentence by sentence.
+
+The condition of every sentence is computed at once; its mel then comes from the flow engine, chunk
+after chunk, each next chunk conditioned on the last. Sentences of all requests share the engine's
+running batch, and no sentence hears another: an answer never depends on its neighbours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Generator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from gsv import audio
+from gsv.checkpoints.store import load_module_state
+from gsv.config import SoVITSConfig
+from gsv.constants import MEL_CHANNELS, STYLE_BINS
+from gsv.engine.flow import FlowEngine, FlowJob, Handle
+from gsv.engine.flow_plan import Reference, sentence_jobs
+from gsv.errors import InvalidRequest
+from gsv.models.sovits import SoVITS
+from gsv.options import DEFAULTS, check_range, check_seed, resolve_seed
+from gsv.precision import torch_dtype
+from gsv.stages.base import Array, Place, Reply, check_counts, check_ids, split_by_counts
+from gsv.stages.base import Settings as BaseSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """Sentences as tokens and phonemes, the reference, and how to solve the flow."""
+
+    tokens: NDArray[np.int32]  # [m], all sentences
+    token_counts: NDArray[np.int32]  # [sentences]
+    phonemes: NDArray[np.int32]  # [n], all sentences
+    phoneme_counts: NDArray[np.int32]  # [sentences]
+    prompt_tokens: Array  # [t] int32
+    prompt_phonemes: NDArray[np.int32]  # [p]
+    reference_spectrum: Array  # [704, frames] float32
+    reference_mel: Array  # [100, frames] float32, scaled to [-1, 1]
+    speed: float = DEFAULTS.speed
+    sample_steps: int = DEFAULTS.sample_steps
+    seed: int = DEFAULTS.seed
+
+    def __post_init__(self) -> None:
+        check_counts("TOKEN_COUNTS", self.token_counts, len(self.tokens), "TOKENS")
+        check_counts("PHONEME_COUNTS", self.phoneme_counts, len(self.phonemes), "PHONEMES")
+        if len(self.token_counts) != len(self.phoneme_counts):
+            raise InvalidRequest.value(
+                "TOKEN_COUNTS", self.token_counts.tolist(), "as many sentences as PHONEME_COUNTS"
+            )
+        check_ids("TOKENS", self.tokens, 1024)
+        check_ids("PHONEMES", self.phonemes, 732)
+        check_ids("PROMPT_PHONEMES", self.prompt_phonemes, 732)
+        for name, rows in (("reference_spectrum", STYLE_BINS), ("reference_mel", MEL_CHANNELS)):
+            shape = list(getattr(self, name).shape)
+            if len(shape) != 2 or shape[0] != rows or shape[1] == 0:
+                raise InvalidRequest.value(name.upper(), shape, f"[{rows}, frames]")
+        for name in ("prompt_tokens", "prompt_phonemes", "phoneme_counts"):
+            if len(getattr(self, name)) == 0:
+                raise InvalidRequest.value(name.upper(), "nothing", "at least one entry")
+        check_range("SPEED", self.speed)
+        check_range("SAMPLE_STEPS", self.sample_steps)
+        check_seed(self.seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What the vocoder reads."""
+
+    mel: Array  # [100, frames] float32, log-mel, all sentences
+    mel_counts: NDArray[np.int32]  # [sentences]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(BaseSettings):
+    """Parameters of the model."""
+
+    dtype: str = "float32"
+    slots: int = 16  # sentences in the running batch
+    waiting: int = 1024  # sentences that may wait; one more is refused
+    cache: int = 64  # encoded references
+
+
+class SoVITSStage:
+    """Condition encoder in the caller's thread, flow matching in the engine's."""
+
+    Request = Request
+    Result = Result
+    Settings = Settings
+
+    def __init__(self, place: Place, settings: Settings) -> None:
+        self._device = place.device
+        self._model = SoVITS(SoVITSConfig.load(place.folder / "sovits.json"))
+        self._model.load_state_dict(
+            load_module_state(place.folder / "sovits.safetensors"), strict=True
+        )
+        self._model.to(place.device).eval()
+        self._model.set_precision(torch_dtype(settings.dtype))
+        self._engine = FlowEngine(
+            self._model.flow, slots=settings.slots, waiting_limit=settings.waiting
+        )
+        self._references: OrderedDict[bytes, tuple[Tensor, Reference]] = OrderedDict()
+        self._cache_size = settings.cache
+        self._engine.start()
+
+    def warm_up(self) -> None:
+        """Solve one short flow before the model reports ready."""
+        self._engine.warm_up()
+
+    def close(self) -> None:
+        """Stop the engine; whoever still waits gets an error."""
+        self._engine.stop()
+
+    def submit(self, request: Request, reply: Reply) -> Callable[[], None]:
+        """Encode the conditions and put every sentence into the running batch."""
+        timbre, reference = self._reference(request)
+        conditions = self._conditions(request, timbre)
+        seed = resolve_seed(request.seed)
+        answer = _Answer(reply, self._engine, len(conditions))
+        for index, condition in enumerate(conditions):
+            answer.start(
+                index, sentence_jobs(reference, condition, request.sample_steps, seed, index)
+            )
+        return answer.cancel
+
+    @torch.inference_mode()
+    def _reference(self, request: Request) -> tuple[Tensor, Reference]:
+        """Timbre [1, gin, 1], condition and mel of the reference; kept by content."""
+        mel = torch.as_tensor(request.reference_mel, device=self._device)
+        spectrum = torch.as_tensor(request.reference_spectrum, device=self._device)
+        tokens = torch.as_tensor(request.prompt_tokens, device=self._device).long()
+        digest = hashlib.sha256(request.prompt_phonemes.tobytes())
+        for part in (tokens, mel):
+            digest.update(part.cpu().numpy().tobytes())
+        key = digest.digest()
+        if key not in self._references:
+            timbre = self._model.style(spectrum[None])
+            phonemes = self._ids(request.prompt_phonemes)
+            condition, _ = self._model.condition(
+                tokens[None], None, phonemes[None], None, timbre
+            )
+            self._references[key] = (timbre, Reference.trimmed(condition[0], mel))
+            while len(self._references) > self._cache_size:
+                self._references.popitem(last=False)
+        self._references.move_to_end(key)
+        return self._references[key]
+
+    @torch.inference_mode()
+    def _conditions(self, request: Request, timbre: Tensor) -> list[Tensor]:
+        """The condition [channels, frames] of each sentence, computed as one padded batch."""
+        tokens = [self._ids(t) for t in split_by_counts(request.tokens, request.token_counts)]
+        phonemes = [
+            self._ids(p) for p in split_by_counts(request.phonemes, request.phoneme_counts)
+        ]
+        rows, lengths = self._model.condition(
+            pad_sequence(tokens, batch_first=True),
+            _lengths(tokens),
+            pad_sequence(phonemes, batch_first=True),
+            _lengths(phonemes),
+            timbre.expand(len(tokens), -1, -1),
+            request.speed,
+        )
+        return [row[:, :length] for row, length in zip(rows, lengths.tolist(), strict=True)]
+
+    def _ids(self, ids: NDArray[np.int32]) -> Tensor:
+        return torch.from_numpy(ids).to(self._device).long()
+
+
+def _lengths(rows: list[Tensor]) -> Tensor:
+    return torch.tensor([len(row) for row in rows], device=rows[0].device)
+
+
+class _Answer:
+    """One request: drives the chunk plan of each sentence, replies when the last one is done."""
+
+    def __init__(self, reply: Reply, engine: FlowEngine, sentences: int) -> None:
+        self._reply = reply
+        self._engine = engine
+        self._mels: list[Tensor | None] = [None] * sentences
+        self._open = sentences
+        self._ended = False
+        self._handles: dict[int, Handle] = {}
+        self._lock = threading.Lock()
+
+    def start(self, index: int, plan: Generator[FlowJob, Tensor, Tensor]) -> None:
+        """Ask the plan of sentence ``index`` for its first chunk."""
+        self._advance(index, plan, None)
+
+    def cancel(self) -> None:
+        """Take all sentences out of the running batch."""
+        for handle in list(self._handles.values()):
+            handle.cancel()
+
+    def _advance(
+        self, index: int, plan: Generator[FlowJob, Tensor, Tensor], mel: Tensor | None
+    ) -> None:
+        """Give a chunk to the plan and submit the next one, or keep the finished sentence."""
+        if self._ended:
+            return
+        try:
+            job = next(plan) if mel is None else plan.send(mel)
+        except StopIteration as finished:
+            self._finish(index, finished.value)
+            return
+        try:
+            self._handles[index] = self._engine.submit(
+                job, lambda chunk: self._advance(index, plan, chunk), self._fail
+            )
+        except Exception as error:
+            self._fail(error)
+
+    def _finish(self, index: int, mel: Tensor) -> None:
+        with self._lock:
+            self._mels[index] = mel
+            self._open -= 1
+            if self._open or self._ended:
+                return
+            self._ended = True
+        mels = [m for m in self._mels if m is not None]
+        whole = audio.denormalize_mel(torch.cat(mels, dim=-1).float())
+        counts = np.array([m.shape[-1] for m in mels], np.int32)
+        self._reply.send(Result(whole.contiguous(), counts), final=True)
+
+    def _fail(self, error: BaseException) -> None:
+        with self._lock:
+            if self._ended:
+                return
+            self._ended = True
+        self.cancel()
+        self._reply.fail(error)

@@ -1,0 +1,115 @@
+"""vocoder: mel → wave at the rate asked for, with the pauses between sentences."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gsv import audio
+from gsv.checkpoints.store import load_module_state
+from gsv.config import VocoderConfig
+from gsv.constants import MEL_CHANNELS, OUTPUT_RATE, OUTPUT_RATES
+from gsv.engine.vocoding import vocode
+from gsv.errors import GsvError, InvalidRequest
+from gsv.models.vocoder import Vocoder
+from gsv.options import DEFAULTS, check_choice
+from gsv.precision import torch_dtype
+from gsv.stages.base import Array, Place, check_counts
+from gsv.stages.base import Settings as BaseSettings
+
+PAUSE_MAX_SECONDS = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """The mel of all sentences, and what to do between them."""
+
+    mel: Array  # [100, frames] float32, log-mel
+    mel_counts: NDArray[np.int32]  # [sentences]
+    pauses: NDArray[np.float32] | None = None  # [sentences + 1] seconds
+    sample_rate: int = DEFAULTS.sample_rate
+
+    def __post_init__(self) -> None:
+        if self.mel.ndim != 2 or self.mel.shape[0] != MEL_CHANNELS:
+            raise InvalidRequest.value("MEL", list(self.mel.shape), f"[{MEL_CHANNELS}, frames]")
+        check_counts("MEL_COUNTS", self.mel_counts, self.mel.shape[1], "MEL")
+        check_choice("SAMPLE_RATE", self.sample_rate, OUTPUT_RATES)
+        if self.pauses is None:
+            return
+        in_range = ((self.pauses >= 0) & (self.pauses <= PAUSE_MAX_SECONDS)).all()
+        if len(self.pauses) != len(self.mel_counts) + 1 or not in_range:
+            raise InvalidRequest.value(
+                "PAUSES",
+                self.pauses.tolist(),
+                f"0 to {PAUSE_MAX_SECONDS:g} s, one before the first sentence and one after each",
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """The complete answer."""
+
+    audio: NDArray[np.float32]  # [samples], mono, -1 to 1
+    sample_rate: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(BaseSettings):
+    """Parameters of the model."""
+
+    dtype: str = "float32"
+    window: int = 400  # frames computed in one piece
+
+
+class VocoderStage:
+    """All sentences of all requests of a batch, window by window."""
+
+    Request = Request
+    Result = Result
+    Settings = Settings
+
+    def __init__(self, place: Place, settings: Settings) -> None:
+        self._device = place.device
+        self._window = settings.window
+        self._model = Vocoder(VocoderConfig.load(place.folder / "vocoder.json"))
+        self._model.load_state_dict(
+            load_module_state(place.folder / "vocoder.safetensors"), strict=True
+        )
+        self._model.to(place.device).eval()
+        self._model.set_precision(torch_dtype(settings.dtype))
+
+    def warm_up(self) -> None:
+        """One short mel."""
+        vocode(self._model, [torch.zeros(MEL_CHANNELS, 20, device=self._device)], self._window)
+
+    def close(self) -> None:
+        """Nothing runs between requests."""
+
+    @torch.inference_mode()
+    def run_batch(self, requests: Sequence[Request]) -> list[Result | GsvError]:
+        """Vocode every sentence of the batch, then join each request's own."""
+        sentences = [self._sentences(request) for request in requests]
+        waves = iter(vocode(self._model, [m for s in sentences for m in s], self._window))
+        return [
+            _join(request, [next(waves).cpu().numpy() for _ in own])
+            for request, own in zip(requests, sentences, strict=True)
+        ]
+
+    def _sentences(self, request: Request) -> list[torch.Tensor]:
+        mel = torch.as_tensor(request.mel, device=self._device)
+        return list(mel.split(request.mel_counts.tolist(), dim=-1))
+
+
+def _join(request: Request, waves: list[NDArray[np.float32]]) -> Result:
+    """Pauses are true seconds at the output rate, so each sentence is resampled by itself."""
+    rate = request.sample_rate
+    pauses = np.zeros(len(waves) + 1) if request.pauses is None else request.pauses
+    parts = [audio.silence(float(pauses[0]), rate)]
+    for wave, pause in zip(waves, pauses[1:], strict=True):
+        resampled = audio.resample_soxr(wave, OUTPUT_RATE, rate)
+        parts += [np.clip(resampled, -1.0, 1.0), audio.silence(float(pause), rate)]
+    return Result(np.concatenate(parts), rate)

@@ -1,0 +1,114 @@
+"""``config.pbtxt`` declares the wire once; the stages, the client and the README agree with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from gsv.offline import PIPELINE_STEPS, STAGES
+
+ROOT = Path(__file__).parent.parent
+REPOSITORY = ROOT / "model_repository"
+PUBLIC = ("gpt_sovits_v4", "gpt_sovits_v4_stream")
+PIPELINE = "gpt_sovits_v4_pipeline"
+
+
+def read_config(path: Path) -> Any:
+    return text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+
+
+CONFIGS = {path.parent.name: read_config(path) for path in REPOSITORY.glob("*/config.pbtxt")}
+PYTHON_MODELS = {name: config for name, config in CONFIGS.items() if config.backend == "python"}
+
+
+def stage_of(name: str) -> Any:
+    """The stage class that a model.py names."""
+    source = (REPOSITORY / name / "1" / "model.py").read_text(encoding="utf-8")
+    found = re.search(r"from (gsv\.stages\.\w+) import (\w+)", source)
+    assert found, name
+    return getattr(importlib.import_module(found[1]), found[2])
+
+
+def test_there_are_models() -> None:
+    assert set(PIPELINE_STEPS) < set(CONFIGS)
+    assert set(STAGES) <= set(PYTHON_MODELS)
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_config_is_complete_and_plain(name: str) -> None:
+    path = REPOSITORY / name / "config.pbtxt"
+    assert "${" not in path.read_text(encoding="utf-8")
+    assert path.read_text(encoding="utf-8").startswith("#"), "say first what the model is for"
+    config = CONFIGS[name]
+    assert config.name == name
+    assert config.max_batch_size > 0
+    assert (REPOSITORY / name / "1").is_dir()
+
+
+@pytest.mark.parametrize("name", sorted(PYTHON_MODELS))
+def test_inputs_are_the_stage_request(name: str) -> None:
+    fields = {f.name.upper(): f for f in dataclasses.fields(stage_of(name).Request)}
+    config = PYTHON_MODELS[name]
+    assert [i.name for i in config.input] == list(fields), "same names, same order"
+    for tensor in config.input:
+        has_default = fields[tensor.name].default is not dataclasses.MISSING
+        assert tensor.optional == has_default, tensor.name
+        if -1 in tensor.dims:
+            assert tensor.allow_ragged_batch, f"{tensor.name}: lengths differ between requests"
+
+
+@pytest.mark.parametrize("name", sorted(PYTHON_MODELS))
+def test_outputs_are_the_stage_result(name: str) -> None:
+    fields = [f.name.upper() for f in dataclasses.fields(stage_of(name).Result)]
+    assert [o.name for o in PYTHON_MODELS[name].output] == fields
+
+
+@pytest.mark.parametrize("name", sorted(PYTHON_MODELS))
+def test_parameters_are_the_stage_settings(name: str) -> None:
+    parameters = {
+        key: value.string_value
+        for key, value in PYTHON_MODELS[name].parameters.items()
+        if key == key.lower()
+    }
+    settings = stage_of(name).Settings
+    parsed = settings.parse(parameters)
+    unset = {f.name for f in dataclasses.fields(settings)} - set(parameters) - {"threads"}
+    assert not unset, "every parameter stands in the config with its working default"
+    assert parsed is not None
+
+
+def test_one_tensor_name_has_one_type_and_shape() -> None:
+    seen: dict[str, tuple[int, tuple[int, ...]]] = {}
+    for name, config in CONFIGS.items():
+        for tensor in [*config.input, *config.output]:
+            shape = (tensor.data_type, tuple(tensor.dims))
+            assert seen.setdefault(tensor.name, shape) == shape, f"{tensor.name} in {name}"
+
+
+def test_the_ensemble_fits_its_steps() -> None:
+    config = CONFIGS[PIPELINE]
+    steps = {step.model_name: step for step in config.ensemble_scheduling.step}
+    assert tuple(steps) == PIPELINE_STEPS
+    for name, step in steps.items():
+        inputs = {i.name: i for i in CONFIGS[name].input}
+        assert set(step.input_map) <= set(inputs)
+        required = {n for n, i in inputs.items() if not i.optional}
+        assert required <= set(step.input_map)
+        assert set(step.output_map) <= {o.name for o in CONFIGS[name].output}
+        assert all(key == value for key, value in [*step.input_map.items(), *step.output_map.items()])
+
+
+def test_the_pipeline_takes_what_the_public_model_hands_on() -> None:
+    public = {i.name: i for i in CONFIGS["gpt_sovits_v4"].input}
+    pipeline = {i.name: i for i in CONFIGS[PIPELINE].input}
+    assert set(pipeline) == set(public)
+    optional = {name for name, tensor in pipeline.items() if tensor.optional}
+    # Only what a voice replaces may be absent: Triton batches no requests with different sets.
+    assert optional == {"REFERENCE_AUDIO", "REFERENCE_SAMPLE_RATE"}

@@ -1,0 +1,82 @@
+"""Imports of the backend go down only, and the client stays light."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BACKEND = ROOT / "backend" / "gsv"
+
+# A part may import those on a lower floor, itself, and what stands beside it only where allowed.
+FLOORS = [
+    {"constants", "config", "errors"},
+    {"audio", "options", "precision", "repository"},
+    {"models", "text", "voices"},
+    {"engine", "checkpoints"},
+    {"stages"},
+    {"offline", "serving"},
+    {"bench", "commands"},
+]
+FLOOR_OF = {part: number for number, floor in enumerate(FLOORS) for part in floor}
+BESIDE = {("config", "errors"), ("options", "errors"), ("bench", "commands")}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, at any depth of nesting."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (
+                [f"gsv.{alias.name}" for alias in node.names]
+                if node.module == "gsv"
+                else [node.module]
+            )
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(BACKEND).parts[0].removesuffix(".py")
+
+
+SOURCES = [p for p in sorted(BACKEND.rglob("*.py")) if p != BACKEND / "__init__.py"]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(BACKEND)))
+def test_imports_go_down(path: Path) -> None:
+    part = part_of(path)
+    assert part in FLOOR_OF, f"{part} has no floor; give it one in FLOORS"
+    for module in imports(path):
+        if not module.startswith("gsv."):
+            continue
+        other = module.split(".")[1]
+        if other == part or (part, other) in BESIDE:
+            continue
+        assert FLOOR_OF[other] < FLOOR_OF[part], f"{part} imports {module} from above or beside"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(BACKEND)))
+def test_triton_and_torch_stay_where_they_belong(path: Path) -> None:
+    modules = {module.split(".")[0] for module in imports(path)}
+    if part_of(path) != "serving":
+        assert "triton_python_backend_utils" not in modules
+    if part_of(path) == "text":
+        assert "torch" not in modules
+
+
+def test_the_client_is_light() -> None:
+    sources = list((ROOT / "client").rglob("*.py"))
+    assert sources
+    for path in sources:
+        modules = {module.split(".")[0] for module in imports(path)}
+        assert not modules & {"gsv", "torch", "transformers"}, path
+
+
+def test_model_files_are_thin() -> None:
+    sources = list((ROOT / "model_repository").glob("*/*/model.py"))
+    assert sources
+    for path in sources:
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 25, path
