@@ -1,0 +1,264 @@
+"""The flow's estimator: a diffusion transformer that gives the velocity of noisy mel frames.
+
+What stays the same over the steps of one job is computed apart and once: ``embed_condition`` and
+``embed_inputs`` (the condition's and the prompt's share of the input projection) and ``modulate``
+(every block's scales, shifts and gates, which depend on time and step size alone).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gsv.config import SoVITSConfig
+from gsv.models.layers import Conv1d, Linear
+from gsv.models.masking import keep, keep_rows, key_mask, length_mask
+
+_NORM_EPS = 1e-6
+_GRN_EPS = 1e-6
+_FREQUENCY_BASE = 10_000.0
+_TIME_CHANNELS = 256
+_TIME_SCALE = 1000.0
+_LAST_POSITION = 4095  # the condition's position embedding stays the same after it
+_BLOCK_PARTS = 6  # shift, scale, gate of the attention; shift, scale, gate of the feed-forward
+
+
+class TimeEmbedding(nn.Module):
+    """A number in [0, 1] to a vector, through sinusoids and two layers; float32 throughout."""
+
+    frequencies: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        half = _TIME_CHANNELS // 2
+        steps = torch.arange(half, dtype=torch.float32)
+        frequencies = torch.exp(steps * -(math.log(_FREQUENCY_BASE) / (half - 1)))
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.expand = nn.Linear(_TIME_CHANNELS, width)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, time: Tensor) -> Tensor:
+        angles = _TIME_SCALE * time[:, None] * self.frequencies
+        waves = torch.cat([angles.sin(), angles.cos()], dim=-1)
+        embedded: Tensor = self.output(functional.silu(self.expand(waves)))
+        return embedded
+
+
+class ResponseNorm(nn.Module):
+    """Global response normalisation over a row's whole time axis (ConvNeXt V2, Woo et al. 2023)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.empty(1, 1, channels))
+        self.beta = nn.Parameter(torch.empty(1, 1, channels))
+
+    def forward(self, values: Tensor, mask: Tensor | None) -> Tensor:
+        energy = torch.linalg.vector_norm(keep_rows(values, mask), dim=1, keepdim=True)  # [B, 1, C]
+        response = energy / (energy.mean(-1, keepdim=True) + _GRN_EPS)
+        return self.gamma * (values * response) + self.beta + values
+
+
+class ConditionBlock(nn.Module):
+    """A ConvNeXt V2 block over [B, T, C]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv1d(channels, channels, 7, padding=3, groups=channels)
+        self.norm = nn.LayerNorm(channels, eps=_NORM_EPS)
+        self.expand = nn.Linear(channels, 2 * channels)
+        self.response = ResponseNorm(2 * channels)
+        self.reduce = nn.Linear(2 * channels, channels)
+
+    def forward(self, values: Tensor, mask: Tensor | None) -> Tensor:
+        hidden = self.norm(self.depthwise(keep_rows(values, mask).mT).mT)
+        hidden = self.response(functional.gelu(self.expand(hidden)), mask)
+        reduced: Tensor = self.reduce(hidden)
+        return values + reduced
+
+
+class ConditionEmbedding(nn.Module):
+    """Positions and ConvNeXt blocks over the condition; float32, for it runs once a job."""
+
+    frequencies: Tensor
+
+    def __init__(self, channels: int, layers: int) -> None:
+        super().__init__()
+        exponents = torch.arange(0, channels, 2, dtype=torch.float32) / channels
+        self.register_buffer("frequencies", 1.0 / _FREQUENCY_BASE**exponents, persistent=False)
+        self.blocks = nn.ModuleList(ConditionBlock(channels) for _ in range(layers))
+
+    def forward(self, condition: Tensor, mask: Tensor | None) -> Tensor:
+        positions = torch.arange(condition.shape[1], device=condition.device)
+        angles = positions.clamp(max=_LAST_POSITION)[:, None] * self.frequencies
+        values = condition + torch.cat([angles.cos(), angles.sin()], dim=-1)
+        for block in self.blocks:
+            values = block(values, mask)
+        return keep_rows(values, mask)
+
+
+class PositionConvolution(nn.Module):
+    """Two wide grouped convolutions that tell a frame where it stands."""
+
+    def __init__(self, width: int, kernel: int = 31, groups: int = 16) -> None:
+        super().__init__()
+        self.first = Conv1d(width, width, kernel, padding=kernel // 2, groups=groups)
+        self.second = Conv1d(width, width, kernel, padding=kernel // 2, groups=groups)
+
+    def forward(self, values: Tensor, mask: Tensor | None) -> Tensor:
+        hidden = functional.mish(self.first(keep(values.mT, mask)))
+        hidden = functional.mish(self.second(keep(hidden, mask)))
+        return hidden.mT
+
+
+class Attention(nn.Module):
+    """Self-attention whose first head alone knows positions."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = Linear(width, width)
+        self.key = Linear(width, width)
+        self.value = Linear(width, width)
+        self.output = Linear(width, width)
+
+    def forward(self, values: Tensor, mask: Tensor | None, rotation: Tensor) -> Tensor:
+        query, key, value = (
+            layer(values).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, heads, T, 64]
+            for layer in (self.query, self.key, self.value)
+        )
+        _rotate_first_head(query, rotation)
+        _rotate_first_head(key, rotation)
+        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        projected: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
+        return projected
+
+
+def _rotate_first_head(values: Tensor, rotation: Tensor) -> None:
+    """Rotate the pairs (2i, 2i + 1) of head 0 by ``rotation`` [2, T, head_dim / 2], in place.
+
+    Upstream rotates before it splits the heads, and only as many channels as one head has; the
+    weights were trained so.
+    """
+    head = values[:, 0]
+    even, odd = head[..., 0::2].float(), head[..., 1::2].float()
+    cosine, sine = rotation
+    turned = torch.stack([even * cosine - odd * sine, odd * cosine + even * sine], dim=-1)
+    head.copy_(turned.flatten(-2))
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, both modulated and gated by time."""
+
+    def __init__(self, config: SoVITSConfig) -> None:
+        super().__init__()
+        width = config.dit_dim
+        self.attention = Attention(width, config.dit_heads)
+        self.expand = Linear(width, config.dit_ff_mult * width)
+        self.reduce = Linear(config.dit_ff_mult * width, width)
+
+    def forward(
+        self, values: Tensor, parts: Tensor, mask: Tensor | None, rotation: Tensor
+    ) -> Tensor:
+        """``values`` [B, T, D], ``parts`` [B, 6 * D]."""
+        shift, scale, gate, ff_shift, ff_scale, ff_gate = parts[:, None].chunk(_BLOCK_PARTS, -1)
+        hidden = self.attention(modulated_norm(values, scale, shift), mask, rotation)
+        values = torch.addcmul(values, gate, hidden)
+        hidden = self.expand(modulated_norm(values, ff_scale, ff_shift))
+        hidden = self.reduce(functional.gelu(hidden, approximate="tanh"))
+        return torch.addcmul(values, ff_gate, hidden)
+
+
+def modulated_norm(values: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Layer norm without weights of its own, then ``(1 + scale)`` and ``shift`` [B, 1, D]."""
+    normed = functional.layer_norm(values, values.shape[-1:], eps=_NORM_EPS)
+    return torch.addcmul(shift, normed, 1 + scale)
+
+
+class DiT(nn.Module):
+    """Velocity of mel frames, given condition, prompt, time and step size."""
+
+    inverse_frequencies: Tensor
+
+    def __init__(self, config: SoVITSConfig) -> None:
+        super().__init__()
+        width, mel = config.dit_dim, config.mel_channels
+        self.mel_channels = mel
+        self.time = TimeEmbedding(width)
+        self.step_size = TimeEmbedding(width)
+        self.condition = ConditionEmbedding(config.condition_channels, config.dit_conv_layers)
+        self.input = nn.Linear(2 * mel + config.condition_channels, width)
+        self.position = PositionConvolution(width)
+        # From the file: fp16 files hold rounded frequencies, and upstream turns by those.
+        self.register_buffer("inverse_frequencies", torch.empty(config.dit_head_dim // 2))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.dit_depth))
+        self.modulations = nn.ModuleList(
+            Linear(width, _BLOCK_PARTS * width) for _ in range(config.dit_depth)
+        )
+        self.final_modulation = Linear(width, 2 * width)
+        self.output = Linear(width, mel)
+
+    def embed_condition(self, condition: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """[B, T, C] to [B, T, C]; for guidance's other branch give zeros."""
+        embedded: Tensor = self.condition(condition, length_mask(lengths, condition.shape[1]))
+        return embedded
+
+    def embed_inputs(self, prompt: Tensor, embedded: Tensor) -> Tensor:
+        """Share of the input projection that is the same in all steps.
+
+        Args:
+            prompt: [B, T, mel], zero after the prompt's frames.
+            embedded: [B, T, C] of :meth:`embed_condition`.
+
+        Returns:
+            [B, T, D]
+        """
+        fixed = torch.cat([prompt, embedded], dim=-1)
+        return functional.linear(fixed, self.input.weight[:, self.mel_channels :], self.input.bias)
+
+    def modulate(self, time: Tensor, step_size: Tensor) -> Tensor:
+        """All that depends on time.
+
+        Args:
+            time, step_size: float32 [N], one entry per pair wanted.
+
+        Returns:
+            float32 [N, depth * 6 * D + 2 * D]: the parts of each block, then final scale and shift.
+        """
+        vector = functional.silu(self.time(time) + self.step_size(step_size))
+        layers = (*self.modulations, self.final_modulation)
+        return torch.cat([layer(vector).float() for layer in layers], dim=-1)
+
+    def forward(
+        self, noisy: Tensor, inputs: Tensor, modulation: Tensor, lengths: Tensor | None = None
+    ) -> Tensor:
+        """One estimate.
+
+        Args:
+            noisy: [B, T, mel].
+            inputs: [B, T, D] of :meth:`embed_inputs`.
+            modulation: [B, M] or [1, M], rows of :meth:`modulate`.
+            lengths: [B] frames of each row, or None when all rows are full.
+
+        Returns:
+            float32 [B, T, mel]; beyond a row's length it means nothing.
+        """
+        mask = length_mask(lengths, noisy.shape[1])
+        values = inputs + functional.linear(noisy, self.input.weight[:, : self.mel_channels])
+        values = values + self.position(values, mask)
+        rotation, keys = self.rotation(noisy.shape[1]), key_mask(mask)
+        width = _BLOCK_PARTS * values.shape[-1]
+        for index, block in enumerate(self.blocks):
+            parts = modulation[:, index * width : (index + 1) * width]
+            values = block(values, parts, keys, rotation)
+        scale, shift = modulation[:, None, len(self.blocks) * width :].chunk(2, dim=-1)
+        estimate: Tensor = self.output(modulated_norm(values, scale, shift))
+        return estimate.float()
+
+    def rotation(self, frames: int) -> Tensor:
+        """Cosine and sine [2, frames, head_dim / 2] of head 0's angles, float32."""
+        positions = torch.arange(frames, device=self.inverse_frequencies.device)
+        angles = positions[:, None] * self.inverse_frequencies.float()
+        return torch.stack([angles.cos(), angles.sin()])

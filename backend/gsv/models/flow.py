@@ -1,0 +1,58 @@
+"""Flow matching: noise becomes mel frames along the estimator's velocity, in Euler steps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from gsv.config import SoVITSConfig
+from gsv.models.dit import DiT
+
+GUIDANCE_MINIMUM = 1e-5  # at or below this rate upstream leaves guidance out
+
+
+class FlowMatching(nn.Module):
+    """The estimator with its schedule. Steps themselves are taken by the engine."""
+
+    def __init__(self, config: SoVITSConfig) -> None:
+        super().__init__()
+        self.estimator = DiT(config)
+
+    def schedule(self, steps: int) -> Tensor:
+        """Modulation rows [steps, M] for times 0, 1/steps, … and step size 1/steps."""
+        size = 1.0 / steps
+        times, time = [], 0.0
+        for _ in range(steps):
+            times.append(time)
+            time += size  # summed in double precision, as upstream
+        device = self.estimator.inverse_frequencies.device
+        return self.estimator.modulate(
+            torch.tensor(times, dtype=torch.float32, device=device),
+            torch.full((steps,), size, dtype=torch.float32, device=device),
+        )
+
+    def embed(self, condition: Tensor, prompt: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """What the estimator reads besides the noisy mel.
+
+        Args:
+            condition: [B, C, T].
+            prompt: [B, mel, P], P at most T.
+            lengths: [B] frames of each row, or None.
+
+        Returns:
+            [B, T, D]
+        """
+        embedded = self.estimator.embed_condition(condition.mT, lengths)
+        padded = nn.functional.pad(prompt.mT, (0, 0, 0, condition.shape[-1] - prompt.shape[-1]))
+        return self.estimator.embed_inputs(padded, embedded)
+
+    def embed_unguided(
+        self, condition: Tensor, prompt: Tensor, lengths: Tensor | None = None
+    ) -> Tensor:
+        """:meth:`embed` for guidance's other branch: neither condition nor prompt is told."""
+        return self.embed(torch.zeros_like(condition), torch.zeros_like(prompt), lengths)
+
+
+def guided(velocity: Tensor, unguided: Tensor, rate: float) -> Tensor:
+    """Classifier-free guidance: push ``velocity`` away from the ``unguided`` one."""
+    return velocity + (velocity - unguided) * rate
