@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import triton_python_backend_utils as pb_utils
 
-from gsv.checkpoints.store import verify_folder
+from gsv.checkpoints.manifest import verify_manifest
 from gsv.errors import Cancelled, GsvError, InvalidRequest, Overloaded
 from gsv.serving.bls import call_model
 from gsv.stages.base import AsyncStage, BatchStage, Place
@@ -128,7 +128,7 @@ class _Model:
         self._inputs = read_wire(config["input"])
         self._outputs = read_wire(config["output"])
         folder = Path(args["model_repository"]) / args["model_version"]
-        verify_folder(folder)
+        self._check_files(folder)
         parameters = {
             key: value["string_value"]
             for key, value in config["parameters"].items()
@@ -141,6 +141,9 @@ class _Model:
             torch.set_num_threads(settings.threads)
         self._stage = self._build(Place(folder, device), settings)
         self._stage.warm_up()
+
+    def _check_files(self, folder: Path) -> None:
+        verify_manifest(folder)
 
     def _build(self, place: Place, settings: Any) -> Any:
         return self.stage(place, settings)
@@ -298,7 +301,10 @@ class StreamingModel(_Model):
 
 
 class BridgedModel(StreamingModel):
-    """A :class:`StreamingModel` whose stage calls other models of the server."""
+    """A :class:`StreamingModel` whose stage calls other models of the server; no weights here."""
+
+    def _check_files(self, folder: Path) -> None:
+        pass
 
     def _build(self, place: Place, settings: Any) -> Any:
         return self.stage(place, settings, call_model)

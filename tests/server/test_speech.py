@@ -1,0 +1,224 @@
+"""Text to audio through a real tritonserver with tiny random weights."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import urllib.request
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc as grpc_client
+import tritonclient.http as http_client
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+pytestmark = pytest.mark.server
+
+TEXTS = (
+    "Hello there.",
+    "The quick brown fox jumps over the lazy dog, and then it sleeps.",
+    "今天天气真好，我们去公园散步吧。",
+    "One. Two sentences here. And a third one, somewhat longer than the others!",
+)
+
+
+def infer_inputs(module: Any, values: dict[str, Any]) -> list[Any]:
+    """Tensors with the leading 1, typed as the interface says."""
+    kinds = {"SEED": np.int64}
+    inputs = []
+    for name, value in values.items():
+        if isinstance(value, str):
+            array = np.array([[value.encode()]], dtype=np.object_)
+        elif isinstance(value, np.ndarray):
+            array = value[None]
+        else:
+            kind = kinds.get(name, np.int32 if isinstance(value, int) else np.float32)
+            array = np.array([[value]], dtype=kind)
+        tensor = module.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
+        tensor.set_data_from_numpy(array)
+        inputs.append(tensor)
+    return inputs
+
+
+def speak(server: Any, protocol: str = "grpc", **values: Any) -> tuple[np.ndarray, int]:
+    """One unary request to the public model; audio without the leading 1, and its rate."""
+    module, url = (
+        (grpc_client, server.grpc_url) if protocol == "grpc" else (http_client, server.http_url)
+    )
+    values.setdefault("SAMPLE_STEPS", 4)
+    with module.InferenceServerClient(url) as client:
+        answer = client.infer("gpt_sovits_v4", infer_inputs(module, values))
+        return answer.as_numpy("AUDIO")[0], int(answer.as_numpy("SAMPLE_RATE")[0, 0])
+
+
+def counts(server: Any, model: str) -> tuple[int, int]:
+    """Requests and executions of a model so far."""
+    url = f"http://{server.http_url}/v2/models/{model}/stats"
+    with urllib.request.urlopen(url, timeout=10) as response:
+        stats = json.load(response)["model_stats"][0]
+    return int(stats["inference_count"]), int(stats["execution_count"])
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+@pytest.mark.parametrize("text", TEXTS)
+def test_speaks(server: Any, protocol: str, text: str) -> None:
+    audio, rate = speak(server, protocol, TEXT=text, SEED=3)
+    assert rate == 48_000
+    assert audio.dtype == np.float32
+    assert 0.5 < len(audio) / rate < 120
+    assert np.isfinite(audio).all()
+    assert 0.001 < np.abs(audio).max() <= 1.0
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 24_000, 32_000, 44_100])
+def test_other_output_rates_have_the_same_length_in_seconds(server: Any, rate: int) -> None:
+    whole, _ = speak(server, TEXT=TEXTS[0], SEED=4)
+    audio, given = speak(server, TEXT=TEXTS[0], SEED=4, SAMPLE_RATE=rate)
+    assert given == rate
+    assert abs(len(audio) / rate - len(whole) / 48_000) < 0.001
+
+
+def test_pause_is_true_seconds(server: Any) -> None:
+    short, rate = speak(server, TEXT=TEXTS[0], SEED=5, PAUSE_SECONDS=0.0)
+    long, _ = speak(server, TEXT=TEXTS[0], SEED=5, PAUSE_SECONDS=1.5)
+    assert len(long) - len(short) == round(1.5 * rate)
+    assert not long[-round(1.5 * rate) :].any()
+
+
+def test_same_seed_same_audio_and_another_seed_another(server: Any) -> None:
+    first, _ = speak(server, TEXT=TEXTS[1], SEED=6)
+    again, _ = speak(server, "http", TEXT=TEXTS[1], SEED=6)
+    other, _ = speak(server, TEXT=TEXTS[1], SEED=7)
+    np.testing.assert_allclose(first, again, atol=1e-4)
+    assert len(other) != len(first) or np.abs(other - first).max() > 1e-2
+
+
+def test_an_answer_does_not_depend_on_its_neighbours_and_triton_batches(server: Any) -> None:
+    requests = [dict(TEXT=TEXTS[i % len(TEXTS)], SEED=100 + i) for i in range(16)]
+    alone = [speak(server, **request)[0] for request in requests]
+    before = {m: counts(server, m) for m in ("text_frontend", "vocoder", "sovits_v4")}
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        together = list(pool.map(lambda request: speak(server, **request)[0], requests))
+    for one, other in zip(alone, together, strict=True):
+        assert len(one) == len(other)
+        np.testing.assert_allclose(one, other, atol=2e-4)
+    batched = 0
+    for model, (inferences, executions) in before.items():
+        now = counts(server, model)
+        assert now[0] - inferences == 16
+        batched += now[1] - executions < 16
+    assert batched == len(before), "requests of different lengths must share executions"
+
+
+def test_reference_in_the_request(server: Any) -> None:
+    time = np.arange(4 * 24_000) / 24_000
+    wave = (0.3 * np.sin(2 * np.pi * 180 * time) * (1 + np.sin(2 * np.pi * 3 * time)) / 2).astype(
+        np.float32
+    )
+    audio, rate = speak(
+        server,
+        TEXT=TEXTS[0],
+        REFERENCE_AUDIO=wave,
+        REFERENCE_SAMPLE_RATE=24_000,
+        REFERENCE_TEXT="A made-up tone that says nothing.",
+        SEED=8,
+    )
+    assert rate == 48_000
+    assert len(audio) > 10_000
+
+
+WAVE = (0.1 * np.sin(np.arange(4 * 16_000) / 20)).astype(np.float32)
+REFERENCE = {
+    "REFERENCE_AUDIO": WAVE,
+    "REFERENCE_SAMPLE_RATE": 16_000,
+    "REFERENCE_TEXT": "Four seconds.",
+}
+BAD_REQUESTS: list[tuple[str, dict[str, Any]]] = [
+    ("TEXT", {"TEXT": ""}),
+    ("TEXT", {"TEXT": "   "}),
+    ("TEXT", {"TEXT": "a" * 10_001}),
+    ("LANGUAGE", {"LANGUAGE": "fr"}),
+    ("VOICE", {"VOICE": "nobody"}),
+    ("VOICE", {"VOICE": "../sample"}),
+    ("VOICE", {"VOICE": "sample", **REFERENCE}),
+    ("TOP_K", {"TOP_K": 0}),
+    ("TOP_K", {"TOP_K": 1026}),
+    ("TOP_P", {"TOP_P": 0.0}),
+    ("TOP_P", {"TOP_P": 1.01}),
+    ("TOP_P", {"TOP_P": float("nan")}),
+    ("TEMPERATURE", {"TEMPERATURE": 0.0}),
+    ("TEMPERATURE", {"TEMPERATURE": 2.5}),
+    ("REPETITION_PENALTY", {"REPETITION_PENALTY": 0.9}),
+    ("REPETITION_PENALTY", {"REPETITION_PENALTY": 2.1}),
+    ("SEED", {"SEED": -2}),
+    ("SPEED", {"SPEED": 0.5}),
+    ("SPEED", {"SPEED": 1.7}),
+    ("SAMPLE_STEPS", {"SAMPLE_STEPS": 0}),
+    ("SAMPLE_STEPS", {"SAMPLE_STEPS": 101}),
+    ("SPLIT_METHOD", {"SPLIT_METHOD": "cut6"}),
+    ("PAUSE_SECONDS", {"PAUSE_SECONDS": -0.1}),
+    ("PAUSE_SECONDS", {"PAUSE_SECONDS": 5.5}),
+    ("SAMPLE_RATE", {"SAMPLE_RATE": 11_025}),
+    ("REFERENCE_LANGUAGE", {"REFERENCE_LANGUAGE": "xx"}),
+    ("REFERENCE_TEXT", {k: v for k, v in REFERENCE.items() if k != "REFERENCE_TEXT"}),
+    ("REFERENCE_SAMPLE_RATE", {k: v for k, v in REFERENCE.items() if "RATE" not in k}),
+    ("REFERENCE_AUDIO", {k: v for k, v in REFERENCE.items() if k != "REFERENCE_AUDIO"}),
+    ("REFERENCE_AUDIO", {**REFERENCE, "REFERENCE_AUDIO": WAVE[:32_000]}),
+    ("REFERENCE_AUDIO", {**REFERENCE, "REFERENCE_AUDIO": np.tile(WAVE, 3)}),
+    ("REFERENCE_AUDIO", {**REFERENCE, "REFERENCE_AUDIO": WAVE * 30}),
+    ("REFERENCE_AUDIO", {**REFERENCE, "REFERENCE_AUDIO": WAVE * np.nan}),
+    ("REFERENCE_SAMPLE_RATE", {**REFERENCE, "REFERENCE_SAMPLE_RATE": 4_000}),
+]
+
+
+@pytest.mark.parametrize(("tensor", "values"), BAD_REQUESTS)
+def test_a_bad_request_is_invalid_and_says_why(
+    server: Any, tensor: str, values: dict[str, Any]
+) -> None:
+    for protocol, code in (("grpc", "INVALID_ARGUMENT"), ("http", "400")):
+        with pytest.raises(InferenceServerException) as caught:
+            speak(server, protocol, **{"TEXT": TEXTS[0], **values})
+        assert code in str(caught.value.status())
+        assert tensor in caught.value.message()
+        assert "allowed" in caught.value.message()
+
+
+def test_bytes_that_are_no_utf8_and_two_rows_are_refused(server: Any) -> None:
+    with grpc_client.InferenceServerClient(server.grpc_url) as client:
+        for rows, part in (([[b"\xff\xfe"]], "UTF-8"), ([[b"a"], [b"b"]], "first dimension of 1")):
+            array = np.array(rows, dtype=np.object_)
+            tensor = grpc_client.InferInput("TEXT", list(array.shape), "BYTES")
+            tensor.set_data_from_numpy(array)
+            with pytest.raises(InferenceServerException, match=part) as caught:
+                client.infer("gpt_sovits_v4", [tensor])
+            assert "INVALID_ARGUMENT" in str(caught.value.status())
+
+
+def test_one_bad_request_leaves_the_others_untouched(server: Any) -> None:
+    good = dict(TEXT=TEXTS[0], SEED=11)
+    expected, _ = speak(server, **good)
+    mixed = [dict(good) if i % 2 else dict(TEXT=TEXTS[0], TOP_K=0) for i in range(8)]
+
+    def attempt(values: dict[str, Any]) -> Any:
+        try:
+            return speak(server, **values)[0]
+        except InferenceServerException as error:
+            return error
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(attempt, mixed))
+    for values, answer in zip(mixed, answers, strict=True):
+        if "TOP_K" in values:
+            assert isinstance(answer, InferenceServerException)
+        else:
+            np.testing.assert_allclose(answer, expected, atol=2e-4)
+
+
+def test_generate_endpoint(server: Any) -> None:
+    body = json.dumps({"TEXT": TEXTS[0], "SEED": 3, "SAMPLE_STEPS": 4}).encode()
+    url = f"http://{server.http_url}/v2/models/gpt_sovits_v4/generate"
+    with urllib.request.urlopen(urllib.request.Request(url, data=body), timeout=120) as response:
+        answer = json.load(response)
+    assert answer["SAMPLE_RATE"] == 48_000
+    assert len(answer["AUDIO"]) > 10_000
