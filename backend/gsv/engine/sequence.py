@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gsv.config import GPTConfig
 from gsv.constants import MAX_TOKENS
-from gsv.errors import InvalidRequest
+from gsv.errors import GsvError, InvalidRequest
 
 # Called on the engine's thread with the next tokens and whether they are the last ones.
 OnTokens = Callable[[NDArray[np.int32], bool], None]
@@ -125,6 +125,14 @@ class Status(enum.Enum):
     FAILED = "failed"
 
 
+class Drawn(NamedTuple):
+    """What one step gave a sequence."""
+
+    token: int
+    ended: bool  # the sequence is over and the token is dropped
+    healthy: bool  # the model's logits were finite
+
+
 class Sequence:
     """The record of one request's run; changed by the engine's thread alone, but for ``cancel``."""
 
@@ -170,26 +178,41 @@ class Sequence:
         """Ask to stop; from any thread."""
         self._cancelled = True
 
-    def append(self, token: int) -> None:
-        """Keep one drawn token; the last one that is allowed ends the sequence."""
-        self.tokens.append(token)
-        if len(self.tokens) >= self.params.max_tokens:
-            self.status = Status.FINISHED
+    def take(self, drawn: Drawn) -> None:
+        """Record a step; EOS, the last token that is allowed and broken logits end the sequence."""
+        if not drawn.healthy:
+            error = GsvError(f"the model's logits were not finite at step {self.step}")
+            self.end(Status.FAILED, error)
+        elif drawn.ended:
+            self.end(Status.FINISHED)
+        else:
+            self.tokens.append(drawn.token)
+            if len(self.tokens) >= self.params.max_tokens:
+                self.end(Status.FINISHED)
 
-    def fail(self, error: BaseException) -> None:
-        """End with an error."""
-        self.status = Status.FAILED
-        self.error = error
+    def end(self, status: Status, error: BaseException | None = None) -> None:
+        """End the run; a sequence that is over already stays as it ended."""
+        if self.status in (Status.WAITING, Status.RUNNING):
+            self.status = status
+            self.error = error
 
     def deliver(self) -> None:
-        """Hand on what is due: a full chunk, the rest at the end, or the error."""
+        """Hand on what is due: a full chunk, the rest at the end, or the error.
+
+        Raises whatever the callback raises, after telling it to ``on_error`` once.
+        """
         if self.error is not None:
             self._on_error(self.error)
             return
         last = self.status is Status.FINISHED
         due = len(self.tokens) - self._delivered
         chunk = self.request.chunk_tokens
-        if last or (chunk and due >= chunk):
-            tokens = np.asarray(self.tokens[self._delivered :], dtype=np.int32)
-            self._delivered = len(self.tokens)
+        if not (last or (chunk and due >= chunk)):
+            return
+        tokens = np.asarray(self.tokens[self._delivered :], dtype=np.int32)
+        self._delivered = len(self.tokens)
+        try:
             self._on_tokens(tokens, last)
+        except Exception as error:
+            self._on_error(error)
+            raise

@@ -28,7 +28,7 @@ from gsv.config import GPTConfig
 MAX_POSITIONS = 4_000  # rows of the positional table, as upstream
 FEED_FORWARD = 4  # width of the feed-forward layer in units of E; upstream ignores linear_units
 
-Cache = Sequence[tuple[Tensor, Tensor]]  # per layer: keys and values, each [B, H, S, D]
+Cache = Sequence[tuple[Tensor, Tensor]]  # per layer: keys and values, each [B, S, H, D]
 
 
 class SemanticGPT(nn.Module):
@@ -84,7 +84,7 @@ class SemanticGPT(nn.Module):
             x: float32 [B, T, E], rows of ``embed_prompt``, padded on the right.
             text_lengths: int64 [B], length of each row's text block.
             lengths: int64 [B], length of each row without padding.
-            cache: L pairs [B, H, T, D].
+            cache: L pairs [B, T, H, D].
 
         Returns:
             float32 [B, V], logits of each row's next token.
@@ -104,7 +104,7 @@ class SemanticGPT(nn.Module):
             tokens: int64 [B], the token drawn last.
             positions: int64 [B], its place in the row: the number of positions cached so far.
             text_lengths: int64 [B].
-            cache: L pairs [B, H, S, D] with S above every position. Places beyond a row's own
+            cache: L pairs [B, S, H, D] with S above every position. Places beyond a row's own
                 length must be finite: their weight is 0, and 0 times NaN is NaN.
 
         Returns:
@@ -120,7 +120,7 @@ class SemanticGPT(nn.Module):
 
     def _transform(self, x: Tensor, positions: Tensor, visible: Tensor, cache: Cache) -> Tensor:
         rows = torch.arange(x.shape[0], device=x.device)[:, None]
-        window = torch.arange(cache[0][0].shape[2], device=x.device)
+        window = torch.arange(cache[0][0].shape[1], device=x.device)
         mask = (window < visible[..., None])[:, None]  # [B, 1, T, S]
         for layer, (keys, values) in zip(self.layers, cache, strict=True):
             x = layer(x, rows, positions, mask, keys, values)
@@ -172,13 +172,15 @@ class Attention(nn.Module):
         rows: Tensor,  # [B, 1]
         positions: Tensor,  # [B, T]
         mask: Tensor,  # [B, 1, T, S]
-        keys: Tensor,  # [B, H, S, D]
-        values: Tensor,  # [B, H, S, D]
+        keys: Tensor,  # [B, S, H, D]
+        values: Tensor,  # [B, S, H, D]
     ) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)  # [B, T, H, D] each
-        keys[rows, :, positions] = k
-        values[rows, :, positions] = v
-        y = F.scaled_dot_product_attention(q.transpose(1, 2), keys, values, attn_mask=mask)
+        keys[rows, positions] = k
+        values[rows, positions] = v
+        y = F.scaled_dot_product_attention(
+            q.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask
+        )
         projected: Tensor = self.output(y.transpose(1, 2).flatten(2))
         return projected
 

@@ -1,0 +1,262 @@
+"""The flow engine: one thread that takes Euler steps of all jobs in work until it is stopped.
+
+Jobs of different lengths, schedules and progress share the estimator's batches: a job joins when it
+arrives and leaves when it is done. Callers submit from any thread (callbacks included), and every
+job is answered exactly once, with its frames or with an error, also when the engine is stopped or
+breaks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+
+import torch
+from torch import Tensor
+
+from gsv.engine.flow_job import FlowJob, FlowRun, OnDone, OnError
+from gsv.engine.flow_runner import FlowRunner
+from gsv.engine.flow_scheduler import FlowScheduler
+from gsv.errors import Cancelled, ConfigurationError, GsvError
+from gsv.models.flow import FlowMatching
+
+__all__ = ["FlowEngine", "FlowJob", "FlowStats", "Handle"]
+
+logger = logging.getLogger(__name__)
+
+# A CPU is busy with one long row; a GPU wants many (about 16 of a full window).
+CPU_BATCH_FRAMES = 1_024
+CUDA_BATCH_FRAMES = 16_384
+CUDA_ROUND_TO = 64  # frames; keeps the allocator's and the libraries' set of shapes small
+WARM_UP_FRAMES = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Handle:
+    """A submitted job, for its caller."""
+
+    _run: FlowRun
+    _wake: Callable[[], None]
+
+    def cancel(self) -> None:
+        """Give up: the slot is free within one step, and the error callback gets Cancelled.
+
+        Without effect on a job that is over.
+        """
+        self._run.cancel()
+        self._wake()
+
+
+@dataclasses.dataclass
+class FlowStats:
+    """Counters since the start, and the present load."""
+
+    slots: int = 0
+    running: int = 0
+    waiting: int = 0
+    steps: int = 0  # estimator calls
+    rows: int = 0  # rows of all calls; rows / steps is the mean batch
+    frames: int = 0  # frames of all rows
+    padded_frames: int = 0  # the same with padding
+    finished: int = 0
+    cancelled: int = 0
+    failed: int = 0
+
+    @property
+    def fill(self) -> float:
+        """Share of the estimated frames that were no padding."""
+        return self.frames / self.padded_frames if self.padded_frames else 0.0
+
+
+class FlowEngine:
+    """In-flight batching of flow matching on one device.
+
+    Args:
+        flow: the estimator, in evaluation mode and on its device.
+        slots: jobs in work at once.
+        waiting_limit: jobs that may wait for a slot; one more gets Overloaded.
+        batch_frames: most frames of a batch; 0 chooses for the device.
+    """
+
+    def __init__(
+        self, flow: FlowMatching, slots: int = 16, waiting_limit: int = 1024, batch_frames: int = 0
+    ) -> None:
+        on_gpu = flow.device.type != "cpu"
+        frames = batch_frames or (CUDA_BATCH_FRAMES if on_gpu else CPU_BATCH_FRAMES)
+        self._flows = {"": flow}
+        self._scheduler = FlowScheduler(slots, waiting_limit, frames)
+        self._runner = FlowRunner(self._flows, CUDA_ROUND_TO if on_gpu else 1)
+        self._stats = FlowStats(slots=slots)
+        self._changed = threading.Condition()  # guards the scheduler and the fields below
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+        self._broken: BaseException | None = None
+
+    def add_model(self, name: str, flow: FlowMatching) -> None:
+        """Serve another estimator of the same shape and device under ``name``."""
+        if name in self._flows:
+            raise ConfigurationError(f"flow model {name!r} is there already")
+        self._flows[name] = flow
+
+    def start(self) -> None:
+        """Start the thread."""
+        if self._thread is not None:
+            raise ConfigurationError("the flow engine runs already")
+        self._stopping, self._broken = False, None
+        self._thread = threading.Thread(target=self._loop, name="flow-engine", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread after its present step; whoever still waits gets an error."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def submit(self, job: FlowJob, on_done: OnDone, on_error: OnError) -> Handle:
+        """Put a job in line; the callbacks run on the engine's thread and must be quick.
+
+        Raises:
+            InvalidRequest, ValueError: the job can't be run.
+            Overloaded: the waiting line is full.
+            GsvError: the engine doesn't run.
+        """
+        if job.model not in self._flows:
+            raise ValueError(f"flow model {job.model!r}: allowed are {sorted(self._flows)}")
+        flow = self._flows[job.model]
+        job.verify(flow.condition_channels, flow.mel_channels)
+        run = FlowRun(job, on_done, on_error)
+        with self._changed:
+            if self._broken is not None:
+                raise GsvError(f"the flow engine broke: {self._broken}") from self._broken
+            if self._thread is None or self._stopping:
+                raise GsvError("the flow engine doesn't run")
+            self._scheduler.add(run)
+            self._changed.notify_all()
+        return Handle(run, self._notify)
+
+    def run(self, job: FlowJob) -> Tensor:
+        """The new frames [mel, T - P] of ``job``, waited for; not from a callback."""
+        future: Future[Tensor] = Future()
+        self.submit(job, future.set_result, future.set_exception)
+        return future.result()
+
+    def warm_up(self) -> None:
+        """Run a short job, so that the first real one finds everything allocated."""
+        flow = self._flows[""]
+        condition = torch.zeros(flow.condition_channels, WARM_UP_FRAMES)
+        prompt = torch.zeros(flow.mel_channels, WARM_UP_FRAMES // 2)
+        self.run(FlowJob(condition, prompt, steps=1))
+
+    def stats(self) -> FlowStats:
+        """A copy of the counters."""
+        with self._changed:
+            running, waiting = len(self._scheduler.running), len(self._scheduler.waiting)
+            return dataclasses.replace(self._stats, running=running, waiting=waiting)
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    @torch.inference_mode()
+    def _loop(self) -> None:
+        error: BaseException = GsvError("the flow engine was stopped")
+        try:
+            while self._wait_for_work():
+                self._turn()
+        except BaseException as broken:
+            logger.exception("the flow engine broke")
+            error = broken
+        with self._changed:
+            self._broken = None if isinstance(error, GsvError) else error
+            self._stopping = True
+            left = self._scheduler.drain()
+        for run in left:
+            self._runner.release(run)
+            self._fail(run, error)
+
+    def _wait_for_work(self) -> bool:
+        """Whether there is a turn to take; false when the engine is to stop."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or self._scheduler.busy)
+            return not self._stopping
+
+    def _turn(self) -> None:
+        """Let the cancelled go, take newcomers in, step one batch, answer those that are done."""
+        with self._changed:
+            dropped = self._scheduler.drop_cancelled()
+            newcomers = self._scheduler.admit()
+        for run in dropped:
+            self._runner.release(run)
+            self._stats.cancelled += 1
+            self._fail(run, Cancelled("cancelled by its caller"))
+        for run in newcomers:
+            try:
+                self._runner.admit(run)
+            except Exception as error:
+                self._end(run, error)
+        with self._changed:
+            batch = self._scheduler.select()
+        if not batch:
+            return
+        try:
+            self._runner.step(batch)
+        except Exception as error:
+            for run in batch:
+                self._end(run, error)
+            return
+        with self._changed:
+            self._scheduler.advance(batch)
+        self._count(batch)
+        for run in batch:
+            if run.finished:
+                self._finish(run)
+
+    def _finish(self, run: FlowRun) -> None:
+        try:
+            mel = self._runner.result(run)
+        except Exception as error:
+            self._end(run, error)
+            return
+        self._end(run, None)
+        try:
+            run.done(mel)
+        except Exception:
+            logger.exception("a caller's callback failed")
+
+    def _end(self, run: FlowRun, error: Exception | None) -> None:
+        """Free the slot; with an error, answer with it."""
+        with self._changed:
+            self._scheduler.remove(run)
+        self._runner.release(run)
+        if error is None:
+            self._stats.finished += 1
+            return
+        self._stats.failed += 1
+        logger.error("a mel chunk failed", exc_info=error)
+        self._fail(run, error if isinstance(error, GsvError) else _wrapped(error))
+
+    def _fail(self, run: FlowRun, error: BaseException) -> None:
+        try:
+            run.fail(error)
+        except Exception:
+            logger.exception("a caller's error callback failed")
+
+    def _count(self, batch: list[FlowRun]) -> None:
+        rows = sum(run.rows for run in batch)
+        longest = max(run.job.frames for run in batch)
+        self._stats.steps += 1
+        self._stats.rows += rows
+        self._stats.frames += sum(run.rows * run.job.frames for run in batch)
+        self._stats.padded_frames += rows * longest
+
+
+def _wrapped(error: Exception) -> GsvError:
+    wrapped = GsvError(f"flow matching failed: {error}")
+    wrapped.__cause__ = error
+    return wrapped
