@@ -6,7 +6,8 @@
     ├── Cancelled           the caller went away                    → CANCELLED
     ├── CheckpointError     a weight file is not what it should be
     ├── VoiceError          a voice folder is not what it should be
-    └── ConfigurationError  a config file or parameter is wrong
+    ├── ConfigurationError  a config file or parameter is wrong
+    └── ServerError         tritonserver can't start, or has ended
 
 A message says what was given, what is allowed and what to do: it crosses gRPC and is all that the
 user sees. Only ``serving/adapter.py`` knows Triton's codes.
@@ -46,3 +47,7 @@ class VoiceError(GsvError):
 
 class ConfigurationError(GsvError):
     """A config file or model parameter is missing, mistyped or out of range."""
+
+
+class ServerError(GsvError):
+    """tritonserver can't be started, does not get ready, or has ended by itself."""
