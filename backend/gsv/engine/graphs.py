@@ -66,7 +66,7 @@ class GraphedDecode:
 
     def _capture(self, rows: int, length: int) -> tuple[Any, Tensor]:
         # Libraries choose and allocate on the first call, which a capture must not see.
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             self._decode(rows, length)

@@ -98,24 +98,32 @@ class Lane:
             self._counters.tokens += one.healthy and not one.ended
 
     def _settle(self, sequences: Rows[Sequence]) -> None:
-        """Hand on what is due and free the rows of those that are over."""
+        """Free the rows of those that are over and hand on what is due, in this order.
+
+        Whoever hears of an end then finds the slot free.
+        """
+        self._free_rows()
         for sequence in sequences:
             self._hand_on(sequence)
+        self._free_rows()  # of those whose consumer raised
+
+    def _free_rows(self) -> None:
         with self._lock:
             moves = self.scheduler.retire()
         for move in moves:
             self.runner.move(move)
 
     def _hand_on(self, sequence: Sequence) -> None:
+        self._counters.finished += sequence.status is Status.FINISHED
+        self._counters.cancelled += sequence.status is Status.CANCELLED
+        self._counters.failed += sequence.status is Status.FAILED
         try:
             sequence.deliver()
         except Exception as error:
             # The consumer is at fault and not the engine: it is told once and not called again.
             logger.exception("a consumer of tokens raised; its sequence ends")
+            self._counters.failed += sequence.status is Status.RUNNING
             sequence.end(Status.FAILED, error)
-        self._counters.finished += sequence.status is Status.FINISHED
-        self._counters.cancelled += sequence.status is Status.CANCELLED
-        self._counters.failed += sequence.status is Status.FAILED
 
 
 def _fail(sequences: Rows[Sequence], action: str, cause: Exception) -> None:

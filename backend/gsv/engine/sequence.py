@@ -199,7 +199,8 @@ class Sequence:
     def deliver(self) -> None:
         """Hand on what is due: a full chunk, the rest at the end, or the error.
 
-        Raises whatever the callback raises, after telling it to ``on_error`` once.
+        Whoever has cancelled hears of tokens no more, only that it was cancelled. Raises whatever
+        the callback raises, after telling it to ``on_error`` once.
         """
         if self.error is not None:
             self._on_error(self.error)
@@ -207,7 +208,7 @@ class Sequence:
         last = self.status is Status.FINISHED
         due = len(self.tokens) - self._delivered
         chunk = self.request.chunk_tokens
-        if not (last or (chunk and due >= chunk)):
+        if not last and (self._cancelled or not chunk or due < chunk):
             return
         tokens = np.asarray(self.tokens[self._delivered :], dtype=np.int32)
         self._delivered = len(self.tokens)
