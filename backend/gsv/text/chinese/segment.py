@@ -1,0 +1,66 @@
+"""Words and their part-of-speech tags, from jieba."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import Any
+
+_LOADING = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A word and its tag in jieba's notation (``v``, ``n``, ``r`` …; marks have ``x`` or ``m``)."""
+
+    text: str
+    tag: str
+
+
+@cache
+def _tokenizer() -> Any:
+    """jieba's own default tokenizer, its dictionary loaded from the package.
+
+    Left to itself jieba loads on first use, by way of a cache file in the common temporary folder
+    and with log lines on stderr. Loading it here needs neither.
+    """
+    with _LOADING:
+        import jieba
+
+        if not jieba.dt.initialized:
+            jieba.dt.FREQ, jieba.dt.total = jieba.dt.gen_pfdict(jieba.dt.get_dict_file())
+            jieba.dt.initialized = True
+        return jieba.dt
+
+
+@cache
+def _tagger() -> Any:
+    _tokenizer()
+    with _LOADING:
+        from jieba import posseg
+
+        return posseg.dt
+
+
+def load() -> None:
+    """Read the dictionaries now rather than at the first sentence."""
+    _tagger()
+
+
+def cut(text: str) -> list[Word]:
+    """The words of a text without line breaks, tagged."""
+    return [Word(pair.word, pair.flag) for pair in _tagger().lcut(text)]
+
+
+@lru_cache(maxsize=65_536)
+def halves(word: str) -> tuple[str, str]:
+    """A word as its shortest dictionary sub-word and the rest, in their order; the rest may be "".
+
+    When the sub-word stands inside, the first half is the word less the sub-word's *length* at the
+    end, and the sub-word is taken as the second half: as upstream does, so that lengths add up.
+    """
+    shortest = min(_tokenizer().cut_for_search(word), key=len)
+    if word.startswith(shortest):
+        return shortest, word[len(shortest) :]
+    return word[: -len(shortest)], shortest
