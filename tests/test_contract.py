@@ -102,7 +102,9 @@ def test_the_ensemble_fits_its_steps() -> None:
         required = {n for n, i in inputs.items() if not i.optional}
         assert required <= set(step.input_map)
         assert set(step.output_map) <= {o.name for o in CONFIGS[name].output}
-        assert all(key == value for key, value in [*step.input_map.items(), *step.output_map.items()])
+        assert all(
+            key == value for key, value in [*step.input_map.items(), *step.output_map.items()]
+        )
 
 
 def test_the_pipeline_takes_what_the_public_model_hands_on() -> None:

@@ -1,14 +1,14 @@
 """The same stages in one process, without Triton: for tests, debugging and benchmarks.
 
-    >>> with Offline(Path("build/demo/model_repository")) as speaker:  # doctest: +SKIP
-    ...     audio, rate = speaker.say(text="Hello.", seed=1)
+>>> with Offline(Path("build/demo/model_repository")) as speaker:  # doctest: +SKIP
+...     audio, rate = speaker.say(text="Hello.", seed=1)
 """
 
 from __future__ import annotations
 
 import dataclasses
 import queue
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,6 +21,7 @@ from gsv.stages.reference_encoder import ReferenceEncoderStage
 from gsv.stages.semantic_gpt import SemanticGPTEngineStage, SemanticGPTStage
 from gsv.stages.sovits_v4 import SoVITSStage
 from gsv.stages.speech import PIPELINE, SpeechStage
+from gsv.stages.stream import SpeechStreamStage
 from gsv.stages.text_frontend import TextFrontendStage
 from gsv.stages.vocoder import VocoderStage
 
@@ -32,7 +33,9 @@ STAGES: dict[str, Any] = {
     "sovits_v4": SoVITSStage,
     "vocoder": VocoderStage,
     "gpt_sovits_v4": SpeechStage,
+    "gpt_sovits_v4_stream": SpeechStreamStage,
 }
+BRIDGED = (SemanticGPTStage, SpeechStage, SpeechStreamStage)
 # The steps of gpt_sovits_v4_pipeline in an order that satisfies them.
 PIPELINE_STEPS = ("text_frontend", "reference_encoder", "semantic_gpt", "sovits_v4", "vocoder")
 
@@ -53,12 +56,13 @@ class Offline:
         settings: dict[str, dict[str, str]] | None = None,
     ) -> None:
         self._stages: dict[str, Any] = {}
+        self._running: dict[tuple[str, str], Callable[[], None]] = {}
         voices = {"voice_folder": "../voices", "default_voice": "sample"}
         defaults = {"text_frontend": voices, "reference_encoder": voices}
         for name, kind in STAGES.items():
             place = Place(repository / name / "1", device)
             chosen = {**defaults.get(name, {}), **(settings or {}).get(name, {})}
-            bridge = (self.call,) if kind in (SpeechStage, SemanticGPTStage) else ()
+            bridge = (self,) if kind in BRIDGED else ()
             self._stages[name] = kind(place, kind.Settings.parse(chosen), *bridge)
 
     def __enter__(self) -> Offline:
@@ -80,15 +84,21 @@ class Offline:
     def say(self, **request: Any) -> tuple[NDArray[np.float32], int]:
         """One answer: samples and their rate. Keywords are the public tensors in lower case."""
         tensors = {name.upper(): value for name, value in request.items()}
-        (answer,) = self.call("gpt_sovits_v4", tensors, ["AUDIO", "SAMPLE_RATE"])
+        (answer,) = self("gpt_sovits_v4", tensors, ["AUDIO", "SAMPLE_RATE"])
         return answer["AUDIO"], answer["SAMPLE_RATE"]
 
-    def call(
-        self, model: str, tensors: Tensors, outputs: Sequence[str], *, decoupled: bool = False
+    def __call__(
+        self,
+        model: str,
+        tensors: Tensors,
+        outputs: Sequence[str],
+        *,
+        decoupled: bool = False,
+        job: str = "",
     ) -> Iterator[Tensors]:
-        """As :class:`gsv.stages.base.CallModel`, on the stages of this process."""
+        """As :class:`gsv.stages.calls.CallModel`, on the stages of this process."""
         if model == PIPELINE:
-            yield self._run_pipeline(tensors)
+            yield self._run_pipeline(tensors, job)
             return
         stage = self._stages[model]
         fields = {field.name for field in dataclasses.fields(stage.Request)}
@@ -102,13 +112,22 @@ class Offline:
             yield _tensors(answer)
             return
         waiting = _Waiting()
-        stage.submit(request, waiting)
-        yield from waiting.answers()
+        self._running[job, model] = stage.submit(request, waiting)
+        try:
+            yield from waiting.answers()
+        finally:
+            self._running.pop((job, model), None)
 
-    def _run_pipeline(self, tensors: Tensors) -> Tensors:
+    def cancel(self, model: str, job: str) -> None:
+        """Cancel the calls of ``model`` named ``job``."""
+        stop = self._running.get((job, model))
+        if stop is not None:
+            stop()
+
+    def _run_pipeline(self, tensors: Tensors, job: str) -> Tensors:
         known = dict(tensors)
         for step in PIPELINE_STEPS:
-            (answer,) = self.call(step, known, [])
+            (answer,) = self(step, known, [], job=job)
             known.update(answer)
         return known
 
@@ -126,6 +145,9 @@ class _Waiting:
     def send(self, result: Any, *, final: bool) -> None:
         self._queue.put((_tensors(result), final))
 
+    def finish(self) -> None:
+        self._queue.put((None, True))
+
     def fail(self, error: BaseException) -> None:
         self._queue.put((error, True))
 
@@ -135,4 +157,5 @@ class _Waiting:
             answer, final = self._queue.get()
             if isinstance(answer, BaseException):
                 raise answer
-            yield answer
+            if answer is not None:
+                yield answer

@@ -20,7 +20,7 @@ import triton_python_backend_utils as pb_utils
 
 from gsv.checkpoints.manifest import verify_manifest
 from gsv.errors import Cancelled, GsvError, InvalidRequest, Overloaded
-from gsv.serving.bls import call_model
+from gsv.serving.bls import CANCEL_PARAMETER, Bridge
 from gsv.stages.base import AsyncStage, BatchStage, Place
 
 CANCEL_CHECK_SECONDS = 0.05
@@ -225,6 +225,10 @@ class _Caller:
         """Send one response; the last one closes the sender."""
         self._send(write_response(result, self._model._outputs), final=final)
 
+    def finish(self) -> None:
+        """End a decoupled answer with an empty last message."""
+        self._send(None, final=True)
+
     def fail(self, error: BaseException) -> None:
         """End the caller's stream with an error."""
         self._model._log_failure(self, error)
@@ -240,7 +244,10 @@ class _Caller:
             if not self._open:
                 return
             self._open = not final
-            self._sender.send(response, flags=flags)
+            if response is None:
+                self._sender.send(flags=flags)
+            else:
+                self._sender.send(response, flags=flags)
         if final:
             self._model._forget(self)
 
@@ -267,6 +274,11 @@ class StreamingModel(_Model):
         """Hand every request to the stage; answers leave through its sender."""
         for request in requests:
             caller = _Caller(self, request)
+            job = json.loads(request.parameters() or "{}").get(CANCEL_PARAMETER)
+            if job is not None:
+                self._cancel_job(job)
+                caller.fail(Cancelled(f"job {job} is cancelled"))
+                continue
             with self._changed:
                 self._callers.add(caller)
                 self._changed.notify()
@@ -282,6 +294,13 @@ class StreamingModel(_Model):
             self._changed.notify()
         self._watch.join()
         super().finalize()
+
+    def _cancel_job(self, job: str) -> None:
+        with self._changed:
+            callers = [c for c in self._callers if c.request_id() == job]
+        for caller in callers:
+            if caller.cancel is not None:
+                caller.cancel()
 
     def _forget(self, caller: _Caller) -> None:
         with self._changed:
@@ -307,4 +326,4 @@ class BridgedModel(StreamingModel):
         pass
 
     def _build(self, place: Place, settings: Any) -> Any:
-        return self.stage(place, settings, call_model)
+        return self.stage(place, settings, Bridge())

@@ -10,25 +10,62 @@ import triton_python_backend_utils as pb_utils
 
 from gsv.errors import Cancelled, GsvError, InvalidRequest, Overloaded
 from gsv.stages.base import Tensors
+from gsv.stages.calls import empty_tensors
+from gsv.stages.semantic_gpt import SemanticGPTEngineStage, SemanticGPTStage
+from gsv.stages.sovits_v4 import SoVITSStage
 
 _NUMPY_TYPES: dict[type, Any] = {bool: np.bool_, int: np.int32, float: np.float32}
+# The models that can be told, and whether they are decoupled.
+CANCELLABLE: dict[str, tuple[Any, bool]] = {
+    "semantic_gpt": (SemanticGPTStage, False),
+    "semantic_gpt_engine": (SemanticGPTEngineStage, True),
+    "sovits_v4": (SoVITSStage, False),
+}
+CANCEL_PARAMETER = "cancel_job"
+
 _INT64_TENSORS = {"SEED"}
 
 
-def call_model(
-    model: str, tensors: Tensors, outputs: Sequence[str], *, decoupled: bool = False
-) -> Iterator[Tensors]:
-    """Call ``model`` and yield its responses, as :class:`gsv.stages.base.CallModel` says."""
-    request = pb_utils.InferenceRequest(
-        model_name=model,
-        inputs=[to_tensor(name, value) for name, value in tensors.items()],
-        requested_output_names=list(outputs),
-    )
-    responses = request.exec(decoupled=True) if decoupled else [request.exec()]
-    for response in responses:
-        _raise_error(response)
-        if response.output_tensors():  # a decoupled model's last response may carry none
-            yield _read(response)
+class Bridge:
+    """Models of the same server, as :class:`gsv.stages.calls.CallModel`."""
+
+    def __call__(
+        self,
+        model: str,
+        tensors: Tensors,
+        outputs: Sequence[str],
+        *,
+        decoupled: bool = False,
+        job: str = "",
+    ) -> Iterator[Tensors]:
+        """Call ``model`` and yield its responses."""
+        request = pb_utils.InferenceRequest(
+            model_name=model,
+            inputs=[to_tensor(name, value) for name, value in tensors.items()],
+            requested_output_names=list(outputs),
+            request_id=job,
+        )
+        responses = request.exec(decoupled=True) if decoupled else [request.exec()]
+        for response in responses:
+            _raise_error(response)
+            if response.output_tensors():  # a decoupled model's last response may carry none
+                yield _read(response)
+
+    def cancel(self, model: str, job: str) -> None:
+        """Send ``model`` a request that only says which calls to drop.
+
+        A call from one model to another is not cancelled with its parent, and Triton offers no
+        other way to tell the child.
+        """
+        stage, decoupled = CANCELLABLE[model]
+        request = pb_utils.InferenceRequest(
+            model_name=model,
+            inputs=[to_tensor(n, v) for n, v in empty_tensors(stage.Request).items()],
+            requested_output_names=[],
+            parameters={CANCEL_PARAMETER: job},
+        )
+        for _ in request.exec(decoupled=True) if decoupled else [request.exec()]:
+            pass
 
 
 def to_tensor(name: str, value: Any) -> Any:

@@ -9,7 +9,7 @@ stages on one GPU, as torch tensors.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -66,17 +66,6 @@ class Place:
         return self.folder.parent.parent
 
 
-class CallModel(Protocol):
-    """Calls a model of the same server by name; yields its responses, one if not decoupled.
-
-    Its error comes back as the exception that it was.
-    """
-
-    def __call__(
-        self, model: str, tensors: Tensors, outputs: Sequence[str], *, decoupled: bool = False
-    ) -> Iterator[Tensors]: ...
-
-
 class BatchStage(Protocol):
     """A stage that answers a batch at once; a bad request gets an error, the others answers."""
 
@@ -93,8 +82,17 @@ class BatchStage(Protocol):
 class Reply(Protocol):
     """The way back to one caller of an :class:`AsyncStage`."""
 
-    def send(self, result: Any, *, final: bool) -> None: ...
-    def fail(self, error: BaseException) -> None: ...
+    def send(self, result: Any, *, final: bool) -> None:
+        """One response; the ``final`` one ends the answer."""
+        ...
+
+    def finish(self) -> None:
+        """End an answer whose last response was not sent as the final one."""
+        ...
+
+    def fail(self, error: BaseException) -> None:
+        """End the answer with an error; without effect on one that has ended."""
+        ...
 
 
 class AsyncStage(Protocol):

@@ -21,10 +21,10 @@ from gsv.engine.engine import Engine, Handle
 from gsv.engine.sampling import SamplingParams
 from gsv.engine.sequence import SequenceRequest
 from gsv.errors import InvalidRequest
-from gsv.models.gpt import SemanticGPT
+from gsv.models.gpt import MAX_POSITIONS, SemanticGPT
 from gsv.options import DEFAULTS, check_range, check_seed, resolve_seed
+from gsv.precision import torch_dtype
 from gsv.stages.base import (
-    CallModel,
     Place,
     Reply,
     check_counts,
@@ -32,7 +32,7 @@ from gsv.stages.base import (
     split_by_counts,
 )
 from gsv.stages.base import Settings as BaseSettings
-from gsv.stages.bridge import CallPool
+from gsv.stages.calls import CallModel, CallPool, CallScope
 
 ENGINE = "semantic_gpt_engine"
 
@@ -118,15 +118,16 @@ class SemanticGPTEngineStage:
         self._engine = Engine(
             model,
             device=place.device,
-            dtype=settings.dtype,
+            dtype=torch_dtype(settings.dtype),
             slots=settings.slots,
             waiting_limit=settings.waiting,
+            max_length=MAX_POSITIONS,
         )
-        self._engine.start()
 
     def warm_up(self) -> None:
-        """Run the engine's own warm-up before the model reports ready."""
+        """Run the engine's own warm-up before the model reports ready, then start it."""
         self._engine.warm_up()
+        self._engine.start()
 
     def close(self) -> None:
         """Stop the engine; whoever still waits gets an error."""
@@ -238,8 +239,7 @@ class SemanticGPTStage:
     Settings = Settings
 
     def __init__(self, place: Place, settings: Settings, call: CallModel) -> None:
-        self._call = call
-        self._pool = CallPool("semantic", settings.concurrency, settings.waiting)
+        self._pool = CallPool("semantic", call, settings.concurrency, settings.waiting)
 
     def warm_up(self) -> None:
         """The engine warms itself up."""
@@ -251,11 +251,11 @@ class SemanticGPTStage:
     def submit(self, request: Request, reply: Reply) -> Callable[[], None]:
         """Ask the engine; the answer leaves when its last sentence is done."""
 
-        def work() -> None:
-            tensors = {f.name.upper(): getattr(request, f.name) for f in dataclasses.fields(Request)}
-            (answer,) = self._call(
-                ENGINE, tensors, ["TOKENS", "TOKEN_COUNTS"], decoupled=True
-            )
+        def work(scope: CallScope) -> None:
+            tensors = {
+                f.name.upper(): getattr(request, f.name) for f in dataclasses.fields(Request)
+            }
+            (answer,) = scope(ENGINE, tensors, ["TOKENS", "TOKEN_COUNTS"], decoupled=True)
             reply.send(Result(answer["TOKENS"], answer["TOKEN_COUNTS"]), final=True)
 
         return self._pool.submit(work, reply)

@@ -48,6 +48,11 @@ class Request:
     speed: float = DEFAULTS.speed
     sample_steps: int = DEFAULTS.sample_steps
     seed: int = DEFAULTS.seed
+    # For a stream, which makes one sentence in several requests:
+    first_sentence: int = 0  # index of the first sentence in the caller's whole text
+    first_frame: int = 0  # frames of the sentence that are made already
+    frame_count: int = 0  # frames to make from there on; 0 is all
+    past_mel: Array | None = None  # [100, frames] float32, log-mel, the last of those made
 
     def __post_init__(self) -> None:
         check_counts("TOKEN_COUNTS", self.token_counts, len(self.tokens), "TOKENS")
@@ -69,6 +74,14 @@ class Request:
         check_range("SPEED", self.speed)
         check_range("SAMPLE_STEPS", self.sample_steps)
         check_seed(self.seed)
+        if (self.token_counts < 1).any():
+            raise InvalidRequest.value(
+                "TOKEN_COUNTS", self.token_counts.tolist(), "at least one token a sentence"
+            )
+        if self.first_frame and (self.past_mel is None or len(self.token_counts) != 1):
+            raise InvalidRequest.value(
+                "FIRST_FRAME", self.first_frame, "0, or PAST_MEL and exactly one sentence with it"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,10 +139,47 @@ class SoVITSStage:
         seed = resolve_seed(request.seed)
         answer = _Answer(reply, self._engine, len(conditions))
         for index, condition in enumerate(conditions):
-            answer.start(
-                index, sentence_jobs(reference, condition, request.sample_steps, seed, index)
+            prompt, rest = self._after_past(request, reference, condition)
+            plan = sentence_jobs(
+                prompt,
+                rest,
+                request.sample_steps,
+                seed,
+                sentence=request.first_sentence + index,
+                first_frame=request.first_frame,
             )
+            answer.start(index, plan)
         return answer.cancel
+
+    def _after_past(
+        self, request: Request, reference: Reference, condition: Tensor
+    ) -> tuple[Reference, Tensor]:
+        """What the flow hears before the new frames, and the condition of those.
+
+        The reference first, then the sentence's own past, the last frames of both together as
+        many as the reference alone has: with chunks of that length it is upstream's sequential
+        mode.
+        """
+        first = request.first_frame
+        end = first + request.frame_count if request.frame_count else condition.shape[-1]
+        if first == 0 or request.past_mel is None:
+            return reference, condition[:, :end]
+        past = audio.normalize_mel(torch.as_tensor(request.past_mel, device=self._device))
+        if not past.shape[-1] <= first < condition.shape[-1]:
+            raise InvalidRequest.value(
+                "FIRST_FRAME",
+                first,
+                f"from the {past.shape[-1]} frames of PAST_MEL, below the sentence's "
+                f"{condition.shape[-1]}",
+            )
+        heard = Reference(
+            torch.cat([reference.condition, condition[:, first - past.shape[-1] : first]], dim=-1),
+            torch.cat([reference.mel, past], dim=-1),
+        )
+        limit = reference.frames
+        return Reference(heard.condition[:, -limit:], heard.mel[:, -limit:]), condition[
+            :, first:end
+        ]
 
     @torch.inference_mode()
     def _reference(self, request: Request) -> tuple[Tensor, Reference]:
@@ -144,9 +194,7 @@ class SoVITSStage:
         if key not in self._references:
             timbre = self._model.style(spectrum[None])
             phonemes = self._ids(request.prompt_phonemes)
-            condition, _ = self._model.condition(
-                tokens[None], None, phonemes[None], None, timbre
-            )
+            condition, _ = self._model.condition(tokens[None], None, phonemes[None], None, timbre)
             self._references[key] = (timbre, Reference.trimmed(condition[0], mel))
             while len(self._references) > self._cache_size:
                 self._references.popitem(last=False)
@@ -157,9 +205,7 @@ class SoVITSStage:
     def _conditions(self, request: Request, timbre: Tensor) -> list[Tensor]:
         """The condition [channels, frames] of each sentence, computed as one padded batch."""
         tokens = [self._ids(t) for t in split_by_counts(request.tokens, request.token_counts)]
-        phonemes = [
-            self._ids(p) for p in split_by_counts(request.phonemes, request.phoneme_counts)
-        ]
+        phonemes = [self._ids(p) for p in split_by_counts(request.phonemes, request.phoneme_counts)]
         rows, lengths = self._model.condition(
             pad_sequence(tokens, batch_first=True),
             _lengths(tokens),

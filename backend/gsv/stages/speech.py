@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,11 +25,13 @@ from gsv.options import (
     check_text,
     resolve_seed,
 )
-from gsv.stages.base import CallModel, Place, Reply, Tensors
+from gsv.stages.base import Place, Reply, Tensors
 from gsv.stages.base import Settings as BaseSettings
-from gsv.stages.bridge import CallPool
+from gsv.stages.calls import CallModel, CallPool, CallScope
 
 PIPELINE = "gpt_sovits_v4_pipeline"
+# Steps with a running batch, where a caller's departure saves work.
+CANCELLABLE_STEPS = ("semantic_gpt", "sovits_v4")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,8 +122,7 @@ class SpeechStage:
     Settings = Settings
 
     def __init__(self, place: Place, settings: Settings, call: CallModel) -> None:
-        self._call = call
-        self._pool = CallPool("speech", settings.concurrency, settings.waiting)
+        self._pool = CallPool("speech", call, settings.concurrency, settings.waiting)
 
     def warm_up(self) -> None:
         """The stages warm themselves up."""
@@ -132,14 +132,10 @@ class SpeechStage:
         self._pool.close()
 
     def submit(self, request: Request, reply: Reply) -> Callable[[], None]:
-        """Hand the request to the pipeline; nothing to cancel once it is inside."""
+        """Hand the request to the pipeline."""
 
-        def work() -> None:
-            (answer,) = self._call(PIPELINE, request.tensors(), ["AUDIO"])
-            reply.send(
-                Result(audio=answer["AUDIO"], sample_rate=request.sample_rate), final=True
-            )
+        def work(scope: CallScope) -> None:
+            answer = scope.one(PIPELINE, request.tensors(), ["AUDIO"], inside=CANCELLABLE_STEPS)
+            reply.send(Result(answer["AUDIO"], request.sample_rate), final=True)
 
         return self._pool.submit(work, reply)
-
-

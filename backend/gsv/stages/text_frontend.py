@@ -111,18 +111,14 @@ class TextFrontendStage:
                 analysed.append((self._sentences(request), self._prompt(request)))
             except GsvError as error:
                 analysed.append(error)
-        features = self._features(
-            [a for a in analysed if not isinstance(a, GsvError)]
-        )
+        features = self._features([a for a in analysed if not isinstance(a, GsvError)])
         return [
             a if isinstance(a, GsvError) else _pack(r, *a, features)
             for r, a in zip(requests, analysed, strict=True)
         ]
 
     def _sentences(self, request: Request) -> list[Sentence]:
-        sentences = self._frontend.analyze(
-            request.text, request.language, request.split_method
-        )
+        sentences = self._frontend.analyze(request.text, request.language, request.split_method)
         if not sentences:
             raise InvalidRequest.value("TEXT", request.text, "text with something to speak")
         return sentences
@@ -192,9 +188,7 @@ def _bert_table(
     return np.concatenate(tables), np.concatenate(rows) if rows else empty
 
 
-def expand_bert(
-    features: NDArray[np.float32], rows: NDArray[np.int32]
-) -> NDArray[np.float32]:
+def expand_bert(features: NDArray[np.float32], rows: NDArray[np.int32]) -> NDArray[np.float32]:
     """One feature row a phoneme: [r, 1024] and [n] → [n, 1024]."""
     return features[rows]
 
@@ -222,5 +216,3 @@ def describe(sentences: Sequence[Sentence]) -> dict[str, Any]:
             for s in sentences
         ]
     }
-
-

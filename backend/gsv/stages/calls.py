@@ -1,0 +1,164 @@
+"""Calls from one stage to others: threads that wait for them, and a way to call them all off."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+import numpy as np
+
+from gsv.constants import BERT_DIM, MEL_CHANNELS, STYLE_BINS
+from gsv.errors import Cancelled, Overloaded
+from gsv.stages.base import Reply, Tensors
+
+
+class CallModel(Protocol):
+    """The models of one server, called by name; ``serving/bls.py`` or ``offline.py``."""
+
+    def __call__(
+        self,
+        model: str,
+        tensors: Tensors,
+        outputs: Sequence[str],
+        *,
+        decoupled: bool = False,
+        job: str = "",
+    ) -> Iterator[Tensors]:
+        """Yield the model's responses, one if it is not decoupled.
+
+        Its error comes back as the exception that it was. ``job`` names the call, so that it can
+        be cancelled; an ensemble hands the name on to its steps.
+        """
+        ...
+
+    def cancel(self, model: str, job: str) -> None:
+        """Tell ``model`` that nobody waits for the calls named ``job`` any more."""
+        ...
+
+
+class CallScope:
+    """All calls on behalf of one caller; when the caller leaves, every call under way is told."""
+
+    def __init__(self, call: CallModel) -> None:
+        self._call = call
+        self._live: dict[str, tuple[str, ...]] = {}
+        self._lock = threading.Lock()
+        self.cancelled = threading.Event()
+
+    def __call__(
+        self,
+        model: str,
+        tensors: Tensors,
+        outputs: Sequence[str],
+        *,
+        decoupled: bool = False,
+        inside: tuple[str, ...] = (),
+    ) -> Iterator[Tensors]:
+        """As :class:`CallModel`; ``inside`` names the steps of an ensemble that can be cancelled.
+
+        A generator that is closed early cancels its call.
+        """
+        job = uuid.uuid4().hex
+        with self._lock:
+            if self.cancelled.is_set():
+                raise Cancelled("the caller went away")
+            self._live[job] = inside or (model,)
+        finished = False
+        try:
+            yield from self._call(model, tensors, outputs, decoupled=decoupled, job=job)
+            finished = True
+        finally:
+            with self._lock:
+                models = self._live.pop(job)
+            if not finished:
+                self._tell(job, models)
+
+    def one(self, model: str, tensors: Tensors, outputs: Sequence[str], **options: Any) -> Tensors:
+        """The single response of a model that is not decoupled."""
+        (answer,) = self(model, tensors, outputs, **options)
+        return answer
+
+    def cancel(self) -> None:
+        """Call off everything under way; later calls raise Cancelled."""
+        with self._lock:
+            self.cancelled.set()
+            live = dict(self._live)
+        for job, models in live.items():
+            self._tell(job, models)
+
+    def _tell(self, job: str, models: tuple[str, ...]) -> None:
+        for model in models:
+            self._call.cancel(model, job)
+
+
+class CallPool:
+    """Threads for work that waits on calls; refuses at once what the line cannot take."""
+
+    def __init__(self, name: str, call: CallModel, threads: int, waiting: int) -> None:
+        self._call = call
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._limit = threads + waiting
+        self._inside = 0
+        self._lock = threading.Lock()
+
+    def submit(self, work: Callable[[CallScope], None], reply: Reply) -> Callable[[], None]:
+        """Run ``work`` on a thread; its errors go to ``reply``. Returns what cancels it.
+
+        Raises:
+            Overloaded: all threads are busy and the line is full.
+        """
+        with self._lock:
+            if self._inside >= self._limit:
+                raise Overloaded(
+                    f"{self._inside} requests are inside and the line is full; try again later"
+                )
+            self._inside += 1
+        scope = CallScope(self._call)
+        future = self._pool.submit(self._run, work, scope, reply)
+        future.add_done_callback(lambda _: self._leave())
+
+        def cancel() -> None:
+            if future.cancel():
+                reply.fail(Cancelled("the caller went away"))
+            else:
+                scope.cancel()
+
+        return cancel
+
+    def close(self) -> None:
+        """Drop what waits, wait for what runs."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _run(self, work: Callable[[CallScope], None], scope: CallScope, reply: Reply) -> None:
+        try:
+            work(scope)
+        except BaseException as error:
+            reply.fail(error)
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+
+
+_EMPTY_SHAPES = {
+    "bert_features": (0, BERT_DIM),
+    "prompt_bert_features": (0, BERT_DIM),
+    "reference_spectrum": (STYLE_BINS, 0),
+    "reference_mel": (MEL_CHANNELS, 0),
+}
+
+
+def empty_tensors(request: type[Any]) -> Tensors:
+    """The required arrays of a request type, with nothing in them: the body of a cancellation."""
+    return {
+        field.name.upper(): np.zeros(
+            _EMPTY_SHAPES.get(field.name, (0,)),
+            np.float32 if field.name in _EMPTY_SHAPES else np.int32,
+        )
+        for field in dataclasses.fields(request)
+        if field.default is dataclasses.MISSING
+    }

@@ -1,0 +1,373 @@
+"""gpt_sovits_v4_stream: the request of gpt_sovits_v4, answered in chunks while it is being made.
+
+The semantic GPT writes a sentence; as soon as enough tokens stand, flow and vocoder make audio of
+them. A chunk hears the reference and the sentence's own past before it and a few tokens of its
+future; its end fades into the next chunk's beginning on the mel, and the vocoder runs over the
+joined mel with all the context that its samples depend on, so the wave has no seams.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gsv import audio
+from gsv.config import VocoderConfig
+from gsv.constants import FLOW_REFERENCE_MAX, MEL_CHANNELS, OUTPUT_RATE, SAMPLES_PER_FRAME
+from gsv.engine.chunk_plan import ChunkPlan
+from gsv.engine.vocoding import MelStream
+from gsv.models.vocoder import context_frames
+from gsv.stages import speech
+from gsv.stages.base import Place, Reply, Tensors, split_by_counts
+from gsv.stages.base import Settings as BaseSettings
+from gsv.stages.calls import CallModel, CallPool, CallScope
+
+Mel = NDArray[np.float32]
+Wave = NDArray[np.float32]
+Request = speech.Request
+TEXT_INPUTS = (
+    "TEXT", "LANGUAGE", "SPLIT_METHOD", "PAUSE_SECONDS", "VOICE", "REFERENCE_TEXT",
+    "REFERENCE_LANGUAGE",
+)  # fmt: skip
+TEXT_OUTPUTS = (
+    "PHONEMES", "PHONEME_COUNTS", "BERT_FEATURES", "BERT_ROWS", "PAUSES", "PROMPT_PHONEMES",
+    "PROMPT_BERT_FEATURES", "PROMPT_BERT_ROWS",
+)  # fmt: skip
+REFERENCE_INPUTS = ("VOICE", "REFERENCE_AUDIO", "REFERENCE_SAMPLE_RATE")
+REFERENCE_OUTPUTS = ("PROMPT_TOKENS", "REFERENCE_SPECTRUM", "REFERENCE_MEL")
+PROMPT_TENSORS = (
+    "PROMPT_PHONEMES", "PROMPT_BERT_FEATURES", "PROMPT_BERT_ROWS", "PROMPT_TOKENS",
+)  # fmt: skip
+# Tokens in one response of the engine: small enough that a chunk never waits for the next one.
+CHUNK_TOKENS = 4
+SENTENCES_AHEAD = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """One chunk of the answer; chunks come in order."""
+
+    audio: Wave  # [samples], mono, -1 to 1
+    sample_rate: int
+    sentence_index: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(BaseSettings):
+    """Parameters of the model."""
+
+    concurrency: int = 64  # streams at once
+    waiting: int = 256  # requests that may wait; one more is refused
+    first_chunk_seconds: float = 0.5  # 0: every sentence in one chunk
+    largest_chunk_seconds: float = 4.0
+
+
+class SpeechStreamStage:
+    """One thread of a pool for each stream."""
+
+    Request = Request
+    Result = Result
+    Settings = Settings
+
+    def __init__(self, place: Place, settings: Settings, call: CallModel) -> None:
+        self._pool = CallPool("stream", call, settings.concurrency, settings.waiting)
+        self._plan = ChunkPlan.seconds(settings.first_chunk_seconds, settings.largest_chunk_seconds)
+
+    def warm_up(self) -> None:
+        """The stages warm themselves up."""
+
+    def close(self) -> None:
+        """Wait for streams under way."""
+        self._pool.close()
+
+    def submit(self, request: Request, reply: Reply) -> Callable[[], None]:
+        """Start the stream; it ends with the reply's end or with its error."""
+
+        def work(scope: CallScope) -> None:
+            for chunk in synthesize(request, scope, self._plan):
+                reply.send(chunk, final=False)
+            reply.finish()
+
+        return self._pool.submit(work, reply)
+
+
+def synthesize(
+    request: Request,
+    call: CallScope,
+    plan: ChunkPlan,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Result]:
+    """The chunks of one answer, in order.
+
+    Args:
+        request: checked already.
+        call: the other models.
+        plan: how sentences are cut.
+        clock: seconds, to estimate what the listener has left to play.
+    """
+    speech_tensors = _Shared.gather(request, call)
+    feed = TokenFeed(call, speech_tensors.engine_requests())
+    player = _Player(clock)
+    finished = False
+    try:
+        feed.start()
+        if speech_tensors.pauses[0] > 0:
+            yield player.sent(
+                audio.silence(speech_tensors.pauses[0], request.sample_rate), request, 0
+            )
+        for index in range(speech_tensors.sentences):
+            resampler = audio.StreamResampler(OUTPUT_RATE, request.sample_rate)
+            for wave, last in _speak_sentence(index, speech_tensors, call, feed, plan, player):
+                samples = np.clip(resampler.push(wave, last=last), -1.0, 1.0)
+                if last:
+                    pause = float(speech_tensors.pauses[index + 1])
+                    samples = np.concatenate([samples, audio.silence(pause, request.sample_rate)])
+                if len(samples):
+                    yield player.sent(samples, request, index)
+        finished = True
+    finally:
+        if not finished:
+            call.cancel()
+        feed.join()
+
+
+class _Player:
+    """What a listener who plays from the first chunk on has left."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._started: float | None = None
+        self._sent_seconds = 0.0
+        self.previous_frames = 0  # of the last chunk made, in this answer
+
+    def sent(self, samples: Wave, request: Request, sentence: int) -> Result:
+        """Count a chunk that is about to leave."""
+        if self._started is None:
+            self._started = self._clock()
+        self._sent_seconds += len(samples) / request.sample_rate
+        return Result(samples, request.sample_rate, sentence)
+
+    @property
+    def buffered(self) -> float:
+        """Seconds sent and not played yet."""
+        if self._started is None:
+            return 0.0
+        return max(0.0, self._sent_seconds - (self._clock() - self._started))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shared:
+    """The text and the reference of one answer, as the generators want them."""
+
+    request: Request
+    seed: int
+    phonemes: list[NDArray[np.int32]]  # of each sentence
+    bert_rows: list[NDArray[np.int32]]
+    bert_features: NDArray[np.float32]
+    pauses: NDArray[np.float32]
+    prompt: Tensors  # PROMPT_PHONEMES, PROMPT_BERT_FEATURES, PROMPT_BERT_ROWS, PROMPT_TOKENS
+    reference: Tensors  # REFERENCE_SPECTRUM, REFERENCE_MEL
+
+    @classmethod
+    def gather(cls, request: Request, call: CallScope) -> _Shared:
+        """Ask the text frontend and the reference encoder."""
+        given = request.tensors()
+        text = call.one("text_frontend", _pick(given, TEXT_INPUTS), TEXT_OUTPUTS)
+        heard = call.one("reference_encoder", _pick(given, REFERENCE_INPUTS), REFERENCE_OUTPUTS)
+        counts = text["PHONEME_COUNTS"]
+        return cls(
+            request=request,
+            seed=given["SEED"],
+            phonemes=split_by_counts(text["PHONEMES"], counts),
+            bert_rows=split_by_counts(text["BERT_ROWS"], counts),
+            bert_features=text["BERT_FEATURES"],
+            pauses=text["PAUSES"],
+            prompt=_pick({**text, **heard}, PROMPT_TENSORS),
+            reference=_pick(heard, ("REFERENCE_SPECTRUM", "REFERENCE_MEL")),
+        )
+
+    @property
+    def sentences(self) -> int:
+        return len(self.phonemes)
+
+    def engine_requests(self) -> list[Tensors]:
+        """One request to the semantic GPT's engine a sentence, with its own BERT rows only."""
+        sampling = ("TOP_K", "TOP_P", "TEMPERATURE", "REPETITION_PENALTY")
+        requests = []
+        for index, (phonemes, rows) in enumerate(zip(self.phonemes, self.bert_rows, strict=True)):
+            used, own_rows = np.unique(rows, return_inverse=True)
+            requests.append(
+                {
+                    "PHONEMES": phonemes,
+                    "PHONEME_COUNTS": np.array([len(phonemes)], np.int32),
+                    "BERT_FEATURES": self.bert_features[used],
+                    "BERT_ROWS": own_rows.astype(np.int32),
+                    **self.prompt,
+                    **{name: getattr(self.request, name.lower()) for name in sampling},
+                    "SEED": self.seed,
+                    "CHUNK_TOKENS": CHUNK_TOKENS,
+                    "FIRST_SENTENCE": index,
+                }
+            )
+        return requests
+
+    def mel_request(
+        self, index: int, tokens: NDArray[np.int32], first_frame: int, frames: int, past: Mel
+    ) -> Tensors:
+        """The request to sovits_v4 for ``frames`` frames (0: all) from ``first_frame`` on."""
+        phonemes = self.phonemes[index]
+        tensors = {
+            "TOKENS": tokens,
+            "TOKEN_COUNTS": np.array([len(tokens)], np.int32),
+            "PHONEMES": phonemes,
+            "PHONEME_COUNTS": np.array([len(phonemes)], np.int32),
+            **_pick(self.prompt, ("PROMPT_TOKENS", "PROMPT_PHONEMES")),
+            **self.reference,
+            "SPEED": self.request.speed,
+            "SAMPLE_STEPS": self.request.sample_steps,
+            "SEED": self.seed,
+            "FIRST_SENTENCE": index,
+            "FIRST_FRAME": first_frame,
+            "FRAME_COUNT": frames,
+        }
+        return {**tensors, "PAST_MEL": past} if first_frame else tensors
+
+
+def _speak_sentence(
+    index: int,
+    shared: _Shared,
+    call: CallScope,
+    feed: TokenFeed,
+    plan: ChunkPlan,
+    player: _Player,
+) -> Iterator[tuple[Wave, bool]]:
+    """Waves at 48 kHz of one sentence, and whether each is its last."""
+    mels = MelStream(context_frames(VocoderConfig()))
+    past: Mel = np.zeros((MEL_CHANNELS, 0), np.float32)
+    fading: Mel = past  # the last chunk's own version of the frames that come next
+    made, last = 0, False
+    while not last:
+        wanted = 0 if plan.whole_sentences else plan.size(player.buffered, player.previous_frames)
+        tokens, last = feed.wait(index, made, wanted, plan, shared.request.speed)
+        count = 0 if last else wanted + plan.look_ahead
+        answer = call.one(
+            "sovits_v4", shared.mel_request(index, tokens, made, count, past), ["MEL"]
+        )
+        mel = _fade(fading, answer["MEL"])
+        if not last:
+            mel, fading = mel[:, :wanted], mel[:, wanted : wanted + plan.blend]
+        made += mel.shape[1]
+        player.previous_frames = mel.shape[1]
+        past = np.concatenate([past, mel], axis=1)[:, -FLOW_REFERENCE_MAX:]
+        yield _vocode(mels, mel, last, call), last
+
+
+def _fade(fading: Mel, mel: Mel) -> Mel:
+    """Let the first frames of ``mel`` come in over the frames that were foreseen for them."""
+    frames = min(fading.shape[1], mel.shape[1])
+    if frames == 0:
+        return mel
+    weight = (np.arange(frames, dtype=np.float32) + 1) / (frames + 1)
+    joined = weight * mel[:, :frames] + (1 - weight) * fading[:, :frames]
+    return np.concatenate([joined, mel[:, frames:]], axis=1)
+
+
+def _vocode(mels: MelStream, mel: Mel, last: bool, call: CallScope) -> Wave:
+    """The samples that can be made for good, now that ``mel`` is known."""
+    window = mels.push(torch.from_numpy(mel), last=last)
+    if window is None:
+        return np.zeros(0, np.float32)
+    frames, first, end = window
+    request = {
+        "MEL": frames.numpy(),
+        "MEL_COUNTS": np.array([frames.shape[1]], np.int32),
+    }
+    wave: Wave = call.one("vocoder", request, ["AUDIO"])["AUDIO"]
+    return wave[first * SAMPLES_PER_FRAME : end * SAMPLES_PER_FRAME]
+
+
+class TokenFeed:
+    """Runs the engine ahead of the listener, sentence by sentence, on a thread of its own."""
+
+    def __init__(self, call: CallScope, requests: list[Tensors]) -> None:
+        self._call = call
+        self._requests = requests
+        self._tokens: list[list[NDArray[np.int32]]] = [[] for _ in requests]
+        self._ended = [False] * len(requests)
+        self._heard = 0  # the sentence that the consumer is at
+        self._error: BaseException | None = None
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="token-feed", daemon=True)
+
+    def start(self) -> None:
+        """Begin with the first sentence."""
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait for the thread; after a cancelled scope it ends at once."""
+        with self._changed:
+            self._heard = len(self._requests)
+            self._changed.notify_all()
+        self._thread.join()
+
+    def wait(
+        self, sentence: int, made: int, wanted: int, plan: ChunkPlan, speed: float
+    ) -> tuple[NDArray[np.int32], bool]:
+        """The tokens so far, once they suffice for ``wanted`` more frames or the sentence is over.
+
+        Returns:
+            Tokens [n], and whether the chunk is the sentence's last: all tokens are written and
+            what is left is hardly more than one chunk.
+        """
+        needed = plan.tokens_needed(made + wanted, speed)
+        with self._changed:
+            self._heard = max(self._heard, sentence)
+            self._changed.notify_all()
+            self._changed.wait_for(
+                lambda: (
+                    self._error is not None
+                    or self._ended[sentence]
+                    or (not plan.whole_sentences and self._count(sentence) >= needed)
+                )
+            )
+            if self._error is not None:
+                raise self._error
+            tokens = np.concatenate(self._tokens[sentence])
+            rest = plan.tokens_needed(made + wanted + wanted // 2, speed)
+            last = self._ended[sentence] and (plan.whole_sentences or len(tokens) <= rest)
+            return tokens, last
+
+    def _count(self, sentence: int) -> int:
+        return sum(len(portion) for portion in self._tokens[sentence])
+
+    def _run(self) -> None:
+        try:
+            for sentence, request in enumerate(self._requests):
+                with self._changed:
+                    self._changed.wait_for(lambda s=sentence: s <= self._heard + SENTENCES_AHEAD)
+                self._write(sentence, request)
+        except BaseException as error:
+            with self._changed:
+                self._error = error
+                self._changed.notify_all()
+
+    def _write(self, sentence: int, request: Tensors) -> None:
+        for answer in self._call(
+            "semantic_gpt_engine", request, ["TOKENS", "TOKEN_COUNTS"], decoupled=True
+        ):
+            with self._changed:
+                self._tokens[sentence].append(answer["TOKENS"])
+                self._changed.notify_all()
+        with self._changed:
+            self._ended[sentence] = True
+            self._changed.notify_all()
+
+
+def _pick(tensors: Tensors, names: tuple[str, ...]) -> Tensors:
+    return {name: tensors[name] for name in names if name in tensors}

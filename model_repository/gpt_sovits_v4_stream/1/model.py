@@ -1,0 +1,8 @@
+"""gpt_sovits_v4_stream: one request, audio in chunks. The work is in gsv.stages.stream."""
+
+from gsv.serving.adapter import BridgedModel
+from gsv.stages.stream import SpeechStreamStage
+
+
+class TritonPythonModel(BridgedModel):
+    stage = SpeechStreamStage
