@@ -1,0 +1,181 @@
+"""The stream's orchestration over fake models whose answers can be followed frame by frame."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pytest
+
+from gsv.engine.chunk_plan import ChunkPlan
+from gsv.errors import Cancelled, GsvError
+from gsv.stages.base import Tensors
+from gsv.stages.calls import CallScope
+from gsv.stages.speech import Request
+from gsv.stages.stream import Result, synthesize
+
+TOKENS = (60, 13, 131)  # of the three sentences
+REFERENCE_FRAMES = 70
+
+
+class FakeModels:
+    """Every mel frame carries its sentence and number; the vocoder repeats it 480 times."""
+
+    def __init__(self) -> None:
+        self.mel_requests: list[Tensors] = []
+        self.cancelled: list[str] = []
+        self.fail_at: int | None = None  # the mel request that breaks
+        self.running = 0
+
+    def __call__(
+        self,
+        model: str,
+        tensors: Tensors,
+        outputs: Sequence[str],
+        *,
+        decoupled: bool = False,
+        job: str = "",
+    ) -> Iterator[Tensors]:
+        yield from getattr(self, model)(tensors)
+
+    def cancel(self, model: str, job: str) -> None:
+        self.cancelled.append(model)
+
+    def text_frontend(self, tensors: Tensors) -> Iterator[Tensors]:
+        counts = np.array([5, 6, 7], np.int32)
+        yield {
+            "PHONEMES": np.arange(18, dtype=np.int32),
+            "PHONEME_COUNTS": counts,
+            "BERT_FEATURES": np.zeros((1, 1024), np.float32),
+            "BERT_ROWS": np.zeros(18, np.int32),
+            "PAUSES": np.array([0.25, 0.1, 0.2, 0.3], np.float32),
+            "PROMPT_PHONEMES": np.arange(4, dtype=np.int32),
+            "PROMPT_BERT_FEATURES": np.zeros((1, 1024), np.float32),
+            "PROMPT_BERT_ROWS": np.zeros(4, np.int32),
+        }
+
+    def reference_encoder(self, tensors: Tensors) -> Iterator[Tensors]:
+        yield {
+            "PROMPT_TOKENS": np.arange(30, dtype=np.int32),
+            "REFERENCE_SPECTRUM": np.zeros((704, 35), np.float32),
+            "REFERENCE_MEL": np.zeros((100, REFERENCE_FRAMES), np.float32),
+        }
+
+    def semantic_gpt_engine(self, tensors: Tensors) -> Iterator[Tensors]:
+        self.running += 1
+        try:
+            total, step = TOKENS[tensors["FIRST_SENTENCE"]], tensors["CHUNK_TOKENS"]
+            for start in range(0, total, step):
+                portion = np.arange(start, min(start + step, total), dtype=np.int32)
+                yield {"TOKENS": portion, "TOKEN_COUNTS": np.array([len(portion)], np.int32)}
+        finally:
+            self.running -= 1
+
+    def sovits_v4(self, tensors: Tensors) -> Iterator[Tensors]:
+        if self.fail_at == len(self.mel_requests):
+            raise GsvError("the flow broke")
+        self.mel_requests.append(tensors)
+        first, count = tensors["FIRST_FRAME"], tensors["FRAME_COUNT"]
+        total = 4 * len(tensors["TOKENS"])
+        end = first + count if count else total
+        assert end <= total, "more frames asked for than tokens were written"
+        frames = np.arange(first, end, dtype=np.float32) + 1000 * tensors["FIRST_SENTENCE"]
+        yield {"MEL": np.tile(frames * 1e-4, (100, 1)).astype(np.float32)}
+
+    def vocoder(self, tensors: Tensors) -> Iterator[Tensors]:
+        yield {"AUDIO": np.repeat(tensors["MEL"][0], 480).astype(np.float32)}
+
+
+def run(models: FakeModels, plan: ChunkPlan, **options: float) -> list[Result]:
+    """All chunks, with a listener whose clock stands still."""
+    request = Request(text="Three sentences.", seed=5, **options)
+    return list(synthesize(request, CallScope(models), plan, clock=lambda: 0.0))
+
+
+def expected() -> np.ndarray:
+    """The whole answer: pauses, and every frame of every sentence in order."""
+    parts = [np.zeros(12_000)]
+    for index, (tokens, pause) in enumerate(zip(TOKENS, (0.1, 0.2, 0.3), strict=True)):
+        parts.append(np.repeat((np.arange(4 * tokens) + 1000 * index) * 1e-4, 480))
+        parts.append(np.zeros(round(pause * 48_000)))
+    return np.concatenate(parts).astype(np.float32)
+
+
+@pytest.mark.parametrize("first", [0, 10, 50, 75, 1000])
+def test_every_frame_comes_once_and_in_order(first: int) -> None:
+    chunks = run(FakeModels(), ChunkPlan(first=first))
+    audio = np.concatenate([chunk.audio for chunk in chunks])
+    np.testing.assert_allclose(audio, expected(), atol=1e-6)
+    sentences = [chunk.sentence_index for chunk in chunks]
+    assert sentences == sorted(sentences)
+    assert set(sentences) == {0, 1, 2}
+
+
+def test_whole_sentences_are_asked_for_as_the_unary_model_does() -> None:
+    models = FakeModels()
+    run(models, ChunkPlan(first=0))
+    assert len(models.mel_requests) == len(TOKENS)
+    for request, tokens in zip(models.mel_requests, TOKENS, strict=True):
+        assert len(request["TOKENS"]) == tokens
+        assert request["FIRST_FRAME"] == request["FRAME_COUNT"] == 0
+        assert "PAST_MEL" not in request
+
+
+def test_later_chunks_hear_their_own_past() -> None:
+    models = FakeModels()
+    run(models, ChunkPlan(first=20))
+    later = [r for r in models.mel_requests if r["FIRST_FRAME"]]
+    assert later
+    for request in later:
+        first = request["FIRST_FRAME"]
+        past = request["PAST_MEL"][0] / 1e-4 - 1000 * request["FIRST_SENTENCE"]
+        np.testing.assert_allclose(past, np.arange(max(0, first - 500), first), atol=1e-2)
+
+
+def test_the_first_chunk_is_short_and_chunks_grow_with_the_buffer() -> None:
+    chunks = run(FakeModels(), ChunkPlan(first=20, largest=200))
+    sizes = [len(c.audio) for c in chunks if c.sentence_index == 2]
+    assert chunks[1].audio.size <= 20 * 480
+    assert sizes == sorted(sizes) or sizes[-1] < sizes[-2]
+    assert max(sizes) <= (200 + 100) * 480 + 0.3 * 48_000
+
+
+def test_a_failure_ends_the_stream_with_its_error_and_stops_the_engine() -> None:
+    models = FakeModels()
+    models.fail_at = 2
+    with pytest.raises(GsvError, match="the flow broke"):
+        run(models, ChunkPlan(first=20))
+    assert models.running == 0
+
+
+def test_cancelling_ends_the_stream_and_its_thread() -> None:
+    models = FakeModels()
+    scope = CallScope(models)
+    stream = synthesize(Request(text="x", seed=1), scope, ChunkPlan(first=20))
+    next(stream)
+    next(stream)
+    scope.cancel()
+    with pytest.raises(Cancelled):
+        list(stream)
+    assert models.running == 0
+    assert not [t for t in threading.enumerate() if t.name == "token-feed"]
+
+
+def test_a_listener_that_closes_the_stream_leaves_nothing_behind() -> None:
+    models = FakeModels()
+    stream = synthesize(Request(text="x", seed=1), CallScope(models), ChunkPlan(first=20))
+    next(stream)
+    stream.close()
+    assert models.running == 0
+    assert not [t for t in threading.enumerate() if t.name == "token-feed"]
+
+
+def test_other_rates_resample_the_stream_without_seams() -> None:
+    whole = run(FakeModels(), ChunkPlan(first=0), sample_rate=16_000)
+    cut = run(FakeModels(), ChunkPlan(first=20), sample_rate=16_000)
+    np.testing.assert_allclose(
+        np.concatenate([c.audio for c in cut]),
+        np.concatenate([c.audio for c in whole]),
+        atol=2e-4,
+    )
