@@ -1,0 +1,1 @@
+"""Commands that come with the backend; `gsv` finds them by the entry points `gsv.commands`."""

@@ -1,0 +1,182 @@
+"""``gsv serve``: Triton on a prepared repository, watched, until it is told to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import secrets
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any
+
+import click
+
+from gsv.errors import Cancelled, GsvError
+from gsv.serving.launcher import EmbeddedServer, ServerOptions
+from gsv.serving.supervisor import RecoveryPolicy, Supervisor
+
+EPILOG = """\b
+Examples:
+  gsv serve build/demo/model_repository
+  gsv serve models --http-port 0 --grpc-port 0 --metrics-port 0
+  gsv serve models --host 0.0.0.0 --log-file triton.log
+  gsv serve models --tritonserver /opt/tritonserver/bin/tritonserver -- --log-verbose=1
+"""
+
+port_type = click.IntRange(0, 65535)
+
+
+@click.command(epilog=EPILOG)
+@click.argument("repository", type=click.Path(path_type=Path))
+@click.argument("triton_options", nargs=-1, type=click.UNPROCESSED)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--http-port", default=8000, show_default=True, type=port_type, help="0: any.")
+@click.option("--grpc-port", default=8001, show_default=True, type=port_type, help="0: any.")
+@click.option("--metrics-port", default=8002, show_default=True, type=port_type, help="0: any.")
+@click.option(
+    "--tritonserver",
+    type=click.Path(path_type=Path),
+    help="An installed tritonserver in place of the embedded one.",
+)
+@click.option(
+    "--ready-timeout",
+    default=600.0,
+    show_default=True,
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds that loading may take.",
+)
+@click.option(
+    "--exit-timeout",
+    default=30,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Seconds that requests under way may take when the server stops.",
+)
+@click.option(
+    "--recoveries",
+    default=5,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Times in ten minutes that a model whose process died is loaded again; then exit 1.",
+)
+@click.option(
+    "--control-key",
+    envvar="GSV_CONTROL_KEY",
+    help="Key that others must send (header gsv-control-key) to list, load and unload models. "
+    "Without it: nobody is asked on a loopback address, and a random key is made on any other.",
+)
+@click.option(
+    "--log-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Append Triton's whole log to this file.",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Show Triton's whole log.")
+def serve(
+    repository: Path,
+    triton_options: tuple[str, ...],
+    recoveries: int,
+    control_key: str | None,
+    log_file: Path | None,
+    verbose: bool,
+    **options: Any,
+) -> None:
+    """Serve the model REPOSITORY that "gsv prepare" made, until Ctrl-C or SIGTERM.
+
+    Waits until all models are ready, loads a model again whose process died, and leaves nothing
+    behind. What follows "--" goes to tritonserver as it is. A second Ctrl-C stops at once.
+    """
+    if control_key is None:
+        control_key = "" if is_loopback(options["host"]) else secrets.token_urlsafe(16)
+    settings = ServerOptions(control_key=control_key, extra=triton_options, **options)
+    try:
+        with _opened(log_file) as file:
+            show = LogView(file, verbose)
+            server = EmbeddedServer(repository, settings, on_line=show, on_ready_model=_progress())
+            with _signals_to(server):
+                _run(server, show, RecoveryPolicy(attempts=recoveries))
+    except Cancelled as error:
+        say(f"{error}")
+    except (GsvError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach ``host``."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class LogView:
+    """Shows Triton's log: all of it while the server is ready, before and after what matters."""
+
+    def __init__(self, file: IO[str] | None, verbose: bool) -> None:
+        self._file, self._verbose = file, verbose
+        self.serving = False
+
+    def __call__(self, line: str, important: bool) -> None:
+        """Take one line, in the thread that reads the log."""
+        if self._file is not None:
+            try:
+                self._file.write(line + "\n")
+                self._file.flush()
+            except OSError as error:
+                say(f"log file {self._file.name}: {error}; nothing more is written to it")
+                self._file = None
+        if important or self.serving or self._verbose:
+            say(line)
+
+
+def say(text: str) -> None:
+    """One line to stderr: stdout belongs to data."""
+    click.echo(text, err=True)
+
+
+def _run(server: EmbeddedServer, show: LogView, policy: RecoveryPolicy) -> None:
+    started = time.monotonic()
+    say(f"starting Triton on {server.repository}")
+    with server:
+        assert server.installation is not None
+        say(f"ready after {time.monotonic() - started:.1f} s ({server.installation.name})")
+        say(f"  HTTP     {server.http_url}")
+        say(f"  gRPC     {server.grpc_url}")
+        say(f"  metrics  {server.metrics_url}")
+        say(f'try: gsv say "Hello there." --url {server.http_url} -o hello.wav   (Ctrl-C stops)')
+        show.serving = True
+        Supervisor(server, policy, say).run()
+        show.serving = False
+        say("stopping: requests under way are finished first")
+    say("stopped")
+
+
+def _progress() -> Callable[[str, int, int], None]:
+    started = time.monotonic()
+
+    def tell(name: str, ready: int, models: int) -> None:
+        say(f"{time.monotonic() - started:6.1f} s  {name} is ready ({ready} of {models})")
+
+    return tell
+
+
+def _opened(path: Path | None) -> contextlib.AbstractContextManager[IO[str] | None]:
+    if path is None:
+        return contextlib.nullcontext()
+    return path.open("a", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _signals_to(server: EmbeddedServer) -> Iterator[None]:
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        server.interrupt()
+
+    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, interrupt) for number in wanted}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

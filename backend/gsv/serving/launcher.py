@@ -1,0 +1,364 @@
+"""Starts a tritonserver on a model repository, waits until it is ready, and stops it for good.
+
+    with EmbeddedServer(repository) as server:
+        Client(server.http_url).say("Hello.")
+
+The server is a child process in a session of its own. It is asked to end when this process dies,
+even by SIGKILL, and its shared memory carries a name of its own, so that nothing stays behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import http.client
+import json
+import os
+import select
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from gsv.errors import Cancelled, ServerError
+from gsv.serving import installation, processes
+from gsv.serving.server_log import ServerLog
+
+CONTROL_HEADER = "gsv-control-key"
+KILL_MARGIN_SECONDS = 10.0  # beyond Triton's own exit timeout
+DEAD_MODEL_GRACE_SECONDS = 1.0
+REQUEST_SECONDS = 5.0
+WAIT_STEP_SECONDS = 0.2
+
+# Runs in place of tritonserver for a moment: asks the kernel for a SIGTERM when the launcher dies
+# (prctl PR_SET_PDEATHSIG), then becomes tritonserver. Not preexec_fn, which is unsafe with threads.
+_GUARD = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerOptions:
+    """How to run a server. Port 0 means any free one; times are in seconds."""
+
+    host: str = "127.0.0.1"
+    http_port: int = 0
+    grpc_port: int = 0
+    metrics_port: int = 0
+    tritonserver: Path | None = None  # None: the embedded one
+    ready_timeout: float = 600.0
+    exit_timeout: int = 30
+    control_key: str = ""  # asked of whoever loads and unloads models; empty: nobody is asked
+    extra: tuple[str, ...] = ()  # further options, handed to tritonserver as they are
+
+
+class EmbeddedServer:
+    """One tritonserver as a child process; start it from a thread that outlives it."""
+
+    def __init__(
+        self,
+        repository: Path,
+        options: ServerOptions | None = None,
+        *,
+        on_line: Callable[[str, bool], None] = lambda line, important: None,
+        on_ready_model: Callable[[str, int, int], None] = lambda name, ready, models: None,
+    ) -> None:
+        """Nothing is started yet.
+
+        ``on_line(line, important)`` gets each line of the server's log, in another thread;
+        ``on_ready_model(name, ready, models)`` is called as models get ready.
+        """
+        self.repository = repository
+        self.options = options or ServerOptions()
+        self._on_ready_model = on_ready_model
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.log = ServerLog(on_line, self._wake)
+        self._prefix = processes.region_prefix()
+        self._links: Path | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._interruptions = 0
+        self._closed = False
+        self.installation: installation.Installation | None = None
+        self.ports = (0, 0, 0)
+
+    def __enter__(self) -> EmbeddedServer:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def http_address(self) -> str:
+        """``host:port`` of HTTP, the form that tritonclient.http takes."""
+        return f"{self._reachable_host()}:{self.ports[0]}"
+
+    @property
+    def http_url(self) -> str:
+        """``http://host:port``."""
+        return f"http://{self.http_address}"
+
+    @property
+    def grpc_url(self) -> str:
+        """``host:port`` of gRPC, the form that tritonclient.grpc takes."""
+        return f"{self._reachable_host()}:{self.ports[1]}"
+
+    @property
+    def metrics_url(self) -> str:
+        """Address of the Prometheus metrics."""
+        return f"http://{self._reachable_host()}:{self.ports[2]}/metrics"
+
+    @property
+    def pid(self) -> int:
+        """Process number of tritonserver; ServerError when it was not started."""
+        if self._process is None:
+            raise ServerError("tritonserver was not started")
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start and wait until every model is ready.
+
+        ServerError, in one line, when a model fails, a port is taken or the time is up; Cancelled
+        after ``interrupt``. Nothing is left behind then.
+        """
+        try:
+            models = check_repository(self.repository)
+            options = self.options
+            self.installation = (
+                installation.installed(options.tritonserver)
+                if options.tritonserver
+                else installation.embedded()
+            )
+            processes.remove_stale_regions()
+            wanted = (options.http_port, options.grpc_port, options.metrics_port)
+            self.ports = choose_ports(options.host, wanted)
+            self._launch(self.installation)
+            self._wait_until_ready(models)
+        except BaseException:
+            self.stop(kill=True)
+            raise
+
+    def interrupt(self) -> None:
+        """End the waiting; a second call makes ``stop`` kill. Safe in a signal handler."""
+        self._interruptions += 1
+        self._wake()
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether ``interrupt`` was called."""
+        return self._interruptions > 0
+
+    def ended(self) -> bool:
+        """Whether the server process is gone."""
+        return self._process is None or self._process.poll() is not None
+
+    def wait(self, seconds: float) -> None:
+        """Wait so long, or less when the server ends or somebody interrupts."""
+        readable, _, _ = select.select([self._wake_read], [], [], seconds)
+        if readable:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._wake_read, 4096)
+
+    def end_reason(self) -> str:
+        """How the server that ended did so, in one line."""
+        code = self._process.wait() if self._process else 0
+        self.log.join()
+        how = f"ended with exit code {code}"
+        if code < 0:
+            how = f"was killed by {signal.Signals(-code).name}"
+        return f"tritonserver {how}: {self.log.reason()}"
+
+    def request(
+        self, method: str, path: str, body: Any = None, timeout: float = REQUEST_SECONDS
+    ) -> int:
+        """Send one HTTP request to the server; its status, or 0 when there was no answer."""
+        connection = http.client.HTTPConnection(self.http_address, timeout=timeout)
+        key = self.options.control_key
+        headers = {CONTROL_HEADER: key} if key else {}
+        try:
+            connection.request(
+                method, path, json.dumps(body) if body is not None else None, headers
+            )
+            return connection.getresponse().status
+        except (OSError, http.client.HTTPException):
+            return 0
+        finally:
+            connection.close()
+
+    def stop(self, kill: bool = False) -> None:
+        """Ask the server to end, give it its exit timeout, kill what is left, remove its traces."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._process is not None:
+                if not kill:
+                    self._drain(self._process)
+                # Its session holds the server and all stubs: whatever still lives goes now.
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.wait()
+                self.log.join()
+        finally:
+            processes.remove_regions(self._prefix)
+            if self._links is not None:
+                shutil.rmtree(self._links, ignore_errors=True)
+            os.close(self._wake_read)
+            os.close(self._wake_write)
+
+    def _drain(self, process: subprocess.Popen[bytes]) -> None:
+        # A model whose stub died keeps Triton waiting for its whole exit timeout. Once the last
+        # living stub has said goodbye there is nothing worth waiting for.
+        dead_model = bool(processes.dead_children(process.pid))
+        process.send_signal(signal.SIGTERM)
+        limit = time.monotonic() + self.options.exit_timeout + KILL_MARGIN_SECONDS
+        while process.poll() is None and self._interruptions < 2:
+            self.wait(WAIT_STEP_SECONDS)
+            if dead_model and not processes.living_stubs(process.pid):
+                limit = min(limit, time.monotonic() + DEAD_MODEL_GRACE_SECONDS)
+                dead_model = False
+            if time.monotonic() > limit:
+                break
+
+    def _launch(self, found: installation.Installation) -> None:
+        command = self._command(found)
+        guard = [sys.executable, "-I", "-S", "-c", _GUARD, str(os.getpid()), *command]
+        try:
+            self._process = subprocess.Popen(
+                guard,
+                env={**os.environ, **found.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is for us; we pass it on
+            )
+        except OSError as error:
+            raise ServerError(f"{found.binary}: can't be run: {error}") from error
+        assert self._process.stdout is not None
+        self.log.follow(self._process.stdout)
+
+    def _command(self, found: installation.Installation) -> list[str]:
+        options, (http_port, grpc_port, metrics_port) = self.options, self.ports
+        command = [
+            str(found.binary),
+            f"--model-repository={self._plain('repository', self.repository)}",
+            # Explicit control lets a supervisor unload and load a model whose process died.
+            "--model-control-mode=explicit",
+            "--load-model=*",
+            f"--http-address={options.host}",
+            f"--http-port={http_port}",
+            f"--grpc-address={options.host}",
+            f"--grpc-port={grpc_port}",
+            f"--metrics-address={options.host}",
+            f"--metrics-port={metrics_port}",
+            f"--exit-timeout-secs={options.exit_timeout}",
+            f"--backend-config=python,shm-region-prefix-name={self._prefix}",
+        ]
+        if found.backend_directory is not None:
+            backends = self._plain("backends", found.backend_directory)
+            command.append(f"--backend-directory={backends}")
+        if options.control_key:
+            restriction = f"model-repository:{CONTROL_HEADER}={options.control_key}"
+            command.append(f"--http-restricted-api={restriction}")
+            command.append(f"--grpc-restricted-protocol={restriction}")
+        return [*command, *options.extra]
+
+    def _plain(self, name: str, path: Path) -> Path:
+        """``path``, or a link to it where Triton's unquoted command lines would split it."""
+        path = path.absolute()
+        if shlex.quote(str(path)) == str(path):
+            return path
+        if self._links is None:
+            self._links = _plain_folder()
+        link = self._links / name
+        link.symlink_to(path)
+        return link
+
+    def _wait_until_ready(self, models: int) -> None:
+        limit = time.monotonic() + self.options.ready_timeout
+        told: set[str] = set()
+        while True:
+            # The status comes first: whatever made the server ready is in the log by then.
+            ready = self.request("GET", "/v2/health/ready") == 200
+            for name in [n for n, state in self.log.models.items() if state == "ready"]:
+                if name not in told:
+                    told.add(name)
+                    self._on_ready_model(name, len(told), models)
+            if self.interrupted:
+                raise Cancelled("stopped while the models were loading")
+            if self.log.failures:
+                raise ServerError(self.log.reason())
+            if self.ended():
+                raise ServerError(self.end_reason())
+            if ready:
+                return
+            if time.monotonic() > limit:
+                waiting = sorted(n for n, state in self.log.models.items() if state != "ready")
+                raise ServerError(
+                    f"not ready after {self.options.ready_timeout:g} s; still loading: "
+                    f"{', '.join(waiting) or 'nothing'}; give more time with --ready-timeout"
+                )
+            self.wait(WAIT_STEP_SECONDS)
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError, OSError):
+            os.write(self._wake_write, b".")
+
+    def _reachable_host(self) -> str:
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.options.host, self.options.host)
+        return f"[{host}]" if ":" in host else host
+
+
+def check_repository(repository: Path) -> int:
+    """The number of models in it; ServerError when there is none."""
+    if not repository.is_dir():
+        raise ServerError(f"{repository}: no such folder; make one with gsv prepare")
+    models = len(list(repository.glob("*/config.pbtxt")))
+    if not models:
+        raise ServerError(
+            f"{repository}: no model in it (no */config.pbtxt); make a repository with gsv prepare"
+        )
+    return models
+
+
+def choose_ports(host: str, wanted: tuple[int, int, int]) -> tuple[int, int, int]:
+    """The wanted ports, with a free one for every 0; ServerError when one is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with contextlib.ExitStack() as stack:
+        ports = []
+        # All are held until the last is found: no two are the same.
+        for port, what in zip(wanted, ("http", "grpc", "metrics"), strict=True):
+            probe = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                raise ServerError(
+                    f"{host}:{port} can't be used: {error.strerror}; choose another --{what}-port "
+                    "(0: any free one)"
+                ) from error
+            ports.append(probe.getsockname()[1])
+    return ports[0], ports[1], ports[2]
+
+
+def _plain_folder() -> Path:
+    for parent in (tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"):
+        if shlex.quote(parent) == parent and os.access(parent, os.W_OK):
+            return Path(tempfile.mkdtemp(prefix="gsv-", dir=parent))
+    raise ServerError("no temporary folder without spaces in its path; set TMPDIR to one")
