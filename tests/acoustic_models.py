@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import torch
 from golden import case_weights, sovits_config, vocoder_config
+
 from gsv.checkpoints.names import sovits as sovits_names
 from gsv.checkpoints.names import vocoder as vocoder_names
 from gsv.models.sovits import SoVITS

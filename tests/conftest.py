@@ -1,8 +1,20 @@
-"""What all tests share: this folder's helper modules are importable, oracles report their absence."""
+"""What all tests share. This folder's helper modules are importable as they are."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
-# Before torch is imported: several workers on few cores only get in each other's way.
+import pytest
+
+# Before torch comes in: several workers on few cores only get in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch  # noqa: E402
+
+
+@pytest.fixture
+def no_grad() -> Iterator[None]:
+    """Run the test without recording gradients."""
+    with torch.no_grad():
+        yield

@@ -16,9 +16,11 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
-from gsv.config import SoVITSConfig, VocoderConfig
 from numpy.typing import NDArray
+
+from gsv.config import SoVITSConfig, VocoderConfig
 
 TESTS = Path(__file__).parent
 BUNDLED = TESTS / "data" / "golden" / "open"
@@ -38,6 +40,23 @@ def golden_dir() -> Path:
 def has_case(name: str) -> bool:
     """Whether the folder holds ``name``; full-size cases are not bundled."""
     return (golden_dir() / f"{name}.npz").is_file()
+
+
+def sizes(case: str) -> list[Any]:
+    """Parameters ``tiny`` and ``full`` for a test of ``case``, each skipped where it is missing."""
+    return [
+        pytest.param(
+            size,
+            marks=[
+                pytest.mark.golden,
+                *([pytest.mark.full] if size == "full" else []),
+                pytest.mark.skipif(
+                    not has_case(f"{size}_{case}"), reason=f"no {size}_{case} in {golden_dir()}"
+                ),
+            ],
+        )
+        for size in ("tiny", "full")
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +152,6 @@ def manifest(name: str, size: str) -> dict[str, Any]:
     raise FileNotFoundError(f"manifest {file} is neither beside {golden_dir()} nor bundled")
 
 
-@functools.lru_cache(maxsize=4)
 def case_weights(which: str, size: str, seed: int | None = None) -> dict[str, torch.Tensor]:
     """Random weights with upstream's keys.
 

@@ -190,18 +190,14 @@ class FlowEngine:
         """Let the cancelled go, take newcomers in, step one batch, answer those that are done."""
         with self._changed:
             dropped = self._scheduler.drop_cancelled()
-            newcomers = self._scheduler.admit()
+            self._scheduler.admit()
         for run in dropped:
             self._runner.release(run)
             self._stats.cancelled += 1
             self._fail(run, Cancelled("cancelled by its caller"))
-        for run in newcomers:
-            try:
-                self._runner.admit(run)
-            except Exception as error:
-                self._end(run, error)
         with self._changed:
-            batch = self._scheduler.select()
+            selected = self._scheduler.select()
+        batch = [run for run in selected if self._prepared(run)]
         if not batch:
             return
         try:
@@ -216,6 +212,17 @@ class FlowEngine:
         for run in batch:
             if run.finished:
                 self._finish(run)
+
+    def _prepared(self, run: FlowRun) -> bool:
+        """Prepare a job before its first step, so that newcomers don't hold up others at once."""
+        if run.step > 0:
+            return True
+        try:
+            self._runner.admit(run)
+        except Exception as error:
+            self._end(run, error)
+            return False
+        return True
 
     def _finish(self, run: FlowRun) -> None:
         try:

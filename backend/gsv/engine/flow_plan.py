@@ -46,6 +46,7 @@ def sentence_jobs(
     steps: int,
     seed: int,
     sentence: int,
+    first_frame: int = 0,
     window: int = FLOW_WINDOW,
 ) -> Generator[FlowJob, Tensor, Tensor]:
     """Yield the jobs of one sentence in order; send each job's frames back for the next one.
@@ -54,6 +55,7 @@ def sentence_jobs(
         reference: the voice's; later chunks are prompted by the frames before them.
         condition: [C, frames] of the sentence, on the reference's device.
         steps, seed, sentence: of :class:`FlowJob`.
+        first_frame: index of ``condition``'s first frame in the sentence, for a stream.
         window: frames of prompt and new ones together.
 
     Returns:
@@ -69,7 +71,7 @@ def sentence_jobs(
             steps=steps,
             seed=seed,
             sentence=sentence,
-            first_frame=first,
+            first_frame=first_frame + first,
         )
         mels.append(mel)
         # Only the last chunk can be shorter than the prompt, and nothing comes after it.

@@ -54,19 +54,17 @@ class FlowScheduler:
         run.arrival = self._clock
         self.waiting.append(run)
 
-    def admit(self) -> list[FlowRun]:
+    def admit(self) -> None:
         """Move newcomers from the line to the free slots."""
-        count = min(self.slots - len(self.running), len(self.waiting))
-        newcomers = [self.waiting.popleft() for _ in range(count)]
-        self.running += newcomers
-        return newcomers
+        while self.waiting and len(self.running) < self.slots:
+            self.running.append(self.waiting.popleft())
 
     def select(self) -> list[FlowRun]:
         """The jobs of the next step; empty when none is in work."""
         if not self.running:
             return []
-        leader = max(self.running, key=lambda run: (self._clock - run.arrival) / run.remaining)
-        batch, longest, rows = [leader], leader.job.frames, leader.rows
+        leader = max(self.running, key=self._urgency)
+        batch, longest, rows = {leader}, leader.job.frames, leader.rows
         fitting = (r for r in self.running if r.job.model == leader.job.model and r is not leader)
         for run in sorted(fitting, key=lambda run: abs(run.job.frames - leader.job.frames)):
             length = max(longest, run.job.frames)
@@ -75,9 +73,13 @@ class FlowScheduler:
                 break  # all others are further away still
             if length * (rows + run.rows) > self.batch_frames:
                 continue
-            batch.append(run)
+            batch.add(run)
             longest, rows = length, rows + run.rows
-        return batch
+        # In the slots' order, so that the same jobs make the same batch again.
+        return [run for run in self.running if run in batch]
+
+    def _urgency(self, run: FlowRun) -> tuple[float, int]:
+        return (self._clock - run.arrival) / run.remaining, -run.remaining
 
     def advance(self, batch: list[FlowRun]) -> None:
         """Count one step of ``batch``."""

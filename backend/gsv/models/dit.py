@@ -56,7 +56,9 @@ class ResponseNorm(nn.Module):
         self.beta = nn.Parameter(torch.empty(1, 1, channels))
 
     def forward(self, values: Tensor, mask: Tensor | None) -> Tensor:
-        energy = torch.linalg.vector_norm(keep_rows(values, mask), dim=1, keepdim=True)  # [B, 1, C]
+        energy: Tensor = torch.linalg.vector_norm(
+            keep_rows(values, mask), dim=1, keepdim=True
+        )  # [B, 1, C]
         response = energy / (energy.mean(-1, keepdim=True) + _GRN_EPS)
         return self.gamma * (values * response) + self.beta + values
 

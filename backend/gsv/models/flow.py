@@ -17,6 +17,13 @@ class FlowMatching(nn.Module):
     def __init__(self, config: SoVITSConfig) -> None:
         super().__init__()
         self.estimator = DiT(config)
+        self.condition_channels = config.condition_channels
+        self.mel_channels = config.mel_channels
+
+    @property
+    def device(self) -> torch.device:
+        """Where the estimator's tensors are."""
+        return self.estimator.inverse_frequencies.device
 
     def schedule(self, steps: int) -> Tensor:
         """Modulation rows [steps, M] for times 0, 1/steps, … and step size 1/steps."""
@@ -25,10 +32,9 @@ class FlowMatching(nn.Module):
         for _ in range(steps):
             times.append(time)
             time += size  # summed in double precision, as upstream
-        device = self.estimator.inverse_frequencies.device
         return self.estimator.modulate(
-            torch.tensor(times, dtype=torch.float32, device=device),
-            torch.full((steps,), size, dtype=torch.float32, device=device),
+            torch.tensor(times, dtype=torch.float32, device=self.device),
+            torch.full((steps,), size, dtype=torch.float32, device=self.device),
         )
 
     def embed(self, condition: Tensor, prompt: Tensor, lengths: Tensor | None = None) -> Tensor:

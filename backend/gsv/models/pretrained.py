@@ -1,0 +1,67 @@
+"""The two encoders made by others, HuBERT and BERT, cut to what is needed of them.
+
+The networks come from ``transformers`` and are handed in; nothing of that library is imported here.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+BERT_SKIPPED_LAYERS = 2  # the third hidden state from the end is read; later layers needn't run
+
+
+class SpeechFeatures(nn.Module):
+    """HuBERT's last hidden state.
+
+    Args:
+        hubert: a ``HubertModel``.
+    """
+
+    def __init__(self, hubert: nn.Module) -> None:
+        super().__init__()
+        self.hubert = hubert
+
+    def forward(self, wave: Tensor) -> Tensor:
+        """[B, samples] at 16 kHz, as it is (upstream skips the normalisation), to [B, 768, T50].
+
+        All rows must fill the tensor: the first norm runs over the whole time axis, so padding
+        would change every frame.
+        """
+        parameter = next(self.hubert.parameters())
+        hidden: Tensor = self.hubert(wave.to(parameter.dtype)).last_hidden_state
+        return hidden.mT.float()
+
+
+class CharacterFeatures(nn.Module):
+    """BERT's third hidden state from the end, without the first and the last token.
+
+    Args:
+        bert: a ``BertModel`` built without its last two layers.
+    """
+
+    def __init__(self, bert: nn.Module) -> None:
+        super().__init__()
+        self.bert = bert
+
+    @property
+    def width(self) -> int:
+        """Values of a row."""
+        return int(self.bert.config.hidden_size)  # type: ignore[union-attr, arg-type]
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> list[Tensor]:
+        """Features of a batch of token rows.
+
+        Args:
+            tokens: int64 [B, L]; a row is [CLS], its characters, [SEP], then padding.
+            lengths: int64 [B], tokens of each row with its [CLS] and [SEP].
+
+        Returns:
+            float32 [characters, 1024] of each row.
+        """
+        mask = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
+        hidden: Tensor = self.bert(tokens, attention_mask=mask.long()).last_hidden_state
+        return [
+            row[1 : length - 1].float()
+            for row, length in zip(hidden, lengths.tolist(), strict=True)
+        ]

@@ -1,0 +1,118 @@
+"""Who takes the next Euler step, without any network."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gsv.engine.flow_job import FlowJob, FlowRun
+from gsv.engine.flow_scheduler import FlowScheduler
+from gsv.errors import Overloaded
+
+
+def run_of(frames: int, steps: int = 4, guidance: float = 0.0, model: str = "") -> FlowRun:
+    job = FlowJob(torch.zeros(2, frames), torch.zeros(3, 0), steps, guidance=guidance, model=model)
+    return FlowRun(job, lambda mel: None, lambda error: None)
+
+
+def scheduler(*runs: FlowRun, slots: int = 8, batch_frames: int = 1000) -> FlowScheduler:
+    made = FlowScheduler(slots, waiting_limit=8, batch_frames=batch_frames)
+    for run in runs:
+        made.add(run)
+    made.admit()
+    return made
+
+
+def finish(made: FlowScheduler) -> list[FlowRun]:
+    """Step until nothing is left; the runs in the order in which they ended."""
+    ended = []
+    while batch := made.select():
+        made.advance(batch)
+        for run in [run for run in batch if run.finished]:
+            made.remove(run)
+            ended.append(run)
+        made.admit()
+    return ended
+
+
+def test_jobs_of_one_length_step_together() -> None:
+    runs = [run_of(200, steps) for steps in (4, 8, 2)]
+    assert scheduler(*runs).select() == runs
+
+
+def test_a_batch_keeps_to_its_frames() -> None:
+    runs = [run_of(300) for _ in range(5)]
+    assert len(scheduler(*runs).select()) == 3
+
+
+def test_a_job_above_the_limit_goes_alone() -> None:
+    long, short = run_of(1200), run_of(1100)
+    assert len(scheduler(long, short).select()) == 1
+
+
+def test_guided_jobs_count_twice() -> None:
+    runs = [run_of(300, guidance=0.5), run_of(300, guidance=0.5)]
+    assert len(scheduler(*runs).select()) == 1
+
+
+def test_little_padding_is_accepted_and_much_is_not() -> None:
+    near, far = [run_of(100), run_of(80)], [run_of(100), run_of(70)]
+    assert len(scheduler(*near).select()) == 2
+    assert len(scheduler(*far).select()) == 1
+
+
+def test_models_do_not_mix() -> None:
+    assert len(scheduler(run_of(100), run_of(100, model="other")).select()) == 1
+
+
+def test_a_newcomer_joins_at_the_next_step() -> None:
+    first, second = run_of(200), run_of(200)
+    made = scheduler(first)
+    made.advance(made.select())
+    made.add(second)
+    made.admit()
+    assert made.select() == [first, second]
+
+
+def test_short_jobs_do_not_queue_behind_long_ones() -> None:
+    long, short = run_of(900, steps=32), run_of(300, steps=4)
+    made = scheduler(long)
+    made.advance(made.select())
+    made.add(short)
+    made.admit()
+    assert finish(made) == [short, long]
+
+
+def test_a_long_job_is_not_starved() -> None:
+    long = run_of(900, steps=4)
+    made = scheduler(long)
+    ended = []
+    for _ in range(60):
+        made.add(run_of(300, steps=1))
+        made.admit()
+        batch = made.select()
+        made.advance(batch)
+        for run in [run for run in batch if run.finished]:
+            made.remove(run)
+            ended.append(run)
+    assert long in ended
+
+
+def test_the_line_is_bounded_and_in_order() -> None:
+    runs = [run_of(100) for _ in range(11)]
+    made = scheduler(*runs[:10], slots=2)
+    with pytest.raises(Overloaded, match=r"8 are waiting.*waiting_limit 8"):
+        made.add(runs[10])
+    assert made.running == runs[:2]
+    assert finish(made)[:2] == runs[:2]
+
+
+def test_cancelled_jobs_leave_the_line_and_the_slots() -> None:
+    runs = [run_of(100) for _ in range(4)]
+    made = scheduler(*runs, slots=2)
+    runs[1].cancel()
+    runs[3].cancel()
+    assert set(made.drop_cancelled()) == {runs[1], runs[3]}
+    made.admit()
+    assert made.running == [runs[0], runs[2]]
+    assert made.drop_cancelled() == []

@@ -1,0 +1,73 @@
+"""Windows, batches and streams of mel give the wave of the whole mel."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from acoustic_models import vocoder
+from torch.testing import assert_close
+
+from gsv.engine.vocoding import MelStream, vocode, windows
+
+pytestmark = pytest.mark.usefixtures("no_grad")
+CONTEXT = 13
+
+
+def random_mel(frames: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(frames)
+    return torch.randn(100, frames, generator=generator) * 2 - 5
+
+
+@pytest.mark.parametrize("multiple", [1, 16, 64])
+@pytest.mark.parametrize("limit", [27, 64, 400])
+@pytest.mark.parametrize("frames", [0, 1, 26, 27, 28, 63, 64, 65, 150, 399, 400, 401, 1234])
+def test_windows_cover_a_mel_once(frames: int, limit: int, multiple: int) -> None:
+    kept = 0
+    cover = windows(frames, CONTEXT, limit, multiple)
+    for window in cover:
+        assert window.first == kept
+        assert window.last > kept
+        kept = window.last
+        end = window.start + window.size
+        assert window.start >= 0
+        assert end <= frames
+        assert window.start in (0, window.first) or window.first - window.start >= CONTEXT
+        assert end == frames or end - window.last >= CONTEXT
+    assert kept == frames
+    assert len({window.size for window in cover}) <= 1
+    if multiple == 1 and frames > limit:
+        # The fewest possible: one less would not reach.
+        assert (len(cover) - 1) * (limit - 2 * CONTEXT) + 2 * CONTEXT < frames
+
+
+def test_windows_must_be_wider_than_their_context() -> None:
+    with pytest.raises(ValueError, match="windows of 26 frames: must be above twice the context"):
+        windows(100, CONTEXT, 26)
+
+
+@pytest.mark.parametrize(
+    ("limit", "multiple", "batch_frames"), [(40, 1, 0), (64, 16, 256), (400, 1, 0)]
+)
+def test_any_windows_and_company_give_the_wave_of_the_mel_alone(
+    limit: int, multiple: int, batch_frames: int
+) -> None:
+    model = vocoder("tiny")
+    mels = [random_mel(frames) for frames in (150, 37, 5, 90, 64, 0)]
+    waves = vocode(model, mels, limit, multiple, batch_frames)
+    for mel, wave in zip(mels[:-1], waves, strict=False):
+        assert_close(wave, model(mel[None])[0, 0], atol=1e-6, rtol=0)
+    assert waves[-1].shape == (0,)
+
+
+@pytest.mark.parametrize("cuts", [[0, 150], [0, 10, 150], [0, 1, 2, 3, 70, 71, 150, 150]])
+def test_stream_joins_to_the_whole(cuts: list[int]) -> None:
+    model, mel = vocoder("tiny"), random_mel(150)
+    scale = model.samples_per_frame
+    stream, pieces = MelStream(model.context_frames), []
+    pairs = list(zip(cuts, cuts[1:], strict=False))
+    for index, (first, last) in enumerate(pairs):
+        window = stream.push(mel[:, first:last], last=index == len(pairs) - 1)
+        if window is not None:
+            held, begin, end = window
+            pieces.append(model(held[None])[0, 0, begin * scale : end * scale])
+    assert_close(torch.cat(pieces), model(mel[None])[0, 0], atol=1e-6, rtol=0)
