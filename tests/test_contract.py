@@ -54,7 +54,7 @@ def test_config_is_complete_and_plain(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(PYTHON_MODELS))
 def test_inputs_are_the_stage_request(name: str) -> None:
-    fields = {f.name.upper(): f for f in dataclasses.fields(stage_of(name).Request)}
+    fields = {f.name.upper(): f for f in dataclasses.fields(stage_of(name).request_type)}
     config = PYTHON_MODELS[name]
     assert [i.name for i in config.input] == list(fields), "same names, same order"
     for tensor in config.input:
@@ -66,7 +66,7 @@ def test_inputs_are_the_stage_request(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(PYTHON_MODELS))
 def test_outputs_are_the_stage_result(name: str) -> None:
-    fields = [f.name.upper() for f in dataclasses.fields(stage_of(name).Result)]
+    fields = [f.name.upper() for f in dataclasses.fields(stage_of(name).result_type)]
     assert [o.name for o in PYTHON_MODELS[name].output] == fields
 
 
@@ -77,7 +77,7 @@ def test_parameters_are_the_stage_settings(name: str) -> None:
         for key, value in PYTHON_MODELS[name].parameters.items()
         if key == key.lower()
     }
-    settings = stage_of(name).Settings
+    settings = stage_of(name).settings_type
     parsed = settings.parse(parameters)
     unset = {f.name for f in dataclasses.fields(settings)} - set(parameters) - {"threads"}
     assert not unset, "every parameter stands in the config with its working default"

@@ -63,7 +63,7 @@ class Offline:
             place = Place(repository / name / "1", device)
             chosen = {**defaults.get(name, {}), **(settings or {}).get(name, {})}
             bridge = (self,) if kind in BRIDGED else ()
-            self._stages[name] = kind(place, kind.Settings.parse(chosen), *bridge)
+            self._stages[name] = kind(place, kind.settings_type.parse(chosen), *bridge)
 
     def __enter__(self) -> Offline:
         return self
@@ -101,8 +101,8 @@ class Offline:
             yield self._run_pipeline(tensors, job)
             return
         stage = self._stages[model]
-        fields = {field.name for field in dataclasses.fields(stage.Request)}
-        request = stage.Request(
+        fields = {field.name for field in dataclasses.fields(stage.request_type)}
+        request = stage.request_type(
             **{name.lower(): v for name, v in tensors.items() if name.lower() in fields}
         )
         if hasattr(stage, "run_batch"):

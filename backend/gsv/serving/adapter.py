@@ -62,7 +62,7 @@ def read_request(request: Any, wire: list[Wire]) -> dict[str, Any]:
 
 def _read_tensor(tensor: Any, declared: Wire) -> Any:
     if not tensor.is_cpu():
-        return torch.from_dlpack(tensor.to_dlpack())[0].clone()
+        return torch.utils.dlpack.from_dlpack(tensor.to_dlpack())[0].clone()
     array = tensor.as_numpy()
     if array.ndim < 1 or array.shape[0] != 1:
         raise InvalidRequest(
@@ -136,7 +136,7 @@ class _Model:
         }
         on_gpu = args["model_instance_kind"] == "GPU"
         device = f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu"
-        settings = self.stage.Settings.parse(parameters)
+        settings = self.stage.settings_type.parse(parameters)
         if settings.threads:
             torch.set_num_threads(settings.threads)
         self._stage = self._build(Place(folder, device), settings)
@@ -153,7 +153,7 @@ class _Model:
         self._stage.close()
 
     def _read(self, request: Any) -> Any:
-        return self.stage.Request(**read_request(request, self._inputs))
+        return self.stage.request_type(**read_request(request, self._inputs))
 
     def _log_failure(self, request: Any, error: BaseException) -> None:
         """Our own faults go to the server's log with the request id; the caller's don't."""
@@ -321,6 +321,8 @@ class StreamingModel(_Model):
 
 class BridgedModel(StreamingModel):
     """A :class:`StreamingModel` whose stage calls other models of the server; no weights here."""
+
+    stage: ClassVar[type[Any]]  # an AsyncStage that also takes a gsv.stages.calls.CallModel
 
     def _check_files(self, folder: Path) -> None:
         pass

@@ -60,7 +60,7 @@ class Bridge:
         stage, decoupled = CANCELLABLE[model]
         request = pb_utils.InferenceRequest(
             model_name=model,
-            inputs=[to_tensor(n, v) for n, v in empty_tensors(stage.Request).items()],
+            inputs=[to_tensor(n, v) for n, v in empty_tensors(stage.request_type).items()],
             requested_output_names=[],
             parameters={CANCEL_PARAMETER: job},
         )

@@ -69,9 +69,9 @@ class Place:
 class BatchStage(Protocol):
     """A stage that answers a batch at once; a bad request gets an error, the others answers."""
 
-    Request: ClassVar[type[Any]]
-    Result: ClassVar[type[Any]]
-    Settings: ClassVar[type[Settings]]
+    request_type: ClassVar[type[Any]]
+    result_type: ClassVar[type[Any]]
+    settings_type: ClassVar[type[Settings]]
 
     def __init__(self, place: Place, settings: Any) -> None: ...
     def warm_up(self) -> None: ...
@@ -101,9 +101,9 @@ class AsyncStage(Protocol):
     ``submit`` returns at once with a function that cancels the work.
     """
 
-    Request: ClassVar[type[Any]]
-    Result: ClassVar[type[Any]]
-    Settings: ClassVar[type[Settings]]
+    request_type: ClassVar[type[Any]]
+    result_type: ClassVar[type[Any]]
+    settings_type: ClassVar[type[Settings]]
 
     def __init__(self, place: Place, settings: Any) -> None: ...
     def warm_up(self) -> None: ...

@@ -104,9 +104,9 @@ class Settings(BaseSettings):
 class ReferenceEncoderStage:
     """HuBERT, quantizer and the two spectral views, with a bounded cache by content."""
 
-    Request = Request
-    Result = Result
-    Settings = Settings
+    request_type = Request
+    result_type = Result
+    settings_type = Settings
 
     def __init__(self, place: Place, settings: Settings) -> None:
         config = SoVITSConfig.load(place.folder / "quantizer.json")

@@ -18,8 +18,7 @@ from gsv.checkpoints.store import load_module_state
 from gsv.config import GPTConfig
 from gsv.constants import BERT_DIM, EOS, PHONEMES
 from gsv.engine.engine import Engine, Handle
-from gsv.engine.sampling import SamplingParams
-from gsv.engine.sequence import SequenceRequest
+from gsv.engine.sequence import SamplingParams, SequenceRequest
 from gsv.errors import InvalidRequest
 from gsv.models.gpt import MAX_POSITIONS, SemanticGPT
 from gsv.options import DEFAULTS, check_range, check_seed, resolve_seed
@@ -107,9 +106,9 @@ class EngineSettings(BaseSettings):
 class SemanticGPTEngineStage:
     """The continuous batch; one sequence a sentence."""
 
-    Request = EngineRequest
-    Result = Result
-    Settings = EngineSettings
+    request_type = EngineRequest
+    result_type = Result
+    settings_type = EngineSettings
 
     def __init__(self, place: Place, settings: EngineSettings) -> None:
         model = SemanticGPT(GPTConfig.load(place.folder / "gpt.json"))
@@ -234,9 +233,9 @@ class Settings(BaseSettings):
 class SemanticGPTStage:
     """The whole answer of the engine, gathered."""
 
-    Request = Request
-    Result = Result
-    Settings = Settings
+    request_type = Request
+    result_type = Result
+    settings_type = Settings
 
     def __init__(self, place: Place, settings: Settings, call: CallModel) -> None:
         self._pool = CallPool("semantic", call, settings.concurrency, settings.waiting)

@@ -105,9 +105,9 @@ class Settings(BaseSettings):
 class SoVITSStage:
     """Condition encoder in the caller's thread, flow matching in the engine's."""
 
-    Request = Request
-    Result = Result
-    Settings = Settings
+    request_type = Request
+    result_type = Result
+    settings_type = Settings
 
     def __init__(self, place: Place, settings: Settings) -> None:
         self._device = place.device

@@ -117,9 +117,9 @@ class Settings(BaseSettings):
 class SpeechStage:
     """Checks, fills in defaults, and waits for the pipeline on a thread of a pool."""
 
-    Request = Request
-    Result = Result
-    Settings = Settings
+    request_type = Request
+    result_type = Result
+    settings_type = Settings
 
     def __init__(self, place: Place, settings: Settings, call: CallModel) -> None:
         self._pool = CallPool("speech", call, settings.concurrency, settings.waiting)

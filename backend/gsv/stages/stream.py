@@ -71,9 +71,9 @@ class Settings(BaseSettings):
 class SpeechStreamStage:
     """One thread of a pool for each stream."""
 
-    Request = Request
-    Result = Result
-    Settings = Settings
+    request_type = Request
+    result_type = Result
+    settings_type = Settings
 
     def __init__(self, place: Place, settings: Settings, call: CallModel) -> None:
         self._pool = CallPool("stream", call, settings.concurrency, settings.waiting)
@@ -349,13 +349,16 @@ class TokenFeed:
     def _run(self) -> None:
         try:
             for sentence, request in enumerate(self._requests):
-                with self._changed:
-                    self._changed.wait_for(lambda s=sentence: s <= self._heard + SENTENCES_AHEAD)
+                self._wait_for_turn(sentence)
                 self._write(sentence, request)
         except BaseException as error:
             with self._changed:
                 self._error = error
                 self._changed.notify_all()
+
+    def _wait_for_turn(self, sentence: int) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: sentence <= self._heard + SENTENCES_AHEAD)
 
     def _write(self, sentence: int, request: Tensors) -> None:
         for answer in self._call(

@@ -82,9 +82,9 @@ class Settings(BaseSettings):
 class TextFrontendStage:
     """Sentence splitting, segmentation, normalisation, phonemes; then one BERT batch for all."""
 
-    Request = Request
-    Result = Result
-    Settings = Settings
+    request_type = Request
+    result_type = Result
+    settings_type = Settings
 
     def __init__(self, place: Place, settings: Settings) -> None:
         self._frontend = TextFrontend(place.folder / "text_data")

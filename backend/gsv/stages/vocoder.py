@@ -68,9 +68,9 @@ class Settings(BaseSettings):
 class VocoderStage:
     """All sentences of all requests of a batch, window by window."""
 
-    Request = Request
-    Result = Result
-    Settings = Settings
+    request_type = Request
+    result_type = Result
+    settings_type = Settings
 
     def __init__(self, place: Place, settings: Settings) -> None:
         self._device = place.device
@@ -101,7 +101,7 @@ class VocoderStage:
 
     def _sentences(self, request: Request) -> list[torch.Tensor]:
         mel = torch.as_tensor(request.mel, device=self._device)
-        return list(mel.split(request.mel_counts.tolist(), dim=-1))
+        return list(torch.split(mel, request.mel_counts.tolist(), dim=-1))
 
 
 def _join(request: Request, waves: list[NDArray[np.float32]]) -> Result:
