@@ -39,6 +39,8 @@ from gsv.models.vocoder import Vocoder
 
 Config = TypeVar("Config", bound=StrictConfig)
 _LISTED = 5  # names in one message
+# Bounds on the numbers of a configuration: a network is built from them before shapes are compared.
+_LARGEST_SHAPE, _LARGEST_RATE = 4_096, 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +67,7 @@ def convert_gpt(checkpoint: Checkpoint) -> Converted[GPTConfig]:
         CheckpointError: wrong kind of file, wrong configuration, missing tensor or wrong shape.
     """
     notes = require(checkpoint, Kind.GPT)
-    number = _Numbers(checkpoint, "model")
+    number = _Numbers(checkpoint, "model", _LARGEST_SHAPE)
     _expect(checkpoint, "EOS", number("EOS"), EOS)
     _expect(checkpoint, "vocab_size", number("vocab_size"), VOCABULARY)
     _expect(checkpoint, "phoneme_vocab_size", number("phoneme_vocab_size"), PHONEMES)
@@ -100,12 +102,12 @@ def sovits_config(checkpoint: Checkpoint) -> SoVITSConfig:
     Raises:
         CheckpointError: a setting is missing, or is not what v4 works with.
     """
-    audio = _Numbers(checkpoint, "data")
+    audio = _Numbers(checkpoint, "data", _LARGEST_RATE)
     _expect(checkpoint, "sampling_rate", audio("sampling_rate"), REFERENCE_RATE, " Hz")
     _expect(checkpoint, "hop_length", audio("hop_length"), SPECTRUM_HOP)
     _expect(checkpoint, "win_length", audio("win_length"), SPECTRUM_FFT)
     _expect(checkpoint, "filter_length", audio("filter_length"), SPECTRUM_FFT)
-    number = _Numbers(checkpoint, "model")
+    number = _Numbers(checkpoint, "model", _LARGEST_SHAPE)
     arch = checkpoint.extra.get("arch")
     given = arch if isinstance(arch, dict) else {}
     return SoVITSConfig(
@@ -116,7 +118,11 @@ def sovits_config(checkpoint: Checkpoint) -> SoVITSConfig:
         layers=number("n_layers"),
         kernel_size=number("kernel_size"),
         gin_channels=number("gin_channels"),
-        **{ours: _whole(checkpoint, k, given[k]) for k, ours in _ARCH.items() if k in given},
+        **{
+            ours: _whole(checkpoint, f"arch.{key}", given[key], _LARGEST_SHAPE)
+            for key, ours in _ARCH.items()
+            if key in given
+        },
     )
 
 
@@ -174,29 +180,28 @@ def _vocoder_config(checkpoint: Checkpoint) -> VocoderConfig:
 class _Numbers:
     """Whole numbers of one section of the file's configuration."""
 
-    def __init__(self, checkpoint: Checkpoint, section: str) -> None:
+    def __init__(self, checkpoint: Checkpoint, section: str, largest: int) -> None:
         values = checkpoint.config.get(section)
         if not isinstance(values, dict):
             raise CheckpointError(
                 f"{checkpoint.path}: its configuration has no section {section!r}"
             )
         self._checkpoint, self._section, self._values = checkpoint, section, values
+        self._largest = largest
 
     def __call__(self, name: str) -> int:
         if name not in self._values:
             raise CheckpointError(
                 f"{self._checkpoint.path}: its configuration lacks {self._section}.{name}"
             )
-        return _whole(self._checkpoint, f"{self._section}.{name}", self._values[name])
+        value = self._values[name]
+        return _whole(self._checkpoint, f"{self._section}.{name}", value, self._largest)
 
 
-_LARGEST = 4096  # of any number that shapes a network
-
-
-def _whole(checkpoint: Checkpoint, name: str, value: Any) -> int:
-    if type(value) is not int or not 0 < value <= _LARGEST:
+def _whole(checkpoint: Checkpoint, name: str, value: Any, largest: int) -> int:
+    if type(value) is not int or not 0 < value <= largest:
         raise CheckpointError(
-            f"{checkpoint.path}: {name} is {value!r}; allowed: whole numbers from 1 to {_LARGEST}"
+            f"{checkpoint.path}: {name} is {value!r}; allowed: whole numbers from 1 to {largest}"
         )
     return value
 

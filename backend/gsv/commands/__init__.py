@@ -1,1 +1,1 @@
-"""Commands that come with the backend; `gsv` finds them by the entry points `gsv.commands`."""
+"""Commands that the backend adds to ``gsv`` (entry points of the group ``gsv.commands``)."""

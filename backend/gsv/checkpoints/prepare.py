@@ -1,0 +1,264 @@
+"""Makes a model repository that can be served: skeleton, converted weights, text data, voices.
+
+Everything is built in a folder beside the wanted one and takes its place at the end, so that an
+error leaves nothing half written. The server reads what is written here and never the originals.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from gsv import __version__
+from gsv.checkpoints import convert, pretrained, text_data
+from gsv.checkpoints.convert import Converted, shortened
+from gsv.checkpoints.detect import V4_HAS_NO_S2V4_CKPT
+from gsv.checkpoints.manifest import sha256, write_manifest
+from gsv.checkpoints.pretrained import BERT_FOLDER, HUBERT_FOLDER
+from gsv.checkpoints.reader import read_checkpoint
+from gsv.checkpoints.store import save_tensors, staged_folder
+from gsv.config import SoVITSConfig
+from gsv.errors import CheckpointError
+from gsv.repository import bundled_voices, template_root
+
+Report = Callable[[str], None]
+
+GPT_FILE = "s1v3.ckpt"
+SOVITS_FILE = "gsv-v4-pretrained/s2Gv4.pth"
+VOCODER_FILE = "gsv-v4-pretrained/vocoder.pth"
+# Names that people look for in vain.
+_NEVER_EXISTED = ("s2v4.ckpt", "s1v4.ckpt", "s1Gv4.ckpt")
+_VERSION = "1"  # of every model: the folder that Triton loads
+_DEFAULT_VOICES = "../voices"  # as config.pbtxt has it, relative to the repository
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """The five sources of weights."""
+
+    gpt: Path
+    sovits: Path
+    vocoder: Path
+    hubert: Path
+    bert: Path
+
+    @classmethod
+    def find(cls, folder: Path, gpt: Path | None = None, sovits: Path | None = None) -> Files:
+        """Look in a folder of upstream's layout (or in a checkout that has it inside).
+
+        Args:
+            folder: upstream's ``pretrained_models``.
+            gpt: another GPT file than the official one.
+            sovits: another SoVITS file than the official one.
+
+        Raises:
+            CheckpointError: something is missing; the message lists all of it.
+        """
+        if not folder.is_dir():
+            raise CheckpointError(f"{folder}: no such folder")
+        inside = folder / "GPT_SoVITS" / "pretrained_models"
+        root = inside if inside.is_dir() else folder
+        files = cls(
+            gpt=gpt or root / GPT_FILE,
+            sovits=sovits or root / SOVITS_FILE,
+            vocoder=root / VOCODER_FILE,
+            hubert=root / HUBERT_FOLDER,
+            bert=root / BERT_FOLDER,
+        )
+        missing = [str(p) for p in dataclasses.astuple(files) if not p.exists()]
+        if missing:
+            asked = any(Path(p).name in (GPT_FILE, *_NEVER_EXISTED) for p in missing)
+            hint = f"; {V4_HAS_NO_S2V4_CKPT}" if asked else ""
+            raise CheckpointError(
+                f"missing: {', '.join(missing)}{hint}; `gsv prepare --download` gets the official "
+                "files"
+            )
+        return files
+
+    def size(self) -> int:
+        """Bytes of all of them."""
+        files = [self.gpt, self.sovits, self.vocoder]
+        files += [p for folder in (self.hubert, self.bert) for p in folder.iterdir()]
+        return sum(path.stat().st_size for path in files if path.is_file())
+
+
+def prepare(
+    files: Files,
+    repository: Path,
+    *,
+    voices: Path,
+    text: text_data.Sources,
+    replace: bool,
+    demo: bool,
+    report: Report,
+) -> None:
+    """Build the model repository and put the sample voice into the voice folder.
+
+    Args:
+        files: where the weights are.
+        repository: folder to make.
+        voices: the voice folder; made when it is not there, existing voices stay.
+        text: where text data are.
+        replace: take the place of an earlier repository.
+        demo: the weights are random; told in the manifests.
+        report: called with lines for people.
+
+    Raises:
+        CheckpointError: a file is not what it should be; nothing has been written.
+    """
+    earlier = repository / "text_frontend" / _VERSION / "text_data"
+    if repository.exists():
+        _check_replaceable(repository)
+    text = dataclasses.replace(text, earlier=earlier if earlier.is_dir() else None)
+    with staged_folder(repository, replace=replace) as staged:
+        _check_space(staged, files.size())
+        _copy_skeleton(template_root(), staged)
+        _point_to_voices(staged, repository, voices)
+        _convert_all(_Build(staged, report), files)
+        _install_text_data(staged, text, report)
+        origin = {"prepared_by": f"gsv {__version__}", "demo": demo}
+        for folder in _version_folders(staged):
+            write_manifest(folder, origin | _sources(folder.parent.name, files))
+    _install_voices(voices, report)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Build:
+    """The repository that is being made."""
+
+    root: Path
+    report: Report
+
+    def folder(self, model: str) -> Path:
+        return self.root / model / _VERSION
+
+    def store(self, model: str, name: str, source: Path, converted: Converted[Any]) -> None:
+        folder = self.folder(model)
+        save_tensors(converted.tensors, folder / f"{name}.safetensors")
+        converted.config.save(folder / f"{name}.json")
+        for note in converted.notes:
+            self.report(f"note: {note}")
+        if converted.unknown:
+            self.report(
+                f"note: {source.name}: {len(converted.unknown)} unknown tensors dropped: "
+                f"{shortened(converted.unknown)}"
+            )
+
+
+def _convert_all(build: _Build, files: Files) -> None:
+    build.report(f"converting {files.gpt.name}")
+    gpt = convert.convert_gpt(read_checkpoint(files.gpt))
+    build.store("semantic_gpt_engine", "gpt", files.gpt, gpt)
+    build.report(f"converting {files.vocoder.name}")
+    vocoder = convert.convert_vocoder(read_checkpoint(files.vocoder))
+    build.store("vocoder", "vocoder", files.vocoder, vocoder)
+    build.report(f"converting {files.sovits.name}")
+    checkpoint = read_checkpoint(files.sovits)
+    sovits = convert.convert_sovits(checkpoint)
+    if sovits.config.mel_channels != vocoder.config.mel_channels:
+        raise CheckpointError(
+            f"{files.vocoder}: takes {vocoder.config.mel_channels} mel channels, "
+            f"{files.sovits.name} makes {sovits.config.mel_channels}"
+        )
+    build.store("sovits_v4", "sovits", files.sovits, sovits)
+    _store_quantizer(build, sovits)
+    # Reduced test files say their own shapes; with the official ones, all of the set is official.
+    official = "arch" not in checkpoint.extra
+    build.report(f"converting {files.hubert.name}")
+    hubert = build.folder("reference_encoder") / "hubert"
+    ssl_dim = sovits.config.ssl_dim
+    notes = pretrained.convert_hubert(files.hubert, hubert, ssl_dim, official=official)
+    build.report(f"converting {files.bert.name}")
+    bert = build.folder("text_frontend") / "bert"
+    notes += pretrained.convert_bert(files.bert, bert, official=official)
+    for note in notes:
+        build.report(f"note: {note}")
+
+
+def _store_quantizer(build: _Build, sovits: Converted[SoVITSConfig]) -> None:
+    """The part of SoVITS that turns the reference's HuBERT features into tokens."""
+    prefix, folder = "quantizer.", build.folder("reference_encoder")
+    part = {k.removeprefix(prefix): v for k, v in sovits.tensors.items() if k.startswith(prefix)}
+    save_tensors(part, folder / "quantizer.safetensors")
+    sovits.config.save(folder / "quantizer.json")
+
+
+def _install_text_data(staged: Path, text: text_data.Sources, report: Report) -> None:
+    target = staged / "text_frontend" / _VERSION / "text_data"
+    missing = text_data.install(text, target, lambda line: report(f"text data: {line}"))
+    for item in missing:
+        report(f"text data: {item.target} not found: {item.cost}")
+
+
+def _version_folders(staged: Path) -> list[Path]:
+    return sorted(config.parent / _VERSION for config in staged.glob("*/config.pbtxt"))
+
+
+def _copy_skeleton(template: Path, staged: Path) -> None:
+    for config in sorted(template.glob("*/config.pbtxt")):
+        model = config.parent
+        shutil.copytree(
+            model, staged / model.name, ignore=shutil.ignore_patterns("__pycache__", ".git*")
+        )
+        # An ensemble needs its version folder, which Git does not keep when it is empty.
+        (staged / model.name / _VERSION).mkdir(exist_ok=True)
+
+
+def _point_to_voices(staged: Path, repository: Path, voices: Path) -> None:
+    """Write the voice folder's place into the configurations, unless it is where they say."""
+    place = os.path.relpath(voices.absolute(), repository.absolute())
+    if place == _DEFAULT_VOICES:
+        return
+    quoted = place.replace("\\", "\\\\").replace('"', '\\"')
+    pattern = re.compile(r'(key: "voice_folder" value: \{ string_value: ")[^"]*(")')
+    for config in staged.glob("*/config.pbtxt"):
+        content = config.read_text(encoding="utf-8")
+        changed = pattern.sub(lambda m: m[1] + quoted + m[2], content)
+        if changed != content:
+            config.write_text(changed, encoding="utf-8")
+
+
+def _sources(model: str, files: Files) -> dict[str, Any]:
+    """Which files a model's weights came from, with their sums."""
+    used: dict[str, Sequence[Path]] = {
+        "semantic_gpt_engine": [files.gpt],
+        "sovits_v4": [files.sovits],
+        "vocoder": [files.vocoder],
+        "reference_encoder": [files.sovits],
+    }
+    return {"checkpoints": {path.name: sha256(path) for path in used.get(model, [])}}
+
+
+def _check_replaceable(repository: Path) -> None:
+    """--force replaces a model repository, never a folder with other things in it."""
+    if not repository.is_dir():
+        raise CheckpointError(f"{repository}: is no folder")
+    strange = [p.name for p in repository.iterdir() if not (p / "config.pbtxt").is_file()]
+    if strange:
+        raise CheckpointError(
+            f"{repository}: holds other things than models ({shortened(sorted(strange))}); "
+            "choose another folder"
+        )
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise CheckpointError(f"{folder.parent}: {needed:,} bytes needed, {free:,} are free")
+
+
+def _install_voices(voices: Path, report: Report) -> None:
+    """Copy the bundled voices that are not there yet."""
+    voices.mkdir(parents=True, exist_ok=True)
+    bundled = bundled_voices()
+    for source in sorted(bundled.glob("*/voice.toml")) if bundled else []:
+        target = voices / source.parent.name
+        if not target.exists():
+            with staged_folder(target, replace=False) as staged:
+                shutil.copytree(source.parent, staged, dirs_exist_ok=True)
+            report(f"voice {target.name} in {voices}")

@@ -1,0 +1,213 @@
+"""Lexica and dictionaries for the text frontend: found, checked and copied into its version folder.
+
+``ITEMS`` is the whole table: what is looked for where, and what its absence costs. The frontend
+works without any of them, on what its Python packages bring.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gsv.checkpoints.unpickle import unpickle
+from gsv.errors import CheckpointError
+
+# Where Debian's open-jtalk-mecab-naist-jdic puts it.
+SYSTEM_DICTIONARY = Path("/var/lib/mecab/dic/open-jtalk/naist-jdic")
+
+_TAGGER = "nltk_data/taggers/averaged_perceptron_tagger_eng"
+_SMALLER_ENGLISH = (
+    "English words are read by a smaller dictionary; more of them differ from upstream"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One file or folder of text data.
+
+    Attributes:
+        target: its place in the frontend's ``text_data`` folder.
+        upstream: its places in an upstream checkout, below ``GPT_SoVITS``.
+        folder: its places in a folder of text data, the target's own first.
+        holds: for a folder, files that must be in it.
+        cost: what a frontend without it does worse.
+    """
+
+    target: str
+    cost: str
+    upstream: tuple[str, ...] = ()
+    folder: tuple[str, ...] = ()
+    holds: tuple[str, ...] = ()
+
+
+ITEMS = (
+    Item(
+        "upstream/cmudict.rep",
+        _SMALLER_ENGLISH,
+        upstream=("text/cmudict.rep",),
+        folder=("cmudict.rep",),
+    ),
+    Item(
+        "upstream/cmudict-fast.rep",
+        _SMALLER_ENGLISH,
+        upstream=("text/cmudict-fast.rep",),
+        folder=("cmudict-fast.rep",),
+    ),
+    Item(
+        "upstream/engdict-hot.rep",
+        "some English words that upstream corrects are read otherwise",
+        upstream=("text/engdict-hot.rep",),
+        folder=("engdict-hot.rep",),
+    ),
+    Item(
+        "upstream/names.json",
+        "English names are read by rule",
+        upstream=("text/namedict_cache.pickle",),
+        folder=("names.json", "namedict_cache.pickle"),
+    ),
+    Item(
+        "upstream/opencpop-strict.txt",
+        "nothing: the same table is built in",
+        upstream=("text/opencpop-strict.txt",),
+        folder=("opencpop-strict.txt",),
+    ),
+    Item(
+        _TAGGER,
+        "English homographs (record, read, ...) always have their first reading",
+        folder=("averaged_perceptron_tagger_eng",),
+        holds=tuple(
+            f"averaged_perceptron_tagger_eng.{part}.json"
+            for part in ("weights", "tagdict", "classes")
+        ),
+    ),
+    Item(
+        "open_jtalk",
+        "Japanese is read with another dictionary or not at all",
+        folder=("naist-jdic", "open_jtalk_dic_utf_8-1.11"),
+        holds=("sys.dic", "unk.dic", "matrix.bin", "char.bin"),
+    ),
+    Item(
+        "lid.176.bin",
+        "the language of short mixed texts is told by the smaller model",
+        upstream=("pretrained_models/fast_langdetect/lid.176.bin",),
+    ),
+    Item(
+        "G2PWModel",
+        "Chinese characters with several readings are read by dictionary (pypinyin)",
+        upstream=("text/G2PWModel",),
+        holds=("g2pW.onnx",),
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sources:
+    """Where to look: an upstream checkout, a folder of text data, an earlier prepared folder."""
+
+    upstream: Path | None = None
+    folder: Path | None = None
+    earlier: Path | None = None
+
+    def find(self, item: Item) -> Path | None:
+        """The item's file or folder; what was named on the command line goes first."""
+        candidates: list[Path] = []
+        if self.folder is not None:
+            candidates += [self.folder / place for place in (item.target, *item.folder)]
+        if self.upstream is not None:
+            root = upstream_root(self.upstream)
+            candidates += [root / place for place in item.upstream]
+        if self.earlier is not None:
+            candidates.append(self.earlier / item.target)
+        if item.target == "open_jtalk":
+            candidates.append(SYSTEM_DICTIONARY)
+        return next((path for path in candidates if _is_complete(path, item)), None)
+
+
+def upstream_root(folder: Path) -> Path:
+    """The ``GPT_SoVITS`` folder of a checkout; CheckpointError when ``folder`` is none."""
+    for root in (folder / "GPT_SoVITS", folder):
+        if (root / "text").is_dir():
+            return root
+    raise CheckpointError(f"{folder}: no checkout of upstream (no GPT_SoVITS/text in it)")
+
+
+def _is_complete(path: Path, item: Item) -> bool:
+    if item.holds:
+        return all((path / name).is_file() for name in item.holds)
+    return path.is_file()
+
+
+def install(sources: Sources, target: Path, report: Callable[[str], None]) -> list[Item]:
+    """Copy all that is found into ``target``.
+
+    Args:
+        sources: where to look.
+        target: the frontend's ``text_data`` folder.
+        report: called with a line for each item that was found.
+
+    Returns:
+        The items that were not found.
+
+    Raises:
+        CheckpointError: a source is not what it was said to be, or a pickle is no plain table.
+    """
+    for named in (sources.upstream, sources.folder):
+        if named is not None and not named.is_dir():
+            raise CheckpointError(f"{named}: no such folder")
+    target.mkdir(parents=True, exist_ok=True)
+    missing = []
+    for item in ITEMS:
+        source = sources.find(item)
+        if source is None:
+            missing.append(item)
+            continue
+        report(f"{item.target} from {source}")
+        place = target / item.target
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if source.suffix == ".pickle":
+            _write_names(source, place)
+        elif source.is_dir():
+            shutil.copytree(source, place)
+        else:
+            shutil.copyfile(source, place)
+    _copy_own_files(sources.earlier, target)
+    return missing
+
+
+def _copy_own_files(earlier: Path | None, target: Path) -> None:
+    """Files that the operator has put into the folder by hand (a lexicon of their own) stay."""
+    if earlier is None or not earlier.is_dir():
+        return
+    for path in earlier.rglob("*"):
+        place = target / path.relative_to(earlier)
+        if path.is_file() and not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, place)
+
+
+def _write_names(pickled: Path, target: Path) -> None:
+    """Upstream's table of names, a pickle, as JSON: name → its pronunciations."""
+    try:
+        with pickled.open("rb") as file:
+            table: Any = unpickle(io.BytesIO(file.read())).value
+    except CheckpointError as error:
+        raise CheckpointError(f"{pickled}: {error}") from error
+    if not isinstance(table, dict) or not all(map(_is_entry, table.items())):
+        raise CheckpointError(f"{pickled}: no table of names and pronunciations")
+    text = json.dumps(table, ensure_ascii=False, separators=(",", ":"))
+    target.write_text(text + "\n", encoding="utf-8")
+
+
+def _is_entry(entry: tuple[Any, Any]) -> bool:
+    name, readings = entry
+    return (
+        isinstance(name, str)
+        and isinstance(readings, list)
+        and bool(readings)
+        and all(isinstance(r, list) and all(isinstance(p, str) for p in r) for r in readings)
+    )

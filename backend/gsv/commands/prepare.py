@@ -1,0 +1,193 @@
+"""``gsv prepare``: from checkpoint files to a model repository."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from gsv.errors import GsvError
+
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+_EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+_DEMO_WARNING = (
+    "These are RANDOM demo weights: everything runs, but the sound is noise, not speech. "
+    "To hear a voice, prepare the official files: gsv prepare --download --out REPOSITORY"
+)
+
+
+@click.command(short_help="Build a model repository from checkpoint files.")
+@click.option(
+    "--pretrained",
+    type=_FOLDER,
+    help="Folder with the official files, in upstream's layout: s1v3.ckpt, gsv-v4-pretrained/, "
+    "chinese-hubert-base/, chinese-roberta-wwm-ext-large/ (or a checkout of upstream with them).",
+)
+@click.option(
+    "--demo",
+    type=click.Choice(["tiny", "full"]),
+    help="Random weights in the official file formats: tiny for trying out, full for measuring. "
+    "They do not speak.",
+)
+@click.option(
+    "--download",
+    is_flag=True,
+    help="First get the official files (1.8 GB) into the --pretrained folder (default: "
+    "pretrained). A broken download goes on where it stopped.",
+)
+@click.option(
+    "--endpoint",
+    envvar="HF_ENDPOINT",
+    help="Address of the Hugging Face hub or a mirror of it, for --download.",
+)
+@click.option("--out", type=_FOLDER, required=True, help="Model repository to make.")
+@click.option(
+    "--gpt",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A fine-tuned GPT checkpoint in place of s1v3.ckpt.",
+)
+@click.option(
+    "--sovits",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A full v4 SoVITS checkpoint in place of s2Gv4.pth.",
+)
+@click.option(
+    "--upstream",
+    type=_EXISTING_FOLDER,
+    help="Checkout of GPT-SoVITS: its English dictionaries and models for text are taken along.",
+)
+@click.option(
+    "--text-data",
+    type=_EXISTING_FOLDER,
+    help="Folder of text data: dictionaries, tagger, naist-jdic, lid.176.bin, G2PWModel.",
+)
+@click.option(
+    "--voices",
+    type=_FOLDER,
+    help="Voice folder; gets the sample voice.  [default: voices, beside --out]",
+)
+@click.option("--force", is_flag=True, help="Replace an earlier model repository.")
+def prepare(
+    pretrained: Path | None,
+    demo: str | None,
+    download: bool,
+    endpoint: str | None,
+    out: Path,
+    gpt: Path | None,
+    sovits: Path | None,
+    upstream: Path | None,
+    text_data: Path | None,
+    voices: Path | None,
+    force: bool,
+) -> None:
+    """Build a model repository that `gsv serve` or any Triton server can load.
+
+    Checkpoint files are read without running code from them, checked, converted once, and stored
+    with their checksums. On an error nothing is left behind.
+
+    \b
+    Examples:
+      gsv prepare --demo tiny --out repository
+      gsv prepare --pretrained GPT_SoVITS/pretrained_models --out repository
+      gsv prepare --download --out repository --upstream ~/GPT-SoVITS
+      HF_ENDPOINT=https://hf-mirror.com gsv prepare --download --out repository
+    """
+    if demo and (pretrained or download or gpt or sovits):
+        raise click.UsageError(
+            "--demo makes its own weights: leave --pretrained, --download, --gpt, --sovits away"
+        )
+    if not demo and not download and pretrained is None:
+        raise click.UsageError("give one of --pretrained FOLDER, --download, --demo tiny or full")
+    # torch and transformers take seconds to import: --help must not wait for them.
+    from gsv.checkpoints.prepare import Files
+    from gsv.checkpoints.prepare import prepare as build
+    from gsv.checkpoints.text_data import Sources
+
+    if out.exists() and not force:
+        raise click.ClickException(f"{out}: exists already; choose another folder or use --force")
+    try:
+        with (
+            _demo_weights(demo, out)
+            if demo
+            else contextlib.nullcontext(pretrained or Path("pretrained")) as source
+        ):
+            if download:
+                _download(source, endpoint)
+            build(
+                Files.find(source, gpt, sovits),
+                out,
+                voices=voices or out.absolute().parent / "voices",
+                text=Sources(upstream=upstream, folder=text_data),
+                replace=force,
+                demo=demo is not None,
+                report=_say,
+            )
+    except GsvError as error:
+        raise click.ClickException(str(error)) from error
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise click.ClickException(f"{where}{error.strerror or error}") from error
+    _say(f"ready: {out}")
+    if demo:
+        _say(_DEMO_WARNING)
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+@contextlib.contextmanager
+def _demo_weights(size: str, out: Path) -> Iterator[Path]:
+    """Demo weights in a temporary folder beside the repository (the full ones take 1.8 GB)."""
+    from gsv.checkpoints.demo import make_demo
+
+    parent = out.absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".demo.", dir=parent) as name:
+        make_demo(size, Path(name), progress=lambda file: _say(f"making {file}"))
+        yield Path(name)
+
+
+def _download(folder: Path, endpoint: str | None) -> None:
+    from gsv.checkpoints.hub import ENDPOINT, Hub, download_official
+
+    bars = _Bars()
+    try:
+        download_official(Hub(endpoint or ENDPOINT), folder, bars.show)
+    finally:
+        bars.end()
+
+
+class _Bars:
+    """One progress bar a file, on stderr."""
+
+    _WIDTH = 30
+
+    def __init__(self) -> None:
+        self._path = ""
+        self._percent = -1
+
+    def show(self, path: str, here: int, size: int) -> None:
+        percent = 100 * here // max(size, 1)
+        if path != self._path:
+            self.end()
+        elif percent == self._percent:
+            return
+        self._path, self._percent = path, percent
+        if not sys.stderr.isatty() and percent < 100:
+            return  # a log gets one line a file
+        done = self._WIDTH * percent // 100
+        bar = "#" * done + "-" * (self._WIDTH - done)
+        start = "\r" if sys.stderr.isatty() else ""
+        line = f"{start}[{bar}] {percent:3d} % of {size / 1e6:,.1f} MB  {path}"
+        click.echo(line, err=True, nl=not sys.stderr.isatty())
+
+    def end(self) -> None:
+        """Leave the line of the last bar."""
+        if self._path and sys.stderr.isatty():
+            click.echo(err=True)
+        self._path = ""
