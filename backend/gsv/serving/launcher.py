@@ -84,7 +84,7 @@ class EmbeddedServer:
         self._on_ready_model = on_ready_model
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.log = ServerLog(on_line, self._wake)
-        self._prefix = processes.region_prefix()
+        self.region_prefix = processes.region_prefix()
         self._links: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._interruptions = 0
@@ -216,7 +216,7 @@ class EmbeddedServer:
                 self._process.wait()
                 self.log.join()
         finally:
-            processes.remove_regions(self._prefix)
+            processes.remove_regions(self.region_prefix)
             if self._links is not None:
                 shutil.rmtree(self._links, ignore_errors=True)
             os.close(self._wake_read)
@@ -268,7 +268,7 @@ class EmbeddedServer:
             f"--metrics-address={options.host}",
             f"--metrics-port={metrics_port}",
             f"--exit-timeout-secs={options.exit_timeout}",
-            f"--backend-config=python,shm-region-prefix-name={self._prefix}",
+            f"--backend-config=python,shm-region-prefix-name={self.region_prefix}",
         ]
         if found.backend_directory is not None:
             backends = self._plain("backends", found.backend_directory)

@@ -29,7 +29,7 @@ class Stub:
 def living_stubs(server: int) -> list[Stub]:
     """The stubs that run as children of the process ``server``; the dead are left out."""
     found = []
-    for pid in _children(server):
+    for pid in children(server):
         try:
             words = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
         except OSError:
@@ -44,10 +44,11 @@ def living_stubs(server: int) -> list[Stub]:
 
 def dead_children(server: int) -> list[int]:
     """Children of ``server`` that have ended and were not waited for: a stub that was killed."""
-    return [pid for pid in _children(server) if _state(pid) == "Z"]
+    return [pid for pid in children(server) if state(pid) == "Z"]
 
 
-def _children(parent: int) -> list[int]:
+def children(parent: int) -> list[int]:
+    """Process numbers of all children, the dead ones included."""
     pids = []
     for entry in os.listdir("/proc"):
         if entry.isdigit() and _stat(int(entry))[1:2] == [str(parent)]:
@@ -55,7 +56,8 @@ def _children(parent: int) -> list[int]:
     return sorted(pids)
 
 
-def _state(pid: int) -> str:
+def state(pid: int) -> str:
+    """The kernel's letter for the process's state (Z: ended, not waited for); empty: none such."""
     return "".join(_stat(pid)[:1])
 
 

@@ -130,7 +130,7 @@ def explain(reason: str) -> str:
     """A model's own message, without Triton's code in front and the traceback behind."""
     text = one_line(CODE.sub("", reason.split("\n\nAt:\n")[0]))
     if STUB_DIED.match(text):
-        return f"{text} Its Python process died while loading (out of memory?); --verbose shows its log"
+        return f"{text} Its process died while loading (memory?); see --verbose"
     return text
 
 

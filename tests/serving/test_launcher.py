@@ -1,0 +1,248 @@
+"""The launcher and the supervisor with a real tritonserver and models of a few lines."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from trivial_models import infer, write_repository
+
+from gsv.errors import ServerError
+from gsv.serving import processes
+from gsv.serving.launcher import CONTROL_HEADER, EmbeddedServer, ServerOptions
+from gsv.serving.supervisor import RecoveryPolicy, Supervisor
+
+pytestmark = pytest.mark.server
+
+OPTIONS = ServerOptions(ready_timeout=60, exit_timeout=20)
+COMMAND = [sys.executable, "-c", "from gsv.commands.serve import serve; serve()"]
+ANY_PORTS = ["--http-port=0", "--grpc-port=0", "--metrics-port=0"]
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 15.0) -> None:
+    limit = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < limit, "waited in vain"
+        time.sleep(0.05)
+
+
+def regions(server: EmbeddedServer) -> list[Path]:
+    return list(processes.SHARED_MEMORY.glob(f"{server.region_prefix}*"))
+
+
+def stub_of(server: EmbeddedServer) -> int:
+    return processes.living_stubs(server.pid)[0].pid
+
+
+def test_serves_from_a_path_with_spaces_and_leaves_nothing(tmp_path: Path) -> None:
+    repository = write_repository(tmp_path / "my models (1)", ensemble=True)
+    told = []
+    tell = lambda name, ready, models: told.append((ready, models))  # noqa: E731
+    with EmbeddedServer(repository, OPTIONS, on_ready_model=tell) as server:
+        assert infer(server.http_address, "double", [1.0, 2.5]) == (200, [2.0, 5.0])
+        assert infer(server.http_address, "outer", [3.0]) == (200, [6.0])
+        assert server.request("GET", "/v2/health/live") == 200
+        assert regions(server)
+        stubs = processes.living_stubs(server.pid)
+        assert [(stub.model, stub.instance) for stub in stubs] == [("double", "double_0_0")]
+        links = server._links
+        assert links is not None
+        assert links.is_dir()
+    assert told == [(1, 2), (2, 2)]
+    assert server.ended()
+    assert regions(server) == []
+    assert not links.exists()
+    assert not Path(f"/proc/{stubs[0].pid}").exists()
+
+
+def test_a_model_that_fails_is_one_clear_line(tmp_path: Path) -> None:
+    broken = "raise ValueError('gpt.safetensors is missing; run gsv prepare')"
+    repository = write_repository(tmp_path / "repository", initialize=broken)
+    server = EmbeddedServer(repository, OPTIONS)
+    with pytest.raises(ServerError) as caught:
+        server.start()
+    assert str(caught.value) == (
+        "model double failed to load: ValueError: gpt.safetensors is missing; run gsv prepare"
+    )
+    assert server.ended()
+    assert regions(server) == []
+
+
+def test_an_option_that_triton_refuses(tmp_path: Path) -> None:
+    repository = write_repository(tmp_path / "repository")
+    server = EmbeddedServer(repository, ServerOptions(extra=("--no-such-option",)))
+    with pytest.raises(ServerError, match="unrecognized option '--no-such-option'"):
+        server.start()
+
+
+def test_slow_models_run_into_the_timeout(tmp_path: Path) -> None:
+    repository = write_repository(tmp_path / "r", initialize="import time; time.sleep(60)")
+    server = EmbeddedServer(repository, ServerOptions(ready_timeout=3))
+    with pytest.raises(ServerError, match="not ready after 3 s; still loading: double"):
+        server.start()
+    assert regions(server) == []
+
+
+def test_control_key_guards_loading(tmp_path: Path) -> None:
+    repository = write_repository(tmp_path / "repository")
+    options = ServerOptions(control_key="s3cret")
+    with EmbeddedServer(repository, options) as server:
+        statuses = []
+        for headers in ({}, {CONTROL_HEADER: "wrong"}, {CONTROL_HEADER: "s3cret"}):
+            with contextlib.closing(http.client.HTTPConnection(server.http_address)) as connection:
+                connection.request("POST", "/v2/repository/index", "{}", headers)
+                statuses.append(connection.getresponse().status)
+        assert server.request("POST", "/v2/repository/index", {}) == 200
+        assert infer(server.http_address, "double", [1.0]) == (200, [2.0])
+    assert statuses == [403, 403, 200]
+
+
+def test_supervisor_brings_a_dead_model_back(tmp_path: Path) -> None:
+    repository = write_repository(tmp_path / "repository", instances=2, ensemble=True)
+    events: list[str] = []
+    with EmbeddedServer(repository, OPTIONS) as server:
+
+        def note(text: str) -> None:
+            events.append(text)
+            if "ready again" in text:
+                server.interrupt()
+
+        supervisor = Supervisor(server, RecoveryPolicy(interval=0.1), note)
+        assert supervisor.look() == []
+        os.kill(stub_of(server), signal.SIGKILL)
+        wait_until(lambda: bool(processes.dead_children(server.pid)))
+        supervisor.run()  # until the interruption in note
+        assert infer(server.http_address, "double", [1.0]) == (200, [2.0])
+        assert infer(server.http_address, "outer", [2.0]) == (200, [4.0])
+        assert len(processes.living_stubs(server.pid)) == 2
+        assert supervisor.look() == []
+        started = time.monotonic()
+    # The dead model must not keep Triton for its whole exit timeout, nor its memory stay.
+    assert time.monotonic() - started < OPTIONS.exit_timeout / 2
+    assert regions(server) == []
+    assert [text.split(";")[0].split(" after")[0] for text in events] == [
+        "model double: its process died",
+        "model double: ready again",
+    ]
+
+
+def test_supervisor_leaves_reloading_to_others(tmp_path: Path) -> None:
+    repository = write_repository(tmp_path / "repository")
+    with EmbeddedServer(repository, OPTIONS) as server:
+        supervisor = Supervisor(server)
+        assert supervisor.look() == []
+        assert server.request("POST", "/v2/repository/models/double/unload", {}) == 200
+        wait_until(lambda: not processes.living_stubs(server.pid))
+        assert supervisor.look() == []
+        assert server.request("POST", "/v2/repository/models/double/load", {}, timeout=30) == 200
+        assert supervisor.look() == []
+
+
+def test_supervisor_gives_a_model_up(tmp_path: Path) -> None:
+    flag = tmp_path / "broken"
+    initialize = f"import os\n        if os.path.exists({str(flag)!r}): raise ValueError('broken')"
+    repository = write_repository(tmp_path / "repository", initialize=initialize)
+    events: list[str] = []
+    with EmbeddedServer(repository, OPTIONS) as server:
+        policy = RecoveryPolicy(interval=0.1, attempts=2, backoff=0.1)
+        supervisor = Supervisor(server, policy, events.append)
+        supervisor.look()
+        flag.touch()
+        os.kill(stub_of(server), signal.SIGKILL)
+        with pytest.raises(ServerError, match="model double: .* 3 times within 600 s; giving up"):
+            supervisor.run()
+    assert sum("loading failed" in text for text in events) == 2
+
+
+def test_supervisor_tells_that_the_server_was_killed(tmp_path: Path) -> None:
+    repository = write_repository(tmp_path / "repository")
+    with EmbeddedServer(repository, OPTIONS) as server:
+        os.kill(server.pid, signal.SIGKILL)
+        with pytest.raises(ServerError, match="tritonserver was killed by SIGKILL"):
+            Supervisor(server).run()
+    assert regions(server) == []
+
+
+class TestCommand:
+    """``gsv serve`` as a process."""
+
+    def start(self, repository: Path, *options: str) -> tuple[subprocess.Popen[str], list[str]]:
+        process = subprocess.Popen(
+            [*COMMAND, str(repository), *ANY_PORTS, *options],
+            stderr=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        )
+        assert process.stderr is not None
+        lines = []
+        for line in process.stderr:
+            lines.append(line.rstrip("\n"))
+            if line.startswith("try: "):
+                break
+        return process, lines
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_signals_end_it_cleanly(self, tmp_path: Path, number: signal.Signals) -> None:
+        log = tmp_path / "triton.log"
+        repository = write_repository(tmp_path / "repository")
+        process, lines = self.start(repository, f"--log-file={log}")
+        with process:
+            assert any("double is ready (1 of 1)" in line for line in lines)
+            address = next(line for line in lines if "HTTP" in line).rpartition("//")[2]
+            assert infer(address, "double", [1.0]) == (200, [2.0])
+            process.send_signal(number)
+            _, rest = process.communicate(timeout=30)
+        assert process.returncode == 0
+        assert rest.splitlines() == [
+            "stopping: requests under way are finished first",
+            "stopped",
+        ]
+        assert "successfully unloaded 'double'" in log.read_text()
+        assert self.regions_of(process) == []
+
+    def test_stopped_while_loading(self, tmp_path: Path) -> None:
+        repository = write_repository(tmp_path / "r", initialize="import time; time.sleep(60)")
+        process = subprocess.Popen(
+            [*COMMAND, str(repository), *ANY_PORTS], stderr=subprocess.PIPE, text=True
+        )
+        with process:
+            wait_until(lambda: bool(self.regions_of(process)))
+            process.terminate()
+            _, said = process.communicate(timeout=10)
+        assert process.returncode == 0
+        assert said.splitlines()[-1] == "stopped while the models were loading"
+        assert self.regions_of(process) == []
+
+    def test_killed_launcher_takes_its_server_along(self, tmp_path: Path) -> None:
+        process, _ = self.start(write_repository(tmp_path / "repository"))
+        with process:
+            server = processes.children(process.pid)[0]
+            process.kill()
+            process.communicate(timeout=10)
+        wait_until(lambda: processes.state(server) in ("", "Z"))
+        wait_until(lambda: self.regions_of(process) == [])
+
+    def test_failure_is_one_line_and_exit_code_1(self, tmp_path: Path) -> None:
+        broken = "raise ValueError('no weights')"
+        repository = write_repository(tmp_path / "repository", initialize=broken)
+        done = subprocess.run(
+            [*COMMAND, str(repository), *ANY_PORTS], capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 1
+        assert done.stdout == ""
+        assert done.stderr.splitlines() == [
+            f"starting Triton on {repository}",
+            "Error: model double failed to load: ValueError: no weights",
+        ]
+
+    def regions_of(self, process: subprocess.Popen[str]) -> list[Path]:
+        namespace = os.stat("/proc/self/ns/pid").st_ino
+        return list(processes.SHARED_MEMORY.glob(f"gsv-{namespace}-{process.pid}-*"))

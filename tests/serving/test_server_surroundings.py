@@ -1,0 +1,182 @@
+"""What stands around a tritonserver, without one: its log, its files, ports and shared memory."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from gsv.commands.serve import is_loopback
+from gsv.errors import ServerError
+from gsv.serving import installation, processes
+from gsv.serving.launcher import check_repository, choose_ports
+from gsv.serving.server_log import ServerLog
+
+
+def feed(*lines: str) -> tuple[ServerLog, list[str]]:
+    shown: list[str] = []
+    log = ServerLog(lambda line, important: shown.append(line) if important else None, lambda: None)
+    for line in lines:
+        log.feed(line)
+    return log, shown
+
+
+class TestServerLog:
+    def test_follows_loading(self) -> None:
+        log, shown = feed(
+            'I1122 16:25:06.1 8413 model_lifecycle.cc:472] "loading: a:1"',
+            'I1122 16:25:06.2 8413 model_lifecycle.cc:472] "loading: b:1"',
+            "I1122 16:25:08.9 8413 model_lifecycle.cc:839] \"successfully loaded 'a'\"",
+        )
+        assert log.models == {"a": "ready", "b": "loading"}
+        assert shown == []
+
+    def test_failed_model_is_one_line_without_code_and_traceback(self) -> None:
+        failed = (
+            "E1122 16:38:27.7 1 model_lifecycle.cc:642] \"failed to load 'a' version 1: Internal: "
+            'CheckpointError: gpt.safetensors: missing\\nrun gsv prepare\\n\\nAt:\\n  m.py(3)\\n"'
+        )
+        log, shown = feed(failed)
+        assert log.reason() == (
+            "model a failed to load: CheckpointError: gpt.safetensors: missing run gsv prepare"
+        )
+        assert shown == []  # the reason is told once, by whoever gives up
+
+    def test_first_failure_counts_not_its_consequences(self) -> None:
+        log, _ = feed(
+            "E1122 1:1:1 1 m.cc:1] \"Poll failed for model directory 'a': no text proto\"",
+            'E1122 1:1:1 1 m.cc:1] "Invalid argument: ensemble e contains models that are not '
+            'available or ambiguous: a"',
+            "error: creating server: Internal - failed to load all models",
+        )
+        assert log.reason() == "model a failed to load: no text proto"
+
+    def test_dead_stub_is_explained(self) -> None:
+        log, _ = feed(
+            "E1122 1:1:1 1 m.cc:1] \"failed to load 'a' version 1: Internal: Stub process 'a_0_0' "
+            'is not healthy."'
+        )
+        assert "Its process died while loading" in log.reason()
+
+    def test_harmless_lines_are_no_reason_and_not_shown(self) -> None:
+        log, shown = feed(
+            'E1122 1:1:1 1 server.cc:241] "CudaDriverHelper has not been initialized."',
+            "Error: Failed to initialize NVML",
+            "+-----+",
+            'W1122 1:1:1 1 x.cc:1] "something else"',
+        )
+        assert log.reason() == "it said nothing"
+        assert [line[-16:] for line in shown] == ['"something else"']
+
+    def test_a_broken_sink_does_not_stop_the_reading(self) -> None:
+        def full(line: str, important: bool) -> None:
+            raise OSError("No space left on device")
+
+        log = ServerLog(full, lambda: None)
+        log.feed("first")
+        log.feed('I1122 1:1:1 1 x.cc:1] "loading: a:1"')
+        assert log.models == {"a": "loading"}
+        assert isinstance(log.broken_sink, OSError)
+
+
+class TestPorts:
+    def test_free_ports_differ(self) -> None:
+        ports = choose_ports("127.0.0.1", (0, 0, 0))
+        assert len(set(ports)) == 3
+        assert all(ports)
+
+    def test_taken_port_is_named_with_its_option(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            with pytest.raises(ServerError, match=rf"127.0.0.1:{port} .* --grpc-port"):
+                choose_ports("127.0.0.1", (0, port, 0))
+
+    @pytest.mark.parametrize(
+        ("host", "expected"),
+        [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("x", False)],
+    )
+    def test_loopback(self, host: str, expected: bool) -> None:
+        assert is_loopback(host) is expected
+
+
+class TestRepository:
+    def test_missing_and_empty_folders_say_what_to_do(self, tmp_path: Path) -> None:
+        with pytest.raises(ServerError, match="no such folder; make one with gsv prepare"):
+            check_repository(tmp_path / "nowhere")
+        with pytest.raises(ServerError, match="no model in it"):
+            check_repository(tmp_path)
+
+
+class TestSharedMemory:
+    def test_only_the_own_regions_are_removed(self, tmp_path: Path) -> None:
+        mine, other = processes.region_prefix(), processes.region_prefix()
+        for prefix in (mine, other):
+            (tmp_path / f"{prefix}1234").touch()
+        assert processes.remove_regions(mine, tmp_path) == [f"{mine}1234"]
+        assert [p.name for p in tmp_path.iterdir()] == [f"{other}1234"]
+
+    def test_stale_means_same_namespace_and_dead_launcher(self, tmp_path: Path) -> None:
+        namespace = os.stat("/proc/self/ns/pid").st_ino
+        no_process = int(Path("/proc/sys/kernel/pid_max").read_text()) + 1
+        stale = f"gsv-{namespace}-{no_process}-0123abcd-x"
+        kept = {
+            f"gsv-{namespace}-{os.getpid()}-0123abcd-x",  # its launcher lives
+            f"gsv-{namespace + 1}-{no_process}-0123abcd-x",  # of another container
+            "triton_python_backend_shm_region_x",  # of another tritonserver
+        }
+        for name in {stale, *kept}:
+            (tmp_path / name).touch()
+        assert processes.remove_stale_regions(tmp_path) == [stale]
+        assert {p.name for p in tmp_path.iterdir()} == kept
+
+
+class TestInstallation:
+    def test_layout_is_made_once_and_mended(self, tmp_path: Path) -> None:
+        first = installation.embedded(tmp_path).backend_directory
+        assert first is not None
+        stub = first / "python" / installation.STUB
+        assert os.access(stub, os.X_OK)
+        made = stub.stat().st_ino
+        installation.embedded(tmp_path)
+        assert stub.stat().st_ino == made
+        stub.write_bytes(b"cut off")
+        installation.embedded(tmp_path)
+        assert stub.stat().st_size > 100_000
+        assert [p.name for p in tmp_path.iterdir()] == [first.name]  # nothing half-made
+
+    def test_missing_wheel(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        with pytest.raises(ServerError, match="pip install 'nvidia-pytriton==") as caught:
+            installation.embedded()
+        assert "\n" not in str(caught.value)
+
+    def test_unwritable_cache(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(ServerError, match="GSV_CACHE"):
+            installation.embedded(tmp_path / "file")
+
+    def test_installed_server_must_be_a_program(self, tmp_path: Path) -> None:
+        with pytest.raises(ServerError, match="not an executable file"):
+            installation.installed(tmp_path / "tritonserver")
+
+    def test_installed_server_of_another_python(self, tmp_path: Path) -> None:
+        binary = tmp_path / "bin" / "tritonserver"
+        stub = tmp_path / "backends" / "python" / installation.STUB
+        for file in (binary, stub):
+            file.parent.mkdir(parents=True)
+            file.write_bytes(b"..libpython3.8.so.1.0..")
+            file.chmod(0o755)
+        with pytest.raises(ServerError, match="built for Python 3.8"):
+            installation.installed(binary)
+
+    def test_installed_server_brings_its_backends(self, tmp_path: Path) -> None:
+        binary = tmp_path / "bin" / "tritonserver"
+        binary.parent.mkdir()
+        binary.touch(0o755)
+        (tmp_path / "backends").mkdir()
+        found = installation.installed(binary)
+        assert found.backend_directory == tmp_path / "backends"
+        assert found.environment["PATH"].startswith(str(Path(sys.executable).parent))
