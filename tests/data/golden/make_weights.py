@@ -18,19 +18,19 @@ from numpy.typing import NDArray
 Array = NDArray[np.float32]
 f32 = np.float32
 
-# Factors on 1/sqrt(inputs of an output), applied in this order where the test holds.
+# Parts of a key, the factor on 1/sqrt(inputs of an output), and whether 1/sqrt(layers) comes on top.
 _FACTORS = [
-    (lambda key: key.endswith("ar_predict_layer.weight"), 3.0),
-    (lambda key: "in_proj_weight" in key, 1.5),
-    (lambda key: "self_attn.out_proj" in key, "1/sqrt(layers)"),
-    (lambda key: "linear2." in key, "0.5/sqrt(layers)"),
-    (lambda key: "conv_o." in key or "conv_2." in key, 0.5),
-    (lambda key: key.startswith("ref_enc.fc."), 0.4),
-    (lambda key: key.startswith("wns1.proj."), 2.0),
-    (lambda key: "attn_norm.linear" in key or "norm_out.linear" in key, 1.5),
-    (lambda key: "transformer_blocks" in key and (".to_q." in key or ".to_k." in key), 1.5),
-    (lambda key: "transformer_blocks" in key and ".to_out.0." in key, 2.0),
-    (lambda key: "embed.time_mlp.0" in key, 1.4),
+    (("ar_predict_layer.weight",), 3.0, False),
+    (("in_proj_weight",), 1.5, False),
+    (("self_attn.out_proj",), 1.0, True),
+    (("linear2.",), 0.5, True),
+    (("conv_o.", "conv_2."), 0.5, False),
+    (("ref_enc.fc.",), 0.4, False),
+    (("wns1.proj.",), 2.0, False),
+    (("attn_norm.linear", "norm_out.linear"), 1.5, False),
+    ((".to_q.", ".to_k."), 1.5, False),
+    ((".to_out.0.",), 2.0, False),
+    (("embed.time_mlp.0",), 1.4, False),
 ]
 
 
@@ -88,14 +88,9 @@ def _scaled(key: str, shape: Sequence[int], n: Array, which: str, arch: dict[str
 
 def _scale(key: str, shape: Sequence[int], arch: dict[str, Any]) -> float:
     scale = 1.0 / math.sqrt(int(np.prod(shape[1:])))
-    for applies, factor in _FACTORS:
-        if not applies(key):
-            continue
-        if isinstance(factor, str):
-            start = 0.5 if factor.startswith("0.5") else 1.0
-            scale *= start / math.sqrt(arch["n_layer"])
-        else:
-            scale *= factor
+    for parts, factor, over_layers in _FACTORS:
+        if any(part in key for part in parts):
+            scale *= factor / math.sqrt(arch["n_layer"]) if over_layers else factor
     return scale
 
 
