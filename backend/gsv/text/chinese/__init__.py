@@ -3,9 +3,11 @@
 Follows the models' own frontend, whose symbols they were trained on, and goes its own way only
 where that one fails or says something false:
 
-- a character whose reading the pinyin table lacks (兙, 甅 and ten others) is ``UNK``; upstream raises;
+- a character whose reading the pinyin table lacks (兙, 甅 and ten others) is ``UNK``, one symbol;
+  upstream raises;
 - decimal digits of all scripts are read; upstream raises on other than ASCII and full-width ones;
-- text of which nothing remains gives no symbols, and the caller skips it; upstream's BERT step raises;
+- text of which nothing remains gives no symbols, and the caller skips it; upstream's BERT step
+  raises;
 - in a time range each time's own minutes are read (``chinese.rules``);
 - a character is simplified only to one that can be read (``chinese.simplify``).
 """
@@ -20,7 +22,7 @@ from gsv.text.chinese import g2p, segment
 from gsv.text.chinese.lexicon import SyllableLexicon
 from gsv.text.chinese.normalize import MANDARIN_MARKS, collapse_marks, spoken
 from gsv.text.chinese.simplify import Simplifier
-from gsv.text.chinese.syllables import parse_pinyin
+from gsv.text.chinese.syllables import parse_pinyin, word_reading
 from gsv.text.types import Phonemes
 
 
@@ -36,8 +38,9 @@ class Chinese:
         self._data = data
 
     def load(self) -> None:
-        """Read the dictionaries now; ConfigurationError when a data file is not what it should be."""
+        """Read the dictionaries now; ConfigurationError when a data file is not as it should be."""
         segment.load()
+        word_reading("好")
         _ = self._simplifier
 
     def normalize(self, text: str) -> str:
@@ -48,8 +51,8 @@ class Chinese:
         """As ``normalize``, and for each character the index in ``text`` that it was written at.
 
         A character that stands for no single written one (the words of a number) has -1. So a
-        reading given for ``text[i]`` belongs to the normalised character whose offset is ``i``; when
-        there is none, the character is not read.
+        reading given for ``text[i]`` belongs to the normalised character whose offset is ``i``;
+        when there is none, the character is not read.
         """
         result = collapse_marks(spoken(text, self._simplifier, MANDARIN_MARKS))
         return result.text, result.sources

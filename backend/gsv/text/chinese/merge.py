@@ -90,8 +90,8 @@ def _third_meets_third(first: Word, second: Word) -> bool:
 def _join_third_tones(words: Sequence[Word], chained: Callable[[Word, Word], bool]) -> list[Word]:
     """Neighbours whose third tones meet, unless together they are long.
 
-    A word that was just joined to the one before it takes no third; a doubled character (姐姐) stays
-    apart, since its second syllable is about to lose its tone.
+    A word that was just joined to the one before it takes no third; a doubled character (姐姐)
+    stays apart, since its second syllable is about to lose its tone.
     """
     joined: list[Word] = []
     was_joined = False

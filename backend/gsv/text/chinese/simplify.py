@@ -1,10 +1,10 @@
 """Traditional characters to simplified ones, one for one.
 
 Pronunciation dictionaries know simplified words. An operator can bring the reference's own table
-(``simplified.json`` in the data folder, an object of character → character; ``read_character_table``
-makes one from an upstream checkout). Without it OpenCC's table is used, with the differences that
-matter in everyday text (``data/simplified.json``). A character whose simplified form lies outside
-U+4E00–9FA5 stays: those alone are read (嗰 stays, not 𠮶).
+(``simplified.json`` in the data folder, an object of character → character, made from an upstream
+checkout by ``read_character_table``). Without it OpenCC's table is used, with the differences that
+matter in everyday text (``data/chinese_variants.json``). A character whose simplified form lies
+outside U+4E00–9FA5 stays: those alone are read (嗰 stays, not 𠮶).
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _opencc_table() -> Mapping[str, str]:
     from opencc import OpenCC
 
     convert = OpenCC("t2s").convert
-    data = read_data(TABLE_FILE)
+    data = read_data("chinese_variants.json")
     characters = (chr(code) for code in range(ord(FIRST), ord(LAST) + 1))
     table = {char: convert(char) for char in characters}
     table = {

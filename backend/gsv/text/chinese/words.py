@@ -36,7 +36,7 @@ class Words:
 
 def read_data(name: str) -> dict[str, Any]:
     """A JSON object of the package's own data folder."""
-    text = resources.files("gsv.text").joinpath("data", name).read_text("utf-8")
+    text = resources.files("gsv.text").joinpath(f"data/{name}").read_text("utf-8")
     data: dict[str, Any] = json.loads(text)
     return data
 
