@@ -47,8 +47,8 @@ def test_serves_from_a_path_with_spaces_and_leaves_nothing(tmp_path: Path) -> No
     told = []
     tell = lambda name, ready, models: told.append((ready, models))  # noqa: E731
     with EmbeddedServer(repository, OPTIONS, on_ready_model=tell) as server:
-        assert infer(server.http_address, "double", [1.0, 2.5]) == (200, [2.0, 5.0])
-        assert infer(server.http_address, "outer", [3.0]) == (200, [6.0])
+        assert infer(server.http_url, "double", [1.0, 2.5]) == (200, [2.0, 5.0])
+        assert infer(server.http_url, "outer", [3.0]) == (200, [6.0])
         assert server.request("GET", "/v2/health/live") == 200
         assert regions(server)
         stubs = processes.living_stubs(server.pid)
@@ -97,11 +97,11 @@ def test_control_key_guards_loading(tmp_path: Path) -> None:
     with EmbeddedServer(repository, options) as server:
         statuses = []
         for headers in ({}, {CONTROL_HEADER: "wrong"}, {CONTROL_HEADER: "s3cret"}):
-            with contextlib.closing(http.client.HTTPConnection(server.http_address)) as connection:
+            with contextlib.closing(http.client.HTTPConnection(server.http_url)) as connection:
                 connection.request("POST", "/v2/repository/index", "{}", headers)
                 statuses.append(connection.getresponse().status)
         assert server.request("POST", "/v2/repository/index", {}) == 200
-        assert infer(server.http_address, "double", [1.0]) == (200, [2.0])
+        assert infer(server.http_url, "double", [1.0]) == (200, [2.0])
     assert statuses == [403, 403, 200]
 
 
@@ -120,8 +120,8 @@ def test_supervisor_brings_a_dead_model_back(tmp_path: Path) -> None:
         os.kill(stub_of(server), signal.SIGKILL)
         wait_until(lambda: bool(processes.dead_children(server.pid)))
         supervisor.run()  # until the interruption in note
-        assert infer(server.http_address, "double", [1.0]) == (200, [2.0])
-        assert infer(server.http_address, "outer", [2.0]) == (200, [4.0])
+        assert infer(server.http_url, "double", [1.0]) == (200, [2.0])
+        assert infer(server.http_url, "outer", [2.0]) == (200, [4.0])
         assert len(processes.living_stubs(server.pid)) == 2
         assert supervisor.look() == []
         started = time.monotonic()

@@ -142,7 +142,7 @@ def _run(server: EmbeddedServer, show: LogView, policy: RecoveryPolicy) -> None:
     with server:
         assert server.installation is not None
         say(f"ready after {time.monotonic() - started:.1f} s ({server.installation.name})")
-        say(f"  HTTP     {server.http_url}")
+        say(f"  HTTP     http://{server.http_url}")
         say(f"  gRPC     {server.grpc_url}")
         say(f"  metrics  {server.metrics_url}")
         say(f'try: gsv say "Hello there." --url {server.http_url} -o hello.wav   (Ctrl-C stops)')

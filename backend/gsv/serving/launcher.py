@@ -105,14 +105,9 @@ class EmbeddedServer:
         self.stop()
 
     @property
-    def http_address(self) -> str:
+    def http_url(self) -> str:
         """``host:port`` of HTTP, the form that tritonclient.http takes."""
         return f"{self._reachable_host()}:{self.ports[0]}"
-
-    @property
-    def http_url(self) -> str:
-        """``http://host:port``."""
-        return f"http://{self.http_address}"
 
     @property
     def grpc_url(self) -> str:
@@ -188,7 +183,7 @@ class EmbeddedServer:
         self, method: str, path: str, body: Any = None, timeout: float = REQUEST_SECONDS
     ) -> int:
         """Send one HTTP request to the server; its status, or 0 when there was no answer."""
-        connection = http.client.HTTPConnection(self.http_address, timeout=timeout)
+        connection = http.client.HTTPConnection(self.http_url, timeout=timeout)
         key = self.options.control_key
         headers = {CONTROL_HEADER: key} if key else {}
         try:
