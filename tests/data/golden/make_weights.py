@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float32]
 f32 = np.float32
 
-# Parts of a key, the factor on 1/sqrt(inputs of an output), and whether 1/sqrt(layers) comes on top.
+# Parts of a key, the factor on 1/sqrt(inputs of an output), and whether also 1/sqrt(layers).
 _FACTORS = [
     (("ar_predict_layer.weight",), 3.0, False),
     (("in_proj_weight",), 1.5, False),
