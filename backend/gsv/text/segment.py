@@ -68,7 +68,7 @@ class Segmenter:
 
         Args:
             text: one sentence, at most a few hundred characters.
-            mode: one of ``gsv.text.symbols.MODES``.
+            mode: one of ``gsv.options.LANGUAGES``.
 
         Returns:
             Segments whose labels are ``zh ja en ko yue``, or for a sentence of marks and line

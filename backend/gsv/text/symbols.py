@@ -18,19 +18,6 @@ UNKNOWN = "UNK"
 MARKS = "!?…,.-"  # punctuation that has a symbol
 
 LANGUAGES = ("zh", "ja", "en", "ko", "yue")  # what a segment can be read as
-MODES = (
-    "auto",
-    "auto_yue",
-    "en",
-    "zh",
-    "ja",
-    "yue",
-    "ko",
-    "all_zh",
-    "all_ja",
-    "all_yue",
-    "all_ko",
-)  # what a request can ask for
 
 
 @cache
