@@ -1,14 +1,15 @@
 """The two containers that torch has written: the zip archive (1.6 and later) and the older stream.
 
-Both give the unpickled object and the storages, as tensors that view the file mapped into memory:
-a file of 1.5 GB is read without a second copy. All sizes are checked against the file before
-anything is built on them.
+Both give the unpickled object and the storages, as tensors that view one copy of the file in
+memory: a file of 1.5 GB takes 1.5 GB. All sizes are checked against the file before anything is
+built on them.
 """
 
 from __future__ import annotations
 
 import io
 import mmap
+import os
 import struct
 import zipfile
 import zlib
@@ -22,6 +23,7 @@ from torch import Tensor
 from gsv.checkpoints.unpickle import PICKLE_LIMIT, StorageRef, TensorRef, unpickle
 from gsv.errors import CheckpointError
 
+FILE_LIMIT = 8 << 30  # bytes; the largest official file has 0.8 GB, 1.5 GB in float32
 ENTRY_LIMIT = 100_000  # storages; the largest official file has 685
 _MAX_DIMENSIONS = 8
 
@@ -32,21 +34,34 @@ _LEGACY_PROTOCOL = 1001
 Storages = Callable[[StorageRef], Tensor]
 
 
-def map_file(path: Path) -> mmap.mmap:
-    """The file as copy-on-write memory: torch wants writable buffers, and nothing is written back.
+def load_file(path: Path) -> mmap.mmap:
+    """The whole file in private memory that behaves like a file.
+
+    Not mapped: a file that is cut while it is mapped kills the process that reads it, and people
+    copy new weights over old ones.
 
     Raises:
-        CheckpointError: it is not there, can't be read, or is empty.
+        CheckpointError: it is not there, can't be read, is empty or too large.
     """
     try:
-        with path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        with path.open("rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > FILE_LIMIT:
+                raise CheckpointError(f"{path}: {size:,} bytes; at most {FILE_LIMIT:,} allowed")
+            if size == 0:
+                raise CheckpointError(f"{path}: the file is empty")
+            data = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            with memoryview(data) as view:
+                filled = 0
+                while filled < size and (count := file.readinto(view[filled:])):
+                    filled += count
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file") from error
     except OSError as error:
         raise CheckpointError(f"{path}: can't be read: {error.strerror}") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path}: the file is empty") from error
+    if filled < size:
+        raise CheckpointError(f"{path}: became shorter while it was read")
+    return data
 
 
 def _dtype(ref: StorageRef) -> torch.dtype:

@@ -192,7 +192,7 @@ def _install_text_data(staged: Path, text: text_data.Sources, report: Report) ->
     target = staged / "text_frontend" / _VERSION / "text_data"
     missing = text_data.install(text, target, lambda line: report(f"text data: {line}"))
     for item in missing:
-        report(f"text data: {item.target} not found: {item.cost}")
+        report(f"text data: without {item.name}: {item.cost}")
 
 
 def _version_folders(staged: Path) -> list[Path]:

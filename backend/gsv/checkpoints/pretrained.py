@@ -147,7 +147,8 @@ def _vocabulary(source: Path) -> list[str]:
     """Tokens in the order of their ids."""
     plain, fast = source / "vocab.txt", source / "tokenizer.json"
     if plain.is_file():
-        tokens = plain.read_text(encoding="utf-8").splitlines()
+        # One token a line; some tokens are characters that Python takes for line ends as well.
+        tokens = plain.read_text(encoding="utf-8").rstrip("\n").split("\n")
     elif fast.is_file():
         model = _read_json(fast).get("model")
         table = model.get("vocab") if isinstance(model, dict) else None

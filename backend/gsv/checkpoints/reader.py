@@ -16,7 +16,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from gsv.checkpoints.archive import map_file, open_legacy, open_zip, tensor
+from gsv.checkpoints.archive import load_file, open_legacy, open_zip, tensor
 from gsv.checkpoints.unpickle import TensorRef
 from gsv.errors import CheckpointError
 
@@ -30,11 +30,11 @@ _CONFIG_NODES, _CONFIG_DEPTH = 100_000, 32
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A file's content. The tensors view the file: copy before the file changes.
+    """A file's content.
 
     Attributes:
         path: where it was read from.
-        weights: tensors by upstream's key.
+        weights: tensors by upstream's key; they share one copy of the file.
         config: upstream's configuration as plain values, ``HParams`` objects as dicts.
         info: upstream's remark, such as ``GPT-e15``.
         header: the two digits in place of ``PK``, or "".
@@ -60,7 +60,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: the file is missing, cut short, damaged, hostile, or no checkpoint; the
             message is one line that begins with the path.
     """
-    data = map_file(path)
+    data = load_file(path)
     start = bytes(data[:_SUMMED_BYTES])
     header = ""
     try:
@@ -70,7 +70,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         elif start[:1] == b"\x80":
             content, storages = open_legacy(data)
         elif start[8:9] == b"{":
-            return _from_safetensors(path, start)
+            return _from_safetensors(path, bytes(data))
         else:
             raise CheckpointError(_strange(start))
         layout, found, rest = _find_weights(content)
@@ -91,19 +91,22 @@ def read_checkpoint(path: Path) -> Checkpoint:
         config=config if isinstance(config, dict) else {},
         info=info if isinstance(info, str) else "",
         header=header,
-        fingerprint=hashlib.md5(start, usedforsecurity=False).hexdigest(),
+        fingerprint=_fingerprint(start),
         layout=layout,
         extra=rest,
     )
 
 
-def _from_safetensors(path: Path, start: bytes) -> Checkpoint:
+def _from_safetensors(path: Path, data: bytes) -> Checkpoint:
     try:
-        weights = safetensors.torch.load_file(path)
+        weights = safetensors.torch.load(data)
     except safetensors.SafetensorError as error:
-        raise CheckpointError(f"{path}: damaged safetensors file: {error}") from error
-    fingerprint = hashlib.md5(start, usedforsecurity=False).hexdigest()
-    return Checkpoint(path, weights, {}, "", "", fingerprint, "", {})
+        raise CheckpointError(f"damaged safetensors file: {error}") from error
+    return Checkpoint(path, weights, {}, "", "", _fingerprint(data), "", {})
+
+
+def _fingerprint(data: bytes) -> str:
+    return hashlib.md5(data[:_SUMMED_BYTES], usedforsecurity=False).hexdigest()
 
 
 def _header(first: bytes) -> str:

@@ -1,7 +1,7 @@
 """Lexica and dictionaries for the text frontend: found, checked and copied into its version folder.
 
-``ITEMS`` is the whole table: what is looked for where, and what its absence costs. The frontend
-works without any of them, on what its Python packages bring.
+``ITEMS`` is the whole table of what is looked for and where. The folder that is filled has the
+layout that ``gsv.text.data_files`` reads; that module also says what each absence costs.
 """
 
 from __future__ import annotations
@@ -16,14 +16,10 @@ from typing import Any
 
 from gsv.checkpoints.unpickle import unpickle
 from gsv.errors import CheckpointError
+from gsv.text.chinese.simplify import read_character_table
+from gsv.text.data_files import DataItem, data_status
 
-# Where Debian's open-jtalk-mecab-naist-jdic puts it.
-SYSTEM_DICTIONARY = Path("/var/lib/mecab/dic/open-jtalk/naist-jdic")
-
-_TAGGER = "nltk_data/taggers/averaged_perceptron_tagger_eng"
-_SMALLER_ENGLISH = (
-    "English words are read by a smaller dictionary; more of them differ from upstream"
-)
+_TAGGER = "averaged_perceptron_tagger_eng"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,75 +29,38 @@ class Item:
     Attributes:
         target: its place in the frontend's ``text_data`` folder.
         upstream: its places in an upstream checkout, below ``GPT_SoVITS``.
-        folder: its places in a folder of text data, the target's own first.
+        folder: its places in a folder of text data, besides the target's own.
         holds: for a folder, files that must be in it.
-        cost: what a frontend without it does worse.
     """
 
     target: str
-    cost: str
     upstream: tuple[str, ...] = ()
     folder: tuple[str, ...] = ()
     holds: tuple[str, ...] = ()
 
 
 ITEMS = (
-    Item(
-        "upstream/cmudict.rep",
-        _SMALLER_ENGLISH,
-        upstream=("text/cmudict.rep",),
-        folder=("cmudict.rep",),
-    ),
-    Item(
-        "upstream/cmudict-fast.rep",
-        _SMALLER_ENGLISH,
-        upstream=("text/cmudict-fast.rep",),
-        folder=("cmudict-fast.rep",),
-    ),
-    Item(
-        "upstream/engdict-hot.rep",
-        "some English words that upstream corrects are read otherwise",
-        upstream=("text/engdict-hot.rep",),
-        folder=("engdict-hot.rep",),
-    ),
+    Item("upstream/cmudict.rep", ("text/cmudict.rep",), ("cmudict.rep",)),
+    Item("upstream/cmudict-fast.rep", ("text/cmudict-fast.rep",), ("cmudict-fast.rep",)),
+    Item("upstream/engdict-hot.rep", ("text/engdict-hot.rep",), ("engdict-hot.rep",)),
     Item(
         "upstream/names.json",
-        "English names are read by rule",
-        upstream=("text/namedict_cache.pickle",),
-        folder=("names.json", "namedict_cache.pickle"),
+        ("text/namedict_cache.pickle",),
+        ("names.json", "namedict_cache.pickle"),
+    ),
+    Item("simplified.json", ("text/zh_normalization/char_convert.py",), ("char_convert.py",)),
+    Item(
+        f"nltk_data/taggers/{_TAGGER}",
+        folder=(_TAGGER, f"taggers/{_TAGGER}"),
+        holds=tuple(f"{_TAGGER}.{part}.json" for part in ("weights", "tagdict", "classes")),
     ),
     Item(
-        "upstream/opencpop-strict.txt",
-        "nothing: the same table is built in",
-        upstream=("text/opencpop-strict.txt",),
-        folder=("opencpop-strict.txt",),
-    ),
-    Item(
-        _TAGGER,
-        "English homographs (record, read, ...) always have their first reading",
-        folder=("averaged_perceptron_tagger_eng",),
-        holds=tuple(
-            f"averaged_perceptron_tagger_eng.{part}.json"
-            for part in ("weights", "tagdict", "classes")
-        ),
-    ),
-    Item(
-        "open_jtalk",
-        "Japanese is read with another dictionary or not at all",
-        folder=("naist-jdic", "open_jtalk_dic_utf_8-1.11"),
+        "naist-jdic",
+        folder=("open_jtalk", "open_jtalk_dic_utf_8-1.11"),
         holds=("sys.dic", "unk.dic", "matrix.bin", "char.bin"),
     ),
-    Item(
-        "lid.176.bin",
-        "the language of short mixed texts is told by the smaller model",
-        upstream=("pretrained_models/fast_langdetect/lid.176.bin",),
-    ),
-    Item(
-        "G2PWModel",
-        "Chinese characters with several readings are read by dictionary (pypinyin)",
-        upstream=("text/G2PWModel",),
-        holds=("g2pW.onnx",),
-    ),
+    Item("lid.176.bin", ("pretrained_models/fast_langdetect/lid.176.bin",)),
+    Item("G2PWModel", ("text/G2PWModel",), holds=("g2pW.onnx",)),
 )
 
 
@@ -123,8 +82,6 @@ class Sources:
             candidates += [root / place for place in item.upstream]
         if self.earlier is not None:
             candidates.append(self.earlier / item.target)
-        if item.target == "open_jtalk":
-            candidates.append(SYSTEM_DICTIONARY)
         return next((path for path in candidates if _is_complete(path, item)), None)
 
 
@@ -142,7 +99,7 @@ def _is_complete(path: Path, item: Item) -> bool:
     return path.is_file()
 
 
-def install(sources: Sources, target: Path, report: Callable[[str], None]) -> list[Item]:
+def install(sources: Sources, target: Path, report: Callable[[str], None]) -> list[DataItem]:
     """Copy all that is found into ``target``.
 
     Args:
@@ -151,7 +108,7 @@ def install(sources: Sources, target: Path, report: Callable[[str], None]) -> li
         report: called with a line for each item that was found.
 
     Returns:
-        The items that were not found.
+        What the frontend then lacks, with its cost.
 
     Raises:
         CheckpointError: a source is not what it was said to be, or a pickle is no plain table.
@@ -160,23 +117,19 @@ def install(sources: Sources, target: Path, report: Callable[[str], None]) -> li
         if named is not None and not named.is_dir():
             raise CheckpointError(f"{named}: no such folder")
     target.mkdir(parents=True, exist_ok=True)
-    missing = []
     for item in ITEMS:
         source = sources.find(item)
         if source is None:
-            missing.append(item)
             continue
         report(f"{item.target} from {source}")
         place = target / item.target
         place.parent.mkdir(parents=True, exist_ok=True)
-        if source.suffix == ".pickle":
-            _write_names(source, place)
-        elif source.is_dir():
+        if source.is_dir():
             shutil.copytree(source, place)
         else:
-            shutil.copyfile(source, place)
+            _COPIES.get(source.suffix, shutil.copyfile)(source, place)
     _copy_own_files(sources.earlier, target)
-    return missing
+    return [item for item in data_status(target) if not item.present]
 
 
 def _copy_own_files(earlier: Path | None, target: Path) -> None:
@@ -201,6 +154,18 @@ def _write_names(pickled: Path, target: Path) -> None:
         raise CheckpointError(f"{pickled}: no table of names and pronunciations")
     text = json.dumps(table, ensure_ascii=False, separators=(",", ":"))
     target.write_text(text + "\n", encoding="utf-8")
+
+
+def _write_characters(source: Path, target: Path) -> None:
+    """Upstream's table of traditional characters, literals in a Python file, as JSON."""
+    table = read_character_table(source)
+    target.write_text(json.dumps(table, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+_COPIES: dict[str, Callable[[Path, Path], Any]] = {
+    ".pickle": _write_names,
+    ".py": _write_characters,
+}
 
 
 def _is_entry(entry: tuple[Any, Any]) -> bool:

@@ -47,7 +47,8 @@ def load_bert(
     config.num_hidden_layers -= BERT_SKIPPED_LAYERS
     bert = _load(BertModel, folder, config, add_pooling_layer=False)
     model = CharacterFeatures(bert).to(device, torch_dtype(dtype)).eval().requires_grad_(False)
-    tokens = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    # Not splitlines: some tokens are characters that Python takes for line ends as well.
+    tokens = (folder / "vocab.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")
     return BertFeatures(model, {token: i for i, token in enumerate(tokens)}, device, cache_size)
 
 

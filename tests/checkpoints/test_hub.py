@@ -1,0 +1,151 @@
+"""Downloads against a local server that answers as the hub does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from checkpoints.hub_server import FakeHub, serving
+
+from gsv.checkpoints.hub import OFFICIAL_FILES, Hub, download_official
+from gsv.errors import CheckpointError
+
+SIZE = 700_000  # several blocks
+
+
+@pytest.fixture
+def hub() -> Iterator[FakeHub]:
+    files = {path: os.urandom(SIZE) for path in OFFICIAL_FILES}
+    files["chinese-hubert-base/config.json"] = b'{"small": true}'
+    lfs = {path for path in files if not path.endswith("json")}
+    with serving(FakeHub(files | {"README.md": b"x"}, lfs)) as running:
+        yield running
+
+
+def download(hub: FakeHub, folder: Path) -> list[tuple[str, int, int]]:
+    seen: list[tuple[str, int, int]] = []
+    client = Hub(hub.endpoint, patience=0.001)
+    download_official(client, folder, lambda *step: seen.append(step))
+    return seen
+
+
+def check(hub: FakeHub, folder: Path) -> None:
+    found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    assert found == set(OFFICIAL_FILES)
+    for path in OFFICIAL_FILES:
+        assert (folder / path).read_bytes() == hub.files[path]
+
+
+def transfers(hub: FakeHub) -> list[tuple[str, str]]:
+    return [(path, span) for method, path, span in hub.requests if method == "GET"]
+
+
+def test_all_files_come_with_progress(hub: FakeHub, tmp_path: Path) -> None:
+    seen = download(hub, tmp_path)
+    check(hub, tmp_path)
+    for path in OFFICIAL_FILES:
+        steps = [(here, size) for name, here, size in seen if name == path]
+        assert steps == sorted(steps)
+        assert steps[-1] == (len(hub.files[path]),) * 2
+
+
+def test_what_is_there_is_not_fetched_again(hub: FakeHub, tmp_path: Path) -> None:
+    download(hub, tmp_path)
+    hub.requests.clear()
+    download(hub, tmp_path)
+    assert all("/api/models/" in path for path, _ in transfers(hub))
+
+
+def test_a_changed_file_is_fetched_again(hub: FakeHub, tmp_path: Path) -> None:
+    download(hub, tmp_path)
+    (tmp_path / "s1v3.ckpt").write_bytes(bytes(SIZE))
+    download(hub, tmp_path)
+    check(hub, tmp_path)
+
+
+def test_a_broken_transfer_goes_on_where_it_stopped(hub: FakeHub, tmp_path: Path) -> None:
+    hub.break_after = [300_000, 200_000]
+    download(hub, tmp_path)
+    check(hub, tmp_path)
+    spans = [span for path, span in transfers(hub) if path == "/store/s1v3.ckpt"]
+    assert spans == ["", "bytes=300000-", "bytes=500000-"]
+
+
+def test_a_later_call_goes_on_where_an_earlier_one_stopped(hub: FakeHub, tmp_path: Path) -> None:
+    hub.break_after = [300_000, *[0] * 5]
+    with pytest.raises(CheckpointError, match="what came so far is kept"):
+        download(hub, tmp_path)
+    assert (tmp_path / "s1v3.ckpt.part").stat().st_size == 300_000
+    assert not (tmp_path / "s1v3.ckpt").exists()
+    hub.requests.clear()
+    download(hub, tmp_path)
+    check(hub, tmp_path)
+    assert ("/store/s1v3.ckpt", "bytes=300000-") in transfers(hub)
+
+
+def test_a_server_without_ranges(hub: FakeHub, tmp_path: Path) -> None:
+    hub.ranges, hub.break_after = False, [300_000]
+    download(hub, tmp_path)
+    check(hub, tmp_path)
+
+
+def test_passing_server_errors(hub: FakeHub, tmp_path: Path) -> None:
+    hub.fail = [503, 500, 502]
+    download(hub, tmp_path)
+    check(hub, tmp_path)
+
+
+def test_final_server_errors(hub: FakeHub, tmp_path: Path) -> None:
+    hub.fail = [403]
+    with pytest.raises(CheckpointError, match="s1v3.ckpt: can't be had.*HTTP 403.*HF_ENDPOINT"):
+        download(hub, tmp_path)
+
+
+def test_wrong_content_is_thrown_away(hub: FakeHub, tmp_path: Path) -> None:
+    hub.wrong = {"gsv-v4-pretrained/s2Gv4.pth"}
+    with pytest.raises(CheckpointError, match="s2Gv4.pth: what came .* another checksum"):
+        download(hub, tmp_path)
+    assert list((tmp_path / "gsv-v4-pretrained").iterdir()) == []
+    hub.wrong = {"chinese-hubert-base/config.json"}  # a small file, with Git's sum
+    with pytest.raises(CheckpointError, match="config.json: what came .* another checksum"):
+        download(hub, tmp_path)
+    hub.wrong = set()
+    download(hub, tmp_path)
+    check(hub, tmp_path)
+
+
+def test_a_part_of_another_version(hub: FakeHub, tmp_path: Path) -> None:
+    (tmp_path / "s1v3.ckpt.part").write_bytes(bytes(SIZE + 1))
+    download(hub, tmp_path)
+    check(hub, tmp_path)
+
+
+def test_a_mirror_without_a_list(hub: FakeHub, tmp_path: Path) -> None:
+    hub.tree = False
+    download(hub, tmp_path)
+    check(hub, tmp_path)
+    hub.wrong = {"s1v3.ckpt"}  # the sum then comes with the redirect
+    (tmp_path / "s1v3.ckpt").unlink()
+    with pytest.raises(CheckpointError, match="another checksum"):
+        download(hub, tmp_path)
+
+
+def test_missing_files_are_named(hub: FakeHub, tmp_path: Path) -> None:
+    del hub.files["s1v3.ckpt"]
+    with pytest.raises(CheckpointError, match="does not have s1v3.ckpt"):
+        download(hub, tmp_path)
+
+
+def test_nobody_there(tmp_path: Path) -> None:
+    with serving(FakeHub({})) as gone:
+        pass
+    with pytest.raises(CheckpointError, match="can't be had from http://127.0.0.1"):
+        download(gone, tmp_path)
+
+
+@pytest.mark.parametrize("endpoint", ["file:///etc", "huggingface.co", "ftp://x", ""])
+def test_other_addresses(endpoint: str) -> None:
+    with pytest.raises(CheckpointError, match="allowed: http:// or https:// addresses"):
+        Hub(endpoint)
