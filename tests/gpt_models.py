@@ -7,12 +7,13 @@ import functools
 import numpy as np
 import torch
 from golden import Case, case_weights, manifest
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
 from gsv.checkpoints.names.gpt import rename
 from gsv.config import GPTConfig
 from gsv.engine.sequence import SamplingParams, SequenceRequest
-from gsv.models.gpt import Cache, SemanticGPT
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from gsv.models.gpt import Cache, Linear, SemanticGPT
 
 GREEDY = {"top_k": 1, "top_p": 1.0, "temperature": 1.0, "repetition_penalty": 1.35}
 
@@ -42,18 +43,11 @@ def golden_gpt(size: str) -> SemanticGPT:
 def with_eos_bias(model: SemanticGPT, bias: float) -> SemanticGPT:
     """Add a constant to the logit of EOS, as the t2s_eos cases do."""
 
-    class Biased(nn.Module):
-        def __init__(self, head: nn.Linear) -> None:
-            super().__init__()
-            self.head = head
-            self.weight = head.weight
-
-        def forward(self, x: Tensor) -> Tensor:
-            logits = self.head(x)
-            logits[..., model.config.eos] += bias
-            return logits
-
-    model.head = Biased(model.head)
+    head = Linear(model.config.hidden_dim, model.config.vocabulary)
+    head.weight = model.head.weight
+    head.bias = nn.Parameter(torch.zeros(model.config.vocabulary))
+    head.bias.data[model.config.eos] = bias
+    model.head = head
     return model
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from golden import Case, case_weights, has_case, load_case
 from gpt_models import GREEDY, case_request, golden_gpt, with_eos_bias
+
 from gsv.checkpoints.names.gpt import rename
 from gsv.engine.engine import Engine
+from gsv.engine.native.build import load_kernel
+from gsv.engine.noise import exponential_steps
 from gsv.engine.runner import Noise, Runner
 from gsv.engine.sequence import Sequence, SequenceRequest, Status
 from gsv.models.gpt import SemanticGPT
@@ -29,12 +35,23 @@ sizes = pytest.mark.parametrize(
 golden = pytest.mark.golden
 
 
-def run(
-    model: SemanticGPT, requests: list[SequenceRequest], noise: Noise | None = None
+@pytest.fixture(params=[False, True], ids=["torch", "kernel"])
+def run(request) -> Callable[..., list[list[int]]]:
+    """``run_together`` through PyTorch and through the compiled kernel."""
+    if request.param and load_kernel("gpt_decode") is None:
+        pytest.skip("no C compiler here")
+    return functools.partial(run_together, kernel=request.param)
+
+
+def run_together(
+    model: SemanticGPT,
+    requests: list[SequenceRequest],
+    noise: Noise = exponential_steps,
+    kernel: bool = True,
 ) -> list[list[int]]:
     """Tokens of all requests, run together from the first step to the last."""
-    options = {} if noise is None else {"noise": noise}
-    runner = Runner(model, torch.device("cpu"), torch.float32, len(requests), 512, **options)
+    cpu = torch.device("cpu")
+    runner = Runner(model, cpu, torch.float32, len(requests), 512, noise, kernel)
     everybody = [Sequence(request, ignore, ignore) for request in requests]
     for sequence in everybody:
         sequence.status = Status.RUNNING
@@ -62,7 +79,7 @@ def new_tokens(case: Case, output: str) -> list[int]:
 
 @golden
 @sizes
-def test_first_logits(size):
+def test_first_logits(size, run):
     case, model = load_case(f"{size}_t2s_greedy"), golden_gpt(size)
     logits = {}
     inner = model.prefill
@@ -79,7 +96,7 @@ def test_first_logits(size):
 
 @golden
 @sizes
-def test_greedy_tokens(size):
+def test_greedy_tokens(size, run):
     case, model = load_case(f"{size}_t2s_greedy"), golden_gpt(size)
     # Upstream's single decoder keeps n + 1 tokens at its early stop (Q14), its batched one n.
     alone = [run(model, [case_request(case, row, **GREEDY, max_tokens=61)])[0] for row in "ab"]
@@ -90,7 +107,7 @@ def test_greedy_tokens(size):
 
 @golden
 @sizes
-def test_eos_waits_for_the_twelfth_step(size):
+def test_eos_waits_for_the_twelfth_step(size, run):
     greedy, case = load_case(f"{size}_t2s_greedy"), load_case(f"{size}_t2s_eos")
     model = with_eos_bias(golden_gpt(size), float(case.inputs["bias_big"]))
     requests = [case_request(greedy, row, **GREEDY) for row in "ab"]
@@ -102,7 +119,7 @@ def test_eos_waits_for_the_twelfth_step(size):
 
 @golden
 @sizes
-def test_argmax_at_eos_ends_a_row(size):
+def test_argmax_at_eos_ends_a_row(size, run):
     greedy, case = load_case(f"{size}_t2s_greedy"), load_case(f"{size}_t2s_eos")
     model = with_eos_bias(golden_gpt(size), float(case.inputs["bias_argmax"]))
     recorded = case.inputs["exp_noise"].copy()
@@ -116,7 +133,7 @@ def test_argmax_at_eos_ends_a_row(size):
 
 @golden
 @sizes
-def test_sampled_tokens(size):
+def test_sampled_tokens(size, run):
     greedy, case = load_case(f"{size}_t2s_greedy"), load_case(f"{size}_t2s_eos")
     recorded = case.inputs["exp_noise"]
     request = case_request(
@@ -130,7 +147,7 @@ def test_sampled_tokens(size):
 
 @golden
 @sizes
-def test_rows_end_at_different_steps(size):
+def test_rows_end_at_different_steps(size, run):
     greedy, case = load_case(f"{size}_t2s_greedy"), load_case(f"{size}_t2s_eos")
     if float(case.inputs["bias_diff"]) < 0:
         pytest.skip("this folder's case has no such rows")

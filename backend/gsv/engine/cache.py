@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import sys
 
 import torch
 
@@ -18,6 +19,8 @@ from gsv.models.gpt import Cache
 
 # Rows are this many positions long or a multiple: they then begin and end on a page of memory.
 ALIGNMENT = 256
+# Room that is never written shall not count as used memory. Python names this flag from 3.13 on.
+_NO_RESERVE = 0x4000 if sys.platform == "linux" else 0
 
 
 class KVCache:
@@ -41,7 +44,7 @@ class KVCache:
         shape = (slots, 2 * config.layers, self.max_length, config.heads, width)
         self._pages: mmap.mmap | None = None
         if device.type == "cpu":
-            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE
             self._pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=flags)
             self.storage = torch.frombuffer(self._pages, dtype=dtype).view(shape)
         else:

@@ -66,13 +66,15 @@ class Engine:
     Args:
         model: the first checkpoint, named "". Taken over: moved to ``device``, stored in ``dtype``.
         device: where to run.
-        dtype: precision of the matrices and the cache: float32 (exact), bfloat16 or float16.
+        dtype: precision of the matrices and the cache: float32 (exact), bfloat16, float16, or int8,
+            which is bfloat16 with the matrices of decode rounded to int8 (on a CPU).
         slots: sequences of one model that run at once.
         waiting_limit: sequences of one model that may wait for a slot.
         max_length: most positions of a sequence: phonemes, prompt tokens and new tokens.
         prefill_limit: newcomers per step; by default 1 on a CPU, where a prefill is long against
             a step and gains nothing from company, and 8 on a GPU.
         noise: where the Exp(1) numbers come from; tests replay recorded ones.
+        kernel: decode through the compiled kernel where there is one (on a CPU).
 
     Raises:
         ConfigurationError: a number out of range.
@@ -88,6 +90,7 @@ class Engine:
         max_length: int = 2560,
         prefill_limit: int | None = None,
         noise: Noise = exponential_steps,
+        kernel: bool = True,
     ) -> None:
         self._device = torch.device(device)
         self._dtype = dtype
@@ -96,6 +99,7 @@ class Engine:
         self._max_length = max_length
         self._prefill_limit = prefill_limit or (1 if self._device.type == "cpu" else 8)
         self._noise = noise
+        self._kernel = kernel
         for name, value, lowest, highest in (
             ("slots", slots, 1, 1024),
             ("waiting_limit", waiting_limit, 0, 1_000_000),
@@ -114,7 +118,13 @@ class Engine:
     def add_model(self, name: str, model: SemanticGPT) -> None:
         """Make another checkpoint resident; taken over as the first one was."""
         runner = Runner(
-            model, self._device, self._dtype, self._slots, self._max_length, self._noise
+            model,
+            self._device,
+            self._dtype,
+            self._slots,
+            self._max_length,
+            self._noise,
+            self._kernel,
         )
         scheduler = Scheduler(self._slots, self._waiting_limit, self._prefill_limit)
         with self._lock:

@@ -8,14 +8,23 @@ surplus rows decode into free slots, surplus positions are masked.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 Decode = Callable[[int, int], Tensor]
 
-LENGTH_BUCKET = 256
+
+class Graph(Protocol):
+    """What is used of ``torch.cuda.CUDAGraph``."""
+
+    def replay(self) -> None:
+        """Run what was captured."""
+
+
+# At most a third of a bucket's positions are read in vain, from 512 on.
+LENGTH_BUCKETS = (256, 512, 768, 1024, 1536, 2048, 3072, 4096)
 
 
 class GraphedDecode:
@@ -26,20 +35,17 @@ class GraphedDecode:
             cached positions, from and into tensors that never move.
         slots: most rows.
         max_length: most positions.
-        disable: call ``decode`` itself with the exact numbers (on a CPU).
+        device: where the tensors are; anywhere but on a GPU, ``decode`` itself is called with the
+            exact numbers.
     """
 
-    def __init__(self, decode: Decode, slots: int, max_length: int, disable: bool) -> None:
+    def __init__(self, decode: Decode, slots: int, max_length: int, device: torch.device) -> None:
         self._decode = decode
-        self._disable = disable
+        self._device = device
+        self._disable = device.type != "cuda"
         self.row_buckets = sorted({min(2**i, slots) for i in range(slots.bit_length() + 1)})
-        self.length_buckets = sorted(
-            {
-                min(n, max_length)
-                for n in range(LENGTH_BUCKET, max_length + LENGTH_BUCKET, LENGTH_BUCKET)
-            }
-        )
-        self._graphs: dict[tuple[int, int], tuple[Any, Tensor]] = {}
+        self.length_buckets = [n for n in LENGTH_BUCKETS if n < max_length] + [max_length]
+        self._graphs: dict[tuple[int, int], tuple[Graph, Tensor]] = {}
         self._pool: Any = None
 
     def __call__(self, rows: int, length: int) -> Tensor:
@@ -64,16 +70,17 @@ class GraphedDecode:
             for length in reversed(self.length_buckets):
                 self._graphs[rows, length] = self._capture(rows, length)
 
-    def _capture(self, rows: int, length: int) -> tuple[Any, Tensor]:
-        # Libraries choose and allocate on the first call, which a capture must not see.
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            self._decode(rows, length)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        # thread_local: another thread of this process may use its own stream meanwhile
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            logits = self._decode(rows, length)
+    def _capture(self, rows: int, length: int) -> tuple[Graph, Tensor]:
+        with torch.cuda.device(self._device):
+            # Libraries choose and allocate on the first call, which a capture must not see.
+            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                self._decode(rows, length)
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            # thread_local: other threads of this process may use their own streams meanwhile
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                logits = self._decode(rows, length)
         self._pool = self._pool or graph.pool()
         return graph, logits

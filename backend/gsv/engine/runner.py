@@ -16,11 +16,13 @@ from torch import Tensor
 from gsv.constants import EOS_FREE_STEPS
 from gsv.engine.cache import KVCache
 from gsv.engine.graphs import GraphedDecode
+from gsv.engine.native.gpt import NativeDecode
 from gsv.engine.noise import exponential_steps
 from gsv.engine.sampling import Controls, draw
 from gsv.engine.scheduler import Move
-from gsv.engine.sequence import Drawn
+from gsv.engine.sequence import Drawn, SamplingParams, SequenceRequest
 from gsv.engine.sequence import Sequence as Row
+from gsv.errors import ConfigurationError
 from gsv.models.gpt import SemanticGPT
 
 # noise(seed, sentence, first step, steps, width) → float32 [steps, width]
@@ -33,10 +35,14 @@ class Runner:
     Args:
         model: taken over: moved to ``device`` and stored in ``dtype``.
         device: where to run.
-        dtype: precision of matrices and cache.
+        dtype: precision of matrices and cache; int8 is bfloat16 with int8 matrices in decode.
         slots: most rows.
         max_length: most positions of a row.
         noise: where the Exp(1) numbers come from.
+        kernel: decode through the compiled kernel where there is one (on a CPU).
+
+    Raises:
+        ConfigurationError: int8 without the kernel.
     """
 
     def __init__(
@@ -47,7 +53,10 @@ class Runner:
         slots: int,
         max_length: int,
         noise: Noise = exponential_steps,
+        kernel: bool = True,
     ) -> None:
+        int8 = dtype == torch.int8
+        dtype = torch.bfloat16 if int8 else dtype
         self.model = model.to(device).set_precision(dtype).eval().requires_grad_(False)
         self.device = device
         self.config = model.config
@@ -59,9 +68,13 @@ class Runner:
         self._tokens, self._positions, self._text_lengths, self._eos_from = integers
         self._seen = torch.zeros(slots, self.config.vocabulary, dtype=torch.bool, device=device)
         self._controls: tuple[list[Row], Controls] | None = None
-        self._decode = GraphedDecode(
-            self._decode_rows, slots, self.cache.max_length, disable=device.type != "cuda"
-        )
+        self._kernel = NativeDecode.create(model, self.cache, int8=int8) if kernel else None
+        if int8 and self._kernel is None:
+            raise ConfigurationError(
+                "dtype: int8 needs a CPU and a C compiler (cc, gcc or clang) for its kernel; "
+                "install one or use bfloat16"
+            )
+        self._decode = GraphedDecode(self._decode_rows, slots, self.cache.max_length, device)
 
     @torch.inference_mode()
     def prefill(self, newcomers: Sequence[Row], first: int) -> list[Drawn]:
@@ -108,18 +121,24 @@ class Runner:
 
     @torch.inference_mode()
     def warm_up(self) -> None:
-        """Run every shape that must not be met for the first time by a caller."""
+        """Run every shape of decode and one small sequence, so that no caller meets them first."""
         self._decode.capture_all()
-        self._decode(1, 1)
-        self.cache.clear(0)
+        request = SequenceRequest(
+            phonemes=np.zeros(16, dtype=np.int32),
+            bert=np.zeros((16, self.config.bert_dim), dtype=np.float32),
+            prompt_tokens=np.zeros(16, dtype=np.int32),
+            params=SamplingParams(seed=0, top_p=0.9),
+        )
+        sequence = Row(request, lambda *_: None, lambda *_: None)
+        sequence.take(self.prefill([sequence], 0)[0])
+        self.decode([sequence])
+        self.move(Move(0, 0, sequence.length))
 
     def _decode_rows(self, rows: int, length: int) -> Tensor:
-        return self.model.decode(
-            self._tokens[:rows],
-            self._positions[:rows],
-            self._text_lengths[:rows],
-            self.cache.window(0, rows, length),
-        )
+        state = (self._tokens[:rows], self._positions[:rows], self._text_lengths[:rows])
+        if self._kernel is not None:
+            return self._kernel(*state, length)
+        return self.model.decode(*state, self.cache.window(0, rows, length))
 
     def _draw(self, logits: Tensor, sequences: Sequence[Row], rows: slice) -> list[Drawn]:
         width = self.config.vocabulary

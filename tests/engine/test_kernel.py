@@ -1,0 +1,182 @@
+"""The compiled decoding step, and the graphs' buckets, against the plain model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from gpt_models import KnownGPT, golden_config, golden_gpt, random_request
+
+from gsv.engine.cache import KVCache
+from gsv.engine.engine import Engine
+from gsv.engine.graphs import GraphedDecode
+from gsv.engine.native import build
+from gsv.engine.native.gpt import NativeDecode, quantize
+from gsv.errors import ConfigurationError
+
+CPU = torch.device("cpu")
+needs_compiler = pytest.mark.skipif(
+    build.load_kernel("gpt_decode") is None, reason="no C compiler here"
+)
+
+
+def kernel_and_state(dtype: torch.dtype, rows: int, int8: bool = False):
+    """A model, its kernel and a step's inputs over a cache of random content."""
+    torch.manual_seed(rows)
+    model = golden_gpt("tiny").set_precision(dtype).eval().requires_grad_(False)
+    cache = KVCache(model.config, rows, 256, dtype, CPU)
+    cache.storage.normal_()
+    kernel = NativeDecode.create(model, cache, int8=int8)
+    assert kernel is not None
+    positions = torch.randint(20, 200, (rows,))
+    state = (torch.randint(0, 1024, (rows,)), positions, torch.randint(1, 20, (rows,)))
+    return model, cache, kernel, state
+
+
+@needs_compiler
+@pytest.mark.golden
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 8, 11])
+def test_kernel_equals_model_in_float32(rows):
+    model, cache, kernel, state = kernel_and_state(torch.float32, rows)
+    length = int(state[1].max()) + 1
+    expected = model.decode(*state, cache.window(0, rows, length))
+    written = cache.storage.clone()
+    torch.testing.assert_close(kernel(*state, length), expected, atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(cache.storage, written, atol=1e-5, rtol=1e-5)
+
+
+@needs_compiler
+@pytest.mark.golden
+@pytest.mark.parametrize(("int8", "allowed"), [(False, 0.02), (True, 0.04)])
+def test_kernel_in_reduced_precision_stays_near_float32(int8, allowed):
+    model, cache, kernel, state = kernel_and_state(torch.bfloat16, 6, int8)
+    length = int(state[1].max()) + 1
+    ours = kernel(*state, length).clone()
+    exact = [(k.float(), v.float()) for k, v in cache.window(0, 6, length)]
+    expected = golden_gpt("tiny").decode(*state, exact)
+    error = (ours - expected).pow(2).mean().sqrt() / expected.pow(2).mean().sqrt()
+    assert 0 < error < allowed
+
+
+@needs_compiler
+@pytest.mark.golden
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_decodes_bit_by_bit_the_same_in_any_company(dtype):
+    _, cache, kernel, state = kernel_and_state(dtype, 13)
+    tokens, positions, text_lengths = state
+    together = kernel(*state, 256).clone()
+    for rows in (1, 2, 3, 4, 6, 9):
+        fewer = kernel(tokens[:rows], positions[:rows], text_lengths[:rows], 201)
+        assert torch.equal(fewer, together[:rows])
+
+
+@needs_compiler
+def test_attention_survives_large_scores_and_long_rows():
+    _, cache, kernel, state = kernel_and_state(torch.float32, 2)
+    cache.storage.mul_(300)
+    positions = torch.tensor([0, 255])
+    assert kernel(state[0], positions, torch.zeros(2, dtype=torch.int64), 256).isfinite().all()
+
+
+@needs_compiler
+@pytest.mark.golden
+def test_what_lies_beyond_a_row_is_not_even_read():
+    model, cache, kernel, state = kernel_and_state(torch.float32, 2)
+    expected = kernel(*state, 256).clone()
+    for row, position in enumerate(state[1].tolist()):
+        cache.storage[row, :, position:] = torch.nan
+    assert torch.equal(kernel(*state, 256), expected)
+
+
+def test_rounding_to_int8_is_close_and_keeps_zero_rows():
+    weight = torch.randn(7, 64)
+    weight[3] = 0
+    rounded, scale = quantize(weight)
+    assert rounded.dtype == torch.int8
+    error = (rounded * scale[:, None] - weight).abs().amax(dim=1)
+    assert (error <= weight.abs().amax(dim=1) / 254 + 1e-7).all()
+
+
+def test_shapes_the_kernel_does_not_know_run_in_torch():
+    cache = KVCache(KnownGPT().config, 1, 256, torch.float32, CPU)
+    assert NativeDecode.create(KnownGPT(), cache) is None
+    with pytest.raises(ConfigurationError, match="int8 needs a CPU and a C compiler"):
+        Engine(golden_gpt("tiny"), dtype=torch.int8, slots=1, kernel=False)
+
+
+def test_a_machine_without_a_compiler_is_served_too(monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(build.shutil, "which", lambda name: None)
+    assert build.load_kernel("gpt_decode", tmp_path) is None
+    monkeypatch.setattr(build.shutil, "which", lambda name: "/bin/false")
+    assert build.load_kernel("gpt_decode", tmp_path) is None
+    assert "can't be compiled" in caplog.text
+    assert list(tmp_path.iterdir()) == []  # nothing half is left
+
+
+def fake_capture(graphed: GraphedDecode):
+    """Stands in for CUDA: replay computes into the tensor that the capture returned."""
+
+    class Replay:
+        def __init__(self, rows: int, length: int) -> None:
+            self.shape = (rows, length)
+            self.logits = graphed._decode(rows, length)
+
+        def replay(self) -> None:
+            self.logits.copy_(graphed._decode(*self.shape))
+
+    def capture(rows: int, length: int):
+        captured.append((rows, length))
+        one = Replay(rows, length)
+        return one, one.logits
+
+    captured: list[tuple[int, int]] = []
+    graphed._capture = capture
+    graphed._disable = False
+    return captured
+
+
+@pytest.mark.golden
+def test_buckets_of_rows_and_lengths_change_nothing():
+    rng = np.random.default_rng(2)
+    config = golden_config("tiny")
+    requests = [
+        random_request(rng, config, seed=n, max_tokens=int(m))
+        for n, m in enumerate(rng.integers(20, 300, 7))
+    ]
+    tokens = []
+    for graphs in (False, True):
+        engine = Engine(golden_gpt("tiny"), slots=3, max_length=512, kernel=False)
+        runner = engine._lanes[""].runner
+        runner.cache.storage.fill_(torch.nan)
+        for row in range(3):
+            runner.cache.clear(row)  # rows that a graph runs along are zeros or in use
+        captured = fake_capture(runner._decode) if graphs else []
+        engine.warm_up()
+        engine.start()
+        tokens.append([engine.generate(request).tolist() for request in requests])
+        engine.stop()
+        if graphs:
+            assert captured == [(r, n) for r in (3, 2, 1) for n in (512, 256)]
+    assert tokens[0] == tokens[1]
+
+
+def test_buckets_cover_every_number():
+    for slots in (1, 2, 3, 32, 48):
+        graphed = GraphedDecode(lambda rows, length: torch.empty(0), slots, 2560, CPU)
+        assert graphed.row_buckets[-1] == slots
+        assert graphed.length_buckets[-1] == 2560
+        assert graphed.row_buckets[0] == 1
+
+
+def test_a_cleared_row_is_zero_and_a_moved_row_is_the_same():
+    cache = KVCache(golden_config("tiny"), 3, 300, torch.bfloat16, CPU)
+    assert cache.max_length == 512
+    assert not cache.storage.any()
+    cache.storage.normal_()
+    kept = cache.storage[[0, 2]].clone()
+    cache.clear(1)
+    assert not cache.storage[1].any()
+    assert torch.equal(cache.storage[[0, 2]], kept)
+    cache.move(2, 1, 100)
+    assert torch.equal(cache.storage[1, :, :100], kept[1, :, :100])
+    assert not cache.storage[1, :, 100:].any()
