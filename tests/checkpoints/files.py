@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import pickle
 import sys
@@ -14,7 +15,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
+from golden import case_weights, golden_seed, make_weights, manifest
 
 
 class HParams:
@@ -88,6 +91,32 @@ def weights(seed: int = 0) -> dict[str, torch.Tensor]:
         "empty": torch.empty(0),
         "flags": torch.tensor([True, False]),
     }
+
+
+def lora_content(rank: int = 8) -> dict[str, Any]:
+    """What upstream's training saves for a v4 LoRA of the tiny model, by the golden rule."""
+    seed, normal = golden_seed(), make_weights().normal
+    base = case_weights("s2", "tiny")
+    # What is trained besides the LoRA drifts: the base and 5 % of a second draw.
+    drift = make_weights().build(manifest("s2Gv4", "tiny"), "s2", seed, "lora:")
+    weight: dict[str, torch.Tensor] = {}
+    for key, value in base.items():
+        inside = key.replace("cfm.", "cfm.base_model.model.", 1)
+        if key.endswith("inv_freq"):
+            weight[inside] = value.half()
+        elif ".attn.to_" in key and key.endswith("weight"):
+            out, width = value.shape
+            down = inside.replace(".weight", ".lora_A.default.weight")
+            up = inside.replace(".weight", ".lora_B.default.weight")
+            a = normal(down, (rank, width), seed) / np.float32(math.sqrt(width))
+            b = normal(up, (out, rank), seed) * np.float32(0.5 / math.sqrt(rank))
+            weight |= {down: torch.from_numpy(a).half(), up: torch.from_numpy(b).half()}
+        elif not key.startswith(("cfm.", "enc_p.", "ssl_proj.")):
+            fixed = key.startswith("quantizer.") or key.endswith("weight_g")
+            weight[key] = (value if fixed else value + 0.05 * drift[key]).half()
+    config = HParams(**manifest("s2Gv4", "tiny")["config"])
+    info = "3epoch_120iteration"
+    return {"weight": weight, "config": config, "info": info, "lora_rank": rank}
 
 
 def pickled(value: Any, protocol: int = 2) -> bytes:

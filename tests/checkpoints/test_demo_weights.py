@@ -27,7 +27,11 @@ SHAPED = {
 @pytest.mark.parametrize("size", module.SIZES)
 @pytest.mark.parametrize("name", FILES)
 def test_layouts_are_those_of_the_manifests(name: str, size: str) -> None:
-    layout, expected = module._layouts(size)[name], manifest(name, size)
+    try:
+        expected = manifest(name, size)
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    layout = module._layouts(size)[name]
     assert list(layout["tensors"].items()) == [(t["key"], t["shape"]) for t in expected["tensors"]]
     for part in ("config", "arch"):
         assert layout.get(part) == expected.get(part)

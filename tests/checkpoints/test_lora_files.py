@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints.files import HParams, save
-from golden import case_weights, golden_seed, has_case, load_case, make_weights, sovits_config
+from checkpoints.files import lora_content, save
+from golden import case_weights, has_case, load_case, manifest, sovits_config
 
 from gsv.checkpoints import convert
 from gsv.checkpoints.lora import read_lora
@@ -21,15 +21,13 @@ A = "cfm.base_model.model.estimator.transformer_blocks.0.attn.to_q.lora_A.defaul
 
 @pytest.fixture(scope="module")
 def content() -> dict[str, Any]:
-    module = make_weights()
-    folder = module.HERE + "/manifest"
-    made: dict[str, Any] = module.make_lora(folder, "tiny", golden_seed())
-    return made | {"config": HParams(**made["config"])}
+    return lora_content()
 
 
 def base_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    module = make_weights()
-    content = module.make_s2(module.HERE + "/manifest", "tiny", golden_seed())
+    layout = manifest("s2Gv4", "tiny")
+    content = {"weight": case_weights("s2", "tiny"), "info": "x"}
+    content |= {"config": layout["config"], "arch": layout["arch"]}
     return convert.convert_sovits(read_checkpoint(save(content, folder / "s2.pth"))).tensors
 
 
