@@ -64,6 +64,7 @@ class Offline:
             chosen = {**defaults.get(name, {}), **(settings or {}).get(name, {})}
             bridge = (self,) if kind in BRIDGED else ()
             self._stages[name] = kind(place, kind.settings_type.parse(chosen), *bridge)
+            self._stages[name].warm_up()
 
     def __enter__(self) -> Offline:
         return self

@@ -128,7 +128,7 @@ class _Model:
         self._inputs = read_wire(config["input"])
         self._outputs = read_wire(config["output"])
         folder = Path(args["model_repository"]) / args["model_version"]
-        self._check_files(folder)
+        verify_manifest(folder)
         parameters = {
             key: value["string_value"]
             for key, value in config["parameters"].items()
@@ -141,9 +141,6 @@ class _Model:
             torch.set_num_threads(settings.threads)
         self._stage = self._build(Place(folder, device), settings)
         self._stage.warm_up()
-
-    def _check_files(self, folder: Path) -> None:
-        verify_manifest(folder)
 
     def _build(self, place: Place, settings: Any) -> Any:
         return self.stage(place, settings)
@@ -320,12 +317,9 @@ class StreamingModel(_Model):
 
 
 class BridgedModel(StreamingModel):
-    """A :class:`StreamingModel` whose stage calls other models of the server; no weights here."""
+    """A :class:`StreamingModel` whose stage calls other models of the server."""
 
     stage: ClassVar[type[Any]]  # an AsyncStage that also takes a gsv.stages.calls.CallModel
-
-    def _check_files(self, folder: Path) -> None:
-        pass
 
     def _build(self, place: Place, settings: Any) -> Any:
         return self.stage(place, settings, Bridge())

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 import triton_python_backend_utils as pb_utils
 
 from gsv.errors import Cancelled, GsvError, InvalidRequest, Overloaded
@@ -81,7 +82,13 @@ def to_tensor(name: str, value: Any) -> Any:
 
 
 def _read(response: Any) -> Tensors:
-    return {t.name(): t.as_numpy()[0].copy() for t in response.output_tensors()}
+    return {t.name(): _read_tensor(t) for t in response.output_tensors()}
+
+
+def _read_tensor(tensor: Any) -> Any:
+    if tensor.is_cpu():
+        return tensor.as_numpy()[0].copy()
+    return torch.utils.dlpack.from_dlpack(tensor.to_dlpack())[0].clone()
 
 
 def _raise_error(response: Any) -> None:

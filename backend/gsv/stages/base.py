@@ -128,3 +128,8 @@ def check_ids(tensor: str, ids: NDArray[np.int32], limit: int) -> None:
     """InvalidRequest unless every entry is from 0 to ``limit - 1``."""
     if ids.ndim != 1 or (len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < limit):
         raise InvalidRequest.value(tensor, ids.tolist()[:8], f"one row of ids 0 to {limit - 1}")
+
+
+def to_numpy(array: Array) -> NDArray[Any]:
+    """The same values as a numpy array, from whatever device."""
+    return array.cpu().numpy() if isinstance(array, torch.Tensor) else array

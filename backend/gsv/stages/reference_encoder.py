@@ -86,7 +86,7 @@ def _wrong_length(seconds: float) -> InvalidRequest:
 class Result:
     """What the generators need of a reference."""
 
-    prompt_tokens: Array  # [tokens] int32, 25 a second
+    prompt_tokens: NDArray[np.int32]  # [tokens], 25 a second
     reference_spectrum: Array  # [704, frames] float32, 50 a second
     reference_mel: Array  # [100, frames] float32, 100 a second, log-mel scaled to [-1, 1]
 
@@ -172,7 +172,7 @@ class ReferenceEncoderStage:
             torch.from_numpy(samples).to(self._device), rate, REFERENCE_RATE
         )
         return Result(
-            prompt_tokens=codes[0].to(torch.int32),
+            prompt_tokens=codes[0].cpu().numpy().astype(np.int32),
             reference_spectrum=audio.spectrum(reference[None])[0, :STYLE_BINS].contiguous(),
             reference_mel=audio.normalize_mel(audio.log_mel(reference[None]))[0],
         )

@@ -41,7 +41,7 @@ class Request:
     token_counts: NDArray[np.int32]  # [sentences]
     phonemes: NDArray[np.int32]  # [n], all sentences
     phoneme_counts: NDArray[np.int32]  # [sentences]
-    prompt_tokens: Array  # [t] int32
+    prompt_tokens: NDArray[np.int32]  # [t]
     prompt_phonemes: NDArray[np.int32]  # [p]
     reference_spectrum: Array  # [704, frames] float32
     reference_mel: Array  # [100, frames] float32, scaled to [-1, 1]
@@ -186,10 +186,10 @@ class SoVITSStage:
         """Timbre [1, gin, 1], condition and mel of the reference; kept by content."""
         mel = torch.as_tensor(request.reference_mel, device=self._device)
         spectrum = torch.as_tensor(request.reference_spectrum, device=self._device)
-        tokens = torch.as_tensor(request.prompt_tokens, device=self._device).long()
-        digest = hashlib.sha256(request.prompt_phonemes.tobytes())
-        for part in (tokens, mel):
-            digest.update(part.cpu().numpy().tobytes())
+        tokens = self._ids(request.prompt_tokens)
+        digest = hashlib.sha256()
+        for part in (request.prompt_phonemes, request.prompt_tokens, mel.cpu().numpy()):
+            digest.update(part.tobytes())
         key = digest.digest()
         if key not in self._references:
             timbre = self._model.style(spectrum[None])

@@ -24,7 +24,7 @@ from gsv.engine.chunk_plan import ChunkPlan
 from gsv.engine.vocoding import MelStream
 from gsv.models.vocoder import context_frames
 from gsv.stages import speech
-from gsv.stages.base import Place, Reply, Tensors, split_by_counts
+from gsv.stages.base import Place, Reply, Tensors, split_by_counts, to_numpy
 from gsv.stages.base import Settings as BaseSettings
 from gsv.stages.calls import CallModel, CallPool, CallScope
 
@@ -259,7 +259,7 @@ def _speak_sentence(
         answer = call.one(
             "sovits_v4", shared.mel_request(index, tokens, made, count, past), ["MEL"]
         )
-        mel = _fade(fading, answer["MEL"])
+        mel = _fade(fading, to_numpy(answer["MEL"]))
         if not last:
             mel, fading = mel[:, :wanted], mel[:, wanted : wanted + plan.blend]
         made += mel.shape[1]
