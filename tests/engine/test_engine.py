@@ -19,6 +19,7 @@ from gpt_models import (
     known_request,
     random_request,
 )
+
 from gsv.engine.engine import Engine, Handle
 from gsv.engine.sequence import SequenceRequest
 from gsv.errors import Cancelled, ConfigurationError, GsvError, InvalidRequest, Overloaded

@@ -88,6 +88,18 @@ def test_what_lies_beyond_a_row_is_not_even_read():
     assert torch.equal(kernel(*state, 256), expected)
 
 
+@needs_compiler
+def test_numbers_out_of_range_are_refused_before_anything_is_written():
+    _, cache, kernel, state = kernel_and_state(torch.float32, 2)
+    before = cache.storage.clone()
+    for column, wrong in ((0, 1025), (0, -1), (1, 256), (1, -1), (2, 250)):
+        bad = [tensor.clone() for tensor in state]
+        bad[column][1] = wrong
+        with pytest.raises(IndexError, match="out of range"):
+            kernel(*bad, 256)
+    assert torch.equal(cache.storage, before)
+
+
 def test_rounding_to_int8_is_close_and_keeps_zero_rows():
     weight = torch.randn(7, 64)
     weight[3] = 0

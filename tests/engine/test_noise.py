@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+
 from gsv.engine.noise import exponential_steps, normal_frames
 
 # A change here changes what every seed says: never without a note in the changelog.

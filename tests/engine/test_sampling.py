@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from golden import load_case
+
 from gsv.engine.noise import exponential_steps
 from gsv.engine.sampling import Controls, draw, penalise, probabilities
 from gsv.engine.sequence import SamplingParams

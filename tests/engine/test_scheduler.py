@@ -6,6 +6,7 @@ import random
 
 import pytest
 from gpt_models import known_request
+
 from gsv.engine.scheduler import Scheduler
 from gsv.engine.sequence import Drawn, Sequence, Status
 from gsv.errors import Cancelled, Overloaded

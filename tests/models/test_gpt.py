@@ -16,7 +16,8 @@ from gsv.engine.engine import Engine
 from gsv.engine.native.build import load_kernel
 from gsv.engine.noise import exponential_steps
 from gsv.engine.runner import Noise, Runner
-from gsv.engine.sequence import Sequence, SequenceRequest, Status
+from gsv.engine.scheduler import Scheduler
+from gsv.engine.sequence import Sequence, SequenceRequest
 from gsv.models.gpt import SemanticGPT
 
 sizes = pytest.mark.parametrize(
@@ -50,19 +51,21 @@ def run_together(
     kernel: bool = True,
 ) -> list[list[int]]:
     """Tokens of all requests, run together from the first step to the last."""
-    cpu = torch.device("cpu")
-    runner = Runner(model, cpu, torch.float32, len(requests), 512, noise, kernel)
+    cpu, count = torch.device("cpu"), len(requests)
+    runner = Runner(model, cpu, torch.float32, count, 512, noise, kernel)
+    scheduler = Scheduler(count, waiting_limit=0, prefill_limit=count)
     everybody = [Sequence(request, ignore, ignore) for request in requests]
     for sequence in everybody:
-        sequence.status = Status.RUNNING
-    drawn = runner.prefill(everybody, 0)
-    while True:
-        for sequence, one in zip(everybody, drawn, strict=True):
-            if sequence.status is Status.RUNNING:
-                sequence.take(one)
-        if all(sequence.status is Status.FINISHED for sequence in everybody):
-            return [sequence.tokens for sequence in everybody]
-        drawn = runner.decode(everybody)  # those that are over run along and are ignored
+        scheduler.add(sequence)
+    drawn = runner.prefill(scheduler.admit(), 0)
+    while scheduler.running:
+        for sequence, one in zip(scheduler.running, drawn, strict=True):
+            sequence.take(one)
+        for move in scheduler.retire():
+            runner.move(move)
+        if scheduler.running:
+            drawn = runner.decode(scheduler.running)
+    return [sequence.tokens for sequence in everybody]
 
 
 def ignore(*_: object) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER, Structure, c_int64, c_void_p
+from ctypes import POINTER, Structure, c_int, c_int64, c_void_p
 from typing import Any
 
 import torch
@@ -46,6 +46,7 @@ class _Model(Structure):
         ("head", _Linear),
         ("embedding", c_void_p),
         ("positions", c_void_p),
+        ("steps", c_int64),
         ("cache", c_void_p),
         ("row_stride", c_int64),
         ("plane_stride", c_int64),
@@ -79,7 +80,7 @@ class NativeDecode:
         self._library = library
         library.gsv_scratch.restype = c_int64
         library.gsv_scratch.argtypes = [POINTER(_Model), c_int64, c_int64]
-        library.gsv_decode.restype = None
+        library.gsv_decode.restype = c_int
         arguments: list[Any] = [POINTER(_Model), c_int64, c_int64, *5 * [c_void_p]]
         library.gsv_decode.argtypes = arguments
         self._int8 = int8
@@ -98,6 +99,7 @@ class NativeDecode:
             head=self._linear(model.head),
             embedding=self._keep(model.audio_embedding.weight),
             positions=self._keep(model.audio_alpha * model.position_table),
+            steps=len(model.position_table),
             cache=cache.storage.data_ptr(),
             row_stride=cache.storage.stride(0),
             plane_stride=cache.storage.stride(1),
@@ -117,7 +119,7 @@ class NativeDecode:
         needed = self._library.gsv_scratch(self._model, rows, length)
         if self._scratch.numel() < needed:
             self._scratch = torch.empty(needed)
-        self._library.gsv_decode(
+        status = self._library.gsv_decode(
             self._model,
             rows,
             length,
@@ -127,6 +129,8 @@ class NativeDecode:
             self._scratch.data_ptr(),
             self._logits.data_ptr(),
         )
+        if status:
+            raise IndexError(f"a token or position of {rows} rows is out of range at {length}")
         return self._logits[:rows]
 
     def _layer(self, block: nn.Module) -> _Layer:

@@ -57,7 +57,8 @@ typedef struct {
     const Layer *layer;
     Linear head;
     const float *embedding; /* [vocabulary, width] */
-    const float *positions; /* [positions, width], already times alpha */
+    const float *positions; /* [steps, width], already times alpha */
+    int64_t steps;
     char *cache;            /* [slots, 2 layers, positions, width] */
     int64_t row_stride, plane_stride; /* elements from row to row, from plane to plane */
 } Model;
@@ -365,11 +366,18 @@ int64_t gsv_scratch(const Model *model, int64_t rows, int64_t length)
            + model->threads * (rows * model->width + HEADS * (length + LANES));
 }
 
-/* tokens, positions, text_lengths: [rows]; logits: [rows, vocabulary]; every position < length. */
-void gsv_decode(const Model *model, int64_t rows, int64_t length, const int64_t *tokens,
-                const int64_t *positions, const int64_t *text_lengths, float *scratch,
-                float *logits)
+/* tokens, positions, text_lengths: [rows]; logits: [rows, vocabulary]; every position < length.
+ * Returns 0, or -1 before anything is written when a number leads out of a table. */
+int gsv_decode(const Model *model, int64_t rows, int64_t length, const int64_t *tokens,
+               const int64_t *positions, const int64_t *text_lengths, float *scratch,
+               float *logits)
 {
+    for (int64_t row = 0; row < rows; row++) {
+        int64_t step = positions[row] - text_lengths[row];
+        if (tokens[row] < 0 || tokens[row] >= model->vocabulary || positions[row] < 0
+            || positions[row] >= length || step < 0 || step >= model->steps)
+            return -1;
+    }
     int64_t width = model->width, type = model->weight_type;
     float *qkv = scratch, *attended = qkv + rows * 3 * width, *delta = attended + rows * width;
     float *hidden = delta + rows * width, *own = hidden + rows * 4 * width;
@@ -401,4 +409,5 @@ void gsv_decode(const Model *model, int64_t rows, int64_t length, const int64_t 
         }
         linear(&model->head, type, width, x, logits, model->vocabulary, rows, 0);
     }
+    return 0;
 }
