@@ -1,3 +1,48 @@
-"""Client of GPT-SoVITS v4 on NVIDIA Triton."""
+"""Client of GPT-SoVITS v4 on NVIDIA Triton.
+
+>>> from gsv_client import Client
+>>> with Client("localhost:8000") as client:
+...     audio = client.say("Hello there.", voice="demo")
+>>> audio
+Audio(1.20 s, 48000 Hz)
+"""
+
+from gsv_client.answers import Analysis, Chunk, Health, SegmentAnalysis, SentenceAnalysis, Voice
+from gsv_client.audio import Audio
+from gsv_client.client import Client, SpeechStream
+from gsv_client.errors import (
+    AudioError,
+    Cancelled,
+    GsvClientError,
+    InvalidRequest,
+    NotFound,
+    ServerError,
+    ServerUnavailable,
+    Timeout,
+)
+from gsv_client.options import SpeechOptions
+from gsv_client.wav import WavWriter
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Analysis",
+    "Audio",
+    "AudioError",
+    "Cancelled",
+    "Chunk",
+    "Client",
+    "GsvClientError",
+    "Health",
+    "InvalidRequest",
+    "NotFound",
+    "SegmentAnalysis",
+    "SentenceAnalysis",
+    "ServerError",
+    "ServerUnavailable",
+    "SpeechOptions",
+    "SpeechStream",
+    "Timeout",
+    "Voice",
+    "WavWriter",
+]

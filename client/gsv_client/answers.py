@@ -1,0 +1,147 @@
+"""What the server's answers become: chunks of a stream, the text's analysis, voices, health."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from gsv_client.audio import Audio
+from gsv_client.errors import ServerError
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Chunk(Audio):
+    """A piece of streamed audio; `sentence` is the index of the sentence that it belongs to."""
+
+    sentence: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentAnalysis:
+    """A run of one language inside a sentence, and how it is read.
+
+    `word2ph` gives the number of phonemes of each character of `normalized` in the languages that
+    have such a count (Chinese), else None.
+    """
+
+    language: str
+    text: str
+    normalized: str
+    phonemes: tuple[str, ...]
+    ids: tuple[int, ...]
+    word2ph: tuple[int, ...] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class SentenceAnalysis:
+    """A sentence as the frontend split it; `pause_after` in seconds."""
+
+    text: str
+    normalized: str
+    pause_after: float
+    segments: tuple[SegmentAnalysis, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Analysis:
+    """How the frontend reads a text."""
+
+    sentences: tuple[SentenceAnalysis, ...]
+
+    @classmethod
+    def from_json(cls, text: bytes | str) -> Analysis:
+        """Parse the frontend's ANALYSIS; keys of a newer server are passed over.
+
+        Raises:
+            ServerError: not the JSON that the interface promises.
+        """
+        with _promised("ANALYSIS"):
+            return cls(tuple(_sentence(values) for values in json.loads(text)["sentences"]))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Voice:
+    """A voice that the server can speak with.
+
+    `references` names further recordings of the speaker, chosen as `name/reference`; `details`
+    holds all that the server tells about the voice.
+    """
+
+    name: str
+    language: str | None
+    text: str | None
+    references: tuple[str, ...]
+    default: bool
+    details: Mapping[str, Any]
+
+    @staticmethod
+    def list_from_json(text: bytes | str) -> list[Voice]:
+        """Parse VOICES: `{"default": NAME or null, "voices": [{"name": …}, …]}`.
+
+        Raises:
+            ServerError: not the JSON that the interface promises.
+        """
+        with _promised("VOICES"):
+            values = json.loads(text)
+            return [_voice(voice, values.get("default")) for voice in values["voices"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Health:
+    """Whether the server is there and takes requests; `message` says why not."""
+
+    live: bool
+    ready: bool
+    version: str
+    message: str
+
+
+@contextlib.contextmanager
+def _promised(tensor: str) -> Iterator[None]:
+    """Turn a parse error inside the block into ServerError naming the tensor."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ServerError(
+            f"{tensor}: the server's JSON is not as documented ({error!r}); "
+            "client and server are probably of different versions"
+        ) from error
+
+
+def _sentence(values: Mapping[str, Any]) -> SentenceAnalysis:
+    return SentenceAnalysis(
+        text=values["text"],
+        normalized=values["normalized"],
+        pause_after=float(values["pause_after"]),
+        segments=tuple(_segment(segment) for segment in values["segments"]),
+    )
+
+
+def _segment(values: Mapping[str, Any]) -> SegmentAnalysis:
+    counts = values.get("word2ph")
+    return SegmentAnalysis(
+        language=values["language"],
+        text=values["text"],
+        normalized=values["normalized"],
+        phonemes=tuple(values["phonemes"]),
+        ids=tuple(values["ids"]),
+        word2ph=None if counts is None else tuple(counts),
+    )
+
+
+def _voice(values: Mapping[str, Any], default: str | None) -> Voice:
+    return Voice(
+        name=values["name"],
+        language=values.get("language"),
+        text=values.get("text"),
+        references=tuple(values.get("references") or ()),
+        default=values["name"] == default,
+        details=dict(values),
+    )

@@ -1,0 +1,206 @@
+"""`gsv bench`: load a running server and report."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from gsv_client import __version__
+from gsv_client.bench import metrics, plots
+from gsv_client.bench.load import Text, closed_loop, load_texts, open_loop, speaker
+from gsv_client.bench.report import FORMAT, HEADER, Run, row
+from gsv_client.cli.common import (
+    language_option,
+    print_json,
+    print_table,
+    sampling_options,
+    speech_options,
+    talk,
+    voice_options,
+)
+from gsv_client.client import DEFAULT_TIMEOUT, Client
+from gsv_client.errors import GsvClientError
+from gsv_client.options import SpeechOptions
+from gsv_client.transport import Endpoint
+
+Number = TypeVar("Number", int, float)
+METRICS_PORT = 8002
+WARM_UP_REQUESTS = 2
+
+
+def _list_of(kind: type[Number]) -> Callable[[Any, Any, str | None], list[Number]]:
+    """Click callback: comma-separated numbers above 0."""
+
+    def parse(_context: Any, _parameter: Any, value: str | None) -> list[Number]:
+        try:
+            numbers = [kind(part) for part in (value or "").split(",") if part.strip()]
+        except ValueError as error:
+            raise click.BadParameter(f"{value!r}: give numbers with commas between") from error
+        if any(number <= 0 for number in numbers):
+            raise click.BadParameter(f"{value!r}: each must be above 0")
+        return numbers
+
+    return parse
+
+
+@click.command()
+@click.option(
+    "--url",
+    "urls",
+    multiple=True,
+    envvar="GSV_URL",
+    show_envvar=True,
+    metavar="URL",
+    help="Server, with http:// or grpc://; may be given several times.  [default: localhost:8000]",
+)
+@click.option(
+    "--timeout", type=float, default=DEFAULT_TIMEOUT, show_default=True, metavar="SECONDS"
+)
+@click.option("--unary", is_flag=True, help="Measure whole answers (the default).")
+@click.option("--stream", is_flag=True, help="Measure streams; with --unary both.")
+@click.option(
+    "-c", "--concurrency", callback=_list_of(int), metavar="LIST",
+    help="Closed loop: so many callers at once, each asking again when served.  [default: 1,4]",
+)  # fmt: skip
+@click.option(
+    "--rate", callback=_list_of(float), metavar="LIST",
+    help="Open loop: requests per second at random moments (Poisson).",
+)  # fmt: skip
+@click.option("-n", "--requests", type=click.IntRange(1), default=24, show_default=True,
+              help="Requests in each run.")  # fmt: skip
+@click.option(
+    "--texts", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="JSON list of {id, language, text} instead of the kept texts.",
+)  # fmt: skip
+@click.option("--metrics-url", metavar="URL", help="[default: port 8002 of the first server]")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+              help="Write all figures as JSON.")  # fmt: skip
+@click.option("--plots", "plots_folder", type=click.Path(file_okay=False, path_type=Path),
+              metavar="DIR", help="Write PNG plots (needs matplotlib).")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print the JSON instead of a table.")
+@language_option
+@voice_options
+@sampling_options
+def bench(
+    urls: tuple[str, ...],
+    timeout: float,
+    unary: bool,
+    stream: bool,
+    concurrency: list[int],
+    rate: list[float],
+    requests: int,
+    texts: Path | None,
+    metrics_url: str | None,
+    output: Path | None,
+    plots_folder: Path | None,
+    as_json: bool,
+    **speech: Any,
+) -> None:
+    """Measure a running server under load, with a fixed set of texts of mixed lengths.
+
+    Times in the table are in ms. RTF is latency over audio, STEADY the share of streams that would
+    never let a player run dry, GAP the longest wait between two chunks. Exit code 1 if any request
+    failed.
+
+    \b
+    Examples:
+      gsv bench --url localhost:8000 -c 1,2,4,8
+      gsv bench --stream --url grpc://localhost:8001 -c 1,2,4,8,16 -o bench.json
+      gsv bench --rate 0.5,1,2 --url http://localhost:8000 --url grpc://localhost:8001 --plots out
+    """
+    options = speech_options(speech)
+    if plots_folder:
+        plots.check_matplotlib()
+    kept = load_texts(texts)
+    loads = [("closed", float(c)) for c in concurrency or ([] if rate else [1, 4])]
+    loads += [("open", r) for r in rate]
+    modes = [
+        mode for mode, wanted in (("unary", unary or not stream), ("stream", stream)) if wanted
+    ]
+    runs, version = [], ""
+    metrics_at = metrics_url or _metrics_url(urls)
+    for url in urls or ("http://localhost:8000",):
+        with Client(url, timeout=timeout) as client:
+            version = client.health().version
+            for mode in modes:
+                runs += _series(client, mode, loads, kept, requests, options, metrics_at)
+    report = _report(runs, kept, version, options)
+    if output:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        talk(f"{output}: written")
+    if plots_folder:
+        for path in plots.draw(runs, plots_folder):
+            talk(f"{path}: written")
+    if as_json:
+        print_json(report)
+    else:
+        print_table(HEADER, [row(run) for run in runs])
+    _fail_on_errors(runs)
+
+
+def _series(
+    client: Client,
+    mode: str,
+    loads: list[tuple[str, float]],
+    texts: list[Text],
+    requests: int,
+    options: SpeechOptions,
+    metrics_url: str,
+) -> list[Run]:
+    """One run for each load."""
+    speak = speaker(client, options, stream=mode == "stream")
+    closed_loop(speak, texts, concurrency=1, requests=WARM_UP_REQUESTS)
+    runs = []
+    for loop, load in loads:
+        talk(f"{client.transport.address} {mode} {loop} {load:g}: {requests} requests …")
+        before = _scrape(metrics_url)
+        if loop == "closed":
+            outcomes, seconds = closed_loop(speak, texts, int(load), requests)
+        else:
+            outcomes, seconds = open_loop(speak, texts, load, requests)
+        after = _scrape(metrics_url)
+        counted = metrics.compare(before, after) if before and after else None
+        runs.append(Run(client.transport.address, mode, loop, load, outcomes, seconds, counted))
+    return runs
+
+
+def _scrape(url: str) -> metrics.Samples | None:
+    try:
+        return metrics.scrape(url)
+    except GsvClientError as error:
+        talk(f"without the server's own figures: {error}; give another address with --metrics-url")
+        return None
+
+
+def _metrics_url(urls: tuple[str, ...]) -> str:
+    endpoint = Endpoint.parse(urls[0] if urls else None)
+    host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+    return f"http://{host}:{METRICS_PORT}/metrics"
+
+
+def _report(
+    runs: list[Run], texts: list[Text], version: str, options: SpeechOptions
+) -> dict[str, Any]:
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    return {
+        "format": FORMAT,
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "client": __version__,
+        "triton": version,
+        "options": {name: str(value) for name, value in given.items()},
+        "texts": [text.id for text in texts],
+        "runs": [run.as_dict() for run in runs],
+    }
+
+
+def _fail_on_errors(runs: list[Run]) -> None:
+    errors = [error for run in runs for error in run.figures()["errors"]]
+    if errors:
+        count = sum(sum(run.figures()["errors"].values()) for run in runs)
+        raise click.ClickException(f"{count} requests failed, the first with: {errors[0]}")

@@ -1,0 +1,146 @@
+"""Options that several commands share, and how they print."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from gsv_client.client import DEFAULT_TIMEOUT, Client
+from gsv_client.options import LANGUAGES, SAMPLE_RATES, SPLIT_METHODS, SpeechOptions
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def with_options(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
+    """Several click options as one decorator, shown in the order given."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+url_option = click.option(
+    "--url",
+    envvar="GSV_URL",
+    show_envvar=True,
+    metavar="URL",
+    help="Server: host:port, http(s)://… or grpc(s)://…  [default: localhost, port 8000 or 8001]",
+)
+connection_options = with_options(
+    url_option,
+    click.option(
+        "--protocol",
+        type=click.Choice(["http", "grpc"]),
+        help="How to talk to it, where the url does not say.  [default: http]",
+    ),
+    click.option(
+        "--timeout",
+        type=float,
+        default=DEFAULT_TIMEOUT,
+        show_default=True,
+        metavar="SECONDS",
+        help="Longest wait for an answer, or for the next chunk of a stream.",
+    ),
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+language_option = click.option(
+    "-l", "--language", type=click.Choice(LANGUAGES), help="Language of the text.  [default: auto]"
+)
+split_option = click.option(
+    "--split-method",
+    type=click.Choice(SPLIT_METHODS),
+    help="How the text is cut into sentences.  [default: cut5]",
+)
+voice_options = with_options(
+    click.option(
+        "-v", "--voice", metavar="NAME", help="A voice of the server, see `gsv voices list`."
+    ),
+    click.option(
+        "-r",
+        "--reference",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="Speak like this recording of 3 to 10 s instead of a voice.",
+    ),
+    click.option("--reference-text", metavar="TEXT", help="What is said in the reference."),
+    click.option(
+        "--reference-language", type=click.Choice(LANGUAGES), help="Its language.  [default: auto]"
+    ),
+)
+sampling_options = with_options(
+    click.option("--seed", type=int, help="0 or more: the same request gives the same audio."),
+    click.option("--speed", type=float, help="0.6 to 1.65.  [default: 1]"),
+    click.option("--sample-steps", type=int, help="Flow-matching steps, 1 to 100.  [default: 32]"),
+    click.option("--top-k", type=int, help="1 to 1025.  [default: 15]"),
+    click.option("--top-p", type=float, help="Above 0, up to 1.  [default: 1]"),
+    click.option("--temperature", type=float, help="Above 0, up to 2.  [default: 1]"),
+    click.option("--repetition-penalty", type=float, help="1 to 2.  [default: 1.35]"),
+    split_option,
+    click.option(
+        "--pause-seconds", type=float, help="Silence after each sentence, 0 to 5.  [default: 0.3]"
+    ),
+    click.option(
+        "--sample-rate",
+        type=click.Choice([str(rate) for rate in SAMPLE_RATES]),
+        help="Of the answer, in Hz.  [default: 48000]",
+    ),
+)
+
+
+def open_client(url: str | None, protocol: str | None, timeout: float) -> Client:
+    """A client for the connection options."""
+    return Client(url, protocol=protocol, timeout=timeout)
+
+
+def speech_options(values: dict[str, Any]) -> SpeechOptions:
+    """SpeechOptions out of a command's parameters; usage error for a reference without its text."""
+    if values.get("reference") and not values.get("reference_text"):
+        raise click.UsageError("--reference needs --reference-text: what is said in the recording.")
+    if values.get("reference_text") and not values.get("reference"):
+        raise click.UsageError("--reference-text needs --reference: the recording it belongs to.")
+    rate = values.get("sample_rate")
+    return SpeechOptions(**{**values, "sample_rate": int(rate) if rate else None})
+
+
+def talk(message: str) -> None:
+    """Say something to the person at the terminal; stdout is for results."""
+    click.echo(message, err=True)
+
+
+def print_json(values: Any) -> None:
+    """Indented JSON on stdout."""
+    click.echo(json.dumps(values, ensure_ascii=False, indent=2))
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Columns aligned by what a terminal shows, wide characters counted as two."""
+    lines = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(display_width(line[column]) for line in lines) for column in range(len(header))]
+    for line in lines:
+        click.echo(
+            "  ".join(pad(cell, width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        )
+
+
+def pad(text: str, width: int) -> str:
+    """`text` filled with blanks to `width` columns."""
+    return text + " " * (width - display_width(text))
+
+
+def display_width(text: str) -> int:
+    """Columns that a terminal needs for `text`.
+
+    >>> display_width("abc"), display_width("你好")
+    (3, 4)
+    """
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
+        for c in text
+    )

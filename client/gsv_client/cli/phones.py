@@ -1,0 +1,82 @@
+"""`gsv phones`: how the server reads a text."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+
+import click
+
+from gsv_client.answers import Analysis, SegmentAnalysis
+from gsv_client.cli.common import (
+    connection_options,
+    display_width,
+    json_option,
+    language_option,
+    open_client,
+    pad,
+    print_json,
+    split_option,
+)
+from gsv_client.cli.stdin import text_pieces
+
+INDENT = "   "
+
+
+@click.command()
+@click.argument("text")
+@language_option
+@split_option
+@click.option("-v", "--voice", metavar="NAME", help="Use this voice's lexicon.")
+@json_option
+@connection_options
+def phones(
+    text: str,
+    language: str | None,
+    split_method: str | None,
+    voice: str | None,
+    as_json: bool,
+    url: str | None,
+    protocol: str | None,
+    timeout: float,
+) -> None:
+    """Show how TEXT is split, normalised and pronounced; nothing is spoken.
+
+    Under each segment stand its phonemes and their ids. - reads the text from stdin.
+
+    \b
+    Examples:
+      gsv phones "Dr. Smith paid $3.50."
+      gsv phones "我喜欢 Python。" --language zh
+      gsv phones "重庆" --json | jq .sentences[0].segments[0].phonemes
+    """
+    if text == "-":
+        text = "".join(text_pieces())
+    with open_client(url, protocol, timeout) as client:
+        analysis = client.phones(text, language, split_method=split_method, voice=voice)
+    if as_json:
+        print_json(analysis.as_dict())
+    else:
+        _print(analysis)
+
+
+def _print(analysis: Analysis) -> None:
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 100
+    for number, sentence in enumerate(analysis.sentences, start=1):
+        click.echo(f"{number}  {sentence.text.strip()}  (pause {sentence.pause_after:g} s)")
+        for segment in sentence.segments:
+            click.echo(f"{INDENT}{segment.language}  {segment.text} → {segment.normalized}")
+            for line in _phoneme_lines(segment, width - 2 * len(INDENT)):
+                click.echo(2 * INDENT + line)
+
+
+def _phoneme_lines(segment: SegmentAnalysis, width: int) -> list[str]:
+    """Pairs of lines, phonemes over ids, no wider than `width` columns."""
+    lines, upper, lower = [], "", ""
+    for phoneme, number in zip(segment.phonemes, segment.ids, strict=True):
+        cell = max(display_width(phoneme), len(str(number))) + 1
+        if upper and display_width(upper) + cell > width:
+            lines += [upper.rstrip(), lower.rstrip()]
+            upper = lower = ""
+        upper, lower = upper + pad(phoneme, cell), lower + pad(str(number), cell)
+    return [*lines, upper.rstrip(), lower.rstrip()] if upper else lines

@@ -1,0 +1,172 @@
+"""All errors this package raises on purpose, and the one place where foreign ones become them.
+
+    GsvClientError
+    ├── InvalidRequest      the caller's mistake, seen here or there (400, INVALID_ARGUMENT)
+    ├── NotFound            the server has no such model (404, NOT_FOUND)
+    ├── ServerUnavailable   no server there, or its waiting line is full (503, UNAVAILABLE)
+    ├── Timeout             no answer in time (DEADLINE_EXCEEDED)
+    ├── Cancelled           cancelled here or by the server (499, CANCELLED)
+    ├── ServerError         the server failed, or broke the interface (500, INTERNAL)
+    └── AudioError          an audio file can't be read or written
+
+A message is one line that says what was given, what is allowed and what to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import ssl
+from collections.abc import Iterator
+
+
+class GsvClientError(Exception):
+    """Base of all errors of this package."""
+
+
+class InvalidRequest(GsvClientError):
+    """The caller's mistake: names the tensor or argument, the value given and what is allowed."""
+
+    @classmethod
+    def value(cls, name: str, given: object, allowed: str) -> InvalidRequest:
+        """The usual message for one value out of bounds."""
+        return cls(f"{name}: got {given!r}; allowed: {allowed}")
+
+
+class NotFound(GsvClientError):
+    """The server has no such model."""
+
+
+class ServerUnavailable(GsvClientError):
+    """No server at this address, or it takes no more requests now; trying later may work."""
+
+
+class Timeout(GsvClientError):
+    """No answer came within the time given."""
+
+
+class Cancelled(GsvClientError):
+    """The request was cancelled before its answer was complete."""
+
+
+class ServerError(GsvClientError):
+    """The server failed, or its answer is not what the interface promises."""
+
+
+class AudioError(GsvClientError):
+    """An audio file or stream can't be read or written; the message says which and why."""
+
+
+_BY_HTTP_STATUS: dict[int, type[GsvClientError]] = {
+    400: InvalidRequest,
+    404: NotFound,
+    408: Timeout,
+    429: ServerUnavailable,
+    499: Cancelled,
+    502: ServerUnavailable,
+    503: ServerUnavailable,
+    504: Timeout,
+}
+_BY_GRPC_CODE: dict[str, type[GsvClientError]] = {
+    "INVALID_ARGUMENT": InvalidRequest,
+    "NOT_FOUND": NotFound,
+    "UNAVAILABLE": ServerUnavailable,
+    "RESOURCE_EXHAUSTED": ServerUnavailable,
+    "DEADLINE_EXCEEDED": Timeout,
+    "CANCELLED": Cancelled,
+}
+
+# How gRPC says that nobody listens, or that the name is not known.
+_NOT_THERE = re.compile("failed to connect|dns resolution|errors resolving", re.IGNORECASE)
+# Triton prefixes a step's own message with where it came from; the message alone is for the user.
+_ORIGIN = re.compile(r"^(?:\[request id: [^\]]*\] )?(?:in ensemble '[^']*', )?")
+
+
+def from_status(status: int, message: str, address: str) -> GsvClientError:
+    """The error that an HTTP status other than 200 stands for."""
+    return _of(
+        _BY_HTTP_STATUS.get(status, ServerError), message or f"HTTP status {status}", address
+    )
+
+
+@contextlib.contextmanager
+def http_errors(address: str, timeout: float) -> Iterator[None]:
+    """Turn what urllib3 and the socket raise inside the block into this package's errors."""
+    from urllib3 import exceptions
+
+    try:
+        yield
+    except exceptions.NewConnectionError as error:
+        raise unreachable(address, _last_words(error)) from error
+    except exceptions.ConnectTimeoutError as error:
+        raise unreachable(address, "it does not take the connection") from error
+    except (exceptions.TimeoutError, TimeoutError) as error:
+        raise timed_out(address, timeout) from error
+    except (exceptions.SSLError, ssl.SSLError) as error:
+        raise ServerUnavailable(f"{address}: no secure connection: {_last_words(error)}") from error
+    except (exceptions.HTTPError, OSError) as error:
+        raise ServerUnavailable(
+            f"{address}: the connection broke: {_last_words(error)}; the answer is lost, try again"
+        ) from error
+
+
+@contextlib.contextmanager
+def grpc_errors(address: str, timeout: float) -> Iterator[None]:
+    """Turn what gRPC raises inside the block into this package's errors."""
+    import grpc
+
+    try:
+        yield
+    except grpc.RpcError as error:
+        code, details = error.code().name, _one_line(error.details() or "")
+        if code == "DEADLINE_EXCEEDED":
+            raise timed_out(address, timeout) from error
+        if code == "UNAVAILABLE" and _NOT_THERE.search(details):
+            raise unreachable(address, _last_words(error.details())) from error
+        kind = _BY_GRPC_CODE.get(code, ServerError)
+        raise _of(kind, details or f"gRPC status {code}", address) from error
+
+
+@contextlib.contextmanager
+def audio_errors(subject: str) -> Iterator[None]:
+    """Turn what soundfile and the file system raise inside the block into AudioError."""
+    import soundfile
+
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # the reader of a pipe left: not a fault of the audio
+    except (OSError, soundfile.SoundFileError, ValueError, TypeError) as error:
+        raise AudioError(f"{subject}: {_one_line(str(error))}") from error
+
+
+def unreachable(address: str, why: str) -> ServerUnavailable:
+    """No server answers at `address`."""
+    return ServerUnavailable(
+        f"no server answers at {address} ({why}); start one with `gsv serve`, "
+        "or give the address of a running one as url (--url)"
+    )
+
+
+def timed_out(address: str, timeout: float) -> Timeout:
+    """Nothing came from `address` for `timeout` seconds."""
+    return Timeout(
+        f"{address}: no answer within {timeout:g} s; raise timeout (--timeout), "
+        "or see with `gsv doctor --url` whether the server is well"
+    )
+
+
+def _of(kind: type[GsvClientError], message: str, address: str) -> GsvClientError:
+    message = _ORIGIN.sub("", _one_line(message))
+    return kind(message if kind is InvalidRequest else f"{address}: {message}")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _last_words(error: object) -> str:
+    """What follows the last colon: foreign messages put the cause at the end."""
+    whole = _one_line(str(error))
+    cause = whole.rsplit(": ", 1)[-1].strip("[]()'\"")
+    return re.sub(r"^.*Errno -?\d+\] ", "", cause) if len(cause) > 3 else whole

@@ -1,0 +1,167 @@
+"""gRPC: `ModelInfer`, and `ModelStreamInfer` with one request to a stream.
+
+The stubs of tritonclient are used without its client: a call that is pulled needs no reader
+thread, its flow control holds a server back that a slow reader can't follow, and nothing keeps
+the process alive at exit.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from gsv_client.errors import (
+    Cancelled,
+    InvalidRequest,
+    ServerError,
+    from_status,
+    grpc_errors,
+    timed_out,
+)
+from gsv_client.transport import wire
+from gsv_client.transport.base import Endpoint, ModelIO, ModelState, Request, Tensors
+
+UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+# Without it a stream reports errors as text only; with it the call ends with the status code.
+STATUS_IN_STREAMS = ("triton_grpc_error", "true")
+
+
+class GRPCTransport:
+    """Speaks KServe v2 over one gRPC channel."""
+
+    def __init__(self, endpoint: Endpoint, headers: Mapping[str, str] | None = None) -> None:
+        if endpoint.path:
+            raise InvalidRequest.value("url", str(endpoint), "grpc://host:port without a path")
+        self.address = str(endpoint)
+        self._metadata = tuple((name.lower(), value) for name, value in (headers or {}).items())
+        if endpoint.secure:
+            credentials = grpc.ssl_channel_credentials()
+            self._channel = grpc.secure_channel(endpoint.authority, credentials, UNLIMITED)
+        else:
+            self._channel = grpc.insecure_channel(endpoint.authority, UNLIMITED)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+
+    def infer(self, request: Request) -> Tensors:
+        return _tensors(self._call("ModelInfer", _message(request), request.timeout))
+
+    def stream(self, request: Request) -> GRPCStream:
+        return GRPCStream(self._stub, self._metadata, self.address, request)
+
+    def is_live(self, timeout: float) -> bool:
+        return bool(self._call("ServerLive", service_pb2.ServerLiveRequest(), timeout).live)
+
+    def is_ready(self, timeout: float) -> bool:
+        return bool(self._call("ServerReady", service_pb2.ServerReadyRequest(), timeout).ready)
+
+    def server_version(self, timeout: float) -> str:
+        answer = self._call("ServerMetadata", service_pb2.ServerMetadataRequest(), timeout)
+        return str(answer.version)
+
+    def models(self, timeout: float) -> list[ModelState]:
+        answer = self._call("RepositoryIndex", service_pb2.RepositoryIndexRequest(), timeout)
+        return [ModelState(m.name, m.version, m.state, m.reason) for m in answer.models]
+
+    def model_io(self, model: str, timeout: float) -> ModelIO:
+        answer = self._call("ModelMetadata", service_pb2.ModelMetadataRequest(name=model), timeout)
+        return ModelIO(
+            {t.name: t.datatype for t in answer.inputs},
+            {t.name: t.datatype for t in answer.outputs},
+        )
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def _call(self, method: str, message: Any, timeout: float) -> Any:
+        with grpc_errors(self.address, timeout):
+            return getattr(self._stub, method)(message, timeout=timeout, metadata=self._metadata)
+
+
+class GRPCStream:
+    """One request on a `ModelStreamInfer` call of its own."""
+
+    def __init__(
+        self, stub: Any, metadata: tuple[Any, ...], address: str, request: Request
+    ) -> None:
+        self._stub = stub
+        self._metadata = (*metadata, STATUS_IN_STREAMS)
+        self._address = address
+        self._request = request
+        self._lock = threading.Lock()  # guards _call and _closed
+        self._call: Any = None
+        self._closed = False
+
+    def __iter__(self) -> GRPCStream:
+        return self
+
+    def __next__(self) -> Tensors:
+        call = self._opened()
+        expired = threading.Event()
+
+        def expire() -> None:
+            expired.set()
+            call.cancel()
+
+        # gRPC knows a deadline for the whole call only; what matters is the wait for the next part.
+        watch = threading.Timer(self._request.timeout, expire)
+        watch.daemon = True
+        watch.start()
+        try:
+            with grpc_errors(self._address, self._request.timeout):
+                answer = next(call)
+        except Cancelled as error:
+            if expired.is_set():
+                raise timed_out(self._address, self._request.timeout) from error
+            if self._closed:
+                raise Cancelled(f"{self._address}: the stream was closed") from error
+            raise
+        except KeyboardInterrupt:
+            call.cancel()
+            raise
+        finally:
+            watch.cancel()
+        if answer.error_message:
+            # Reached for requests that are refused before a model sees them.
+            self.close()
+            status = 404 if "unknown model" in answer.error_message else 500
+            raise from_status(status, answer.error_message, self._address)
+        return _tensors(answer.infer_response)
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            if self._call is not None:
+                self._call.cancel()
+
+    def _opened(self) -> Any:
+        with self._lock:
+            if self._closed:
+                raise Cancelled(f"{self._address}: the stream was closed")
+            if self._call is None:
+                with grpc_errors(self._address, self._request.timeout):
+                    self._call = self._stub.ModelStreamInfer(
+                        iter([_message(self._request)]), metadata=self._metadata
+                    )
+            return self._call
+
+
+def _message(request: Request) -> Any:
+    message = service_pb2.ModelInferRequest(model_name=request.model, id=request.request_id)
+    for name, array in request.inputs.items():
+        message.inputs.add(name=name, datatype=wire.datatype_of(array), shape=array.shape)
+        message.raw_input_contents.append(wire.to_bytes(array))
+    for name in request.outputs:
+        message.outputs.add(name=name)
+    return message
+
+
+def _tensors(response: Any) -> Tensors:
+    if len(response.outputs) != len(response.raw_output_contents):
+        raise ServerError("the server's answer holds tensors that are not in raw form")
+    return {
+        output.name: wire.from_bytes(content, output.datatype, output.shape)
+        for output, content in zip(response.outputs, response.raw_output_contents, strict=True)
+    }

@@ -1,0 +1,146 @@
+"""WAV files that grow while a stream comes in, and their header."""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from gsv_client.audio import Audio
+from gsv_client.errors import AudioError, InvalidRequest, audio_errors
+
+PCM, IEEE_FLOAT = 1, 3  # WAVE format tags
+# Size field of a WAV whose end nobody knows yet. Players read such a file to its end.
+UNKNOWN_SIZE = 0xFFFFFFFF
+
+
+def wav_header(rate: int, *, floating: bool, data_bytes: int | None) -> bytes:
+    """The bytes before the samples of a mono WAV; `data_bytes` None for a length still unknown."""
+    width = 4 if floating else 2
+    form = struct.pack(
+        "<HHIIHH", IEEE_FLOAT if floating else PCM, 1, rate, rate * width, width, 8 * width
+    )
+    # A format other than PCM carries an extension size and the `fact` chunk (number of frames).
+    unknown = data_bytes is None or data_bytes > UNKNOWN_SIZE - 100
+    frames = UNKNOWN_SIZE if unknown else (data_bytes or 0) // width
+    chunks = struct.pack("<4sI", b"fmt ", 18 if floating else 16) + form
+    if floating:
+        chunks += struct.pack("<H4sII", 0, b"fact", 4, frames)
+    data_size = UNKNOWN_SIZE if unknown else data_bytes or 0
+    riff_size = UNKNOWN_SIZE if unknown else 4 + len(chunks) + 8 + data_size
+    return (
+        b"RIFF"
+        + struct.pack("<I4s", riff_size, b"WAVE")
+        + chunks
+        + b"data"
+        + struct.pack("<I", data_size)
+    )
+
+
+class WavWriter:
+    """Writes chunks of audio as one mono WAV that is playable at every moment.
+
+    In a seekable file the sizes in the header follow each chunk; in a pipe they say "until the
+    end". The first chunk fixes the rate.
+
+    >>> import io, numpy as np
+    >>> file = io.BytesIO()
+    >>> with WavWriter(file) as writer:
+    ...     writer.write(Audio(np.zeros(480), 48_000))
+    ...     writer.write(Audio(np.zeros(480), 48_000))
+    >>> _ = file.seek(0)
+    >>> Audio.read(file).duration
+    0.02
+
+    Args:
+        file: a path, or an open binary file that stays open.
+        format: `wav` (16-bit PCM), `wav-float`, or `raw` (16-bit PCM without a header).
+        in_place: False leaves the header alone even where the file could be rewound.
+    """
+
+    def __init__(
+        self,
+        file: str | os.PathLike[str] | BinaryIO,
+        format: str = "wav",
+        *,
+        in_place: bool = True,
+    ) -> None:
+        if format not in ("wav", "wav-float", "raw"):
+            raise AudioError(
+                f"format: got {format!r}; allowed for a growing file: wav, wav-float, raw"
+            )
+        self._format = format
+        self._name = str(getattr(file, "name", file))
+        self._owns = isinstance(file, (str, os.PathLike))
+        with audio_errors(self._name):
+            if isinstance(file, (str, os.PathLike)):
+                self._file: BinaryIO = Path(file).open("wb")  # noqa: SIM115 (closed by close)
+            else:
+                self._file = file
+            seekable = in_place and format != "raw" and self._file.seekable()
+            self._start = self._file.tell() if seekable else None
+        self._rate: int | None = None
+        self._data_bytes = 0
+
+    @property
+    def duration(self) -> float:
+        """Seconds written so far."""
+        width = 4 if self._format == "wav-float" else 2
+        return self._data_bytes / width / self._rate if self._rate else 0.0
+
+    def write(self, audio: Audio) -> None:
+        """Append a chunk and flush it.
+
+        Raises:
+            InvalidRequest: the chunk's rate is not that of the first.
+            AudioError: the file can't be written.
+        """
+        if self._rate is None:
+            self._rate = audio.rate
+            self._put(self._header())
+        if audio.rate != self._rate:
+            raise InvalidRequest.value("rate of the chunk", audio.rate, f"{self._rate} as before")
+        floating = self._format == "wav-float"
+        body = audio.samples.astype("<f4").tobytes() if floating else audio.pcm16().tobytes()
+        self._put(body)
+        self._data_bytes += len(body)
+        self._update_header()
+        with audio_errors(self._name):
+            self._file.flush()
+
+    def close(self) -> None:
+        """Close the file if it was opened here; an open file that was given stays open."""
+        if self._owns:
+            with audio_errors(self._name):
+                self._file.close()
+
+    def __enter__(self) -> WavWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _header(self) -> bytes:
+        if self._format == "raw" or self._rate is None:
+            return b""
+        known = None if self._start is None else self._data_bytes
+        return wav_header(self._rate, floating=self._format == "wav-float", data_bytes=known)
+
+    def _update_header(self) -> None:
+        if self._start is None:
+            return
+        with audio_errors(self._name):
+            self._file.seek(self._start)
+            self._file.write(self._header())
+            self._file.seek(0, os.SEEK_END)
+
+    def _put(self, data: bytes) -> None:
+        with audio_errors(self._name):
+            self._file.write(data)
