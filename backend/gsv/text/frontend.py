@@ -34,6 +34,7 @@ MAX_TRANSCRIPT = 510  # characters; ten seconds of speech have 200 at most
 MAX_READ = 510  # characters of a Mandarin piece as it is read: BERT has 512 positions
 
 _MIN_SYMBOLS = 6  # a sentence with fewer is read again with a point in front
+_WORD = re.compile(r"\w")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -133,12 +134,12 @@ class TextFrontend:
         check_choice("REFERENCE_LANGUAGE", language, MODES)
         (part,) = markup.parse(text, tensor, pauses=False)
         transcript = split.prompt_text(part.text, language)
-        sentence = self.read(transcript, language, part.readings, lexicon, tensor)
-        if not transcript.strip() or not sentence.ids:
+        if not _WORD.search(part.text):
             raise InvalidRequest(
                 f"{tensor}: nothing is spoken in {text[:40]!r}; give the words that the reference "
                 "says, v4 cannot do without"
             )
+        sentence = self.read(transcript, language, part.readings, lexicon, tensor)
         if _too_long(sentence):
             raise InvalidRequest(
                 f"{tensor}: written out, it has more than {MAX_READ} characters; allowed: the "

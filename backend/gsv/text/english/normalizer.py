@@ -18,9 +18,11 @@ from gsv.text.english.numbers import cardinal, counted, ordinal, ordinal_suffix
 _MARKS = {"[;:：，；]": ",", '["’]': "'", "。": ".", "！": "!", "？": "?"}
 _MARK = re.compile("|".join(re.escape(mark) for mark in _MARKS))
 
+# A look-behind for a digit, below, changes no match: it spares the search the tails of a number
+# whose whole did not match, which would take quadratic time.
 _LIST_NUMBER = re.compile(r"\b([0-9]+)\. ")
 _POWERS = "[⁰¹²³⁴⁵⁶⁷⁸⁹ˣʸⁿ]*"
-_OPERAND = rf"(?:-?\d+(?:\.\d+)?|\.\d+|[A-Za-z]){_POWERS}"
+_OPERAND = rf"(?:-?(?<!\d)\d+(?:\.\d+)?|\.\d+|[A-Za-z]){_POWERS}"
 _ARITHMETIC = re.compile(rf"({_OPERAND})\s+([+\-×÷=])\s+({_OPERAND})")
 _OPERATORS = {"+": "plus", "-": "minus", "×": "times", "÷": "divided by", "=": "Equals"}
 _NEGATIVE = re.compile(r"(?:^|\s+)-(\d+)")
@@ -40,16 +42,16 @@ _UNITS = {
     "°F": ("degree fahrenheit", "degrees fahrenheit"),
 }
 _MEASURE = re.compile(rf"\b([0-9]+)(\.[0-9]+)?({'|'.join(_UNITS)})\b")
-_AMOUNT = r"([0-9.,]*[0-9])"
+_AMOUNT = r"(?<![0-9.,])([0-9.,]*[0-9])"
 _MONEY = (
     (re.compile("£" + _AMOUNT), "pound", "penny", "pence"),
     (re.compile(_AMOUNT + "£"), "pound", "penny", "pence"),
     (re.compile(r"\$" + _AMOUNT), "dollar", "cent", "cents"),
     (re.compile(_AMOUNT + r"\$"), "dollar", "cent", "cents"),
 )
-_DECIMAL = re.compile(r"([0-9]+)\.(\s*[0-9]+)")
-_FRACTION = re.compile(r"([0-9]+)/([0-9]+)")
-_ORDINAL = re.compile(r"([0-9]+)(?:st|nd|rd|th)")
+_DECIMAL = re.compile(r"(?<![0-9])([0-9]+)\.(\s*[0-9]+)")
+_FRACTION = re.compile(r"(?<![0-9])([0-9]+)/([0-9]+)")
+_ORDINAL = re.compile(r"(?<![0-9])([0-9]+)(?:st|nd|rd|th)")
 _NUMBER = re.compile(r"[0-9]+")
 _UNSPOKEN = re.compile(r"[^ A-Za-z'.,?!-]")
 _THAT_IS = re.compile(r"i\.e\.", re.IGNORECASE)
