@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pickle
+import re
 import struct
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from checkpoints.files import (
@@ -330,7 +333,39 @@ def test_declared_sizes_beyond_the_file_are_refused(tmp_path: Path) -> None:
     directory = data.rindex(b"PK\x01\x02")  # of data/0: lie about both its sizes
     data[directory + 20 : directory + 28] = struct.pack("<II", 1 << 30, 1 << 30)
     path.write_bytes(data)
-    refused(path, "cut short")
+    refused(path, "claim more bytes than the file has")
+
+
+def test_overlapping_entries_are_refused(tmp_path: Path) -> None:
+    path = save({"weight": {f"t{i}": torch.zeros(5000) for i in range(9)}}, tmp_path / "a.pth")
+    data = bytearray(path.read_bytes())
+    entries = [m.start() for m in re.finditer(b"PK\x01\x02", data)]
+    for entry in entries:  # every entry begins where the first does and claims most of the file
+        data[entry + 42 : entry + 46] = struct.pack("<I", 0)
+        data[entry + 20 : entry + 28] = struct.pack("<II", len(data) // 2, len(data) // 2)
+    path.write_bytes(data)
+    refused(path, "claim more bytes than the file has")
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[31m", "a" * 1000, "\u202e"])
+def test_strange_names_are_refused(tmp_path: Path, name: str) -> None:
+    path = save({"weight": {name: torch.ones(1)}}, tmp_path / "a.pth")
+    refused(path, "strange name")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_random_damage_never_escapes(tmp_path: Path, legacy: bool) -> None:
+    source = {k: v.clone() for k, v in weights().items()}
+    content = {"weight": source, "config": HParams(**CONFIG)}
+    path = save(content, tmp_path / "a.pth", legacy=legacy)
+    whole, random = path.read_bytes(), np.random.default_rng(0)
+    for _ in range(200):
+        data = bytearray(whole)
+        for place in random.integers(0, len(data), random.integers(1, 5)):
+            data[place] = random.integers(0, 256)
+        path.write_bytes(data)
+        with contextlib.suppress(CheckpointError):
+            read_checkpoint(path)
 
 
 @pytest.mark.parametrize(

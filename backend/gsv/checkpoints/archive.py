@@ -119,6 +119,11 @@ def open_zip(data: mmap.mmap) -> tuple[Any, Storages]:
         ) from error
     if len(entries) > ENTRY_LIMIT:
         raise CheckpointError(f"it has {len(entries):,} entries; at most {ENTRY_LIMIT:,} allowed")
+    # torch never compresses and never overlaps; files made to exhaust time or memory do.
+    if any(e.compress_type != zipfile.ZIP_STORED or e.flag_bits & 1 for e in entries):
+        raise CheckpointError("it has compressed or encrypted entries, which torch never writes")
+    if sum(e.file_size for e in entries) > len(data):
+        raise CheckpointError("its entries claim more bytes than the file has")
     pickles = [
         e for e in entries if e.filename.count("/") == 1 and e.filename.endswith("/data.pkl")
     ]
@@ -152,9 +157,7 @@ def open_zip(data: mmap.mmap) -> tuple[Any, Storages]:
 
 
 def _extent(data: mmap.mmap, entry: zipfile.ZipInfo) -> tuple[int, int]:
-    """Start and size of an entry's bytes; torch never compresses, so neither may the file."""
-    if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
-        raise CheckpointError("it has compressed or encrypted entries, which torch never writes")
+    """Start and size of an entry's bytes."""
     end_of_header = entry.header_offset + _LOCAL_HEADER.size
     if entry.header_offset < 0 or end_of_header > len(data):
         raise CheckpointError("an entry lies outside the file: it is cut short")

@@ -21,6 +21,7 @@ from gsv.checkpoints.names import gpt as gpt_names
 from gsv.checkpoints.names import sovits as sovits_names
 from gsv.checkpoints.names import vocoder as vocoder_names
 from gsv.checkpoints.reader import Checkpoint
+from gsv.checkpoints.unpickle import brief
 from gsv.config import GPTConfig, SoVITSConfig, StrictConfig, VocoderConfig
 from gsv.constants import (
     EOS,
@@ -201,7 +202,8 @@ class _Numbers:
 def _whole(checkpoint: Checkpoint, name: str, value: Any, largest: int) -> int:
     if type(value) is not int or not 0 < value <= largest:
         raise CheckpointError(
-            f"{checkpoint.path}: {name} is {value!r}; allowed: whole numbers from 1 to {largest}"
+            f"{checkpoint.path}: {name} is {brief(repr(value))}; "
+            f"allowed: whole numbers from 1 to {largest}"
         )
     return value
 

@@ -59,32 +59,44 @@ def make_demo(size: str, target: Path, *, seed: int = 0, progress: Progress | No
         progress: called with each file's name before it is made.
     """
     layouts = _layouts(size)
-    report = progress or (lambda name: None)
     half = size == "full"
-    (target / "gsv-v4-pretrained").mkdir(parents=True, exist_ok=True)
+    makers: dict[str, Callable[[Path], None]] = {
+        "s1v3.ckpt": lambda path: _make_gpt(path, layouts["s1v3"], seed, half),
+        "gsv-v4-pretrained/s2Gv4.pth": lambda path: _make_sovits(
+            path, layouts["s2Gv4"], seed, half, reduced=size != "full"
+        ),
+        "gsv-v4-pretrained/vocoder.pth": lambda path: _make_vocoder(path, layouts["vocoder"], seed),
+        HUBERT_FOLDER: lambda path: _make_hubert(path, size, seed, half),
+        BERT_FOLDER: lambda path: _make_bert(path, size, seed),
+    }
+    for name, make in makers.items():
+        if progress is not None:
+            progress(name)
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        make(target / name)
 
-    report("s1v3.ckpt")
-    gpt = _draw(layouts["s1v3"]["tensors"], seed, functools.partial(_gpt_scale, layouts["s1v3"]))
-    _let_sentences_end(gpt, layouts["s1v3"]["config"]["model"])
-    content = {"weight": _tensors(gpt, half), "config": layouts["s1v3"]["config"], "info": "demo"}
-    torch.save(content, target / "s1v3.ckpt")
 
-    report("gsv-v4-pretrained/s2Gv4.pth")
-    sovits = _draw(layouts["s2Gv4"]["tensors"], seed, _sovits_scale)
-    content = {"weight": _tensors(sovits, half), "config": layouts["s2Gv4"]["config"]}
-    if size != "full":  # upstream hard-codes these numbers; a reduced file has to say its own
-        content["arch"] = layouts["s2Gv4"]["arch"]
-    torch.save(content | {"info": "demo"}, target / "gsv-v4-pretrained" / "s2Gv4.pth")
+def _make_gpt(path: Path, layout: Mapping[str, Any], seed: int, half: bool) -> None:
+    arrays = _draw(layout["tensors"], seed, functools.partial(_gpt_scale, layout))
+    _let_sentences_end(arrays, layout["config"]["model"])
+    content = {"weight": _tensors(arrays, half), "config": layout["config"], "info": "demo"}
+    torch.save(content, path)
 
-    report("gsv-v4-pretrained/vocoder.pth")
-    scale = functools.partial(_vocoder_scale, layouts["vocoder"]["arch"]["voc_upsample_rates"])
-    vocoder = _draw(layouts["vocoder"]["tensors"], seed, scale, prefix="vocoder.")
-    torch.save(_tensors(vocoder, half=False), target / "gsv-v4-pretrained" / "vocoder.pth")
 
-    report(HUBERT_FOLDER)
-    _make_hubert(target / HUBERT_FOLDER, size, seed, half)
-    report(BERT_FOLDER)
-    _make_bert(target / BERT_FOLDER, size, seed)
+def _make_sovits(
+    path: Path, layout: Mapping[str, Any], seed: int, half: bool, *, reduced: bool
+) -> None:
+    arrays = _draw(layout["tensors"], seed, _sovits_scale)
+    content = {"weight": _tensors(arrays, half), "config": layout["config"], "info": "demo"}
+    if reduced:  # upstream hard-codes these numbers; a reduced file has to say its own
+        content["arch"] = layout["arch"]
+    torch.save(content, path)
+
+
+def _make_vocoder(path: Path, layout: Mapping[str, Any], seed: int) -> None:
+    scale = functools.partial(_vocoder_scale, layout["arch"]["voc_upsample_rates"])
+    arrays = _draw(layout["tensors"], seed, scale, prefix="vocoder.")
+    torch.save(_tensors(arrays, half=False), path)  # float32 in both sizes, as published
 
 
 def _layouts(size: str) -> dict[str, Any]:
@@ -93,9 +105,13 @@ def _layouts(size: str) -> dict[str, Any]:
     return content
 
 
-def _tensors(arrays: Mapping[str, NDArray[np.float32]], half: bool) -> dict[str, torch.Tensor]:
-    tensors = {key: torch.from_numpy(value) for key, value in arrays.items()}
-    return {key: value.half() for key, value in tensors.items()} if half else tensors
+def _tensors(arrays: dict[str, NDArray[np.float32]], half: bool) -> dict[str, torch.Tensor]:
+    """Takes the arrays out of ``arrays`` one by one, so that both forms are never whole at once."""
+    tensors = {}
+    for key in list(arrays):
+        value = torch.from_numpy(arrays.pop(key))
+        tensors[key] = value.half() if half else value
+    return tensors
 
 
 def normal(key: str, shape: Shape, seed: int) -> NDArray[np.float32]:
@@ -231,7 +247,7 @@ def _make_bert(target: Path, size: str, seed: int) -> None:
     config = BertConfig.from_dict(chosen | {"vocab_size": len(tokens), "num_attention_heads": 16})
     bert = functools.partial(BertModel, add_pooling_layer=False)
     arrays = _draw(expected_shapes(bert, config), seed, _plain_scale, prefix="bert.")
-    arrays = {f"bert.{key}": value for key, value in arrays.items()}
+    arrays = {f"bert.{key}": arrays.pop(key) for key in list(arrays)}
     # float16 in both sizes, as published: the width makes even the small one 34 MB.
     _save_folder(target, config.to_dict() | {"architectures": ["BertForMaskedLM"]}, arrays, True)
     vocabulary = {token: index for index, token in enumerate(tokens)}
@@ -239,7 +255,7 @@ def _make_bert(target: Path, size: str, seed: int) -> None:
 
 
 def _save_folder(
-    target: Path, config: dict[str, Any], arrays: Mapping[str, NDArray[np.float32]], half: bool
+    target: Path, config: dict[str, Any], arrays: dict[str, NDArray[np.float32]], half: bool
 ) -> None:
     target.mkdir(parents=True, exist_ok=True)
     (target / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")

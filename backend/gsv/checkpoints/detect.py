@@ -114,8 +114,8 @@ def _gpt(checkpoint: Checkpoint) -> Identity:
 
 def _declared_version(checkpoint: Checkpoint) -> str:
     model = checkpoint.config.get("model")
-    version = model.get("version") if isinstance(model, dict) else None
-    return version if isinstance(version, str) else ""
+    version: object = model.get("version") if isinstance(model, dict) else None
+    return next((known for known in _HEADERS.values() if known == version), "")
 
 
 def _lora(checkpoint: Checkpoint) -> Identity:

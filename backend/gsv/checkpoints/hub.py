@@ -19,7 +19,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from gsv import __version__
 from gsv.errors import CheckpointError
@@ -128,8 +128,6 @@ class Hub:
                     part.unlink(missing_ok=True)
                 problem = f"HTTP {error.code} {error.reason}"
             except _BROKEN as error:
-                if isinstance(error, OSError) and error.filename is not None:
-                    raise  # the local file, not the network
                 problem = str(error) or type(error).__name__
             now = part.stat().st_size if part.exists() else 0
             attempt = 0 if now > here else attempt + 1
@@ -143,12 +141,12 @@ class Hub:
         with self._open(self._address(file.path), headers) as response:
             if here and response.status != http.HTTPStatus.PARTIAL_CONTENT:
                 here = 0  # a server that knows no ranges sends all of it
-            with part.open("ab" if here else "wb") as output:
+            with _writable(part, append=here > 0) as output:
                 while block := response.read(_BLOCK):
                     here += len(block)
                     if here > file.size:
                         raise self._failed(file.path, f"more than the {file.size:,} bytes told")
-                    output.write(block)
+                    _write(output, block, part)
                     progress(file.path, here, file.size)
 
     def _tree(self) -> dict[str, RemoteFile]:
@@ -204,6 +202,23 @@ class Hub:
             f"{what}: can't be had from {self._root}/{self._repository}: {why}; "
             "check the connection, or set HF_ENDPOINT to a mirror"
         )
+
+
+# A disk that refuses is no broken connection: it must not be tried again.
+
+
+def _writable(path: Path, *, append: bool) -> BinaryIO:
+    try:
+        return path.open("ab" if append else "wb", buffering=0)
+    except OSError as error:
+        raise CheckpointError(f"{path}: can't be written: {error.strerror}") from error
+
+
+def _write(output: BinaryIO, block: bytes, path: Path) -> None:
+    try:
+        output.write(block)
+    except OSError as error:
+        raise CheckpointError(f"{path}: can't be written: {error.strerror}") from error
 
 
 class _StayHere(urllib.request.HTTPRedirectHandler):

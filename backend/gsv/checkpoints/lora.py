@@ -19,6 +19,7 @@ from gsv.checkpoints.convert import expected_shapes, fold_weight_norm, shortened
 from gsv.checkpoints.detect import Kind, require
 from gsv.checkpoints.names import sovits as names
 from gsv.checkpoints.reader import Checkpoint, read_checkpoint
+from gsv.checkpoints.unpickle import brief
 from gsv.config import SoVITSConfig
 from gsv.errors import CheckpointError
 from gsv.models.sovits import SoVITS
@@ -106,7 +107,8 @@ def _check(
     rank = checkpoint.extra.get("lora_rank")
     if type(rank) is not int or rank not in _RANKS:
         raise CheckpointError(
-            f"{checkpoint.path}: lora_rank is {rank!r}; allowed: {_RANKS[0]} to {_RANKS[-1]}"
+            f"{checkpoint.path}: lora_rank is {brief(repr(rank))}; "
+            f"allowed: {_RANKS[0]} to {_RANKS[-1]}"
         )
     wrong = [
         name

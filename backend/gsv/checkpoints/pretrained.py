@@ -23,6 +23,7 @@ from gsv.checkpoints.convert import expected_shapes, fit, shortened
 from gsv.checkpoints.detect import Kind, require
 from gsv.checkpoints.reader import Checkpoint, read_checkpoint
 from gsv.checkpoints.store import save_tensors
+from gsv.checkpoints.unpickle import brief
 from gsv.constants import BERT_DIM, SSL_RATE
 from gsv.errors import CheckpointError
 
@@ -71,7 +72,7 @@ def convert_hubert(source: Path, target: Path, ssl_dim: int, *, official: bool) 
         rate = _read_json(preprocessor).get("sampling_rate")
         if rate != SSL_RATE:
             raise CheckpointError(
-                f"{preprocessor}: sampling_rate is {rate} Hz; v4 needs {SSL_RATE}"
+                f"{preprocessor}: sampling_rate is {brief(repr(rate))} Hz; v4 needs {SSL_RATE}"
             )
     shapes = _shapes(source, HubertModel, HubertConfig, config)
     checkpoint = read_checkpoint(_weight_file(source))
@@ -115,7 +116,7 @@ def convert_bert(source: Path, target: Path, *, official: bool) -> list[str]:
     layers = config.get("num_hidden_layers")
     if not isinstance(layers, int) or layers < _FEWEST_BERT_LAYERS:
         raise CheckpointError(
-            f"{source / 'config.json'}: num_hidden_layers is {layers}; "
+            f"{source / 'config.json'}: num_hidden_layers is {brief(repr(layers))}; "
             f"v4 needs at least {_FEWEST_BERT_LAYERS}"
         )
     bert = functools.partial(BertModel, add_pooling_layer=False)
@@ -184,7 +185,7 @@ def _shapes(source: Path, module: Any, kind: Any, config: dict[str, Any]) -> dic
         return expected_shapes(module, kind.from_dict(config))
     except (ValueError, RuntimeError, TypeError, KeyError, ZeroDivisionError) as error:
         raise CheckpointError(
-            f"{source / 'config.json'}: describes no possible network: {error}"
+            f"{source / 'config.json'}: describes no possible network: {brief(error)}"
         ) from error
 
 
@@ -197,9 +198,10 @@ def _weight_file(source: Path) -> Path:
 
 def _read_config(source: Path, kind: str, wanted: dict[str, int]) -> dict[str, Any]:
     config = _read_json(source / "config.json")
-    if config.get("model_type") != kind:
+    given = config.get("model_type")
+    if given != kind:
         raise CheckpointError(
-            f"{source / 'config.json'}: model_type is {config.get('model_type')!r}; wanted: {kind}"
+            f"{source / 'config.json'}: model_type is {brief(repr(given))}; wanted: {kind}"
         )
     for name, value in wanted.items():
         _equal(source, name, config.get(name), value)
@@ -213,7 +215,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: no readable JSON: {error}") from error
+        raise CheckpointError(f"{path}: no readable JSON: {brief(error)}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: no JSON object")
     return content
@@ -221,7 +223,9 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _equal(source: Path, name: str, given: object, wanted: int) -> None:
     if given != wanted:
-        raise CheckpointError(f"{source / 'config.json'}: {name} is {given}; v4 needs {wanted}")
+        raise CheckpointError(
+            f"{source / 'config.json'}: {name} is {brief(repr(given))}; v4 needs {wanted}"
+        )
 
 
 def _whole(source: Path, values: object) -> list[int]:

@@ -17,7 +17,7 @@ import safetensors.torch
 from torch import Tensor
 
 from gsv.checkpoints.archive import load_file, open_legacy, open_zip, tensor
-from gsv.checkpoints.unpickle import TensorRef
+from gsv.checkpoints.unpickle import TensorRef, brief
 from gsv.errors import CheckpointError
 
 _ZIP_MARK = b"\x03\x04"
@@ -25,6 +25,7 @@ _SUMMED_BYTES = 8192  # upstream tells official files by the MD5 of so many byte
 # Tensors may share storages (tied weights), but a small file that asks for many times its size is
 # made to exhaust memory.
 _SIZE_RATIO, _SIZE_SLACK = 4, 1 << 20
+_KEY_LENGTH = 300
 _CONFIG_NODES, _CONFIG_DEPTH = 100_000, 32
 
 
@@ -113,7 +114,9 @@ def _header(first: bytes) -> str:
     if first == b"PK":
         return ""
     if not first.isdigit():
-        raise CheckpointError(f"it begins with {first!r}; a checkpoint begins with PK or 00 to 06")
+        raise CheckpointError(
+            f"it begins with {brief(first)}; a checkpoint begins with PK or 00 to 06"
+        )
     return first.decode("ascii")
 
 
@@ -143,7 +146,11 @@ def _find_weights(content: Any) -> tuple[str, dict[str, TensorRef], dict[str, An
 
 
 def _tensors_of(table: dict[Any, Any]) -> dict[str, TensorRef]:
-    return {str(k): v for k, v in table.items() if isinstance(v, TensorRef)}
+    found = {str(k): v for k, v in table.items() if isinstance(v, TensorRef)}
+    for key in found:  # they go into messages and files
+        if len(key) > _KEY_LENGTH or not key.isprintable():
+            raise CheckpointError(f"it has a tensor with a strange name: {brief(key)}")
+    return found
 
 
 class _Plain:

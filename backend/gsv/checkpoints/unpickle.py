@@ -98,7 +98,7 @@ class _Machine:
                     return self._stack.pop()
                 self._step(opcode.name, argument)
         except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
-            raise CheckpointError(f"its pickle is damaged ({_brief(error)})") from error
+            raise CheckpointError(f"its pickle is damaged ({brief(error)})") from error
         raise CheckpointError("its pickle is cut short")  # genops ends with STOP or raises
 
     def _step(self, name: str, argument: Any) -> None:
@@ -218,7 +218,7 @@ def _checked(name: _Name) -> _Name:
     if _is_config_class(name):
         return name
     raise CheckpointError(
-        f"its pickle asks for {_brief(name)}, which no weight file needs; refused, nothing was run"
+        f"its pickle asks for {brief(name)}, which no weight file needs; refused, nothing was run"
     )
 
 
@@ -343,6 +343,8 @@ _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
 }
 
 
-def _brief(value: object) -> str:
-    text = " ".join(str(value).split())
+def brief(value: object) -> str:
+    """What a file says, fit for one line of a message: printable and of bounded length."""
+    text = " ".join(str(value)[:200].split())
+    text = "".join(char if char.isprintable() else "?" for char in text)
     return text if len(text) <= 120 else text[:117] + "..."
