@@ -36,7 +36,7 @@ _MARKS = {
 # 을 and 를 turn ㄴ at the beginning of the next word into ㄹ: a rule of g2pk2 that goes too far.
 _RIEUL_AFTER_PARTICLE = re.compile("([ㅇㄹ]ㅡㄹ) ㄹ")
 _LAST_LETTER = re.compile(r"([ㄱ-ㅣ])(?=\n?\Z)")
-_COUNTED = re.compile(r"(\d[\d,]*)([ㄱ-힣]+)/B")
+_NUMBER = re.compile(r"(\d[\d,]*)(?:([ㄱ-힣]+)/B)?")  # whether counted or not: linear time
 _MOST_DIGITS = 16  # up to 천조, where g2pk2's numerals end
 _DIGIT_NAMES = str.maketrans("0123456789", "영일이삼사오육칠팔구")
 _TAGS = re.compile("/[PJEB]")
@@ -118,7 +118,7 @@ class _Pronunciation:
         """The text in syllables as they sound."""
         for pattern, spoken in self._idioms:
             text = pattern.sub(spoken, text)
-        annotated = _COUNTED.sub(self._counted, self._annotate(text, self._analysis))
+        annotated = _NUMBER.sub(self._counted, self._annotate(text, self._analysis))
         letters = hangul.conjoining(annotated.translate(_DIGIT_NAMES))
         for rule in self._special:
             letters = rule(letters)
@@ -131,7 +131,7 @@ class _Pronunciation:
 
     def _counted(self, match: re.Match[str]) -> str:
         number, noun = match.groups()
-        if len(number.replace(",", "")) > _MOST_DIGITS:
+        if noun is None or len(number.replace(",", "")) > _MOST_DIGITS:
             return match.group()
         native = noun in self._bound_nouns
         return f"{self._number_words(number, sino=not native)}{noun}/B"
