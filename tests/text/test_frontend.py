@@ -166,18 +166,21 @@ def test_a_prompt_is_one_sentence() -> None:
         (" 。！", "nothing is spoken"),
         ("好[pause:1s]", "a transcript has no"),
         ("好" * (MAX_TRANSCRIPT + 1), "allowed: up to 510"),
-        ("1/2" * 170, "written out"),
+        ("1/2、" * 125, "written out"),
     ],
 )
 def test_prompts_that_cannot_be(text: str, message: str) -> None:
     with pytest.raises(InvalidRequest, match=f"^REFERENCE_TEXT: .*{message}"):
-        frontend.prompt(text, "zh")
+        frontend.prompt(text, "all_zh")
 
 
 def test_pieces_fit_into_bert() -> None:
-    found = frontend.analyze("1/2" * 170, "all_zh", "cut0")
-    assert len(found) > 1
+    text = "1/2、" * 125
+    assert len(text) < MAX_READ < len(frontend.read(text, "all_zh").norm_text)
+    found = frontend.analyze(text, "all_zh", "cut0")
+    assert len(found) == 2
     assert all(len(p.norm_text) <= MAX_READ for s in found for p in s.pieces)
+    assert sum(s.norm_text.count("二分之一") for s in found) == 125
 
 
 def test_a_segment_that_no_language_claims_is_a_pause() -> None:

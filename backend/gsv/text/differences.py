@@ -38,7 +38,7 @@ DIFFERENCES = (
     Difference(
         "a run of more than 510 characters without a mark gives an empty sentence (which raises in "
         "most modes, and is spoken as a pause in en) and one that is too long for BERT",
-        "no empty sentence; the run is cut at its last space within the limit, or at the limit",
+        "no empty sentence; the run is cut at its last 、 ; or space within the limit, or at it",
         re.compile(rf"[^{_MARKS}\n]{{{MAX_SENTENCE - 1},}}"),
     ),
     Difference(

@@ -15,7 +15,7 @@ MIN_OPENING = 4  # a text whose first clause is shorter gets a mark in front
 
 SENTENCE_MARKS = frozenset("，。？！,.?!~:：—…")  # end a clause; no 、 and no semicolon
 _CLAUSE_END = re.compile("([" + re.escape("".join(sorted(SENTENCE_MARKS))) + "])")
-_BREAK = re.compile("[ " + re.escape("".join(sorted(SENTENCE_MARKS))) + "]+")
+_BREAK = re.compile("[ ;；、" + re.escape("".join(sorted(SENTENCE_MARKS))) + "]+")
 _SILENT = frozenset("!?…,.- ")  # a piece of these alone is not spoken
 _CUT5_MARKS = frozenset(",.;?!、，。？！：…")
 _MARK_RUN = re.compile("([!?…,.-])[!?…,.-]+")
@@ -182,8 +182,8 @@ def pre_segment(text: str, language: str, method: str) -> list[str]:
 def sentences(text: str, language: str, method: str) -> list[str]:
     """``pre_segment`` without empty sentences and with every sentence inside the limit.
 
-    A run that has no mark to cut at is cut at its last white space within the limit, or at the
-    limit where there is none.
+    A run that has no clause mark to cut at is cut at its last lesser mark or space within the
+    limit, or at the limit where there is none.
     """
     return [part for piece in pre_segment(text, language, method) for part in _hard_cut(piece)]
 
@@ -191,14 +191,15 @@ def sentences(text: str, language: str, method: str) -> list[str]:
 def _hard_cut(text: str, limit: int = MAX_SENTENCE) -> list[str]:
     parts = []
     while len(text) > limit:
-        end = text.rfind(" ", 0, limit) + 1 or limit
+        ends = [match.end() for match in _BREAK.finditer(text, 0, limit)]
+        end = ends[-1] if ends else limit
         parts.append(text[:end])
         text = text[end:]
     return [part for part in [*parts, text] if part.strip()]
 
 
 def halves(text: str) -> tuple[str, str]:
-    """A sentence cut near its middle, after a clause mark or a space where there is one."""
+    """A sentence cut near its middle, after a mark or a space where there is one."""
     middle = len(text) // 2
     ends = [match.end() for match in _BREAK.finditer(text) if match.end() < len(text)]
     end = min(ends, key=lambda place: abs(place - middle), default=middle)
