@@ -21,6 +21,7 @@ from pathlib import Path
 from gsv.text.chinese import g2p, segment
 from gsv.text.chinese.lexicon import SyllableLexicon
 from gsv.text.chinese.normalize import MANDARIN_MARKS, collapse_marks, spoken
+from gsv.text.chinese.polyphones import G2PW, open_g2pw
 from gsv.text.chinese.simplify import Simplifier
 from gsv.text.chinese.syllables import parse_pinyin, word_reading
 from gsv.text.types import Phonemes
@@ -31,7 +32,7 @@ class Chinese:
 
     Args:
         data: the frontend's data folder, which may hold ``simplified.json`` (the reference's own
-            character table).
+            character table) and ``G2PWModel/`` (see ``chinese.polyphones``).
     """
 
     def __init__(self, data: Path | None = None) -> None:
@@ -41,7 +42,7 @@ class Chinese:
         """Read the dictionaries now; ConfigurationError when a data file is not as it should be."""
         segment.load()
         word_reading("好")
-        _ = self._simplifier
+        _ = self._simplifier, self._polyphones
 
     def normalize(self, text: str) -> str:
         """The text in words: U+4E00–9FA5 and ``! ? … , . -`` only."""
@@ -75,7 +76,7 @@ class Chinese:
             InvalidRequest: a reading is not pinyin with a tone.
         """
         fixed = {**(lexicon.readings(normalized) if lexicon else {}), **(readings or {})}
-        return g2p.phonemes(normalized, fixed)
+        return g2p.phonemes(normalized, fixed, self._polyphones)
 
     def lexicon(self, words: Mapping[str, Sequence[str]]) -> SyllableLexicon:
         """Words and their readings (``{"重庆": ("chong2", "qing4")}``), checked.
@@ -88,3 +89,7 @@ class Chinese:
     @cached_property
     def _simplifier(self) -> Simplifier:
         return Simplifier(self._data)
+
+    @cached_property
+    def _polyphones(self) -> G2PW | None:
+        return open_g2pw(self._data)

@@ -47,6 +47,15 @@ def word_reading(word: str) -> tuple[Syllable, ...]:
     return tuple(map(_syllable, initials, finals))
 
 
+@lru_cache(maxsize=4_096)
+def syllable(pinyin: str) -> Syllable:
+    """pypinyin's analysis of a reading such as ``zhong4``."""
+    from pypinyin.contrib.tone_convert import to_finals_tone3, to_initials
+
+    final = to_finals_tone3(pinyin, neutral_tone_with_five=True)
+    return _syllable(to_initials(pinyin), final)
+
+
 def _syllable(initial: str, final: str) -> Syllable:
     if final and final[-1] in "12345":
         return Syllable(initial, final[:-1], final[-1])
