@@ -170,7 +170,7 @@ class Runner:
         request = row.request
         return self.model.embed_prompt(
             self._upload(request.phonemes.astype(np.int64)),
-            self._upload(request.bert.astype(np.float32, copy=False)),
+            self._upload(request.bert.astype(np.float32)),
             self._upload(request.prompt_tokens.astype(np.int64)),
         )
 
