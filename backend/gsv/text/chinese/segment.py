@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
 
+from gsv.text.chinese.viterbi import Viterbi
+
 _LOADING = threading.Lock()
 
 
@@ -36,10 +38,15 @@ def _tokenizer() -> Any:
 
 @cache
 def _tagger() -> Any:
+    """jieba's tagger, with a faster search in the place of its own.
+
+    The replacement holds for the whole process; whoever else uses jieba gets the same answers.
+    """
     _tokenizer()
     with _LOADING:
         from jieba import posseg
 
+        posseg.viterbi = Viterbi(posseg.trans_P)
         return posseg.dt
 
 
