@@ -41,8 +41,9 @@ def exponential_steps(
         float32 [steps, width], positive. Any window of steps equals that part of the whole.
     """
     uniform = _uniform(seed, sentence, Stream.TOKENS, first_step, steps, width)
-    # -log1p(-u) and not -log(u): the smallest values decide argmax(p / q) and keep full precision.
-    return (-np.log1p(-uniform)).astype(np.float32)
+    # 1 - u is exact in float64: the smallest values, which decide argmax(p / q), stay precise.
+    noise: NDArray[np.float32] = (-np.log(1.0 - uniform)).astype(np.float32)
+    return noise
 
 
 def normal_frames(

@@ -26,7 +26,8 @@ def load_kernel(name: str, cache: Path | None = None) -> ctypes.CDLL | None:
 
     Args:
         name: file name beside this module, without ``.c``.
-        cache: folder that keeps compiled libraries; by default the user's cache folder.
+        cache: folder that keeps compiled libraries; by default the user's cache folder. Where it
+            can't be written, the library is compiled for this process alone.
     """
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
@@ -34,11 +35,15 @@ def load_kernel(name: str, cache: Path | None = None) -> ctypes.CDLL | None:
         return None
     source = FOLDER / f"{name}.c"
     key = hashlib.sha256("\n".join([compiler, *FLAGS, _machine()]).encode() + source.read_bytes())
-    library = (cache or _user_cache()) / f"{name}-{key.hexdigest()[:16]}.so"
+    file = f"{name}-{key.hexdigest()[:16]}.so"
+    cache = cache or _user_cache()
     try:
-        if not library.is_file():
-            _compile(compiler, source, library)
-        return ctypes.CDLL(str(library))
+        if (cache / file).is_file():
+            return ctypes.CDLL(str(cache / file))
+        with tempfile.TemporaryDirectory() as folder:  # the loaded library outlives its file
+            library = _compile(compiler, source, Path(folder) / file)
+            _keep(library, cache)
+            return ctypes.CDLL(str(library))
     except (OSError, subprocess.SubprocessError) as error:
         output = getattr(error, "stderr", None) or b""
         detail = output.decode(errors="replace").strip()[-500:]
@@ -46,14 +51,22 @@ def load_kernel(name: str, cache: Path | None = None) -> ctypes.CDLL | None:
         return None
 
 
-def _compile(compiler: str, source: Path, library: Path) -> None:
-    library.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    # Written beside and then renamed: another process never sees half a library.
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        output = Path(folder) / library.name
-        command = [compiler, *FLAGS, str(source), "-o", str(output), "-lm"]
-        subprocess.run(command, check=True, capture_output=True, timeout=TIMEOUT)
-        output.replace(library)
+def _compile(compiler: str, source: Path, library: Path) -> Path:
+    command = [compiler, *FLAGS, str(source), "-o", str(library), "-lm"]
+    subprocess.run(command, check=True, capture_output=True, timeout=TIMEOUT)
+    return library
+
+
+def _keep(library: Path, cache: Path) -> None:
+    """Put a copy into the cache; written beside and renamed, so that nobody loads half of it."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle, beside = tempfile.mkstemp(dir=cache, suffix=".part")
+        os.close(handle)
+        shutil.copyfile(library, beside)
+        os.replace(beside, cache / library.name)
+    except OSError as error:
+        logger.info("%s can't be kept for the next start: %s", library.name, error)
 
 
 def _machine() -> str:
@@ -67,8 +80,9 @@ def _machine() -> str:
 
 
 def _user_cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    if not os.access(base if os.path.isdir(base) else os.path.dirname(base), os.W_OK):
-        # No writable home, as in many containers: compile for this process's user and machine.
-        base = os.path.join(tempfile.gettempdir(), f"gsv-{os.getuid()}")
-    return Path(base) / "gsv"
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "gsv"
+    try:
+        return Path.home() / ".cache" / "gsv"
+    except RuntimeError:  # a user without a home, as in some containers
+        return Path(os.devnull) / "gsv"  # can't be written, which ``_keep`` takes in its stride
