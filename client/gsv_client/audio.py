@@ -19,7 +19,7 @@ Samples = NDArray[np.float32]
 # that was named by mistake from being read and sent.
 LONGEST_FILE_SECONDS = 120.0
 
-PCM16_PEAK = 32_767
+PCM16_SCALE = 32_768  # as everyone who reads the file divides by
 FORMATS = ("wav", "wav-float", "flac", "raw")
 _BY_SUFFIX = {".wav": "wav", ".wave": "wav", ".flac": "flac", ".raw": "raw", ".pcm": "raw"}
 
@@ -116,8 +116,8 @@ class Audio:
         """
         if not np.isfinite(self.samples).all():
             raise AudioError("the audio holds samples that are not numbers (NaN or infinite)")
-        scaled = np.rint(self.samples.astype(np.float64) * PCM16_PEAK)
-        pcm: NDArray[np.int16] = np.clip(scaled, -PCM16_PEAK - 1, PCM16_PEAK).astype("<i2")
+        scaled = np.rint(self.samples.astype(np.float64) * PCM16_SCALE)
+        pcm: NDArray[np.int16] = np.clip(scaled, -PCM16_SCALE, PCM16_SCALE - 1).astype("<i2")
         return pcm
 
     def save(self, file: str | os.PathLike[str] | BinaryIO, format: str | None = None) -> None:

@@ -55,7 +55,7 @@ class Client:
 
     >>> client = Client("localhost:8000")
     >>> audio = client.say("Good morning.", voice="demo", seed=1)
-    >>> audio.save("/tmp/morning.wav")
+    >>> audio.save("morning.wav")
 
     Args:
         url: `host:port`, or with a scheme `http://`, `https://`, `grpc://`, `grpcs://`; None is
@@ -139,11 +139,12 @@ class Client:
 
         Leaving the loop early, `close()`, or the end of a `with` block cancels the rest.
 
-        >>> for chunk in client.stream("One sentence. And another.", voice="demo"):
+        >>> for chunk in client.stream("A word. Another.", voice="demo"):
         ...     print(chunk.sentence, chunk)
         0 Chunk(0.50 s, 48000 Hz)
-        0 Chunk(0.50 s, 48000 Hz)
+        0 Chunk(0.20 s, 48000 Hz)
         1 Chunk(0.50 s, 48000 Hz)
+        1 Chunk(0.30 s, 48000 Hz)
 
         Args: as `say`.
         """
@@ -165,7 +166,7 @@ class Client:
         Each sentence is sent as soon as it is complete, the next one while the last still sounds;
         chunks come in order, `chunk.sentence` counts through. An error of `pieces` is raised here.
 
-        >>> words = iter(["Well, ", "let me think. Fo", "rty-two."])
+        >>> words = iter(["It is ", "so. Fo", "rty-two."])
         >>> [chunk.sentence for chunk in client.stream_text(words, voice="demo")]
         [0, 0, 1, 1]
 
@@ -195,8 +196,9 @@ class Client:
 
         `voice` matters where a voice brings a lexicon of its own.
 
-        >>> client.phones("Hi.").sentences[0].segments[0].phonemes
-        ('HH', 'AY1', '.')
+        >>> analysis = client.phones("Hi.")
+        >>> analysis.sentences[0].segments[0].phonemes
+        ('H', 'i', '.')
         """
         options = SpeechOptions(language=language, split_method=split_method, voice=voice)
         inputs = options.tensors(text)

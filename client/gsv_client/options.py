@@ -180,13 +180,12 @@ class SpeechOptions:
         """
         if isinstance(text, str) and not text.strip():
             raise InvalidRequest("TEXT: empty; allowed: any text with something to say in it")
-        values: dict[str, Any] = {"text": text}
-        for field in dataclasses.fields(self):
-            values[field.name] = getattr(self, field.name)
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         if isinstance(self.reference, Audio):
             values["reference"] = self.reference.samples
             values["reference_sample_rate"] = self.reference.rate
         given = {option: value for option, value in values.items() if value is not None}
+        given = {"text": text, **given}
         return {TENSORS[option].name: TENSORS[option].encode(v) for option, v in given.items()}
 
     def for_sentence(self, index: int) -> SpeechOptions:
