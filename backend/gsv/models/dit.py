@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gsv.config import SoVITSConfig
-from gsv.models.layers import Conv1d, Linear
-from gsv.models.masking import keep, keep_rows, key_mask, length_mask
+from gsv.models.attention import attend
+from gsv.models.layers import Conv1d, Linear, gelu_tanh
+from gsv.models.masking import keep_rows, length_mask
 
 _NORM_EPS = 1e-6
 _GRN_EPS = 1e-6
@@ -110,9 +111,24 @@ class PositionConvolution(nn.Module):
         self.second = Conv1d(width, width, kernel, padding=kernel // 2, groups=groups)
 
     def forward(self, values: Tensor, mask: Tensor | None) -> Tensor:
-        hidden = functional.mish(self.first(keep(values.mT, mask)))
-        hidden = functional.mish(self.second(keep(hidden, mask)))
-        return hidden.mT
+        hidden = functional.mish(_convolve_rows(self.first, keep_rows(values, mask)))
+        return functional.mish(_convolve_rows(self.second, keep_rows(hidden, mask)))
+
+
+def _convolve_rows(layer: Conv1d, values: Tensor) -> Tensor:
+    """``layer`` over [B, T, C] as a 2-d convolution with its channels last.
+
+    That is the layout the values have; grouped one-dimensional kernels take twice the time.
+    """
+    image = values.to(layer.weight.dtype).mT[:, :, None]  # [B, C, 1, T]
+    convolved = functional.conv2d(
+        image,
+        layer.weight[:, :, None],
+        layer.bias,
+        padding=(0, layer.kernel_size[0] // 2),
+        groups=layer.groups,
+    )
+    return convolved[:, :, 0].mT
 
 
 class Attention(nn.Module):
@@ -126,29 +142,27 @@ class Attention(nn.Module):
         self.value = Linear(width, width)
         self.output = Linear(width, width)
 
-    def forward(self, values: Tensor, mask: Tensor | None, rotation: Tensor) -> Tensor:
+    def forward(self, values: Tensor, lengths: Tensor | None, rotation: Tensor) -> Tensor:
+        values = values.to(self.query.weight.dtype)
         query, key, value = (
-            layer(values).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, heads, T, 64]
+            layer(values).unflatten(-1, (self.heads, -1))  # [B, T, heads, head_dim]
             for layer in (self.query, self.key, self.value)
         )
         _rotate_first_head(query, rotation)
         _rotate_first_head(key, rotation)
-        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        projected: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
+        projected: Tensor = self.output(attend(query, key, value, lengths))
         return projected
 
 
 def _rotate_first_head(values: Tensor, rotation: Tensor) -> None:
-    """Rotate the pairs (2i, 2i + 1) of head 0 by ``rotation`` [2, T, head_dim / 2], in place.
+    """Turn the pairs (2i, 2i + 1) of head 0 by the unit numbers ``rotation`` [T, head_dim / 2].
 
     Upstream rotates before it splits the heads, and only as many channels as one head has; the
     weights were trained so.
     """
-    head = values[:, 0]
-    even, odd = head[..., 0::2].float(), head[..., 1::2].float()
-    cosine, sine = rotation
-    turned = torch.stack([even * cosine - odd * sine, odd * cosine + even * sine], dim=-1)
-    head.copy_(turned.flatten(-2))
+    head = values[:, :, 0]
+    pairs = torch.view_as_complex(head.float().reshape(*head.shape[:-1], -1, 2))
+    head.copy_(torch.view_as_real(pairs * rotation).flatten(-2))
 
 
 class Block(nn.Module):
@@ -158,25 +172,30 @@ class Block(nn.Module):
         super().__init__()
         width = config.dit_dim
         self.attention = Attention(width, config.dit_heads)
-        self.expand = Linear(width, config.dit_ff_mult * width)
+        self.expand = Linear(width, config.dit_ff_mult * width, activation=gelu_tanh)
         self.reduce = Linear(config.dit_ff_mult * width, width)
 
     def forward(
-        self, values: Tensor, parts: Tensor, mask: Tensor | None, rotation: Tensor
+        self, values: Tensor, parts: Tensor, lengths: Tensor | None, rotation: Tensor
     ) -> Tensor:
         """``values`` [B, T, D], ``parts`` [B, 6 * D]."""
         shift, scale, gate, ff_shift, ff_scale, ff_gate = parts[:, None].chunk(_BLOCK_PARTS, -1)
-        hidden = self.attention(modulated_norm(values, scale, shift), mask, rotation)
+        hidden = self.attention(modulated_norm(values, scale, shift), lengths, rotation)
         values = torch.addcmul(values, gate, hidden)
         hidden = self.expand(modulated_norm(values, ff_scale, ff_shift))
-        hidden = self.reduce(functional.gelu(hidden, approximate="tanh"))
+        hidden = self.reduce(hidden)
         return torch.addcmul(values, ff_gate, hidden)
 
 
 def modulated_norm(values: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """Layer norm without weights of its own, then ``(1 + scale)`` and ``shift`` [B, 1, D]."""
-    normed = functional.layer_norm(values, values.shape[-1:], eps=_NORM_EPS)
-    return torch.addcmul(shift, normed, 1 + scale)
+    shape = values.shape[-1:]
+    if values.device.type == "cpu" or len(values) == 1:
+        # As a norm with weights it is one pass over the row instead of three.
+        parts = zip(values, (1 + scale)[:, 0], shift[:, 0], strict=True)
+        normed = [functional.layer_norm(row, shape, w, b, _NORM_EPS) for row, w, b in parts]
+        return normed[0][None] if len(normed) == 1 else torch.stack(normed)
+    return torch.addcmul(shift, functional.layer_norm(values, shape, eps=_NORM_EPS), 1 + scale)
 
 
 class DiT(nn.Module):
@@ -250,17 +269,17 @@ class DiT(nn.Module):
         mask = length_mask(lengths, noisy.shape[1])
         values = inputs + functional.linear(noisy, self.input.weight[:, : self.mel_channels])
         values = values + self.position(values, mask)
-        rotation, keys = self.rotation(noisy.shape[1]), key_mask(mask)
+        rotation = self.rotation(noisy.shape[1])
         width = _BLOCK_PARTS * values.shape[-1]
         for index, block in enumerate(self.blocks):
             parts = modulation[:, index * width : (index + 1) * width]
-            values = block(values, parts, keys, rotation)
+            values = block(values, parts, lengths, rotation)
         scale, shift = modulation[:, None, len(self.blocks) * width :].chunk(2, dim=-1)
         estimate: Tensor = self.output(modulated_norm(values, scale, shift))
         return estimate.float()
 
     def rotation(self, frames: int) -> Tensor:
-        """Cosine and sine [2, frames, head_dim / 2] of head 0's angles, float32."""
+        """Unit numbers complex64 [frames, head_dim / 2] at head 0's angles."""
         positions = torch.arange(frames, device=self.inverse_frequencies.device)
         angles = positions[:, None] * self.inverse_frequencies.float()
-        return torch.stack([angles.cos(), angles.sin()])
+        return torch.polar(torch.ones_like(angles), angles)
