@@ -115,10 +115,13 @@ def test_supervisor_brings_a_dead_model_back(tmp_path: Path) -> None:
             if "ready again" in text:
                 server.interrupt()
 
-        supervisor = Supervisor(server, RecoveryPolicy(interval=0.1), note)
+        supervisor = Supervisor(server, RecoveryPolicy(interval=0.1, grace=1.0), note)
         assert supervisor.look() == []
         os.kill(stub_of(server), signal.SIGKILL)
         wait_until(lambda: bool(processes.dead_children(server.pid)))
+        # One of the two instances is dead: Triton says READY, and some requests fail.
+        assert server.request("GET", "/v2/models/double/ready") == 200
+        wait_until(lambda: infer(server.http_url, "double", [1.0])[0] == 500)
         supervisor.run()  # until the interruption in note
         assert infer(server.http_url, "double", [1.0]) == (200, [2.0])
         assert infer(server.http_url, "outer", [2.0]) == (200, [4.0])

@@ -8,12 +8,15 @@ ensembles that use it come back by themselves.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
+import os
+import signal
 import time
 from collections.abc import Callable
 
 from gsv.errors import ServerError
-from gsv.serving.launcher import EmbeddedServer
+from gsv.serving.launcher import WAIT_STEP_SECONDS, EmbeddedServer
 from gsv.serving.processes import Stub, living_stubs
 
 
@@ -22,13 +25,15 @@ class RecoveryPolicy:
     """How often to look and how often to try; times are in seconds.
 
     A model that died more than ``attempts`` times within ``window`` is given up. The n-th attempt
-    within it waits ``backoff`` · 2ⁿ⁻¹ first; the very first one does not wait.
+    within it waits ``backoff`` · 2ⁿ⁻² first, the very first one not at all. ``grace`` is what the
+    model's other instances get to finish their requests.
     """
 
     interval: float = 1.0
     attempts: int = 5
     window: float = 600.0
     backoff: float = 1.0
+    grace: float = 5.0
 
 
 class Supervisor:
@@ -90,7 +95,9 @@ class Supervisor:
 
     def _reload(self, model: str) -> bool:
         started = time.monotonic()
+        siblings = {s.pid for s in living_stubs(self._server.pid) if s.model == model}
         self._server.request("POST", f"/v2/repository/models/{model}/unload", {})
+        self._end(siblings)
         status = self._server.request(
             "POST",
             f"/v2/repository/models/{model}/load",
@@ -99,11 +106,22 @@ class Supervisor:
         )
         seconds = time.monotonic() - started
         if status == 200:
-            # From here on its new processes are watched, not those that ended with the unloading;
-            # the other models' stay on the list, in case one died meanwhile.
-            others = {pid: stub for pid, stub in self._stubs.items() if stub.model != model}
-            self._stubs = others | {s.pid: s for s in living_stubs(self._server.pid)}
             self._on_event(f"model {model}: ready again after {seconds:.1f} s")
             return True
         self._on_event(f"model {model}: loading failed after {seconds:.1f} s (HTTP {status})")
         return False
+
+    def _end(self, stubs: set[int]) -> None:
+        """Wait until these processes have ended; kill those that do not.
+
+        A request that was lost with the dead instance keeps Triton from ending the others, and
+        their memory (a GPU's, perhaps) is needed by those that come.
+        """
+        limit = time.monotonic() + self._policy.grace
+        while stubs := stubs & {stub.pid for stub in living_stubs(self._server.pid)}:
+            if time.monotonic() > limit or self._server.ended():
+                break
+            self._server.wait(WAIT_STEP_SECONDS)
+        for pid in stubs:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
