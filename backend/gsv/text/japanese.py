@@ -127,7 +127,9 @@ def _open(dictionary: Path | None, user_dictionary: Path | None) -> Any:
             "Japanese needs the package pyopenjtalk: install gsv[japanese], which compiles it, or "
             "gsv[japanese-wheels]"
         ) from error
-    folder = find_dictionary(dictionary, Path(os.fsdecode(pyopenjtalk.OPEN_JTALK_DICT_DIR)))
+    package = Path(pyopenjtalk.__file__).parent
+    bundled = next((path.parent for path in sorted(package.glob("*/sys.dic"))), None)
+    folder = find_dictionary(dictionary, bundled)
     if user_dictionary is not None and not user_dictionary.is_file():
         raise ConfigurationError(f"{user_dictionary}: no such user dictionary")
     user = os.fsencode(user_dictionary) if user_dictionary else b""

@@ -11,6 +11,7 @@ from gsv.text.chinese import sandhi
 from gsv.text.chinese.merge import merge
 from gsv.text.chinese.segment import cut
 from gsv.text.chinese.syllables import Syllable, parse_pinyin, symbols, word_reading
+from gsv.text.symbols import MARKS
 from gsv.text.types import Phonemes
 
 _CHUNK_END = re.compile(r"(?<=[!?…,.-])")
@@ -42,7 +43,11 @@ def phonemes(
     Raises:
         InvalidRequest: a reading is not pinyin with a tone.
     """
-    given = {index: parse_pinyin(written) for index, written in (readings or {}).items()}
+    given = {
+        index: parse_pinyin(written)
+        for index, written in (readings or {}).items()
+        if text[index : index + 1] not in MARKS
+    }
     syllables: list[Syllable] = []
     for chunk in filter(None, _CHUNK_END.split(text)):
         start = len(syllables)
