@@ -24,7 +24,7 @@ def english() -> English:
     g2p_en, wordsegment = package_folder("g2p_en"), package_folder("wordsegment")
     assert g2p_en is not None
     assert wordsegment is not None
-    return English(g2p_en, wordsegment, data.upstream, data.cmudict, data.tagger)
+    return English(g2p_en, wordsegment, data.upstream, data.cmudict, data.names, data.tagger)
 
 
 @pytest.fixture(scope="module")

@@ -108,7 +108,8 @@ def _count(report: Report, case: Case, ours: object, theirs: object) -> None:
         report.substitutes.add(ours == theirs)
     else:
         report.cases.add(ours == theirs)
-        report.modes.setdefault(str(case.get("lang", "")), Tally()).add(ours == theirs)
+        if _comparison(report.name) is _sentence:
+            report.modes.setdefault(case["lang"], Tally()).add(ours == theirs)
     if ours != theirs:
         report.mismatches.append((case["id"], text, ours, theirs))
 

@@ -156,6 +156,7 @@ class SegmentReader:
             wordsegment=required_package("wordsegment", "wordsegment==1.3.1"),
             upstream=self._data.upstream,
             cmudict=self._data.cmudict,
+            names=self._data.names,
             tagger=self._data.tagger,
         )
 

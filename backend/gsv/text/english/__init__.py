@@ -55,6 +55,7 @@ class English:
         wordsegment: Path,
         upstream: Path | None = None,
         cmudict: Path | None = None,
+        names: Path | None = None,
         tagger: Path | None = None,
     ) -> None:
         """Where the data lies.
@@ -64,6 +65,7 @@ class English:
             wordsegment: folder of the wordsegment package (``unigrams.txt``, ``bigrams.txt``).
             upstream: folder of upstream's dictionaries; the best choice, parity needs it.
             cmudict: a ``cmudict.dict`` file, read where there is no upstream folder.
+            names: upstream's names as JSON.
             tagger: folder of nltk's ``averaged_perceptron_tagger_eng``; without it homographs are
                 read as nouns.
         """
@@ -71,6 +73,7 @@ class English:
         self._wordsegment = wordsegment
         self._upstream = upstream
         self._cmudict = cmudict
+        self._names = names
         self._tagger_folder = tagger
         self._word = lru_cache(maxsize=_CACHED_WORDS)(self._look_up)
 
@@ -104,7 +107,7 @@ class English:
     @cached_property
     def _lexicon(self) -> EnglishLexicon:
         homographs = self._g2p_en / "homographs.en"
-        return EnglishLexicon(self._upstream, self._cmudict, homographs)
+        return EnglishLexicon(homographs, self._upstream, self._cmudict, self._names)
 
     @cached_property
     def _tagger(self) -> Tagger | None:

@@ -37,22 +37,24 @@ Homograph = tuple[Pronunciation, Pronunciation, str]
 class EnglishLexicon:
     """Words, names and homographs with their ARPAbet pronunciations."""
 
-    def __init__(self, upstream: Path | None, cmudict: Path | None, homographs: Path) -> None:
+    def __init__(
+        self, homographs: Path, upstream: Path | None, cmudict: Path | None, names: Path | None
+    ) -> None:
         """Read the dictionaries.
 
         Args:
+            homographs: g2p_en's ``homographs.en``.
             upstream: folder with upstream's ``cmudict.rep`` and its companions, or None.
             cmudict: the ``cmudict.dict`` file to use in its place, or None.
-            homographs: g2p_en's ``homographs.en``.
+            names: upstream's names as JSON, or None.
         """
         self._words: dict[str, str] = dict(_LETTERS)
-        self._names: dict[str, str] = {}
+        self._names: dict[str, str] = _names(names) if names else {}
         if upstream is not None:
             self._words.update(_rep(upstream / "cmudict.rep"))
             for word, phones in _rep(upstream / "cmudict-fast.rep"):
                 self._words.setdefault(word, phones)
             self._words.update(_rep(upstream / "engdict-hot.rep"))
-            self._names = _names(upstream / "names.json")
         elif cmudict is not None:
             self._words.update(_dict(cmudict))
         for word in _SPELLED:
@@ -91,8 +93,6 @@ def _dict(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _names(path: Path) -> dict[str, str]:
-    if not path.is_file():
-        return {}
     entries = json.loads(path.read_text("utf-8"))
     return {name: " ".join(pronunciations[0]) for name, pronunciations in entries.items()}
 
