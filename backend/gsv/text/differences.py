@@ -32,38 +32,77 @@ _MARKS = re.escape("".join(sorted(SENTENCE_MARKS)))
 
 DIFFERENCES = (
     Difference(
-        "raises on blank text, and on text that only has marks",
+        "raises on blank text, and on text that has nothing but marks",
         "no sentences; a request without any is refused (INVALID_ARG)",
     ),
     Difference(
-        "a run of more than 510 characters without a mark gives an empty sentence (which raises in "
-        "most modes, and is spoken as a pause in en) and one that is too long for BERT",
+        "a run of more than 510 characters without a mark gives an empty sentence, which raises or "
+        "is spoken as a pause, and a sentence that is too long for BERT",
         "no empty sentence; the run is cut at its last 、 ; or space within the limit, or at it",
         re.compile(rf"[^{_MARKS}\n]{{{MAX_SENTENCE - 1},}}"),
     ),
     Difference(
-        "a Mandarin piece of more than 510 characters when written out (digits become words) is "
-        "too long for BERT",
-        "the sentence is cut near its middle until its pieces fit",
+        "a Mandarin sentence of more than 510 characters when written out is too long for BERT",
+        "it is cut near its middle until its parts fit",
     ),
     Difference(
-        "collapsing of repeated marks is left out when streaming",
-        "always done",
-    ),
-    Difference(
-        "an amount such as (5$) or ,5£ raises",
-        "five dollars",
-    ),
-    Difference(
-        "English numbers of more than 36 digits raise",
-        "read digit by digit",
-    ),
-    Difference(
-        "an English possessive of a word that the network is silent about raises",
-        "'s is read alone",
+        "repeated marks are not collapsed when streaming",
+        "they always are",
     ),
     Difference(
         "an empty Mandarin segment raises in the BERT step",
         "it is left out",
     ),
+    Difference(
+        "characters without a reading raise: 兙, 甅 and ten more in Mandarin, 讠, 钅 and 17 more "
+        "radicals in Cantonese",
+        "they are read as UNK",
+    ),
+    Difference(
+        "decimal digits of scripts other than ASCII and full-width raise in Mandarin and Cantonese",
+        "they are read",
+    ),
+    Difference(
+        "in a time range (9:30-10:15) the first time's minutes decide whether either is 半",
+        "each time's own minutes are read",
+        re.compile(r"\d:\d\d(:\d\d)?[~-]\d{1,2}:\d\d"),
+    ),
+    Difference(
+        "a character whose simplified form lies outside U+4E00–9FA5 is dropped",
+        "it stays as it is and is read",
+    ),
+    Difference(
+        "a character with two syllables in Cantonese (卅) is read as a broken one",
+        "both are read",
+        re.compile("[卄卅卌]"),
+    ),
+    Difference(
+        "a Korean number before a counted noun is also replaced inside other numbers of the "
+        "sentence; one of more than 16 digits raises",
+        "each number is replaced where it stands; long ones are read digit by digit",
+        re.compile(r"(?=.*(?<!\d)(\d+)[ㄱ-힣]).*(?:\d\1|\1\d)"),
+    ),
+    Difference(
+        "very long runs of Japanese overflow OpenJTalk's buffers and crash the process",
+        "they are read in parts",
+    ),
+    Difference(
+        "English amounts such as (5$) or ,5£ raise",
+        "five dollars, five pounds",
+    ),
+    Difference(
+        "English numbers of more than 36 digits raise",
+        "they are read digit by digit",
+    ),
+    Difference(
+        "the possessive of an English word that no dictionary has and the network is silent about "
+        "raises",
+        "'s is read alone",
+    ),
 )
+
+
+def table() -> str:
+    """The differences as a Markdown table."""
+    rows = [f"| {difference.upstream} | {difference.here} |" for difference in DIFFERENCES]
+    return "\n".join(["| upstream | here |", "|---|---|", *rows]) + "\n"
