@@ -58,10 +58,12 @@ class Offline:
         self._stages: dict[str, Any] = {}
         self._running: dict[tuple[str, str], Callable[[], None]] = {}
         voices = {"voice_folder": "../voices", "default_voice": "sample"}
-        defaults = {"text_frontend": voices, "reference_encoder": voices}
         for name, kind in STAGES.items():
             place = Place(repository / name / "1", device)
-            chosen = {**defaults.get(name, {}), **(settings or {}).get(name, {})}
+            known = {field.name for field in dataclasses.fields(kind.settings_type)}
+            chosen = {k: v for k, v in voices.items() if k in known} | (settings or {}).get(
+                name, {}
+            )
             bridge = (self,) if kind in BRIDGED else ()
             self._stages[name] = kind(place, kind.settings_type.parse(chosen), *bridge)
             self._stages[name].warm_up()

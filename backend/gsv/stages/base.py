@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from gsv.errors import ConfigurationError, GsvError, InvalidRequest
+from gsv.voices import VoiceFolder
 
 Array = NDArray[Any] | torch.Tensor
 Tensors = dict[str, Any]  # by wire name; scalars and texts as plain values
@@ -64,6 +65,10 @@ class Place:
     def repository(self) -> Path:
         """The model repository that the version folder lies in."""
         return self.folder.parent.parent
+
+    def voices(self, folder: str, default: str) -> VoiceFolder:
+        """The voice folder at ``folder``, relative to the repository."""
+        return VoiceFolder((self.repository / folder).resolve(), default)
 
 
 class BatchStage(Protocol):

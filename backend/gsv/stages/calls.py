@@ -46,6 +46,7 @@ class CallScope:
     def __init__(self, call: CallModel) -> None:
         self._call = call
         self._live: dict[str, tuple[str, ...]] = {}
+        self._inner: list[CallScope] = []
         self._lock = threading.Lock()
         self.cancelled = threading.Event()
 
@@ -82,11 +83,22 @@ class CallScope:
         (answer,) = self(model, tensors, outputs, **options)
         return answer
 
+    def inner(self) -> CallScope:
+        """A scope for one attempt: it can be cancelled alone, and is cancelled with this one."""
+        scope = CallScope(self._call)
+        with self._lock:
+            self._inner.append(scope)
+            if self.cancelled.is_set():
+                scope.cancel()
+        return scope
+
     def cancel(self) -> None:
         """Call off everything under way; later calls raise Cancelled."""
         with self._lock:
             self.cancelled.set()
-            live = dict(self._live)
+            live, inner = dict(self._live), list(self._inner)
+        for scope in inner:
+            scope.cancel()
         for job, models in live.items():
             self._tell(job, models)
 

@@ -33,7 +33,7 @@ from gsv.options import RANGES, check_range
 from gsv.stages.base import Array, Place
 from gsv.stages.base import Settings as BaseSettings
 from gsv.stages.pretrained import load_hubert
-from gsv.voices import VoiceFolder
+from gsv.voices.recording import read_recording
 
 # A recording that decoders push a little over full scale is scaled back; samples far outside are
 # integers that nobody divided.
@@ -117,9 +117,7 @@ class ReferenceEncoderStage:
             load_module_state(place.folder / "quantizer.safetensors"), strict=True
         )
         self._quantizer.to(place.device).eval()
-        self._voices = VoiceFolder(
-            (place.repository / settings.voice_folder).resolve(), settings.default_voice
-        )
+        self._voices = place.voices(settings.voice_folder, settings.default_voice)
         self._cache: OrderedDict[bytes, Result] = OrderedDict()
         self._cache_size = settings.cache
 
@@ -147,7 +145,7 @@ class ReferenceEncoderStage:
         if samples is None or rate is None:
             voice = self._voices.get(request.voice)
             try:
-                samples, rate = audio.read_wave(voice.reference)
+                samples, rate = read_recording(voice.reference, REFERENCE_MAX_SECONDS + 0.01)
             except (OSError, ValueError) as error:
                 raise VoiceError(f"voice {voice.name}: {error}") from error
         key = hashlib.sha256(f"{rate}:".encode() + samples.tobytes()).digest()

@@ -53,6 +53,7 @@ class Request:
     temperature: float = DEFAULTS.temperature
     repetition_penalty: float = DEFAULTS.repetition_penalty
     seed: int = DEFAULTS.seed
+    voice: str = ""  # one with a GPT of its own speaks through that
 
     def __post_init__(self) -> None:
         check_counts("PHONEME_COUNTS", self.phoneme_counts, len(self.phonemes), "PHONEMES")
@@ -117,7 +118,7 @@ class SemanticGPTEngineStage:
         self._engine = Engine(
             model,
             device=place.device,
-            dtype=torch_dtype(settings.dtype),
+            dtype=torch_dtype(settings.dtype, int8=True),
             slots=settings.slots,
             waiting_limit=settings.waiting,
             max_length=MAX_POSITIONS,

@@ -48,6 +48,7 @@ class Request:
     speed: float = DEFAULTS.speed
     sample_steps: int = DEFAULTS.sample_steps
     seed: int = DEFAULTS.seed
+    voice: str = ""  # one with a SoVITS of its own speaks through that
     # For a stream, which makes one sentence in several requests:
     first_sentence: int = 0  # index of the first sentence in the caller's whole text
     first_frame: int = 0  # frames of the sentence that are made already

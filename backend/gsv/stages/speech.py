@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gsv.errors import InvalidRequest
+from gsv.errors import GsvError, InvalidRequest
 from gsv.options import (
     DEFAULTS,
     LANGUAGES,
@@ -28,10 +29,12 @@ from gsv.options import (
 from gsv.stages.base import Place, Reply, Tensors
 from gsv.stages.base import Settings as BaseSettings
 from gsv.stages.calls import CallModel, CallPool, CallScope
+from gsv.voices import VoiceFolder
 
 PIPELINE = "gpt_sovits_v4_pipeline"
 # Steps with a running batch, where a caller's departure saves work.
 CANCELLABLE_STEPS = ("semantic_gpt", "sovits_v4")
+_VOICE_CHANGES = 4  # replacements of a voice that one request lives through
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +48,14 @@ class Request:
     reference_sample_rate: int | None = None
     reference_text: str = ""
     reference_language: str = "auto"
-    top_k: int = DEFAULTS.top_k
-    top_p: float = DEFAULTS.top_p
-    temperature: float = DEFAULTS.temperature
-    repetition_penalty: float = DEFAULTS.repetition_penalty
+    # None: the voice's own default, else that of SpeechOptions.
+    top_k: int | None = None
+    top_p: float | None = None
+    temperature: float | None = None
+    repetition_penalty: float | None = None
     seed: int = DEFAULTS.seed
-    speed: float = DEFAULTS.speed
-    sample_steps: int = DEFAULTS.sample_steps
+    speed: float | None = None
+    sample_steps: int | None = None
     split_method: str = DEFAULTS.split_method
     pause_seconds: float = DEFAULTS.pause_seconds
     sample_rate: int = DEFAULTS.sample_rate
@@ -65,9 +69,26 @@ class Request:
 
     @property
     def options(self) -> SpeechOptions:
-        """The scalar choices, checked."""
-        names = [field.name for field in dataclasses.fields(SpeechOptions)]
-        return SpeechOptions(**{name: getattr(self, name) for name in names})
+        """The scalar choices, checked; defaults where nothing was chosen."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(SpeechOptions)}
+        return SpeechOptions(**{name: v for name, v in values.items() if v is not None})
+
+    def resolved(self, voices: VoiceFolder, *, fresh: bool = False) -> Request:
+        """The same request with the voice's content pinned and its defaults filled in.
+
+        Every stage behind then uses one version of the voice, also when it is replaced meanwhile.
+
+        Raises:
+            InvalidRequest: there is no such voice.
+            VoiceError: its folder is broken.
+        """
+        if self.reference_audio is not None:
+            return self
+        voice = voices.get(self.voice, fresh=fresh)
+        defaults: dict[str, Any] = {
+            name: value for name, value in voice.sampling.items() if getattr(self, name) is None
+        }
+        return dataclasses.replace(self, voice=voice.pinned, **defaults)
 
     def _check_reference(self) -> None:
         """A reference is complete or absent, and never together with a voice."""
@@ -93,9 +114,39 @@ class Request:
 
     def tensors(self) -> Tensors:
         """All inputs of the pipeline; the reference's samples only if there are any."""
-        values = {f.name.upper(): getattr(self, f.name) for f in dataclasses.fields(self)}
-        values["SEED"] = resolve_seed(self.seed)
-        return {name: value for name, value in values.items() if value is not None}
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values |= dataclasses.asdict(self.options) | {"seed": resolve_seed(self.seed)}
+        return {name.upper(): value for name, value in values.items() if value is not None}
+
+
+def in_one_voice(
+    request: Request,
+    voices: VoiceFolder,
+    scope: CallScope,
+    speak: Callable[[Request, CallScope], None],
+    begun: Callable[[], bool] = lambda: False,
+) -> None:
+    """Call ``speak`` with the voice pinned, again if the voice was replaced meanwhile.
+
+    A stage that finds another content than the pinned one refuses; which of the many ways an
+    error can come back through Triton that was, need not be known: the folder tells.
+
+    Args:
+        begun: whether the caller has heard something, so that it is too late to begin again.
+    """
+    pinned = request.resolved(voices)
+    for _ in range(_VOICE_CHANGES):
+        try:
+            speak(pinned, scope.inner())
+            return
+        except GsvError:
+            if request.reference_audio is not None or scope.cancelled.is_set() or begun():
+                raise
+            again = request.resolved(voices, fresh=True)
+            if again.voice == pinned.voice:
+                raise
+            pinned = again
+    speak(pinned, scope.inner())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +163,8 @@ class Settings(BaseSettings):
 
     concurrency: int = 64  # requests inside the pipeline at once
     waiting: int = 256  # requests that may wait at the door; one more is refused
+    voice_folder: str = "../voices"  # relative to the model repository
+    default_voice: str = ""
 
 
 class SpeechStage:
@@ -123,6 +176,7 @@ class SpeechStage:
 
     def __init__(self, place: Place, settings: Settings, call: CallModel) -> None:
         self._pool = CallPool("speech", call, settings.concurrency, settings.waiting)
+        self._voices = place.voices(settings.voice_folder, settings.default_voice)
 
     def warm_up(self) -> None:
         """The stages warm themselves up."""
@@ -134,8 +188,11 @@ class SpeechStage:
     def submit(self, request: Request, reply: Reply) -> Callable[[], None]:
         """Hand the request to the pipeline."""
 
-        def work(scope: CallScope) -> None:
-            answer = scope.one(PIPELINE, request.tensors(), ["AUDIO"], inside=CANCELLABLE_STEPS)
+        def speak(pinned: Request, scope: CallScope) -> None:
+            answer = scope.one(PIPELINE, pinned.tensors(), ["AUDIO"], inside=CANCELLABLE_STEPS)
             reply.send(Result(answer["AUDIO"], request.sample_rate), final=True)
+
+        def work(scope: CallScope) -> None:
+            in_one_voice(request, self._voices, scope, speak)
 
         return self._pool.submit(work, reply)

@@ -44,6 +44,8 @@ REFERENCE_OUTPUTS = ("PROMPT_TOKENS", "REFERENCE_SPECTRUM", "REFERENCE_MEL")
 PROMPT_TENSORS = (
     "PROMPT_PHONEMES", "PROMPT_BERT_FEATURES", "PROMPT_BERT_ROWS", "PROMPT_TOKENS",
 )  # fmt: skip
+SAMPLING_INPUTS = ("VOICE", "TOP_K", "TOP_P", "TEMPERATURE", "REPETITION_PENALTY", "SEED")
+FLOW_INPUTS = ("VOICE", "SPEED", "SAMPLE_STEPS", "SEED")
 # Tokens in one response of the engine: small enough that a chunk never waits for the next one.
 CHUNK_TOKENS = 4
 SENTENCES_AHEAD = 2
@@ -66,6 +68,8 @@ class Settings(BaseSettings):
     waiting: int = 256  # requests that may wait; one more is refused
     first_chunk_seconds: float = 0.5  # 0: every sentence in one chunk
     largest_chunk_seconds: float = 4.0
+    voice_folder: str = "../voices"  # relative to the model repository
+    default_voice: str = ""
 
 
 class SpeechStreamStage:
@@ -78,6 +82,7 @@ class SpeechStreamStage:
     def __init__(self, place: Place, settings: Settings, call: CallModel) -> None:
         self._pool = CallPool("stream", call, settings.concurrency, settings.waiting)
         self._plan = ChunkPlan.seconds(settings.first_chunk_seconds, settings.largest_chunk_seconds)
+        self._voices = place.voices(settings.voice_folder, settings.default_voice)
 
     def warm_up(self) -> None:
         """The stages warm themselves up."""
@@ -89,10 +94,16 @@ class SpeechStreamStage:
     def submit(self, request: Request, reply: Reply) -> Callable[[], None]:
         """Start the stream; it ends with the reply's end or with its error."""
 
-        def work(scope: CallScope) -> None:
-            for chunk in synthesize(request, scope, self._plan):
+        sent = threading.Event()
+
+        def speak(pinned: Request, scope: CallScope) -> None:
+            for chunk in synthesize(pinned, scope, self._plan):
+                sent.set()
                 reply.send(chunk, final=False)
             reply.finish()
+
+        def work(scope: CallScope) -> None:
+            speech.in_one_voice(request, self._voices, scope, speak, sent.is_set)
 
         return self._pool.submit(work, reply)
 
@@ -165,8 +176,7 @@ class _Player:
 class _Shared:
     """The text and the reference of one answer, as the generators want them."""
 
-    request: Request
-    seed: int
+    options: Tensors  # the request's scalars, all of them
     phonemes: list[NDArray[np.int32]]  # of each sentence
     bert_rows: list[NDArray[np.int32]]
     bert_features: NDArray[np.float32]
@@ -182,8 +192,7 @@ class _Shared:
         heard = call.one("reference_encoder", _pick(given, REFERENCE_INPUTS), REFERENCE_OUTPUTS)
         counts = text["PHONEME_COUNTS"]
         return cls(
-            request=request,
-            seed=given["SEED"],
+            options=given,
             phonemes=split_by_counts(text["PHONEMES"], counts),
             bert_rows=split_by_counts(text["BERT_ROWS"], counts),
             bert_features=text["BERT_FEATURES"],
@@ -198,7 +207,7 @@ class _Shared:
 
     def engine_requests(self) -> list[Tensors]:
         """One request to the semantic GPT's engine a sentence, with its own BERT rows only."""
-        sampling = ("TOP_K", "TOP_P", "TEMPERATURE", "REPETITION_PENALTY")
+        sampling = _pick(self.options, SAMPLING_INPUTS)
         requests = []
         for index, (phonemes, rows) in enumerate(zip(self.phonemes, self.bert_rows, strict=True)):
             used, own_rows = np.unique(rows, return_inverse=True)
@@ -209,8 +218,7 @@ class _Shared:
                     "BERT_FEATURES": self.bert_features[used],
                     "BERT_ROWS": own_rows.astype(np.int32),
                     **self.prompt,
-                    **{name: getattr(self.request, name.lower()) for name in sampling},
-                    "SEED": self.seed,
+                    **sampling,
                     "CHUNK_TOKENS": CHUNK_TOKENS,
                     "FIRST_SENTENCE": index,
                 }
@@ -229,9 +237,7 @@ class _Shared:
             "PHONEME_COUNTS": np.array([len(phonemes)], np.int32),
             **_pick(self.prompt, ("PROMPT_TOKENS", "PROMPT_PHONEMES")),
             **self.reference,
-            "SPEED": self.request.speed,
-            "SAMPLE_STEPS": self.request.sample_steps,
-            "SEED": self.seed,
+            **_pick(self.options, FLOW_INPUTS),
             "FIRST_SENTENCE": index,
             "FIRST_FRAME": first_frame,
             "FRAME_COUNT": frames,
@@ -254,7 +260,7 @@ def _speak_sentence(
     made, last = 0, False
     while not last:
         wanted = 0 if plan.whole_sentences else plan.size(player.buffered, player.previous_frames)
-        tokens, last = feed.wait(index, made, wanted, plan, shared.request.speed)
+        tokens, last = feed.wait(index, made, wanted, plan, shared.options["SPEED"])
         count = 0 if last else wanted + plan.look_ahead
         answer = call.one(
             "sovits_v4", shared.mel_request(index, tokens, made, count, past), ["MEL"]

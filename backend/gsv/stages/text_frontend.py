@@ -29,7 +29,7 @@ from gsv.stages.base import Settings as BaseSettings
 from gsv.stages.pretrained import BertFeatures, load_bert
 from gsv.text.frontend import TextFrontend
 from gsv.text.types import Sentence
-from gsv.voices import Voice, VoiceFolder
+from gsv.voices import Voice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,9 +91,7 @@ class TextFrontendStage:
         self._bert: BertFeatures = load_bert(
             place.folder / "bert", place.device, settings.dtype, cache_size=settings.bert_cache
         )
-        self._voices = VoiceFolder(
-            (place.repository / settings.voice_folder).resolve(), settings.default_voice
-        )
+        self._voices = place.voices(settings.voice_folder, settings.default_voice)
 
     def warm_up(self) -> None:
         """Load every language's data and run BERT once."""

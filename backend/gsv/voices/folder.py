@@ -1,0 +1,166 @@
+"""The voice folder: looked at anew at lookups, so that a change is live without a restart."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from gsv.errors import InvalidRequest, VoiceError
+from gsv.voices.voice import (
+    NAME_PATTERN,
+    VOICE_FILE,
+    Voice,
+    VoiceEntry,
+    load_entry,
+    signature,
+)
+
+logger = logging.getLogger(__name__)
+
+CHECK_SECONDS = 1.0
+_LISTED = 20  # names in one message
+
+
+@dataclasses.dataclass
+class _Known:
+    """What was found in one voice's folder, and when it was looked at."""
+
+    entry: VoiceEntry | VoiceError
+    looked: float
+
+
+class VoiceFolder:
+    """Reads voices by name from one folder; may be used from several threads.
+
+    A lookup compares the times and sizes of the voice's files at most once in ``CHECK_SECONDS``
+    and reads them again when they differ. No watcher runs, so nothing can die unnoticed, and
+    network mounts without change events work as well.
+
+    Args:
+        folder: with a folder a voice in it; need not exist yet.
+        default: name of the voice for requests that give none; may have a ``/REFERENCE``.
+        clock: seconds.
+    """
+
+    def __init__(
+        self, folder: Path, default: str = "", clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.folder = folder
+        self.default = default
+        self._clock = clock
+        self._known: dict[str, _Known] = {}
+        self._lock = threading.Lock()
+
+    def names(self) -> list[str]:
+        """Names of all voices, sorted, broken ones included."""
+        return [name for name in self._folders() if NAME_PATTERN.fullmatch(name)]
+
+    def get(self, name: str, *, fresh: bool = False) -> Voice:
+        """The voice called ``name``, or the default voice for an empty name.
+
+        Args:
+            name: ``VOICE``, ``VOICE/REFERENCE``, or either with ``@DIGEST``
+                (:attr:`Voice.pinned`), which accepts only this content.
+            fresh: look at the files now, however short ago that was done.
+
+        Raises:
+            InvalidRequest: there is none of that name.
+            VoiceError: its folder is broken, or its content is another than the digest says.
+        """
+        name = name or self.default
+        if not name:
+            raise InvalidRequest(
+                "VOICE: none given, and this server has no default voice; "
+                f"allowed: {self._listing()}, or REFERENCE_AUDIO with REFERENCE_TEXT"
+            )
+        plain, _, digest = name.partition("@")
+        voice = self._choose(plain, self._entry(plain, fresh))
+        if digest and voice.digest != digest and not fresh:
+            voice = self._choose(plain, self._entry(plain, True))
+        if digest and voice.digest != digest:
+            raise VoiceError(
+                f"voice {plain}: was changed while the request was under way; send it again"
+            )
+        return voice
+
+    def scan(self) -> tuple[list[VoiceEntry], list[VoiceError]]:
+        """All voices, and what is wrong with those that can't be used."""
+        entries, errors = [], []
+        for name in self._folders():
+            found = self._look(name, fresh=False)
+            if isinstance(found, VoiceEntry):
+                entries.append(found)
+            elif found is not None:
+                errors.append(found)
+        return entries, errors
+
+    def _folders(self) -> list[str]:
+        """Whatever looks like a voice; names that begin with a dot are folders in the making."""
+        try:
+            names = [path.name for path in self.folder.iterdir() if path.name[:1] != "."]
+        except OSError:
+            return []
+        return sorted(name for name in names if os.path.isfile(self.folder / name / VOICE_FILE))
+
+    def _choose(self, name: str, entry: VoiceEntry) -> Voice:
+        _, slash, reference = name.partition("/")
+        if not slash:
+            return entry.base
+        if reference not in entry.others:
+            allowed = [entry.base.name, *(voice.name for voice in entry.others.values())]
+            raise InvalidRequest.value("VOICE", name, _shortened(allowed))
+        return entry.others[reference]
+
+    def _entry(self, name: str, fresh: bool) -> VoiceEntry:
+        folder = name.partition("/")[0]
+        found = self._look(folder, fresh) if NAME_PATTERN.fullmatch(folder) else None
+        if found is None:
+            raise InvalidRequest.value("VOICE", name[:200], self._listing())
+        if isinstance(found, VoiceError):
+            raise found
+        return found
+
+    def _look(self, name: str, fresh: bool) -> VoiceEntry | VoiceError | None:
+        """What the folder ``name`` holds now; None when there is no such voice."""
+        folder = self.folder / name
+        with self._lock:
+            known, now = self._known.get(name), self._clock()
+            if known is not None and not fresh and now - known.looked < CHECK_SECONDS:
+                return known.entry
+            if not os.path.isfile(folder / VOICE_FILE):
+                self._known.pop(name, None)
+                return None
+            # A broken voice may be waiting for a file whose name isn't known here: always read.
+            if (
+                known is not None
+                and isinstance(known.entry, VoiceEntry)
+                and signature(folder, known.entry) == known.entry.signature
+            ):
+                known.looked = now
+                return known.entry
+            found = self._read(folder, known)
+            self._known[name] = _Known(found, now)
+            return found
+
+    def _read(self, folder: Path, known: _Known | None) -> VoiceEntry | VoiceError:
+        try:
+            return load_entry(folder)
+        except VoiceError as error:
+            if known is None or str(known.entry) != str(error):
+                logger.warning("%s; the voice is skipped", error)
+            return error
+        except OSError as error:  # a file went away between two looks at it
+            return VoiceError(f"voice {folder.name}: {error}")
+
+    def _listing(self) -> str:
+        return _shortened(self.names()) or "no voice (the voice folder is empty)"
+
+
+def _shortened(names: list[str]) -> str:
+    more = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,285 @@
+"""One voice: ``voice.toml`` and the files that it names, all inside the voice's own folder.
+
+Whoever may write the folder is not trusted with more than that: names follow a strict pattern, a
+path that leads out of the folder is refused wherever its symbolic links go, and every file has a
+limit on its size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gsv.errors import InvalidRequest, VoiceError
+from gsv.options import LANGUAGES, check_range
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+VOICE_FILE = "voice.toml"
+SAMPLING_TYPES: dict[str, type] = {
+    "top_k": int,
+    "top_p": float,
+    "temperature": float,
+    "repetition_penalty": float,
+    "speed": float,
+    "sample_steps": int,
+}
+_REFERENCE_KEYS = ("reference", "text", "language")
+_KEYS = {*_REFERENCE_KEYS, "gpt", "sovits", "references", "sampling"}
+
+TOML_LIMIT = 64 << 10  # bytes
+RECORDING_LIMIT = 64 << 20
+WEIGHTS_LIMIT = 4 << 30
+_TEXT_LIMIT = 1_000  # characters; ten seconds of fast speech have some 200
+_REFERENCES_LIMIT = 100
+_DIGEST_CHARACTERS = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Voice:
+    """A voice with one of its references chosen.
+
+    Attributes:
+        name: of the folder, with ``/REFERENCE`` for a further reference.
+        reference: recording of 3 to 10 s.
+        text: what is said in it.
+        language: of the text.
+        gpt: weights of a fine-tuned GPT, if the voice has its own.
+        sovits: weights of a fine-tuned SoVITS, LoRA or full, if the voice has its own.
+        references: names of the further references, sorted.
+        sampling: the voice's own defaults of request options, by field name.
+        digest: stands for the whole folder's content: of ``voice.toml`` and recordings their
+            bytes, of weights size and time of change (they are too big to be read at a request).
+    """
+
+    name: str
+    reference: Path
+    text: str
+    language: str
+    gpt: Path | None = None
+    sovits: Path | None = None
+    references: tuple[str, ...] = ()
+    sampling: Mapping[str, int | float] = dataclasses.field(default_factory=dict)
+    digest: str = ""
+
+    @property
+    def pinned(self) -> str:
+        """The name that means this content and no later one, for calls between stages."""
+        return f"{self.name}@{self.digest}"
+
+
+@dataclasses.dataclass(frozen=True)
+class VoiceEntry:
+    """All that a voice's folder holds.
+
+    Attributes:
+        base: the voice with its own reference.
+        others: by name of the reference.
+        signature: changes when a file of the folder does; see :func:`signature`.
+    """
+
+    base: Voice
+    others: dict[str, Voice]
+    signature: tuple[Any, ...]
+
+
+def load_voice(folder: Path) -> Voice:
+    """Read and check one voice folder; VoiceError says what is wrong."""
+    return load_entry(folder).base
+
+
+def load_entry(folder: Path) -> VoiceEntry:
+    """Read and check one voice folder with all its references.
+
+    Raises:
+        VoiceError: says what is wrong, in one line.
+    """
+    reader = _Reader(folder)
+    toml_state = _state(folder / VOICE_FILE)  # before it is read: a later change is then seen
+    content = reader.read(VOICE_FILE, TOML_LIMIT)
+    values = reader.parse(content)
+    tables = reader.references(values.get("references", {}))
+    base = Voice(
+        name=folder.name,
+        **reader.reference(values, "", {}),
+        gpt=reader.weights("gpt", values.get("gpt")),
+        sovits=reader.weights("sovits", values.get("sovits")),
+        references=tuple(sorted(tables)),
+        sampling=reader.sampling(values.get("sampling", {})),
+    )
+    defaults = {"text": base.text, "language": base.language}
+    others = {
+        name: dataclasses.replace(
+            base, name=f"{folder.name}/{name}", **reader.reference(table, name, defaults)
+        )
+        for name, table in tables.items()
+    }
+    states = (toml_state, *(_state(path) for path in _files(base, others)))
+    digest = hashlib.sha256(content)
+    for voice in (base, *others.values()):
+        digest.update(reader.read(voice.reference, RECORDING_LIMIT))
+    for path in _weights(base):
+        state = path.stat()
+        digest.update(f"{path.name}:{state.st_size}:{state.st_mtime_ns}".encode())
+    name = digest.hexdigest()[:_DIGEST_CHARACTERS]
+    return VoiceEntry(
+        dataclasses.replace(base, digest=name),
+        {key: dataclasses.replace(voice, digest=name) for key, voice in others.items()},
+        states,
+    )
+
+
+def signature(folder: Path, entry: VoiceEntry) -> tuple[Any, ...]:
+    """What tells a changed folder without reading it: size and times of each file."""
+    return tuple(_state(path) for path in (folder / VOICE_FILE, *_files(entry.base, entry.others)))
+
+
+def _files(base: Voice, others: Mapping[str, Voice]) -> list[Path]:
+    return [voice.reference for voice in (base, *others.values())] + _weights(base)
+
+
+def _weights(voice: Voice) -> list[Path]:
+    return [path for path in (voice.gpt, voice.sovits) if path is not None]
+
+
+def _state(path: Path) -> tuple[Any, ...]:
+    try:
+        state = path.stat()
+    except OSError:
+        return (path.name, None)
+    return (path.name, state.st_ino, state.st_size, state.st_mtime_ns)
+
+
+class _Reader:
+    """Checks of one folder's content; every error begins with the voice's name."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        if not NAME_PATTERN.fullmatch(folder.name):
+            raise self._error(
+                f"a name is letters, digits, '_', '.' and '-', up to 64; got {folder.name!r}"
+            )
+        try:
+            self._root = folder.resolve(strict=True)
+            parent = folder.parent.resolve(strict=True)
+        except (OSError, RuntimeError) as error:
+            raise self._error(f"{VOICE_FILE} can't be read: {error}") from error
+        if not self._root.is_relative_to(parent):
+            raise self._error("its folder is a link that leads out of the voice folder")
+
+    def _error(self, message: str) -> VoiceError:
+        return VoiceError(f"voice {self._folder.name[:64]}: {message}")
+
+    def path(self, name: str | Path, limit: int) -> Path:
+        """The file ``name``, inside the folder and no longer than ``limit`` bytes."""
+        shown = str(name)[:200]
+        try:
+            path = (self._folder / name).resolve()
+            inside = path.is_relative_to(self._root)
+            # A regular file only: a pipe would let the server wait for ever.
+            known = inside and path.is_file()
+            size = path.stat().st_size if known else 0
+        except (OSError, ValueError, RuntimeError) as error:
+            raise self._error(f"{shown!r} can't be read: {error}") from error
+        if not inside:
+            raise self._error(f"{shown!r} leaves the voice's folder; move the file into it")
+        if not known:
+            raise self._error(f"{shown!r} is no file")
+        if size > limit:
+            raise self._error(f"{shown!r} has {size:,} bytes; allowed: up to {limit:,}")
+        return path
+
+    def read(self, name: str | Path, limit: int) -> bytes:
+        """The bytes of a checked file."""
+        path = self.path(name, limit)
+        try:
+            with path.open("rb") as file:
+                return file.read(limit)
+        except OSError as error:
+            raise self._error(f"{path.name} can't be read: {error.strerror}") from error
+
+    def parse(self, content: bytes) -> dict[str, Any]:
+        try:
+            values: dict[str, Any] = tomllib.loads(content.decode("utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise self._error(f"{VOICE_FILE} can't be read: {error}") from error
+        if unknown := sorted(set(values) - _KEYS):
+            raise self._error(f"{VOICE_FILE} has unknown keys {unknown}; allowed: {sorted(_KEYS)}")
+        return values
+
+    def reference(
+        self, values: Mapping[str, Any], name: str, defaults: Mapping[str, str]
+    ) -> dict[str, Any]:
+        """Recording, text and language of one reference."""
+        where = f"references.{name}." if name else ""
+        found: dict[str, Any] = {}
+        for key in _REFERENCE_KEYS:
+            value = values.get(key, defaults.get(key) if key == "language" else None)
+            if not isinstance(value, str) or not value.strip():
+                raise self._error(f"{where}{key} must be a text, got {value!r}")
+            found[key] = value
+        if found["language"] not in LANGUAGES:
+            raise self._error(
+                f"{where}language {found['language']!r} is none of {', '.join(LANGUAGES)}"
+            )
+        if len(found["text"]) > _TEXT_LIMIT:
+            raise self._error(
+                f"{where}text has {len(found['text'])} characters; allowed: up to {_TEXT_LIMIT}, "
+                "the words of the recording"
+            )
+        found["reference"] = self.path(found["reference"], RECORDING_LIMIT)
+        return found
+
+    def references(self, tables: Any) -> dict[str, dict[str, Any]]:
+        if not isinstance(tables, dict) or len(tables) > _REFERENCES_LIMIT:
+            raise self._error(
+                f"references must be tables [references.NAME], up to {_REFERENCES_LIMIT}"
+            )
+        for name, table in tables.items():
+            if not NAME_PATTERN.fullmatch(name):
+                raise self._error(
+                    f"references.{name[:64]!r}: a name is letters, digits, '_', '.' and '-', "
+                    "up to 64"
+                )
+            if not isinstance(table, dict) or (extra := sorted(set(table) - {*_REFERENCE_KEYS})):
+                given = table if not isinstance(table, dict) else extra
+                raise self._error(
+                    f"references.{name}: got {given!r}; allowed: a table with the keys "
+                    f"{list(_REFERENCE_KEYS)}"
+                )
+        known: dict[str, dict[str, Any]] = tables
+        return known
+
+    def weights(self, key: str, value: Any) -> Path | None:
+        if value is None:
+            return None
+        if not isinstance(value, str) or not value.strip():
+            raise self._error(f"{key} must be a file name, got {value!r}")
+        return self.path(value, WEIGHTS_LIMIT)
+
+    def sampling(self, table: Any) -> dict[str, int | float]:
+        if not isinstance(table, dict) or (unknown := sorted(set(table) - set(SAMPLING_TYPES))):
+            given = table if not isinstance(table, dict) else unknown
+            raise self._error(f"sampling: got {given!r}; allowed: {sorted(SAMPLING_TYPES)}")
+        return {key: self._number(key, value) for key, value in table.items()}
+
+    def _number(self, key: str, value: Any) -> int | float:
+        kind = SAMPLING_TYPES[key]
+        # TOML's 1 is a number for a float option; its true is none for any.
+        if type(value) is not int and type(value) is not kind:
+            raise self._error(f"sampling.{key} must be {kind.__name__}, got {value!r}")
+        number: int | float = kind(value)
+        try:
+            check_range(key.upper(), number)
+        except InvalidRequest as error:
+            raise self._error(f"sampling.{error}") from error
+        return number

@@ -1,0 +1,254 @@
+"""The voice folder: names, references, defaults, changes while it is used, hostile content."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+from voices.voice_files import make_voice, write_wave
+
+from gsv.errors import InvalidRequest, VoiceError
+from gsv.voices import VoiceFolder, load_voice
+from gsv.voices.recording import read_recording
+
+
+class Clock:
+    """Time that tests move."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def folder_of(tmp_path: Path, default: str = "") -> tuple[VoiceFolder, Clock]:
+    clock = Clock()
+    return VoiceFolder(tmp_path / "voices", default, clock), clock
+
+
+def test_a_voice_with_everything(tmp_path: Path) -> None:
+    extra = """
+    [references.happy]
+    reference = "happy.wav"
+    text = "Happy words."
+    [references.sad]
+    reference = "deep/sad.wav"
+    text = "悲伤的话。"
+    language = "zh"
+    [sampling]
+    top_k = 5
+    top_p = 1
+    temperature = 0.7
+    sample_steps = 8
+    """
+    made = make_voice(tmp_path / "voices" / "alice", extra, gpt="a.ckpt", sovits="a.pth")
+    (made / "a.ckpt").write_bytes(b"x")
+    (made / "a.pth").write_bytes(b"y")
+    write_wave(made / "happy.wav")
+    write_wave(made / "deep" / "sad.wav")
+    voices, _ = folder_of(tmp_path)
+    alice = voices.get("alice")
+    assert (alice.name, alice.text, alice.language) == ("alice", "Some words.", "en")
+    assert alice.references == ("happy", "sad")
+    assert alice.gpt == made / "a.ckpt"
+    assert alice.sovits == made / "a.pth"
+    assert alice.sampling == {"top_k": 5, "top_p": 1.0, "temperature": 0.7, "sample_steps": 8}
+    assert type(alice.sampling["top_p"]) is float
+    happy, sad = voices.get("alice/happy"), voices.get("alice/sad")
+    assert (happy.name, happy.text, happy.language) == ("alice/happy", "Happy words.", "en")
+    assert (sad.text, sad.language) == ("悲伤的话。", "zh")
+    assert sad.reference == made / "deep" / "sad.wav"
+    assert (sad.gpt, sad.sampling) == (alice.gpt, alice.sampling)
+    with pytest.raises(InvalidRequest, match="'alice/angry'; allowed: alice, alice/happy, alice/s"):
+        voices.get("alice/angry")
+
+
+def test_the_default_voice_may_name_a_reference(tmp_path: Path) -> None:
+    extra = "[references.calm]\nreference = 'reference.wav'\ntext = 'Calm.'"
+    make_voice(tmp_path / "voices" / "bob", extra)
+    voices, _ = folder_of(tmp_path, "bob/calm")
+    assert voices.get("").text == "Calm."
+    none, _ = folder_of(tmp_path)
+    with pytest.raises(InvalidRequest, match="no default voice; allowed: bob"):
+        none.get("")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["nobody", "../alice", "alice/../alice", "/etc", ".", "..", "a b", "al\nice", "x" * 65,
+     ".alice", "alice\0", "C:\\alice", "alice/", "alice/../../etc/passwd"],
+)  # fmt: skip
+def test_other_names_are_refused(tmp_path: Path, name: str) -> None:
+    make_voice(tmp_path / "voices" / "alice")
+    make_voice(tmp_path / "outside")
+    voices, _ = folder_of(tmp_path)
+    with pytest.raises(InvalidRequest, match="VOICE"):
+        voices.get(name)
+
+
+def test_changes_are_live_within_a_second(tmp_path: Path) -> None:
+    voices, clock = folder_of(tmp_path)
+    with pytest.raises(InvalidRequest, match="is empty"):
+        voices.get("eve")
+    made = make_voice(tmp_path / "voices" / "eve")
+    first = voices.get("eve")
+    make_voice(made, text="Other words.")
+    assert voices.get("eve") is first
+    clock.now += 1.1
+    second = voices.get("eve")
+    assert second.text == "Other words."
+    write_wave(made / "reference.wav", seconds=5.0)
+    clock.now += 1.1
+    third = voices.get("eve")
+    assert len({v.digest for v in (first, second, third)}) == 3
+    (made / "voice.toml").unlink()
+    clock.now += 1.1
+    with pytest.raises(InvalidRequest):
+        voices.get("eve")
+
+
+def test_a_pinned_name_means_one_content(tmp_path: Path) -> None:
+    extra = "[references.calm]\nreference = 'reference.wav'\ntext = 'Calm.'"
+    made = make_voice(tmp_path / "voices" / "eve", extra)
+    voices, _ = folder_of(tmp_path)
+    pinned = voices.get("eve/calm").pinned
+    assert voices.get(pinned).text == "Calm."
+    make_voice(made, extra.replace("Calm", "Cold"))
+    other, _ = folder_of(tmp_path)
+    with pytest.raises(VoiceError, match="changed"):
+        other.get(pinned)
+    # One that has looked just now looks again rather than refuse what is new.
+    assert voices.get(other.get("eve/calm").pinned).text == "Cold."
+
+
+def test_a_broken_voice_is_told_once_and_harms_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_voice(tmp_path / "voices" / "good")
+    broken = make_voice(tmp_path / "voices" / "broken", language="klingon")
+    voices, clock = folder_of(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            entries, errors = voices.scan()
+            clock.now += 2
+    assert [entry.base.name for entry in entries] == ["good"]
+    assert [str(e) for e in errors] == [
+        "voice broken: language 'klingon' is none of auto, auto_yue, zh, en, ja, ko, yue, all_zh, "
+        "all_ja, all_ko, all_yue"
+    ]
+    assert len(caplog.records) == 1
+    with pytest.raises(VoiceError, match="klingon"):
+        voices.get("broken")
+    make_voice(broken)
+    clock.now += 2
+    assert voices.get("broken").language == "en"
+
+
+@pytest.mark.parametrize(
+    ("toml", "message"),
+    [
+        ("reference = '/etc/passwd'\ntext = 'a'\nlanguage = 'en'", "leaves the voice's folder"),
+        ("reference = '../good/reference.wav'\ntext = 'a'\nlanguage = 'en'", "leaves"),
+        ('reference = "a\\u0000b"\ntext = "a"\nlanguage = "en"', "can't be read"),
+        ("reference = 'missing.wav'\ntext = 'a'\nlanguage = 'en'", "is no file"),
+        ("reference = '.'\ntext = 'a'\nlanguage = 'en'", "is no file"),
+        ("reference = 5\ntext = 'a'\nlanguage = 'en'", "reference must be a text, got 5"),
+        ("text = 'a'\nlanguage = 'en'", "reference must be a text, got None"),
+        ("{base}\ngpt = '../../weights.ckpt'", "leaves the voice's folder"),
+        ("{base}\nsovits = ['a']", "sovits must be a file name"),
+        ("{base}\nlua = 'x'", "unknown keys"),
+        ("{base}\nsampling = 3", "sampling: got 3"),
+        ("{base}\n[sampling]\ntop_k = 0", "sampling.TOP_K: got 0; allowed: from 1 to 1025"),
+        ("{base}\n[sampling]\ntop_k = 1.5", "sampling.top_k must be int"),
+        ("{base}\n[sampling]\ntop_p = nan", "sampling.TOP_P"),
+        ("{base}\n[sampling]\ntemperature = true", "must be float, got True"),
+        ("{base}\n[sampling]\nseed = 3", r"sampling: got \['seed'\]"),
+        ("{base}\n[references.'../x']\nreference = 'reference.wav'\ntext = 'a'", "a name is"),
+        ("{base}\n[references.x]\nreference = '/dev/zero'\ntext = 'a'", "leaves"),
+        ("{base}\n[references.x]\nreference = 'reference.wav'\ntext = 'a'\ngpt = 'x'", "gpt"),
+        ("{base}\n[references]\nx = 3", r"references.x: got 3"),
+        ("{base}\n[references.x]\nreference = 'reference.wav'", "references.x.text must be"),
+        ("not toml at all", "can't be read"),
+        ("x = " + "[" * 20_000, "can't be read"),
+        ("#" * 70_000, "'voice.toml' has 70,000 bytes; allowed: up to 65,536"),
+        ("\ud800", "can't be read"),
+    ],
+)  # fmt: skip
+def test_hostile_and_mistaken_toml(tmp_path: Path, toml: str, message: str) -> None:
+    made = make_voice(tmp_path / "voices" / "eve")
+    make_voice(tmp_path / "voices" / "good")
+    base = "reference = 'reference.wav'\ntext = 'a'\nlanguage = 'en'"
+    content = toml.replace("{base}", base).encode("utf-8", "surrogatepass")
+    (made / "voice.toml").write_bytes(content)
+    with pytest.raises(VoiceError, match=message) as caught:
+        load_voice(made)
+    assert str(caught.value).startswith("voice eve: ")
+    assert len(str(caught.value)) < 1_000
+
+
+def test_links_that_lead_out(tmp_path: Path) -> None:
+    secret = write_wave(tmp_path / "secret.wav")
+    made = make_voice(tmp_path / "voices" / "eve")
+    (made / "reference.wav").unlink()
+    (made / "reference.wav").symlink_to(secret)
+    with pytest.raises(VoiceError, match="leaves the voice's folder"):
+        load_voice(made)
+    (tmp_path / "voices" / "linked").symlink_to(make_voice(tmp_path / "elsewhere"))
+    with pytest.raises(VoiceError, match="leads out of the voice folder"):
+        load_voice(tmp_path / "voices" / "linked")
+    (made / "reference.wav").unlink()
+    (made / "reference.wav").symlink_to("reference.wav")
+    with pytest.raises(VoiceError, match="reference.wav"):
+        load_voice(made)
+    (made / "reference.wav").unlink()
+    os.mkfifo(made / "reference.wav")
+    with pytest.raises(VoiceError, match="is no file"):
+        load_voice(made)
+
+
+def test_links_within_the_folder_are_welcome(tmp_path: Path) -> None:
+    made = make_voice(tmp_path / "voices" / "eve")
+    (made / "reference.wav").rename(made / "take_3.wav")
+    (made / "reference.wav").symlink_to("take_3.wav")
+    assert load_voice(made).reference == made / "take_3.wav"
+
+
+def test_huge_files_are_refused_unread(tmp_path: Path) -> None:
+    made = make_voice(tmp_path / "voices" / "eve", gpt="big.ckpt")
+    with (made / "big.ckpt").open("wb") as file:
+        file.truncate(5 << 30)  # sparse
+    with pytest.raises(VoiceError, match="'big.ckpt' has 5,368,709,120 bytes; allowed"):
+        load_voice(made)
+    with (made / "reference.wav").open("wb") as file:
+        file.truncate(65 << 20)
+    with pytest.raises(VoiceError, match="'reference.wav' has"):
+        load_voice(made)
+
+
+def test_odd_things_in_the_folder(tmp_path: Path) -> None:
+    root = tmp_path / "voices"
+    make_voice(root / "good")
+    make_voice(root / "with space")
+    make_voice(root / ".staged")
+    (root / "readme.txt").write_text("x")
+    (root / "empty").mkdir()
+    voices, _ = folder_of(tmp_path)
+    assert voices.names() == ["good"]
+    entries, errors = voices.scan()
+    assert len(entries) == 1
+    assert "a name is letters" in str(errors[0])
+    assert len(errors) == 1
+
+
+def test_recordings_are_read_within_bounds(tmp_path: Path) -> None:
+    path = write_wave(tmp_path / "a.wav", seconds=4)
+    wave, rate = read_recording(path, 10)
+    assert (len(wave), rate) == (4 * rate, 24_000)
+    with pytest.raises(ValueError, match="longer than the 3 s"):
+        read_recording(path, 3)
+    (tmp_path / "b.wav").write_bytes(b"RIFF nonsense")
+    with pytest.raises(ValueError, match="not a readable sound file"):
+        read_recording(tmp_path / "b.wav", 10)
