@@ -21,9 +21,11 @@ import triton_python_backend_utils as pb_utils
 from gsv.checkpoints.manifest import verify_manifest
 from gsv.errors import Cancelled, GsvError, InvalidRequest, Overloaded
 from gsv.serving.bls import CANCEL_PARAMETER, Bridge
+from gsv.serving.error_codes import to_triton_error
 from gsv.stages.base import AsyncStage, BatchStage, Place
 
 CANCEL_CHECK_SECONDS = 0.05
+PUBLIC_PREFIX = "gpt_sovits_v4"  # these answer callers, all others answer (also) each other
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,20 +104,6 @@ def _write_tensor(value: Any, declared: Wire) -> Any:
     return pb_utils.Tensor(declared.name, np.ascontiguousarray(shaped))
 
 
-def to_triton_error(error: BaseException) -> Any:
-    """The one mapping from our exceptions to Triton's codes."""
-    codes: list[tuple[type[BaseException], int]] = [
-        (InvalidRequest, pb_utils.TritonError.INVALID_ARG),
-        (Overloaded, pb_utils.TritonError.UNAVAILABLE),
-        (Cancelled, pb_utils.TritonError.CANCELLED),
-    ]
-    for kind, code in codes:
-        if isinstance(error, kind):
-            return pb_utils.TritonError(str(error), code)
-    text = str(error) if isinstance(error, GsvError) else f"{type(error).__name__}: {error}"
-    return pb_utils.TritonError(text, pb_utils.TritonError.INTERNAL)
-
-
 class _Model:
     """What both kinds of model do at load and unload."""
 
@@ -125,6 +113,7 @@ class _Model:
         """Check the weights' manifest, build the stage on the device that Triton gave, warm up."""
         config = json.loads(args["model_config"])
         self._name = args["model_name"]
+        self._tagged = not self._name.startswith(PUBLIC_PREFIX)
         self._inputs = read_wire(config["input"])
         self._outputs = read_wire(config["output"])
         folder = Path(args["model_repository"]) / args["model_version"]
@@ -198,7 +187,7 @@ class BatchedModel(_Model):
     def _respond(self, request: Any, answer: Any) -> Any:
         if isinstance(answer, BaseException):
             self._log_failure(request, answer)
-            return pb_utils.InferenceResponse(error=to_triton_error(answer))
+            return pb_utils.InferenceResponse(error=to_triton_error(answer, tagged=self._tagged))
         return write_response(answer, self._outputs)
 
 
@@ -229,7 +218,8 @@ class _Caller:
     def fail(self, error: BaseException) -> None:
         """End the caller's stream with an error."""
         self._model._log_failure(self, error)
-        self._send(pb_utils.InferenceResponse(error=to_triton_error(error)), final=True)
+        answer = to_triton_error(error, tagged=self._model._tagged)
+        self._send(pb_utils.InferenceResponse(error=answer), final=True)
 
     def request_id(self) -> str:
         """The caller's request id, for the log."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import triton_python_backend_utils as pb_utils
 
-from gsv.errors import Cancelled, GsvError, InvalidRequest, Overloaded
+from gsv.serving.error_codes import from_message
 from gsv.stages.base import Tensors
 from gsv.stages.calls import empty_tensors
 from gsv.stages.semantic_gpt import SemanticGPTEngineStage, SemanticGPTStage
@@ -92,12 +92,5 @@ def _read_tensor(tensor: Any) -> Any:
 
 
 def _raise_error(response: Any) -> None:
-    if not response.has_error():
-        return
-    error = response.error()
-    kinds: dict[int, type[GsvError]] = {
-        pb_utils.TritonError.INVALID_ARG: InvalidRequest,
-        pb_utils.TritonError.UNAVAILABLE: Overloaded,
-        pb_utils.TritonError.CANCELLED: Cancelled,
-    }
-    raise kinds.get(error.code(), GsvError)(error.message())
+    if response.has_error():
+        raise from_message(response.error().message())

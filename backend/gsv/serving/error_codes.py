@@ -1,0 +1,43 @@
+"""Our exceptions as Triton's errors, and back again behind a call between models.
+
+A call from one model to another keeps the error's message and loses its code (measured: all arrive
+as INTERNAL). So models that others call put the code's name at the end of the message, and the
+caller's side takes it off again.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from gsv.errors import Cancelled, GsvError, InvalidRequest, Overloaded
+
+_CODES: dict[type[GsvError], str] = {
+    InvalidRequest: "INVALID_ARG",
+    Overloaded: "UNAVAILABLE",
+    Cancelled: "CANCELLED",
+}
+_KINDS = {name: kind for kind, name in _CODES.items()}
+_TAG = re.compile(r" \[(\w+)\]$")
+_ENSEMBLE = re.compile(r"^in ensemble '[^']*', ")
+
+
+def to_triton_error(error: BaseException, *, tagged: bool) -> Any:
+    """The error with its code; ``tagged`` says the code in the message as well."""
+    for kind, name in _CODES.items():
+        if isinstance(error, kind):
+            message = f"{error} [{name}]" if tagged else str(error)
+            return pb_utils.TritonError(message, getattr(pb_utils.TritonError, name))
+    text = str(error) if isinstance(error, GsvError) else f"{type(error).__name__}: {error}"
+    return pb_utils.TritonError(text, pb_utils.TritonError.INTERNAL)
+
+
+def from_message(message: str) -> GsvError:
+    """The exception that a called model raised."""
+    message = _ENSEMBLE.sub("", message)
+    tag = _TAG.search(message)
+    if tag is None or tag[1] not in _KINDS:
+        return GsvError(message)
+    return _KINDS[tag[1]](message[: tag.start()])
