@@ -11,6 +11,7 @@ from gsv_client.answers import Analysis, Chunk, Health, SegmentAnalysis, Sentenc
 from gsv_client.audio import Audio
 from gsv_client.client import Client, SpeechStream
 from gsv_client.errors import (
+    AccessDenied,
     AudioError,
     Cancelled,
     GsvClientError,
@@ -26,6 +27,7 @@ from gsv_client.wav import WavWriter
 __version__ = "0.1.0"
 
 __all__ = [
+    "AccessDenied",
     "Analysis",
     "Audio",
     "AudioError",

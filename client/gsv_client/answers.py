@@ -37,11 +37,14 @@ class SegmentAnalysis:
 
 @dataclasses.dataclass(frozen=True)
 class SentenceAnalysis:
-    """A sentence as the frontend split it; `pause_after` in seconds."""
+    """A sentence as the frontend split it.
+
+    `pause_after` is the silence in seconds that the text itself asks for, if it does.
+    """
 
     text: str
     normalized: str
-    pause_after: float
+    pause_after: float | None
     segments: tuple[SegmentAnalysis, ...]
 
 
@@ -116,10 +119,11 @@ def _promised(tensor: str) -> Iterator[None]:
 
 
 def _sentence(values: Mapping[str, Any]) -> SentenceAnalysis:
+    pause = values.get("pause_after")
     return SentenceAnalysis(
         text=values["text"],
         normalized=values["normalized"],
-        pause_after=float(values["pause_after"]),
+        pause_after=None if pause is None else float(pause),
         segments=tuple(_segment(segment) for segment in values["segments"]),
     )
 

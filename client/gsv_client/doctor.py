@@ -17,7 +17,7 @@ import numpy as np
 from gsv_client import __version__
 from gsv_client.audio import Audio
 from gsv_client.client import Client
-from gsv_client.errors import GsvClientError
+from gsv_client.errors import AccessDenied, GsvClientError
 from gsv_client.options import MODEL, OUTPUTS, STREAM_MODEL, TENSORS, SpeechOptions
 from gsv_client.transport import ModelState
 
@@ -68,9 +68,17 @@ def check_server(client: Client, speak: SpeechOptions | None = None) -> Iterator
         yield Finding(
             "error", "server", health.message, "wait for the loading to end; see the server's log"
         )
-    models = client.models()
-    yield from _check_states(models)
-    ready = {model.name for model in models if model.state == "READY"}
+    ready = {MODEL, STREAM_MODEL}
+    try:
+        models = client.models()
+    except AccessDenied as error:
+        yield Finding(
+            "warning", "server", f"the list of models is closed: {error}",
+            "to see each model's state, send that header: --header NAME:VALUE",
+        )  # fmt: skip
+    else:
+        yield from _check_states(models)
+        ready &= {model.name for model in models if model.state == "READY"}
     for name in (MODEL, STREAM_MODEL):
         if name in ready:
             yield from _check_tensors(client, name)

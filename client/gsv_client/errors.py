@@ -3,6 +3,7 @@
     GsvClientError
     ├── InvalidRequest      the caller's mistake, seen here or there (400, INVALID_ARGUMENT)
     ├── NotFound            the server has no such model (404, NOT_FOUND)
+    ├── AccessDenied        it wants a header that was not sent (401, 403, UNAUTHENTICATED)
     ├── ServerUnavailable   no server there, or its waiting line is full (503, UNAVAILABLE)
     ├── Timeout             no answer in time (DEADLINE_EXCEEDED)
     ├── Cancelled           cancelled here or by the server (499, CANCELLED)
@@ -37,6 +38,10 @@ class NotFound(GsvClientError):
     """The server has no such model."""
 
 
+class AccessDenied(GsvClientError):
+    """This part of the server is open to those only who send a certain header."""
+
+
 class ServerUnavailable(GsvClientError):
     """No server at this address, or it takes no more requests now; trying later may work."""
 
@@ -59,6 +64,8 @@ class AudioError(GsvClientError):
 
 _BY_HTTP_STATUS: dict[int, type[GsvClientError]] = {
     400: InvalidRequest,
+    401: AccessDenied,
+    403: AccessDenied,
     404: NotFound,
     408: Timeout,
     429: ServerUnavailable,
@@ -70,6 +77,8 @@ _BY_HTTP_STATUS: dict[int, type[GsvClientError]] = {
 _BY_GRPC_CODE: dict[str, type[GsvClientError]] = {
     "INVALID_ARGUMENT": InvalidRequest,
     "NOT_FOUND": NotFound,
+    "UNAUTHENTICATED": AccessDenied,
+    "PERMISSION_DENIED": AccessDenied,
     "UNAVAILABLE": ServerUnavailable,
     "RESOURCE_EXHAUSTED": ServerUnavailable,
     "DEADLINE_EXCEEDED": Timeout,
@@ -80,6 +89,27 @@ _BY_GRPC_CODE: dict[str, type[GsvClientError]] = {
 _NOT_THERE = re.compile("failed to connect|dns resolution|errors resolving", re.IGNORECASE)
 # Triton prefixes a step's own message with where it came from; the message alone is for the user.
 _ORIGIN = re.compile(r"^(?:\[request id: [^\]]*\] )?(?:in ensemble '[^']*', )?")
+
+
+# `generate_stream` answers 400 whatever went wrong (Triton 2.51). What the models say of a caller's
+# mistake begins with the tensor's name, and what is worth another try says so.
+_NAMES_A_TENSOR = re.compile(r"^[A-Z][A-Z_]+: ")
+_NAMES_INPUTS = re.compile(r"\binputs?\b", re.IGNORECASE)
+_TRY_LATER = "try again later"
+# Over gRPC a restricted API has the code UNAVAILABLE.
+_RESTRICTED = "is restricted, expecting header"
+
+
+def from_generate(status: int, message: str, address: str) -> GsvClientError:
+    """The error that a refused `generate_stream` request stands for."""
+    if status != 400:
+        return from_status(status, message, address)
+    message = _ORIGIN.sub("", _one_line(message))
+    if message.endswith(_TRY_LATER):
+        return _of(ServerUnavailable, message, address)
+    if _NAMES_A_TENSOR.match(message) or _NAMES_INPUTS.search(message):
+        return _of(InvalidRequest, message, address)
+    return _of(ServerError, message, address)
 
 
 def from_status(status: int, message: str, address: str) -> GsvClientError:
@@ -123,7 +153,7 @@ def grpc_errors(address: str, timeout: float) -> Iterator[None]:
             raise timed_out(address, timeout) from error
         if code == "UNAVAILABLE" and _NOT_THERE.search(details):
             raise unreachable(address, _last_words(error.details())) from error
-        kind = _BY_GRPC_CODE.get(code, ServerError)
+        kind = AccessDenied if _RESTRICTED in details else _BY_GRPC_CODE.get(code, ServerError)
         raise _of(kind, details or f"gRPC status {code}", address) from error
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 import numpy as np
-from kserve_models import INDEX, METADATA, Died, Models, Refusal
+from kserve_models import INDEX, METADATA, RESTRICTED, Died, Models, Refusal
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import (
     deserialize_bytes_tensor,
@@ -33,6 +33,8 @@ class Service(service_pb2_grpc.GRPCInferenceServiceServicer):
         return service_pb2.ServerMetadataResponse(name="triton", version="2.51.0")
 
     def RepositoryIndex(self, request: Any, context: Any) -> Any:
+        if _headers(context).get("triton-grpc-protocol-x-key", "") != self.models.key:
+            context.abort(grpc.StatusCode.UNAVAILABLE, RESTRICTED)
         response = service_pb2.RepositoryIndexResponse()
         for model in INDEX:
             response.models.add(**model)

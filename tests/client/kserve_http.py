@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import numpy as np
-from kserve_models import INDEX, METADATA, METRICS, Died, Models, Refusal
+from kserve_models import INDEX, METADATA, METRICS, RESTRICTED, Died, Models, Refusal
 from tritonclient.utils import (
     deserialize_bytes_tensor,
     np_to_triton_dtype,
@@ -44,13 +44,18 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.path == "/v2/repository/index":
-            self.answer_json(INDEX)
+            if self.headers.get("x-key", "") == self.models.key:
+                self.answer_json(INDEX)
+            else:
+                self.answer_json({"error": RESTRICTED}, 403)
             return
         _, _, _, model, verb = self.path.split("/")
         try:
             self.infer(model, body) if verb == "infer" else self.generate_stream(model, body)
         except Refusal as refusal:
-            self.answer_json({"error": refusal.message}, refusal.http)
+            # Triton answers whatever fails in `generate_stream` with 400, an unknown model apart.
+            known = verb == "infer" or refusal.http == 404
+            self.answer_json({"error": refusal.message}, refusal.http if known else 400)
 
     def metadata(self, model: str) -> None:
         if model not in METADATA:

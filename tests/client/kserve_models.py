@@ -38,6 +38,7 @@ class Models:
         self.seen: list[tuple[str, Tensors, str, dict[str, str]]] = []
         self.cancelled = threading.Event()
         self.ready = True
+        self.key = ""  # what the header `x-key` must be to see the list of models
 
     def infer(
         self, model: str, inputs: Tensors, request_id: str, headers: dict[str, str]
@@ -99,7 +100,7 @@ class Models:
         if model in METADATA and _text(inputs) == "bug":
             raise Refusal(500, "INTERNAL", "Failed to process:\n\nAt:\n  model.py(19): execute")
         if model in METADATA and _text(inputs) == "busy":
-            raise Refusal(503, "UNAVAILABLE", "the waiting line is full: 64 requests")
+            raise Refusal(503, "UNAVAILABLE", "64 requests are waiting; try again later")
 
 
 METADATA: dict[str, dict[str, Any]] = {
@@ -109,6 +110,7 @@ METADATA: dict[str, dict[str, Any]] = {
     },
     "gpt_sovits_v4_stream": {"inputs": {"TEXT": "BYTES"}, "outputs": {"AUDIO": "FP32"}},
 }
+RESTRICTED = "This API is restricted, expecting header 'x-key'"
 INDEX = [
     {"name": "gpt_sovits_v4", "version": "1", "state": "READY", "reason": ""},
     {"name": "vocoder", "version": "1", "state": "UNAVAILABLE", "reason": "no weights"},

@@ -218,6 +218,16 @@ def test_doctor_finds_what_is_wrong(gsv: Invoke) -> None:
     assert {"level", "subject", "message", "advice"} == set(findings[0])
 
 
+def test_doctor_where_the_list_of_models_is_closed(gsv: Invoke, models: Models) -> None:
+    models.key = "secret"
+    out = gsv("doctor").stdout
+    assert "the list of models is closed" in out
+    assert "→ to see each model's state, send that header: --header NAME:VALUE" in out
+    assert "vocoder/1" not in out
+    assert "vocoder/1" in gsv("doctor", "--header", "x-key: secret").stdout
+    assert gsv("doctor", "--header", "secret").exit_code == 2
+
+
 def test_doctor_without_a_server() -> None:
     result = CliRunner().invoke(main, ["doctor", "--url", "127.0.0.1:1"])
     assert result.exit_code == 1

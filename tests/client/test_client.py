@@ -152,6 +152,13 @@ def test_the_rate_may_not_change_inside_a_stream() -> None:
         next(stream)
 
 
+def test_a_pause_that_the_text_asks_for() -> None:
+    sentence = '{"text": "x", "normalized": "x", "segments": [], "pause_after": %s}'
+    for written, read in (("0.8", 0.8), ("null", None)):
+        analysis = Analysis.from_json(f'{{"sentences": [{sentence % written}]}}')
+        assert analysis.sentences[0].pause_after == read
+
+
 def test_phones(fake: Client, transport: FakeTransport) -> None:
     analysis = fake.phones("Hi.", "en", split_method="cut0", voice="demo")
     assert analysis.sentences[0].segments[0].ids == (72, 105, 46)

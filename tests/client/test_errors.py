@@ -13,6 +13,7 @@ from urllib3.connection import HTTPConnection
 
 from gsv_client import Client, errors
 from gsv_client.errors import (
+    AccessDenied,
     AudioError,
     Cancelled,
     GsvClientError,
@@ -22,6 +23,7 @@ from gsv_client.errors import (
     ServerUnavailable,
     Timeout,
     audio_errors,
+    from_generate,
     from_status,
     http_errors,
 )
@@ -31,6 +33,8 @@ from gsv_client.errors import (
     ("status", "kind"),
     [
         (400, InvalidRequest),
+        (401, AccessDenied),
+        (403, AccessDenied),
         (404, NotFound),
         (429, ServerUnavailable),
         (499, Cancelled),
@@ -61,6 +65,22 @@ def test_an_empty_message_names_the_status() -> None:
 )
 def test_the_callers_mistakes_stand_alone(message: str) -> None:
     assert str(from_status(400, message, "http://h")) == "SPEED: got 9.0; allowed: 0.6 to 1.65"
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("SPEED: got 9.0; allowed: 0.6 to 1.65", InvalidRequest),
+        ("in ensemble 'x', REFERENCE_TEXT: missing", InvalidRequest),
+        ("[request id: r] expected number of inputs between 1 and 17 but got 0", InvalidRequest),
+        ("8 sentences are running and 64 are waiting; try again later", ServerUnavailable),
+        ("KeyError: 'text_frontend'", ServerError),
+        ("Stub process 'vocoder_0_0' is not healthy.", ServerError),
+    ],
+)
+def test_generate_says_400_to_everything(message: str, kind: type[GsvClientError]) -> None:
+    assert type(from_generate(400, message, "http://h")) is kind
+    assert type(from_generate(503, message, "http://h")) is ServerUnavailable
 
 
 EXAMPLES = {

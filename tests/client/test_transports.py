@@ -12,6 +12,7 @@ import pytest
 from kserve_models import CHUNK, Models
 
 from gsv_client import (
+    AccessDenied,
     Audio,
     Cancelled,
     Client,
@@ -80,7 +81,7 @@ def test_answers_may_be_changed_in_place(client: Client) -> None:
     [
         ("x", {"voice": "nobody"}, InvalidRequest, "VOICE: got 'nobody'; allowed: demo"),
         ("bug", {}, ServerError, "Failed to process: At: model.py(19): execute"),
-        ("busy", {}, ServerUnavailable, "the waiting line is full: 64 requests"),
+        ("busy", {}, ServerUnavailable, "64 requests are waiting; try again later"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True], ids=["unary", "stream"])
@@ -233,6 +234,14 @@ def test_headers_go_with_every_request(address: str, models: Models) -> None:
         list(client.stream("x"))
     for *_, headers in models.seen:
         assert {name.lower(): value for name, value in headers.items()}["x-token"] == "secret"
+
+
+def test_a_restricted_list_of_models(address: str, models: Models) -> None:
+    models.key = "secret"
+    with Client(address) as client, pytest.raises(AccessDenied, match="expecting header 'x-key'"):
+        client.models()
+    with Client(address, headers={"x-key": "secret"}) as client:
+        assert client.models()
 
 
 def test_a_path_before_the_routes_is_for_http_only() -> None:

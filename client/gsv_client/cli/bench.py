@@ -15,15 +15,17 @@ from gsv_client.bench import metrics, plots
 from gsv_client.bench.load import Text, closed_loop, load_texts, open_loop, speaker
 from gsv_client.bench.report import FORMAT, HEADER, Run, row
 from gsv_client.cli.common import (
+    header_option,
     language_option,
     print_json,
     print_table,
     sampling_options,
     speech_options,
     talk,
+    timeout_option,
     voice_options,
 )
-from gsv_client.client import DEFAULT_TIMEOUT, Client
+from gsv_client.client import Client
 from gsv_client.errors import GsvClientError
 from gsv_client.options import SpeechOptions
 from gsv_client.transport import Endpoint
@@ -58,9 +60,8 @@ def _list_of(kind: type[Number]) -> Callable[[Any, Any, str | None], list[Number
     metavar="URL",
     help="Server, with http:// or grpc://; may be given several times.  [default: localhost:8000]",
 )
-@click.option(
-    "--timeout", type=float, default=DEFAULT_TIMEOUT, show_default=True, metavar="SECONDS"
-)
+@timeout_option
+@header_option
 @click.option("--unary", is_flag=True, help="Measure whole answers (the default).")
 @click.option("--stream", is_flag=True, help="Measure streams; with --unary both.")
 @click.option(
@@ -83,12 +84,11 @@ def _list_of(kind: type[Number]) -> Callable[[Any, Any, str | None], list[Number
 @click.option("--plots", "plots_folder", type=click.Path(file_okay=False, path_type=Path),
               metavar="DIR", help="Write PNG plots (needs matplotlib).")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the JSON instead of a table.")
-@language_option
-@voice_options
-@sampling_options
+@speech_options(language_option, voice_options, sampling_options)
 def bench(
     urls: tuple[str, ...],
     timeout: float,
+    headers: dict[str, str],
     unary: bool,
     stream: bool,
     concurrency: list[int],
@@ -99,7 +99,7 @@ def bench(
     output: Path | None,
     plots_folder: Path | None,
     as_json: bool,
-    **speech: Any,
+    options: SpeechOptions,
 ) -> None:
     """Measure a running server under load, with a fixed set of texts of mixed lengths.
 
@@ -113,7 +113,6 @@ def bench(
       gsv bench --stream --url grpc://localhost:8001 -c 1,2,4,8,16 -o bench.json
       gsv bench --rate 0.5,1,2 --url http://localhost:8000 --url grpc://localhost:8001 --plots out
     """
-    options = speech_options(speech)
     if plots_folder:
         plots.check_matplotlib()
     kept = load_texts(texts)
@@ -125,7 +124,7 @@ def bench(
     runs, version = [], ""
     metrics_at = metrics_url or _metrics_url(urls)
     for url in urls or ("http://localhost:8000",):
-        with Client(url, timeout=timeout) as client:
+        with Client(url, timeout=timeout, headers=headers) as client:
             version = client.health().version
             for mode in modes:
                 runs += _series(client, mode, loads, kept, requests, options, metrics_at)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
@@ -27,29 +29,77 @@ def with_options(*options: Callable[[Any], Any]) -> Callable[[Command], Command]
     return decorate
 
 
-url_option = click.option(
-    "--url",
-    envvar="GSV_URL",
-    show_envvar=True,
-    metavar="URL",
-    help="Server: host:port, http(s)://… or grpc(s)://…  [default: localhost, port 8000 or 8001]",
+timeout_option = click.option(
+    "--timeout",
+    type=float,
+    default=DEFAULT_TIMEOUT,
+    show_default=True,
+    metavar="SECONDS",
+    help="Longest wait for an answer, or for the next chunk of a stream.",
 )
-connection_options = with_options(
-    url_option,
+
+
+def _headers(_context: Any, _parameter: Any, values: tuple[str, ...]) -> dict[str, str]:
+    """Click callback: `NAME:VALUE` pairs as a dict."""
+    pairs = [value.partition(":") for value in values]
+    for value, (name, colon, _) in zip(values, pairs, strict=True):
+        if not (colon and name.strip()):
+            raise click.BadParameter(f"{value!r}: give NAME:VALUE")
+    return {name.strip(): text.strip() for name, _, text in pairs}
+
+
+header_option = click.option(
+    "--header",
+    "headers",
+    multiple=True,
+    callback=_headers,
+    metavar="NAME:VALUE",
+    help="Send with every request, such as a proxy or a restricted API wants.",
+)
+_connection = with_options(
+    click.option(
+        "--url",
+        envvar="GSV_URL",
+        show_envvar=True,
+        metavar="URL",
+        help="Server: host:port, http(s)://… or grpc(s)://…  [default: localhost:8000, or :8001]",
+    ),
     click.option(
         "--protocol",
         type=click.Choice(["http", "grpc"]),
         help="How to talk to it, where the url does not say.  [default: http]",
     ),
-    click.option(
-        "--timeout",
-        type=float,
-        default=DEFAULT_TIMEOUT,
-        show_default=True,
-        metavar="SECONDS",
-        help="Longest wait for an answer, or for the next chunk of a stream.",
-    ),
+    timeout_option,
+    header_option,
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Connection:
+    """What the connection options say."""
+
+    url: str | None
+    protocol: str | None
+    timeout: float
+    headers: dict[str, str]
+
+    def open(self) -> Client:
+        """A client; nothing is sent yet."""
+        return Client(self.url, protocol=self.protocol, timeout=self.timeout, headers=self.headers)
+
+
+def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator: the options that lead to a server, given to the command as `connection`."""
+
+    @functools.wraps(command)
+    def with_connection(**values: Any) -> Any:
+        names = [field.name for field in dataclasses.fields(Connection)]
+        given = {name: values.pop(name) for name in names}
+        return command(connection=Connection(**given), **values)
+
+    return _connection(with_connection)
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 language_option = click.option(
     "-l", "--language", type=click.Choice(LANGUAGES), help="Language of the text.  [default: auto]"
@@ -94,13 +144,22 @@ sampling_options = with_options(
 )
 
 
-def open_client(url: str | None, protocol: str | None, timeout: float) -> Client:
-    """A client for the connection options."""
-    return Client(url, protocol=protocol, timeout=timeout)
+def speech_options(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
+    """Decorator: options of speech, given to the command as `options`, a SpeechOptions."""
+
+    def decorate(command: Callable[..., Any]) -> Any:
+        @functools.wraps(command)
+        def with_speech(**values: Any) -> Any:
+            names = [f.name for f in dataclasses.fields(SpeechOptions) if f.name in values]
+            given = {name: values.pop(name) for name in names}
+            return command(options=_speech(given), **values)
+
+        return with_options(*options)(with_speech)
+
+    return decorate
 
 
-def speech_options(values: dict[str, Any]) -> SpeechOptions:
-    """SpeechOptions out of a command's parameters; usage error for a reference without its text."""
+def _speech(values: dict[str, Any]) -> SpeechOptions:
     if values.get("reference") and not values.get("reference_text"):
         raise click.UsageError("--reference needs --reference-text: what is said in the recording.")
     if values.get("reference_text") and not values.get("reference"):

@@ -5,20 +5,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 
 from gsv_client.cli.common import (
+    Connection,
     connection_options,
     json_option,
-    open_client,
     print_json,
     speech_options,
     voice_options,
 )
 from gsv_client.cli.plugins import BACKEND_HINT, points
 from gsv_client.doctor import Check, Finding, check_installation, check_server
+from gsv_client.options import SpeechOptions
 
 ENTRY_POINTS = "gsv.doctor"
 EXIT_FOUND_ERRORS = 1
@@ -27,7 +27,7 @@ EXIT_FOUND_ERRORS = 1
 @click.command()
 @connection_options
 @click.option("--speak", is_flag=True, help="Also let the server speak a word and look at it.")
-@voice_options
+@speech_options(voice_options)
 @click.option(
     "--repository",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -40,14 +40,12 @@ EXIT_FOUND_ERRORS = 1
 )
 @json_option
 def doctor(
-    url: str | None,
-    protocol: str | None,
-    timeout: float,
+    connection: Connection,
+    options: SpeechOptions,
     speak: bool,
     repository: Path | None,
     voices: Path | None,
     as_json: bool,
-    **speech: Any,
 ) -> None:
     """Say what is wrong and what to do. Exit code 1 if anything is in error.
 
@@ -59,11 +57,10 @@ def doctor(
       gsv doctor --repository models --voices voices
       gsv doctor --json | jq '.[] | select(.level != "ok")'
     """
-    options = speech_options(speech)
     findings = list(check_installation())
     findings += _check_files(repository, voices)
-    if url or speak or not (repository or voices):
-        with open_client(url, protocol, timeout) as client:
+    if connection.url or speak or not (repository or voices):
+        with connection.open() as client:
             findings += check_server(client, options if speak else None)
     if as_json:
         print_json([dataclasses.asdict(finding) for finding in findings])

@@ -9,11 +9,11 @@ import click
 
 from gsv_client.answers import Analysis, SegmentAnalysis
 from gsv_client.cli.common import (
+    Connection,
     connection_options,
     display_width,
     json_option,
     language_option,
-    open_client,
     pad,
     print_json,
     split_option,
@@ -36,9 +36,7 @@ def phones(
     split_method: str | None,
     voice: str | None,
     as_json: bool,
-    url: str | None,
-    protocol: str | None,
-    timeout: float,
+    connection: Connection,
 ) -> None:
     """Show how TEXT is split, normalised and pronounced; nothing is spoken.
 
@@ -52,7 +50,7 @@ def phones(
     """
     if text == "-":
         text = "".join(text_pieces())
-    with open_client(url, protocol, timeout) as client:
+    with connection.open() as client:
         analysis = client.phones(text, language, split_method=split_method, voice=voice)
     if as_json:
         print_json(analysis.as_dict())
@@ -63,7 +61,8 @@ def phones(
 def _print(analysis: Analysis) -> None:
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 100
     for number, sentence in enumerate(analysis.sentences, start=1):
-        click.echo(f"{number}  {sentence.text.strip()}  (pause {sentence.pause_after:g} s)")
+        pause = "" if sentence.pause_after is None else f"  (pause {sentence.pause_after:g} s)"
+        click.echo(f"{number}  {sentence.text.strip()}{pause}")
         for segment in sentence.segments:
             click.echo(f"{INDENT}{segment.language}  {segment.text} → {segment.normalized}")
             for line in _phoneme_lines(segment, width - 2 * len(INDENT)):

@@ -5,16 +5,16 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import click
 
 from gsv_client.answers import Chunk
 from gsv_client.audio import FORMATS, Audio, format_of
 from gsv_client.cli.common import (
+    Connection,
     connection_options,
     language_option,
-    open_client,
     sampling_options,
     speech_options,
     talk,
@@ -22,6 +22,7 @@ from gsv_client.cli.common import (
 )
 from gsv_client.cli.stdin import text_pieces
 from gsv_client.errors import GsvClientError, InvalidRequest
+from gsv_client.options import SpeechOptions
 from gsv_client.wav import WavWriter
 
 
@@ -43,9 +44,7 @@ from gsv_client.wav import WavWriter
 )
 @click.option("--stream", is_flag=True, help="Write the audio while it is being made.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing when all goes well.")
-@language_option
-@voice_options
-@sampling_options
+@speech_options(language_option, voice_options, sampling_options)
 @click.option("--request-id", default="", help="Appears in the server's log.")
 @connection_options
 def say(
@@ -55,10 +54,8 @@ def say(
     stream: bool,
     quiet: bool,
     request_id: str,
-    url: str | None,
-    protocol: str | None,
-    timeout: float,
-    **speech: Any,
+    options: SpeechOptions,
+    connection: Connection,
 ) -> None:
     """Speak TEXT through a running server.
 
@@ -72,10 +69,9 @@ def say(
       gsv say --stream "A long story." -o - | aplay
       llm "Tell me a story" | gsv say --stream -o - | ffplay -nodisp -autoexit -
     """
-    options = speech_options(speech)
     chosen = format_name or ("wav" if output == "-" else format_of(output))
     target: str | BinaryIO = _stdout() if output == "-" else output
-    with open_client(url, protocol, timeout) as client:
+    with connection.open() as client:
         if not stream:
             begin = time.perf_counter()
             audio = client.say(_text(text), options, request_id=request_id)

@@ -8,9 +8,9 @@ import click
 
 from gsv_client.answers import Voice
 from gsv_client.cli.common import (
+    Connection,
     connection_options,
     json_option,
-    open_client,
     print_json,
     print_table,
 )
@@ -50,7 +50,7 @@ def voices() -> None:
 @voices.command("list")
 @connection_options
 @json_option
-def list_voices(url: str | None, protocol: str | None, timeout: float, as_json: bool) -> None:
+def list_voices(connection: Connection, as_json: bool) -> None:
     """List the voices that a server offers; * marks its default.
 
     \b
@@ -58,7 +58,7 @@ def list_voices(url: str | None, protocol: str | None, timeout: float, as_json: 
       gsv voices list
       gsv voices list --url grpc://speech:8001 --json
     """
-    with open_client(url, protocol, timeout) as client:
+    with connection.open() as client:
         found = client.voices()
     if as_json:
         print_json([_plain(voice) for voice in found])
@@ -75,9 +75,7 @@ def list_voices(url: str | None, protocol: str | None, timeout: float, as_json: 
 @click.argument("name")
 @connection_options
 @json_option
-def show_voice(
-    name: str, url: str | None, protocol: str | None, timeout: float, as_json: bool
-) -> None:
+def show_voice(name: str, connection: Connection, as_json: bool) -> None:
     """Show all that a server tells about the voice NAME.
 
     \b
@@ -85,7 +83,7 @@ def show_voice(
       gsv voices show demo
       gsv voices show demo --url localhost:8000 --json
     """
-    with open_client(url, protocol, timeout) as client:
+    with connection.open() as client:
         found = {voice.name: voice for voice in client.voices()}
     if name not in found:
         raise InvalidRequest.value(

@@ -26,6 +26,7 @@ from gsv_client.transport import wire
 from gsv_client.transport.base import Endpoint, ModelIO, ModelState, Request, Tensors
 
 UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+RESTRICTED_API = "triton-grpc-protocol-"
 # Without it a stream reports errors as text only; with it the call ends with the status code.
 STATUS_IN_STREAMS = ("triton_grpc_error", "true")
 
@@ -37,7 +38,12 @@ class GRPCTransport:
         if endpoint.path:
             raise InvalidRequest.value("url", str(endpoint), "grpc://host:port without a path")
         self.address = str(endpoint)
-        self._metadata = tuple((name.lower(), value) for name, value in (headers or {}).items())
+        # What opens a restricted API has a longer name over gRPC; callers need to know one only.
+        self._metadata = tuple(
+            (prefix + name.lower(), value)
+            for name, value in (headers or {}).items()
+            for prefix in ("", RESTRICTED_API)
+        )
         if endpoint.secure:
             credentials = grpc.ssl_channel_credentials()
             self._channel = grpc.secure_channel(endpoint.authority, credentials, UNLIMITED)

@@ -16,7 +16,7 @@ from urllib.parse import quote
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
-from gsv_client.errors import Cancelled, from_status, http_errors
+from gsv_client.errors import Cancelled, from_generate, from_status, http_errors
 from gsv_client.transport import wire
 from gsv_client.transport.base import Endpoint, ModelIO, ModelState, Request, Tensors
 
@@ -174,7 +174,7 @@ class HTTPStream:
         response = self._connection.getresponse()
         if response.status != 200:
             message = wire.error_message(response.read())
-            raise from_status(response.status, message, self._address)
+            raise from_generate(response.status, message, self._address)
         return response.stream(READ_BYTES)
 
 
