@@ -25,6 +25,8 @@ def test_the_table_is_markdown() -> None:
         ("会议9:30-10:15举行", True),
         ("比分9:30", False),
         ("3개, 13개", True),
+        ("13개와 3개", True),
+        ("31개와 3개", True),
         ("13개 4명", False),
         ("普通的一句话。Hello, 1 2 3!", False),
     ],

@@ -80,7 +80,10 @@ DIFFERENCES = (
         "a Korean number before a counted noun is also replaced inside other numbers of the "
         "sentence; one of more than 16 digits raises",
         "each number is replaced where it stands; long ones are read digit by digit",
-        re.compile(r"(?=.*(?<!\d)(\d+)[ㄱ-힣]).*(?:\d\1|\1\d)"),
+        re.compile(
+            r"(?<!\d)(\d+)[ㄱ-힣].*(?:\d\1|\1\d)|\d(\d+)\D.*(?<!\d)\2[ㄱ-힣]|"
+            r"(?<!\d)(\d+)\d+\D.*(?<!\d)\3[ㄱ-힣]"
+        ),
     ),
     Difference(
         "very long runs of Japanese overflow OpenJTalk's buffers and crash the process",
