@@ -10,6 +10,7 @@ from golden_text import text_frontend
 from gsv.errors import ConfigurationError, InvalidRequest
 from gsv.options import LANGUAGES, SPLIT_METHODS
 from gsv.text.frontend import MAX_READ, MAX_TRANSCRIPT, TextFrontend
+from gsv.text.japanese import DictionaryMissing
 from gsv.text.symbols import symbol_ids
 from gsv.text.types import Segment, Sentence
 
@@ -196,3 +197,18 @@ def test_long_pauses(mark: str, symbol: str) -> None:
 def test_data_that_is_no_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="is not a folder"):
         TextFrontend(tmp_path / "none")
+
+
+def test_a_language_without_its_data_is_refused(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def missing(self: object) -> None:
+        raise DictionaryMissing("no dictionary")
+
+    monkeypatch.setattr("gsv.text.japanese.Japanese.load", missing)
+    without = TextFrontend()
+    without.warm_up(["ja"])
+    assert "Japanese text will be refused: no dictionary" in caplog.text
+    with pytest.raises(InvalidRequest, match="TEXT: 'こんにちは。' is Japanese text"):
+        without.analyze("こんにちは。", "ja")
+    assert without.analyze("안녕하세요", "ko")

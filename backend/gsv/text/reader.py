@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -10,10 +11,11 @@ from gsv.errors import InvalidRequest
 from gsv.text import markup
 from gsv.text.data_files import TextData, required_package
 from gsv.text.english.stand_ins import StandIns
+from gsv.text.japanese import DictionaryMissing
 from gsv.text.lexicon import Lexicon
 from gsv.text.markup import Reading
 from gsv.text.symbols import known, symbol_ids
-from gsv.text.types import Phonemes, Piece, Segment
+from gsv.text.types import Language, Phonemes, Piece, Segment
 
 if TYPE_CHECKING:
     # Each is imported, with the libraries that it needs, when a text first has its language.
@@ -24,7 +26,11 @@ if TYPE_CHECKING:
     from gsv.text.japanese import Japanese
     from gsv.text.korean import Korean
 
-_NAMES = {"ja": "Japanese", "ko": "Korean", "zh": "Mandarin", "yue": "Cantonese"}
+_LOGGER = logging.getLogger(__name__)
+_NAMES = {
+    **{"zh": "Mandarin", "ja": "Japanese", "en": "English", "ko": "Korean"},
+    "yue": "Cantonese",
+}
 _MIN_ENGLISH_SYMBOLS = 4  # an English segment with fewer gets a comma in front
 # The first of these that a Mandarin segment has turns all its commas into a pause symbol.
 _LONG_PAUSES = {"￥": "SP2", "^": "SP3"}
@@ -37,16 +43,12 @@ class SegmentReader:
         self._data = data
 
     def load(self, languages: Iterable[str]) -> None:
-        """Load these languages (``zh ja en ko yue``) now."""
-        loaders: dict[str, Callable[[], None]] = {
-            "zh": lambda: self._chinese.load(),
-            "ja": lambda: self._japanese.load(),
-            "en": lambda: self._english.load(),
-            "ko": lambda: self._korean.load(),
-            "yue": lambda: self._cantonese.load(),
-        }
+        """Load these languages (``zh ja en ko yue``) now; one whose data is missing is logged."""
         for language in languages:
-            loaders[language]()
+            try:
+                self._language(language).load()
+            except DictionaryMissing as error:
+                _LOGGER.warning("%s text will be refused: %s", _NAMES[language], error)
 
     def syllables(self, language: str, words: Mapping[str, Sequence[str]]) -> SyllableLexicon:
         """Words of ``zh`` or ``yue``, checked; ConfigurationError for an unknown reading."""
@@ -75,7 +77,7 @@ class SegmentReader:
             normalized, spoken = self._chinese_spoken(segment, lexicon, readings, tensor)
         elif language in ("ja", "ko"):
             _refuse(readings, language, tensor)
-            normalized, spoken = self._respelled(segment, lexicon)
+            normalized, spoken = self._respelled(segment, lexicon, tensor)
         else:
             normalized, spoken = self._english_spoken(segment, lexicon, readings, tensor)
         symbols = known(spoken.symbols)
@@ -99,10 +101,16 @@ class SegmentReader:
             spoken = Phonemes(tuple(symbols), spoken.word2ph)
         return normalized, spoken
 
-    def _respelled(self, segment: Segment, lexicon: Lexicon) -> tuple[str, Phonemes]:
-        language = self._japanese if segment.language == "ja" else self._korean
+    def _respelled(self, segment: Segment, lexicon: Lexicon, tensor: str) -> tuple[str, Phonemes]:
+        language = self._language(segment.language)
         normalized = language.normalize(lexicon.respell(segment.language, segment.text))
-        return normalized, language.phonemes(normalized)
+        try:
+            return normalized, language.phonemes(normalized)
+        except DictionaryMissing as error:
+            raise InvalidRequest(
+                f"{tensor}: {segment.text[:40]!r} is {_NAMES[segment.language]} text, which this "
+                f"server can't read: {error}"
+            ) from error
 
     def _english_spoken(
         self, segment: Segment, lexicon: Lexicon, readings: Sequence[Reading], tensor: str
@@ -119,6 +127,13 @@ class SegmentReader:
         if len(spoken.symbols) < _MIN_ENGLISH_SYMBOLS:
             spoken = Phonemes((",", *spoken.symbols))
         return words.restored(normalized), spoken
+
+    def _language(self, language: str) -> Language:
+        if language in ("zh", "yue"):
+            return self._chinese_for(language)
+        if language == "ja":
+            return self._japanese
+        return self._korean if language == "ko" else self._english
 
     def _chinese_for(self, language: str) -> Chinese | Cantonese:
         return self._cantonese if language == "yue" else self._chinese

@@ -30,9 +30,13 @@ class Phonemes:
 class Language(Protocol):
     """One language's normaliser and grapheme-to-phoneme step.
 
-    Neither method raises for any text without lone surrogates; the empty string gives the empty
-    string and no symbols.
+    Neither method raises for any text without lone surrogates, unless data is missing; the empty
+    string gives the empty string and no symbols.
     """
+
+    def load(self) -> None:
+        """Load now what is otherwise loaded at first use; ConfigurationError if it is missing."""
+        ...
 
     def normalize(self, text: str) -> str:
         """The text as it is spoken: numbers in words, kept marks only."""
