@@ -24,6 +24,7 @@ from gsv.stages.speech import PIPELINE, SpeechStage
 from gsv.stages.stream import SpeechStreamStage
 from gsv.stages.text_frontend import TextFrontendStage
 from gsv.stages.vocoder import VocoderStage
+from gsv.stages.voices import VoicesStage
 
 STAGES: dict[str, Any] = {
     "text_frontend": TextFrontendStage,
@@ -32,6 +33,7 @@ STAGES: dict[str, Any] = {
     "semantic_gpt": SemanticGPTStage,
     "sovits_v4": SoVITSStage,
     "vocoder": VocoderStage,
+    "voices": VoicesStage,
     "gpt_sovits_v4": SpeechStage,
     "gpt_sovits_v4_stream": SpeechStreamStage,
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 from gsv.checkpoints.convert import expected_shapes, fold_weight_norm, shortened
 from gsv.checkpoints.detect import Kind, require
 from gsv.checkpoints.names import sovits as names
-from gsv.checkpoints.reader import Checkpoint, read_checkpoint
+from gsv.checkpoints.reader import read_checkpoint
 from gsv.checkpoints.unpickle import brief
 from gsv.config import SoVITSConfig
 from gsv.errors import CheckpointError
@@ -92,23 +93,27 @@ def read_lora(path: Path, base: SoVITSConfig) -> Lora:
         except KeyError:
             unknown.append(key)
     replaced = fold_weight_norm(others)
-    shapes = expected_shapes(SoVITS, base)
-    rank = _check(checkpoint, halves, replaced, shapes)
+    rank = check_lora(path, checkpoint.extra.get("lora_rank"), halves, replaced, base)
     projections = {name: LowRank(pair["A"], pair["B"]) for name, pair in halves.items()}
     return Lora(rank, projections, replaced, unknown, notes)
 
 
-def _check(
-    checkpoint: Checkpoint,
-    halves: dict[str, dict[str, Tensor]],
-    replaced: dict[str, Tensor],
-    shapes: dict[str, torch.Size],
+def check_lora(
+    path: Path,
+    rank: object,
+    halves: Mapping[str, Mapping[str, Tensor]],
+    replaced: Mapping[str, Tensor],
+    base: SoVITSConfig,
 ) -> int:
-    rank = checkpoint.extra.get("lora_rank")
+    """The rank, if the matrices ``A`` and ``B`` by name and the whole tensors fit the base.
+
+    Raises:
+        CheckpointError: they don't.
+    """
+    shapes = expected_shapes(SoVITS, base)
     if type(rank) is not int or rank not in _RANKS:
         raise CheckpointError(
-            f"{checkpoint.path}: lora_rank is {brief(repr(rank))}; "
-            f"allowed: {_RANKS[0]} to {_RANKS[-1]}"
+            f"{path}: lora_rank is {brief(repr(rank))}; allowed: {_RANKS[0]} to {_RANKS[-1]}"
         )
     wrong = [
         name
@@ -119,11 +124,9 @@ def _check(
     wrong += [n for n, value in replaced.items() if not value.isfinite().all()]
     wrong += [n for n, p in halves.items() if not all(v.isfinite().all() for v in p.values())]
     if wrong:
-        raise CheckpointError(
-            f"{checkpoint.path}: does not fit the base model of v4 in: {shortened(wrong)}"
-        )
+        raise CheckpointError(f"{path}: does not fit the base model of v4 in: {shortened(wrong)}")
     return rank
 
 
-def _fits(pair: dict[str, Tensor], rank: int, shape: torch.Size) -> bool:
+def _fits(pair: Mapping[str, Tensor], rank: int, shape: torch.Size) -> bool:
     return pair["A"].shape == (rank, shape[1]) and pair["B"].shape == (shape[0], rank)

@@ -16,7 +16,9 @@ from torch import Tensor
 from gsv.errors import CheckpointError
 
 
-def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+def save_tensors(
+    tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None
+) -> None:
     """Write a safetensors file; views are written as tensors of their own."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # safetensors refuses tensors that share memory, as tied weights of a source file do.
@@ -26,7 +28,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
         shared = value.untyped_storage().data_ptr() in seen
         own[name] = value.contiguous().clone() if shared else value.contiguous()
         seen.add(own[name].untyped_storage().data_ptr())
-    safetensors.torch.save_file(own, path, metadata={"format": "pt"})
+    safetensors.torch.save_file(own, path, metadata={"format": "pt", **(metadata or {})})
 
 
 def load_module_state(path: Path) -> dict[str, Tensor]:

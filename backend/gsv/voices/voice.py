@@ -283,3 +283,18 @@ class _Reader:
         except InvalidRequest as error:
             raise self._error(f"sampling.{error}") from error
         return number
+
+
+def describe(entry: VoiceEntry) -> dict[str, Any]:
+    """What the world may know of a voice: names of files, no paths."""
+    base = entry.base
+    return {
+        "name": base.name,
+        "language": base.language,
+        "text": base.text,
+        "references": list(base.references),
+        "sampling": dict(base.sampling),
+        "gpt": base.gpt.name if base.gpt else None,
+        "sovits": base.sovits.name if base.sovits else None,
+        "digest": base.digest,
+    }

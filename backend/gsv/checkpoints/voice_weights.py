@@ -1,0 +1,169 @@
+"""Weights of a voice: a fine-tuned GPT, a full fine-tuned SoVITS, or a LoRA on the base SoVITS.
+
+``gsv voices add`` stores them as safetensors whose metadata say what they are. Upstream's own
+files, put into a voice's folder by hand, are read as well, by the restricted reader. Either way
+every tensor is checked against the base model's shapes before anything uses it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from torch import Tensor
+
+from gsv.checkpoints.convert import convert_gpt, convert_sovits, expected_shapes, fit
+from gsv.checkpoints.detect import Kind, identify
+from gsv.checkpoints.lora import Lora, LowRank, check_lora, read_lora
+from gsv.checkpoints.manifest import sha256
+from gsv.checkpoints.reader import read_checkpoint
+from gsv.checkpoints.store import load_module_state, save_tensors
+from gsv.config import GPTConfig, SoVITSConfig
+from gsv.errors import CheckpointError
+from gsv.models.gpt import SemanticGPT
+from gsv.models.sovits import SoVITS
+
+SUFFIX = ".safetensors"
+_MARK = "gsv_voice"  # metadata key of our own files
+_FORMAT = 1
+_DOWN, _UP = ".down", ".up"
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """What was written for a voice, for people.
+
+    Attributes:
+        kind: "GPT", "SoVITS" or "SoVITS LoRA".
+        rank: of a LoRA, else 0.
+        notes: of the conversion.
+    """
+
+    kind: str
+    rank: int
+    notes: list[str]
+
+
+def read_gpt(path: Path, base: GPTConfig) -> dict[str, Tensor]:
+    """The tensors of a fine-tuned GPT of the base's shapes.
+
+    Raises:
+        CheckpointError: another kind of file, damaged, hostile, or of other shapes.
+    """
+    mark = _mark(path)
+    if mark is None:
+        converted = convert_gpt(read_checkpoint(path))
+        _same(path, converted.config, base)
+        return converted.tensors
+    _want(path, mark, Kind.GPT)
+    return fit(path, load_module_state(path), expected_shapes(SemanticGPT, base))
+
+
+def read_sovits(path: Path, base: SoVITSConfig) -> Lora | dict[str, Tensor]:
+    """A LoRA on the base SoVITS, or the tensors of a full fine-tune of its shapes.
+
+    Raises:
+        CheckpointError: another kind of file, damaged, hostile, or of other shapes.
+    """
+    mark = _mark(path)
+    if mark is None:
+        checkpoint = read_checkpoint(path)
+        if identify(checkpoint).kind is Kind.SOVITS_LORA:
+            return read_lora(path, base)
+        converted = convert_sovits(checkpoint)
+        _same(path, converted.config, base)
+        return converted.tensors
+    if mark.get("kind") == Kind.SOVITS_LORA.value:
+        return _stored_lora(path, mark, base)
+    _want(path, mark, Kind.SOVITS)
+    return fit(path, load_module_state(path), expected_shapes(SoVITS, base))
+
+
+def store_gpt(source: Path, target: Path, base: GPTConfig) -> Stored:
+    """Check a fine-tuned GPT and write it as safetensors."""
+    checkpoint = read_checkpoint(source)
+    converted = convert_gpt(checkpoint)
+    _same(source, converted.config, base)
+    _save(converted.tensors, target, source, kind=Kind.GPT.value)
+    return Stored(Kind.GPT.value, 0, converted.notes)
+
+
+def store_sovits(source: Path, target: Path, base: SoVITSConfig) -> Stored:
+    """Check a fine-tuned SoVITS, full or LoRA, and write it as safetensors."""
+    checkpoint = read_checkpoint(source)
+    if identify(checkpoint).kind is Kind.SOVITS_LORA:
+        lora = read_lora(source, base)
+        tensors = dict(lora.replaced)
+        for name, pair in lora.projections.items():
+            tensors |= {name + _DOWN: pair.down, name + _UP: pair.up}
+        _save(tensors, target, source, kind=Kind.SOVITS_LORA.value, rank=lora.rank)
+        return Stored(Kind.SOVITS_LORA.value, lora.rank, lora.notes)
+    converted = convert_sovits(checkpoint)
+    _same(source, converted.config, base)
+    _save(converted.tensors, target, source, kind=Kind.SOVITS.value)
+    return Stored(Kind.SOVITS.value, 0, converted.notes)
+
+
+def parameters_in(path: Path) -> int:
+    """How many numbers the tensors of a file hold, without reading them; a guess for ``.pth``."""
+    if _mark(path) is None:
+        return path.stat().st_size // torch.float16.itemsize
+    with safetensors.safe_open(path, "pt") as file:
+        shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
+    return sum(torch.Size(shape).numel() for shape in shapes)
+
+
+def _save(tensors: dict[str, Tensor], target: Path, source: Path, **facts: Any) -> None:
+    mark = {"format": _FORMAT, "source": source.name, "sha256": sha256(source), **facts}
+    save_tensors(tensors, target, {_MARK: json.dumps(mark)})
+
+
+def _mark(path: Path) -> dict[str, Any] | None:
+    """What our own file says about itself; None for any other file."""
+    if path.suffix != SUFFIX:
+        return None
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(_MARK)
+        mark = None if text is None else json.loads(text)
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path}: damaged safetensors file: {error}") from error
+    if mark is not None and (not isinstance(mark, dict) or mark.get("format") != _FORMAT):
+        raise CheckpointError(f"{path}: written by another version; add the voice again")
+    return mark
+
+
+def _want(path: Path, mark: dict[str, Any], kind: Kind) -> None:
+    if mark.get("kind") != kind.value:
+        raise CheckpointError(f"{path}: holds a {mark.get('kind')}, wanted: a {kind.value}")
+
+
+def _same(path: Path, config: Any, base: Any) -> None:
+    given, wanted = dataclasses.asdict(config), dataclasses.asdict(base)
+    other = [
+        f"{key} {given[key]} instead of {wanted[key]}" for key in given if given[key] != wanted[key]
+    ]
+    if other:
+        raise CheckpointError(
+            f"{path}: is of another shape than the base model: {', '.join(other)}; "
+            "it was not fine-tuned from the weights that this repository serves"
+        )
+
+
+def _stored_lora(path: Path, mark: dict[str, Any], base: SoVITSConfig) -> Lora:
+    halves: dict[str, dict[str, Tensor]] = {}
+    replaced: dict[str, Tensor] = {}
+    for name, value in load_module_state(path).items():
+        for half, ending in (("A", _DOWN), ("B", _UP)):
+            if name.endswith(ending):
+                halves.setdefault(name.removesuffix(ending), {})[half] = value
+                break
+        else:
+            replaced[name] = value
+    rank = check_lora(path, mark.get("rank"), halves, replaced, base)
+    pairs = {name: LowRank(pair["A"], pair["B"]) for name, pair in halves.items()}
+    return Lora(rank, pairs, replaced, [], [])
