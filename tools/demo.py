@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
+import re
 import shutil
 import subprocess
 import sys
@@ -62,7 +62,7 @@ def main(size: str) -> None:
             say(f"ready after {time.monotonic() - started:.1f} s on {server.http_url}")
             with Client(server.http_url) as client:
                 for name, (language, text) in TEXTS.items():
-                    spoken = speak(client, server.http_url, text, language)
+                    spoken = speak(client, server.metrics_url, text, language)
                     path = OUT / f"{name}.wav"
                     save(spoken, path)
                     report(path, spoken)
@@ -106,13 +106,13 @@ def _is_whole(repository: Path) -> bool:
     return repository.is_dir()
 
 
-def speak(client: Client, address: str, text: str, language: str) -> Spoken:
+def speak(client: Client, metrics_url: str, text: str, language: str) -> Spoken:
     """Speak one text in the sample voice and take the times."""
-    before = _stage_seconds(address)
+    before = _stage_seconds(metrics_url)
     started = time.monotonic()
     audio = client.say(text, language=language, voice="sample", seed=1)
     seconds = time.monotonic() - started
-    after = _stage_seconds(address)
+    after = _stage_seconds(metrics_url)
     return Spoken(audio, seconds, {name: after[name] - before[name] for name in STAGES})
 
 
@@ -156,15 +156,16 @@ def _tell_ready(name: str, ready: int, models: int) -> None:
     say(f"  {name} is ready ({ready} of {models})")
 
 
-def _stage_seconds(address: str) -> dict[str, float]:
-    """Seconds that each stage has spent on requests so far, waiting included."""
-    seconds = {}
-    for name in STAGES:
-        url = f"http://{address}/v2/models/{name}/stats"
-        with urllib.request.urlopen(url, timeout=10) as response:
-            stats = json.load(response)["model_stats"]
-        seconds[name] = sum(s["inference_stats"]["success"]["ns"] for s in stats) / 1e9
-    return seconds
+def _stage_seconds(metrics_url: str) -> dict[str, float]:
+    """Seconds that each stage has spent on requests so far.
+
+    From the models' own metrics: Triton's statistics end when ``execute`` returns, which the stages
+    with a running batch do at once.
+    """
+    with urllib.request.urlopen(metrics_url, timeout=10) as response:
+        lines = response.read().decode()
+    found = re.findall(r'^gsv_request_seconds_total\{model="(\w+)"\} (\S+)$', lines, re.MULTILINE)
+    return {name: float(seconds) for name, seconds in found}
 
 
 if __name__ == "__main__":
