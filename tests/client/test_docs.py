@@ -20,7 +20,7 @@ from gsv_client.cli import OF_THE_BACKEND, main
 from gsv_client.testing import FakeTransport
 
 PACKAGE = Path(gsv_client.__file__).parent
-README = PACKAGE.parent / "README.md"
+README = Path(__file__).parents[2] / "client" / "README.md"
 MODULES = sorted(module.name for module in pkgutil.walk_packages([str(PACKAGE)], "gsv_client.")) + [
     "gsv_client"
 ]

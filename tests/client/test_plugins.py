@@ -81,8 +81,14 @@ def test_a_command_of_another_package(install: Install) -> None:
 @pytest.mark.parametrize(
     ("attribute", "message"),
     [
-        ("missing", "Error: gsv tea can't be loaded from gsv_test_plugin:missing: AttributeError"),
-        ("no_command", "Error: gsv tea: gsv_test_plugin:no_command is no click command"),
+        (
+            "missing",
+            "Error: `main tea` can't be loaded from gsv_test_plugin:missing: AttributeError",
+        ),
+        (
+            "no_command",
+            "Error: `main tea` can't be loaded: gsv_test_plugin:no_command is no click command",
+        ),
     ],
 )
 def test_one_that_cannot_be_loaded_hurts_only_itself(
@@ -114,7 +120,7 @@ def test_the_backends_absence_is_explained() -> None:
     code, out, err = run("prepare", "--demo", "tiny", group=bare)
     assert (code, out) == (1, "")
     assert err == (
-        "Error: `gsv prepare` belongs to the backend, which is not installed here; "
+        "Error: `bare prepare` belongs to the backend, which is not installed here; "
         "install the backend package beside the client: pip install ./backend\n"
     )
 

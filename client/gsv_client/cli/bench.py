@@ -50,7 +50,7 @@ def _list_of(kind: type[Number]) -> Callable[[Any, Any, str | None], list[Number
     return parse
 
 
-@click.command()
+@click.command(short_help="Measure a running server under load.")
 @click.option(
     "--url",
     "urls",

@@ -23,7 +23,7 @@ from gsv_client.cli.stdin import text_pieces
 INDENT = "   "
 
 
-@click.command()
+@click.command(short_help="Show how a text is read and pronounced.")
 @click.argument("text")
 @language_option
 @split_option

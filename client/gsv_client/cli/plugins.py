@@ -88,31 +88,30 @@ def plugged_command(point: EntryPoint) -> click.Command:
         command = point.load()
     except Exception as error:  # another package's fault must not take this one's commands away
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        return _refusing(
-            point.name, f"gsv {point.name} can't be loaded from {point.value}: {reason}"
-        )
+        return _refusing(point.name, f"can't be loaded from {point.value}: {reason}")
     if not isinstance(command, click.Command):
-        return _refusing(point.name, f"gsv {point.name}: {point.value} is no click command")
+        return _refusing(point.name, f"can't be loaded: {point.value} is no click command")
     return command
 
 
 def _absent(name: str, short_help: str) -> click.Command:
-    command = _refusing(
-        name, f"`gsv {name}` belongs to the backend, which is not installed here; {BACKEND_HINT}"
-    )
+    why = f"belongs to the backend, which is not installed here; {BACKEND_HINT}"
+    command = _refusing(name, why)
     command.short_help = f"{short_help} (needs the backend package)"
     return command
 
 
-def _refusing(name: str, message: str) -> click.Command:
-    def refuse(**_: Any) -> None:
-        raise click.ClickException(message)
+def _refusing(name: str, why: str) -> click.Command:
+    """A command that only says why it can't be, whatever arguments follow."""
 
-    # Whatever arguments follow, the answer is the same.
+    @click.pass_context
+    def refuse(ctx: click.Context, /, **_: Any) -> None:
+        raise click.ClickException(f"`{ctx.command_path}` {why}")
+
     return click.Command(
         name,
         callback=refuse,
-        help=message,
+        help=f"This command {why}.",
         params=[click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED)],
         context_settings={"ignore_unknown_options": True},
     )
