@@ -60,7 +60,7 @@ def check(found: list[Sentence]) -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(text=TEXTS, method=st.sampled_from(SPLIT_METHODS))
 @example(text="", method="cut1")
 @example(text="\x00", method="cut5")
@@ -125,9 +125,14 @@ LONG = {
 }
 
 
-@pytest.mark.parametrize("name", LONG)
-@pytest.mark.parametrize("language", ["auto", "en", "zh", "ja", "ko", "yue"])
-def test_ten_thousand_characters(name: str, language: str) -> None:
+@pytest.mark.parametrize(
+    ("language", "name"),
+    [("auto", name) for name in LONG]
+    + [(mode, name) for mode in ("en", "zh", "ja", "ko", "yue") for name in ("digits", "han")]
+    + [("en", "apostrophes"), ("all_ja", "kana"), ("all_ja", "changing"), ("all_ko", "hangul")]
+    + [("en", "points"), ("en", "no spaces"), ("all_zh", "changing"), ("all_yue", "numbers")],
+)
+def test_ten_thousand_characters(language: str, name: str) -> None:
     start = time.process_time()
     check(analyzed(LONG[name], language, "cut5"))
     # A hang, or quadratic time, takes minutes.
