@@ -16,6 +16,7 @@ from gsv.models.gpt import Block, SemanticGPT
 _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 _HEADS = 4  # heads that the kernel attends at once
 _HEAD_WIDTHS = (16, 32, 64)
+_CACHE_LINE = 64  # bytes; the kernel reads int8 rows in steps of it
 
 
 class _Linear(Structure):
@@ -68,6 +69,7 @@ class NativeDecode:
         config = model.config
         head_width = config.hidden_dim // config.heads
         fits = head_width in _HEAD_WIDTHS and config.heads % _HEADS == 0
+        fits = fits and config.hidden_dim % _CACHE_LINE == 0
         on_cpu = cache.storage.device.type == "cpu"
         if not (fits and on_cpu and model.precision in (torch.float32, torch.bfloat16)):
             return None

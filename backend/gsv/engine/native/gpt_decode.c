@@ -31,6 +31,10 @@
 #define UNROLL _Pragma("GCC unroll 4") /* keeps arrays of registers in registers */
 #define LANES 16
 #define HEADS 4 /* heads attended by one thread in one go */
+/* Weights and cache come from memory, which answers late: ask for them so many bytes and positions
+ * before they are needed. Measured; asking beyond the end of an array does no harm. */
+#define AHEAD 16384
+#define POSITIONS_AHEAD 16
 
 typedef float v16 __attribute__((vector_size(64)));
 typedef float v4 __attribute__((vector_size(16)));
@@ -72,6 +76,11 @@ typedef struct {
 #define widen(half) __builtin_convertvector(half, u16)
 #define widen_signed(bytes) __builtin_convertvector(bytes, i16)
 #endif
+
+INLINE const char *address(const void *base, int64_t index, enum type type)
+{
+    return (const char *)base + index * (type == FLOAT32 ? 4 : type == BFLOAT16 ? 2 : 1);
+}
 
 INLINE v16 load(const void *base, int64_t index, enum type type)
 {
@@ -179,14 +188,19 @@ INLINE void tile(const Linear *linear, enum type type, int64_t inputs, const flo
     UNROLL for (int a = 0; a < tall; a++)
         UNROLL for (int b = 0; b < wide; b++)
             total[a][b] = (v16){0};
-    for (int64_t i = 0; i < inputs; i += LANES) {
-        v16 weight[4];
+    int line = 64 / (type == FLOAT32 ? 4 : type == BFLOAT16 ? 2 : 1); /* inputs in a cache line */
+    for (int64_t start = 0; start < inputs; start += line) {
         UNROLL for (int a = 0; a < tall; a++)
-            weight[a] = load(linear->weight, (o + a) * inputs + i, type);
-        UNROLL for (int b = 0; b < wide; b++) {
-            v16 value = load(x, b * inputs + i, FLOAT32);
+            __builtin_prefetch(address(linear->weight, (o + a) * inputs + start, type) + AHEAD);
+        UNROLL for (int64_t i = start; i < start + line; i += LANES) {
+            v16 weight[4];
             UNROLL for (int a = 0; a < tall; a++)
-                total[a][b] += weight[a] * value;
+                weight[a] = load(linear->weight, (o + a) * inputs + i, type);
+            UNROLL for (int b = 0; b < wide; b++) {
+                v16 value = load(x, b * inputs + i, FLOAT32);
+                UNROLL for (int a = 0; a < tall; a++)
+                    total[a][b] += weight[a] * value;
+            }
         }
     }
     UNROLL for (int a = 0; a < tall; a++) {
@@ -282,9 +296,11 @@ INLINE void attend(enum type type, int parts, const float *q, const char *keys, 
             query[h][p] = load(q, (h * parts + p) * LANES, FLOAT32) * scale;
     for (int64_t s = 0; s < length; s++) {
         UNROLL for (int h = 0; h < HEADS; h++) {
+            int64_t head = h * parts * LANES;
+            __builtin_prefetch(address(keys, (s + POSITIONS_AHEAD) * width + head, type));
             v16 dot = {0};
             UNROLL for (int p = 0; p < parts; p++)
-                dot += query[h][p] * load(keys, s * width + (h * parts + p) * LANES, type);
+                dot += query[h][p] * load(keys, s * width + head + p * LANES, type);
             scores[h * span + s] = sum(dot);
         }
     }
@@ -302,11 +318,15 @@ INLINE void attend(enum type type, int parts, const float *q, const char *keys, 
         }
         total[h] = sum(sums);
     }
-    for (int64_t s = 0; s < length; s++)
-        UNROLL for (int h = 0; h < HEADS; h++)
+    for (int64_t s = 0; s < length; s++) {
+        UNROLL for (int h = 0; h < HEADS; h++) {
+            int64_t head = h * parts * LANES;
+            __builtin_prefetch(address(values, (s + POSITIONS_AHEAD) * width + head, type));
+            float share = scores[h * span + s];
             UNROLL for (int p = 0; p < parts; p++)
-                mixed[h][p] += scores[h * span + s]
-                               * load(values, s * width + (h * parts + p) * LANES, type);
+                mixed[h][p] += share * load(values, s * width + head + p * LANES, type);
+        }
+    }
     UNROLL for (int h = 0; h < HEADS; h++)
         UNROLL for (int p = 0; p < parts; p++)
             store(out, (h * parts + p) * LANES, mixed[h][p] / total[h], FLOAT32);
@@ -322,8 +342,8 @@ INLINE void typed_attention(const Model *model, enum type type, int parts, int64
     for (int64_t row = 0; row < rows; row++) {
         for (int64_t group = 0; group < groups; group++) {
             const float *q = qkv + row * 3 * width + group * step;
-            int64_t plane = row * model->row_stride + 2 * layer * model->plane_stride + group * step;
-            char *keys = model->cache + plane * size;
+            int64_t plane = row * model->row_stride + 2 * layer * model->plane_stride;
+            char *keys = model->cache + (plane + group * step) * size;
             char *values = keys + model->plane_stride * size;
             for (int64_t i = 0; i < step; i += LANES) {
                 store(keys, positions[row] * width + i, load(q, width + i, FLOAT32), type);
@@ -385,13 +405,15 @@ int gsv_decode(const Model *model, int64_t rows, int64_t length, const int64_t *
 #pragma omp parallel num_threads((int)model->threads)
     {
         int threads = omp_get_num_threads();
-        /* Each thread keeps its own residual stream: norms are cheaper to repeat than to wait for. */
+        /* Each thread has its own residual stream: norms are cheaper repeated than waited for. */
         float *x = own + omp_get_thread_num() * (rows * width + HEADS * (length + LANES));
         float *scores = x + rows * width;
-        for (int64_t row = 0; row < rows; row++)
+        for (int64_t row = 0; row < rows; row++) {
+            const float *token = model->embedding + tokens[row] * width;
+            const float *place = model->positions + (positions[row] - text_lengths[row]) * width;
             for (int64_t i = 0; i < width; i++)
-                x[row * width + i] = model->embedding[tokens[row] * width + i]
-                                     + model->positions[(positions[row] - text_lengths[row]) * width + i];
+                x[row * width + i] = token[i] + place[i];
+        }
         for (int64_t l = 0; l < model->layers; l++) {
             const Layer *layer = model->layer + l;
             linear(&layer->qkv, type, width, x, qkv, 3 * width, rows, 0);
