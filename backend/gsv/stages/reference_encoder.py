@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from gsv.options import RANGES, check_range
 from gsv.stages.base import Array, Place
 from gsv.stages.base import Settings as BaseSettings
 from gsv.stages.pretrained import load_hubert
+from gsv.voices import Voice
 from gsv.voices.recording import read_recording
 
 # A recording that decoders push a little over full scale is scaled back; samples far outside are
@@ -142,15 +143,25 @@ class ReferenceEncoderStage:
 
     def _answer(self, request: Request) -> Result:
         samples, rate = request.reference_audio, request.reference_sample_rate
-        if samples is None or rate is None:
-            voice = self._voices.get(request.voice)
-            try:
-                samples, rate = read_recording(voice.reference, REFERENCE_MAX_SECONDS + 0.01)
-            except (OSError, ValueError) as error:
-                raise VoiceError(f"voice {voice.name}: {error}") from error
-        key = hashlib.sha256(f"{rate}:".encode() + samples.tobytes()).digest()
+        if samples is not None and rate is not None:
+            content = f"{rate}:".encode() + samples.tobytes()
+            return self._cached(hashlib.sha256(content).digest(), lambda: (samples, rate))
+        voice = self._voices.get(request.voice)
+        return self._cached(voice.pinned.encode(), lambda: self._recording(voice))
+
+    def _recording(self, voice: Voice) -> tuple[NDArray[np.float32], int]:
+        try:
+            samples, rate = read_recording(voice.reference, REFERENCE_MAX_SECONDS + 0.01)
+        except (OSError, ValueError) as error:
+            raise VoiceError(f"voice {voice.name}: {error}") from error
+        self._voices.get(voice.pinned, fresh=True)  # it may have been replaced while it was read
+        return samples, rate
+
+    def _cached(
+        self, key: bytes, recording: Callable[[], tuple[NDArray[np.float32], int]]
+    ) -> Result:
         if key not in self._cache:
-            self._cache[key] = self._encode(samples, rate)
+            self._cache[key] = self._encode(*recording())
             while len(self._cache) > self._cache_size:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(key)

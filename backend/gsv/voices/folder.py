@@ -23,6 +23,9 @@ from gsv.voices.voice import (
 logger = logging.getLogger(__name__)
 
 CHECK_SECONDS = 1.0
+# Replacing a folder takes two renames; between them it is not there.
+_REPLACING_SECONDS = 0.05
+_READ_ATTEMPTS = 3
 _LISTED = 20  # names in one message
 
 
@@ -132,7 +135,7 @@ class VoiceFolder:
             known, now = self._known.get(name), self._clock()
             if known is not None and not fresh and now - known.looked < CHECK_SECONDS:
                 return known.entry
-            if not os.path.isfile(folder / VOICE_FILE):
+            if not self._exists(folder, patient=known is not None or fresh):
                 self._known.pop(name, None)
                 return None
             # A broken voice may be waiting for a file whose name isn't known here: always read.
@@ -147,18 +150,45 @@ class VoiceFolder:
             self._known[name] = _Known(found, now)
             return found
 
+    def _exists(self, folder: Path, *, patient: bool) -> bool:
+        """Whether it is there; a voice that has just been seen may be about to be replaced."""
+        if os.path.isfile(folder / VOICE_FILE):
+            return True
+        if patient:
+            time.sleep(_REPLACING_SECONDS)
+        return patient and os.path.isfile(folder / VOICE_FILE)
+
     def _read(self, folder: Path, known: _Known | None) -> VoiceEntry | VoiceError:
-        try:
-            return load_entry(folder)
-        except VoiceError as error:
-            if known is None or str(known.entry) != str(error):
-                logger.warning("%s; the voice is skipped", error)
-            return error
-        except OSError as error:  # a file went away between two looks at it
-            return VoiceError(f"voice {folder.name}: {error}")
+        """The folder's content at one moment, though it may be replaced while it is read."""
+        was_fine = known is not None and isinstance(known.entry, VoiceEntry)
+        for attempt in range(_READ_ATTEMPTS):
+            if attempt:
+                time.sleep(_REPLACING_SECONDS)
+            found = _try_to_read(folder)
+            if isinstance(found, VoiceEntry) and signature(folder, found) == found.signature:
+                return found
+            if isinstance(found, VoiceError) and not was_fine:
+                break
+        error = (
+            found
+            if isinstance(found, VoiceError)
+            else VoiceError(f"voice {folder.name}: its files change all the time")
+        )
+        if known is None or str(known.entry) != str(error):
+            logger.warning("%s; the voice is skipped", error)
+        return error
 
     def _listing(self) -> str:
         return _shortened(self.names()) or "no voice (the voice folder is empty)"
+
+
+def _try_to_read(folder: Path) -> VoiceEntry | VoiceError:
+    try:
+        return load_entry(folder)
+    except VoiceError as error:
+        return error
+    except OSError as error:  # a file went away between two looks at it
+        return VoiceError(f"voice {folder.name}: {error}")
 
 
 def _shortened(names: list[str]) -> str:

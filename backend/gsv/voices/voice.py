@@ -92,6 +92,12 @@ class VoiceEntry:
     signature: tuple[Any, ...]
 
 
+def read_values(folder: Path) -> dict[str, Any]:
+    """The plain values of a folder's ``voice.toml``; only their outermost keys are checked."""
+    reader = _Reader(folder)
+    return reader.parse(reader.read(VOICE_FILE, TOML_LIMIT))
+
+
 def load_voice(folder: Path) -> Voice:
     """Read and check one voice folder; VoiceError says what is wrong."""
     return load_entry(folder).base
