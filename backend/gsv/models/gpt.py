@@ -121,7 +121,11 @@ class SemanticGPT(nn.Module):
     def _transform(self, x: Tensor, positions: Tensor, visible: Tensor, cache: Cache) -> Tensor:
         rows = torch.arange(x.shape[0], device=x.device)[:, None]
         window = torch.arange(cache[0][0].shape[1], device=x.device)
-        mask = (window < visible[..., None])[:, None]  # [B, 1, T, S]
+        # Added to the scores, in their type: attention would make the same of a mask of truths, but
+        # again in each layer.
+        mask = torch.zeros((), dtype=self.precision, device=x.device).masked_fill(
+            (window >= visible[..., None])[:, None], -torch.inf
+        )  # [B, 1, T, S]
         for layer, (keys, values) in zip(self.layers, cache, strict=True):
             x = layer(x, rows, positions, mask, keys, values)
         return x
