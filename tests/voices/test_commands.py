@@ -1,0 +1,99 @@
+"""`gsv voices` on a folder and `gsv doctor --voices`, as people call them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner, Result
+from voices.voice_files import make_voice, write_wave
+from voices.weights_files import gpt_file
+
+from gsv.commands.doctor import check_voices
+from gsv_client.cli import main
+
+
+def gsv(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def add(folder: Path, name: str, recording: Path, *more: object) -> Result:
+    text = ("--text", "你好", "--language", "zh")
+    place = ("--voices", folder)
+    return gsv("voices", "add", name, "--reference", recording, *text, *place, *more)
+
+
+def test_add_list_show_remove(tmp_path: Path) -> None:
+    folder, recording = tmp_path / "voices", write_wave(tmp_path / "a.wav")
+    done = add(folder, "alice", recording, "--sampling", "top_k=5", "--sampling", "speed=1.1")
+    assert done.exit_code == 0, done.output
+    assert add(folder, "alice/calm", recording).exit_code == 0
+    listed = gsv("voices", "list", "--voices", folder)
+    assert "alice  zh  你好  (references: calm)" in listed.output
+    shown = json.loads(gsv("voices", "show", "alice", "--voices", folder, "--json").stdout)
+    assert shown["sampling"] == {"top_k": 5, "speed": 1.1}
+    assert set(shown["recordings"]) == {"alice", "alice/calm"}
+    assert shown["recordings"]["alice"]["seconds"] == 4.0
+    assert "alice/calm: 4.00 s" in gsv("voices", "show", "alice", "--voices", folder).output
+    assert gsv("voices", "remove", "alice/calm", "--voices", folder).exit_code == 0
+    removed = gsv("voices", "remove", "alice", "--voices", folder, "--json")
+    assert json.loads(removed.stdout) == {"removed": "alice"}
+    assert json.loads(gsv("voices", "list", "--voices", folder, "--json").stdout) == []
+
+
+def test_json_of_add(tmp_path: Path) -> None:
+    recording = write_wave(tmp_path / "a.wav", seconds=12)
+    done = add(tmp_path / "voices", "bo", recording, "--window", "auto", "--json")
+    values: dict[str, Any] = json.loads(done.stdout)
+    assert values["name"] == "bo"
+    assert 5 <= values["window"][1] - values["window"][0] <= 9.01
+    assert values["recording"]["remarks"] == []
+    assert "took" in done.stderr
+
+
+def one_line(done: Result, words: str, code: int = 1) -> None:
+    assert done.exit_code == code, done.output
+    assert words in done.output
+    assert "Traceback" not in done.output
+    assert len(done.stderr.strip().splitlines()) == 1 or code == 2
+
+
+def test_errors_are_one_line(tmp_path: Path) -> None:
+    folder, recording = tmp_path / "voices", write_wave(tmp_path / "a.wav")
+    one_line(gsv("voices", "list", "--voices", folder), "no such folder")
+    one_line(add(folder, "../x", recording), "allowed: letters, digits")
+    one_line(add(folder, "x", recording, "--sampling", "seed=1"), "allowed: top_k", 2)
+    one_line(add(folder, "x", recording, "--sampling", "top_k=x"), "no int", 2)
+    one_line(add(folder, "x", recording, "--sampling", "top_k=0"), "TOP_K: got 0")
+    one_line(add(folder, "x", recording, "--gpt", recording), "a.wav: it is no checkpoint")
+    one_line(gsv("voices", "remove", "nobody", "--voices", folder), "no voice 'nobody'")
+    make_voice(folder / "good")
+    one_line(gsv("voices", "show", "nobody", "--voices", folder), "allowed: good")
+
+
+def test_a_broken_voice_is_listed_as_such(tmp_path: Path) -> None:
+    make_voice(tmp_path / "good")
+    make_voice(tmp_path / "bad", language="xx")
+    listed = gsv("voices", "list", "--voices", tmp_path)
+    assert listed.exit_code == 1
+    assert "good" in listed.stdout
+    assert "broken: voice bad: language 'xx'" in listed.stderr
+
+
+def test_doctor(tmp_path: Path) -> None:
+    make_voice(tmp_path / "good")
+    make_voice(tmp_path / "bad", language="xx")
+    small = make_voice(tmp_path / "small", gpt="gpt.ckpt")
+    gpt_file(small / "gpt.ckpt")  # of the tiny model, not of the official one
+    write_wave(make_voice(tmp_path / "short") / "reference.wav", seconds=2.6)
+    found = {f.subject: (f.level, f.message) for f in check_voices(None, tmp_path)}
+    assert found["voice good"] == ("ok", "en, 1 recordings")
+    assert found["voices"][0] == "error"
+    assert "xx" in found["voices"][1]
+    assert "fine-tuned" in found["voice small"][1]
+    assert found["voice short"] == ("error", "2.60 s long; allowed: 3 to 10 s")
+    assert list(check_voices(None, None)) == []
+    (empty,) = check_voices(None, tmp_path / "nothing")
+    assert empty.level == "warning"
+    assert gsv("doctor", "--voices", tmp_path).exit_code == 1
