@@ -43,7 +43,8 @@ def test_gsv_commands_and_options_exist(path: Path) -> None:
     lines = re.findall(r"^gsv (\S+)(.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
     assert lines
     for command, rest in lines:
-        shown = CliRunner().invoke(gsv, [command, "--help"])
+        inner = rest.split()[:1] if command == "voices" else []  # the one group of commands
+        shown = CliRunner().invoke(gsv, [command, *inner, "--help"])
         assert shown.exit_code == 0, command
         for option in re.findall(r"(?<=\s)--[a-z-]+", rest.split("#")[0]):
             assert option in shown.output, f"gsv {command} {option}"
