@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,6 +23,7 @@ from gsv.checkpoints.manifest import verify_manifest
 from gsv.errors import Cancelled, GsvError, InvalidRequest, Overloaded
 from gsv.serving.bls import CANCEL_PARAMETER, Bridge
 from gsv.serving.error_codes import to_triton_error
+from gsv.serving.metrics import LoadMetrics, RequestMetrics, outcome_of
 from gsv.stages.base import AsyncStage, BatchStage, Place
 
 CANCEL_CHECK_SECONDS = 0.05
@@ -113,6 +115,7 @@ class _Model:
         """Check the weights' manifest, build the stage on the device that Triton gave, warm up."""
         config = json.loads(args["model_config"])
         self._name = args["model_name"]
+        self._metrics = RequestMetrics(self._name)
         self._tagged = not self._name.startswith(PUBLIC_PREFIX)
         self._inputs = read_wire(config["input"])
         self._outputs = read_wire(config["output"])
@@ -162,6 +165,7 @@ class BatchedModel(_Model):
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response a request, in order; an error stays with the request that caused it."""
+        started = time.monotonic()
         answers: list[Any] = [None] * len(requests)
         parsed: list[tuple[int, Any]] = []
         for index, request in enumerate(requests):
@@ -172,7 +176,11 @@ class BatchedModel(_Model):
         if parsed:
             for (index, _), answer in zip(parsed, self._run([p for _, p in parsed]), strict=True):
                 answers[index] = answer
-        return [self._respond(r, a) for r, a in zip(requests, answers, strict=True)]
+        responses = [self._respond(r, a) for r, a in zip(requests, answers, strict=True)]
+        for answer in answers:
+            ended = outcome_of(answer if isinstance(answer, BaseException) else None)
+            self._metrics.observe(ended, time.monotonic() - started)
+        return responses
 
     def _run(self, parsed: list[Any]) -> list[Any]:
         try:
@@ -200,6 +208,8 @@ class _Caller:
         self._sender = request.get_response_sender()
         self._lock = threading.Lock()
         self._open = True
+        self._started = time.monotonic()
+        self._error: BaseException | None = None
         self.cancel: Callable[[], None] | None = None
 
     def is_cancelled(self) -> bool:
@@ -218,6 +228,7 @@ class _Caller:
     def fail(self, error: BaseException) -> None:
         """End the caller's stream with an error."""
         self._model._log_failure(self, error)
+        self._error = error
         answer = to_triton_error(error, tagged=self._model._tagged)
         self._send(pb_utils.InferenceResponse(error=answer), final=True)
 
@@ -236,6 +247,8 @@ class _Caller:
             else:
                 self._sender.send(response, flags=flags)
         if final:
+            seconds = time.monotonic() - self._started
+            self._model._metrics.observe(outcome_of(self._error), seconds)
             self._model._forget(self)
 
 
@@ -251,6 +264,7 @@ class StreamingModel(_Model):
     def initialize(self, args: Mapping[str, str]) -> None:
         """As for every model, and start the watch for callers that went away."""
         super().initialize(args)
+        self._load = LoadMetrics(self._name) if self._stage.load() is not None else None
         self._callers: set[_Caller] = set()
         self._changed = threading.Condition()
         self._closing = False
@@ -292,18 +306,24 @@ class StreamingModel(_Model):
     def _forget(self, caller: _Caller) -> None:
         with self._changed:
             self._callers.discard(caller)
+            self._changed.notify()
 
     def _watch_callers(self) -> None:
         # Triton tells of a cancellation only when asked, so while anybody waits, ask.
+        busy = False
         while True:
             with self._changed:
                 if self._closing:
                     return
-                self._changed.wait(CANCEL_CHECK_SECONDS if self._callers else None)
+                self._changed.wait(CANCEL_CHECK_SECONDS if self._callers or busy else None)
                 callers = list(self._callers)
             for caller in callers:
                 if caller.cancel is not None and caller.is_cancelled():
                     caller.cancel()
+            load = self._stage.load()
+            if self._load is not None and load is not None:
+                self._load.show(load)
+                busy = load.running + load.waiting > 0
 
 
 class BridgedModel(StreamingModel):

@@ -8,7 +8,19 @@ from __future__ import annotations
 
 import triton_python_backend_utils as pb_utils
 
+from gsv.errors import Cancelled, InvalidRequest, Overloaded
+from gsv.stages.base import Load
+
 OUTCOMES = ("answered", "refused", "cancelled", "failed")
+
+
+def outcome_of(error: BaseException | None) -> str:
+    """How a request ended, as the metrics tell it."""
+    if error is None:
+        return "answered"
+    if isinstance(error, (InvalidRequest, Overloaded)):
+        return "refused"
+    return "cancelled" if isinstance(error, Cancelled) else "failed"
 
 
 class RequestMetrics:
@@ -39,3 +51,29 @@ class RequestMetrics:
         """Count one request that has ended."""
         self._requests[outcome].increment(1)
         self._seconds.increment(seconds)
+
+
+class LoadMetrics:
+    """Gauges of a model with a running batch of its own."""
+
+    def __init__(self, model: str) -> None:
+        described = {
+            "running": "Sequences or mel chunks in the running batch",
+            "waiting": "Those that wait for a place in it",
+            "steps": "Steps that the running batch has taken",
+            "rows": "Rows of all those steps; rows over steps is the mean batch",
+        }
+        self._families = {
+            name: pb_utils.MetricFamily(
+                name=f"gsv_batch_{name}", description=text, kind=pb_utils.MetricFamily.GAUGE
+            )
+            for name, text in described.items()
+        }
+        self._gauges = {
+            name: family.Metric(labels={"model": model}) for name, family in self._families.items()
+        }
+
+    def show(self, load: Load) -> None:
+        """Set all gauges."""
+        for name, gauge in self._gauges.items():
+            gauge.set(getattr(load, name))

@@ -100,10 +100,21 @@ class Reply(Protocol):
         ...
 
 
+@dataclasses.dataclass(frozen=True)
+class Load:
+    """The state of a running batch; ``steps`` and ``rows`` count since the start."""
+
+    running: int
+    waiting: int
+    steps: int
+    rows: int
+
+
 class AsyncStage(Protocol):
     """A stage with a running batch of its own: requests join and leave while others go on.
 
-    ``submit`` returns at once with a function that cancels the work.
+    ``submit`` returns at once with a function that cancels the work; ``load`` is None for a stage
+    that only waits for others.
     """
 
     request_type: ClassVar[type[Any]]
@@ -113,6 +124,7 @@ class AsyncStage(Protocol):
     def __init__(self, place: Place, settings: Any) -> None: ...
     def warm_up(self) -> None: ...
     def submit(self, request: Any, reply: Reply) -> Callable[[], None]: ...
+    def load(self) -> Load | None: ...
     def close(self) -> None: ...
 
 

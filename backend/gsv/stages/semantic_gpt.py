@@ -24,6 +24,7 @@ from gsv.models.gpt import MAX_POSITIONS, SemanticGPT
 from gsv.options import DEFAULTS, check_range, check_seed, resolve_seed
 from gsv.precision import torch_dtype
 from gsv.stages.base import (
+    Load,
     Place,
     Reply,
     check_counts,
@@ -32,6 +33,7 @@ from gsv.stages.base import (
 )
 from gsv.stages.base import Settings as BaseSettings
 from gsv.stages.calls import CallModel, CallPool, CallScope
+from gsv.stages.resident import Residents
 
 ENGINE = "semantic_gpt_engine"
 
@@ -102,6 +104,9 @@ class EngineSettings(BaseSettings):
     slots: int = 32  # sequences in the running batch
     waiting: int = 1024  # sequences that may wait; one more is refused
     max_tokens: int = 1500  # a sentence is cut after this many (60 s)
+    voice_folder: str = "../voices"  # relative to the model repository
+    voice_slots: int = 8  # sequences in the running batch of a voice with its own GPT
+    memory_budget_mib: int = 4096  # of all voices' own GPTs together
 
 
 class SemanticGPTEngineStage:
@@ -112,7 +117,8 @@ class SemanticGPTEngineStage:
     settings_type = EngineSettings
 
     def __init__(self, place: Place, settings: EngineSettings) -> None:
-        model = SemanticGPT(GPTConfig.load(place.folder / "gpt.json"))
+        self._config = GPTConfig.load(place.folder / "gpt.json")
+        model = SemanticGPT(self._config)
         model.load_state_dict(load_module_state(place.folder / "gpt.safetensors"), strict=True)
         self._max_tokens = settings.max_tokens
         self._engine = Engine(
@@ -122,6 +128,19 @@ class SemanticGPTEngineStage:
             slots=settings.slots,
             waiting_limit=settings.waiting,
             max_length=MAX_POSITIONS,
+        )
+        self._on_gpu = place.device != "cpu"
+        self._itemsize = max(2, torch_dtype(settings.dtype, int8=True).itemsize)
+        self._voice_slots = settings.voice_slots
+        self._residents: Residents[None] = Residents(
+            "voices-gpt",
+            place.voices(settings.voice_folder, ""),
+            which=lambda voice: voice.gpt,
+            size=self._size,
+            load=self._load,
+            unload=lambda key, _: self._engine.remove_model(key),
+            budget=settings.memory_budget_mib << 20,
+            waiting_limit=settings.waiting,
         )
 
     def warm_up(self) -> None:
@@ -133,18 +152,23 @@ class SemanticGPTEngineStage:
         """Stop the engine; whoever still waits gets an error."""
         self._engine.stop()
 
+    def load(self) -> Load:
+        """The running batch of sentences."""
+        stats = self._engine.stats()
+        return Load(stats.running, stats.waiting, stats.counters.steps, stats.counters.rows)
+
     def submit(self, request: EngineRequest, reply: Reply) -> Callable[[], None]:
         """Put every sentence into the running batch."""
         answer = _Gathering(reply, len(request.phoneme_counts), streaming=request.chunk_tokens > 0)
         try:
-            for index, sequence in enumerate(self._sequences(request)):
+            for index, sequence in enumerate(self._sequences(request, model)):
                 answer.add(self._engine.submit(sequence, *answer.callbacks(index)))
         except BaseException:
             answer.cancel()
             raise
         return answer.cancel
 
-    def _sequences(self, request: EngineRequest) -> list[SequenceRequest]:
+    def _sequences(self, request: EngineRequest, model: str) -> list[SequenceRequest]:
         params = SamplingParams(
             top_k=request.top_k,
             top_p=request.top_p,
@@ -167,6 +191,7 @@ class SemanticGPTEngineStage:
                 params=params,
                 sentence=request.first_sentence + index,
                 chunk_tokens=request.chunk_tokens,
+                model=model,
             )
             for index, (phonemes, rows) in enumerate(sentences)
         ]
@@ -247,6 +272,9 @@ class SemanticGPTStage:
     def close(self) -> None:
         """Wait for calls under way."""
         self._pool.close()
+
+    def load(self) -> None:
+        """The running batch is the engine's."""
 
     def submit(self, request: Request, reply: Reply) -> Callable[[], None]:
         """Ask the engine; the answer leaves when its last sentence is done."""

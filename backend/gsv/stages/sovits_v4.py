@@ -29,7 +29,7 @@ from gsv.errors import InvalidRequest
 from gsv.models.sovits import SoVITS
 from gsv.options import DEFAULTS, check_range, check_seed, resolve_seed
 from gsv.precision import torch_dtype
-from gsv.stages.base import Array, Place, Reply, check_counts, check_ids, split_by_counts
+from gsv.stages.base import Array, Load, Place, Reply, check_counts, check_ids, split_by_counts
 from gsv.stages.base import Settings as BaseSettings
 
 
@@ -132,6 +132,11 @@ class SoVITSStage:
     def close(self) -> None:
         """Stop the engine; whoever still waits gets an error."""
         self._engine.stop()
+
+    def load(self) -> Load:
+        """The running batch of mel chunks."""
+        stats = self._engine.stats()
+        return Load(stats.running, stats.waiting, stats.steps, stats.rows)
 
     def submit(self, request: Request, reply: Reply) -> Callable[[], None]:
         """Encode the conditions and put every sentence into the running batch."""

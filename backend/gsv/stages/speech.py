@@ -185,6 +185,9 @@ class SpeechStage:
         """Wait for calls under way."""
         self._pool.close()
 
+    def load(self) -> None:
+        """The running batches are the stages\' own."""
+
     def submit(self, request: Request, reply: Reply) -> Callable[[], None]:
         """Hand the request to the pipeline."""
 

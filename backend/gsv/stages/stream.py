@@ -91,6 +91,9 @@ class SpeechStreamStage:
         """Wait for streams under way."""
         self._pool.close()
 
+    def load(self) -> None:
+        """The running batches are the stages\' own."""
+
     def submit(self, request: Request, reply: Reply) -> Callable[[], None]:
         """Start the stream; it ends with the reply's end or with its error."""
 
