@@ -7,7 +7,8 @@ import torch
 from acoustic_models import vocoder
 from torch.testing import assert_close
 
-from gsv.engine.vocoding import MelStream, vocode, windows
+from gsv.engine.vocoding import MelStream, vocode
+from gsv.models.windows import windows
 
 pytestmark = pytest.mark.usefixtures("no_grad")
 CONTEXT = 13

@@ -9,50 +9,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gsv.models.vocoder import Vocoder
-
-
-@dataclass(frozen=True)
-class Window:
-    """Frames ``start`` to ``start + size`` of a mel, of which ``first`` to ``last`` are kept."""
-
-    start: int
-    size: int
-    first: int
-    last: int
-
-
-def windows(frames: int, context: int, limit: int, multiple: int = 1) -> list[Window]:
-    """Cover ``frames`` with the fewest windows of one size.
-
-    Args:
-        frames: of the mel.
-        context: frames that must lie between what is kept and a window's end.
-        limit: largest size, above twice the context.
-        multiple: the size is a multiple of it; a mel too short for that is one window of its own.
-    """
-    if limit <= 2 * context:
-        raise ValueError(f"windows of {limit} frames: must be above twice the context, {context}")
-    inner = frames - 2 * context
-    size = frames
-    for count in range(1, max(inner, 0) + 1):
-        rounded = -(-(-(-inner // count) + 2 * context) // multiple) * multiple
-        if rounded <= min(frames, limit):
-            size = rounded
-            break
-    cover: list[Window] = []
-    kept = 0
-    while kept < frames:
-        start = max(0, min(kept - context, frames - size))
-        last = frames if start + size >= frames else start + size - context
-        cover.append(Window(start, size, kept, last))
-        kept = last
-    return cover
+from gsv.models.windows import Window, windows
 
 
 @torch.inference_mode()

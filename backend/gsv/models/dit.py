@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from gsv.config import SoVITSConfig
 from gsv.models.attention import attend
-from gsv.models.layers import Conv1d, Linear, gelu_tanh
+from gsv.models.layers import Linear, RowConv1d, gelu_tanh
 from gsv.models.masking import keep_rows, length_mask
 
 _NORM_EPS = 1e-6
@@ -107,28 +107,12 @@ class PositionConvolution(nn.Module):
 
     def __init__(self, width: int, kernel: int = 31, groups: int = 16) -> None:
         super().__init__()
-        self.first = Conv1d(width, width, kernel, padding=kernel // 2, groups=groups)
-        self.second = Conv1d(width, width, kernel, padding=kernel // 2, groups=groups)
+        self.first = RowConv1d(width, width, kernel, padding=kernel // 2, groups=groups)
+        self.second = RowConv1d(width, width, kernel, padding=kernel // 2, groups=groups)
 
     def forward(self, values: Tensor, mask: Tensor | None) -> Tensor:
-        hidden = functional.mish(_convolve_rows(self.first, keep_rows(values, mask)))
-        return functional.mish(_convolve_rows(self.second, keep_rows(hidden, mask)))
-
-
-def _convolve_rows(layer: Conv1d, values: Tensor) -> Tensor:
-    """``layer`` over [B, T, C] as a 2-d convolution with its channels last.
-
-    That is the layout the values have; grouped one-dimensional kernels take twice the time.
-    """
-    image = values.to(layer.weight.dtype).mT[:, :, None]  # [B, C, 1, T]
-    convolved = functional.conv2d(
-        image,
-        layer.weight[:, :, None],
-        layer.bias,
-        padding=(0, layer.kernel_size[0] // 2),
-        groups=layer.groups,
-    )
-    return convolved[:, :, 0].mT
+        hidden = functional.mish(self.first(keep_rows(values, mask)))
+        return functional.mish(self.second(keep_rows(hidden, mask)))
 
 
 class Attention(nn.Module):

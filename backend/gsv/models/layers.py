@@ -62,11 +62,63 @@ class Linear(nn.Linear):
         return values if self.activation is None else self.activation(values)
 
 
-class Conv1d(nn.Conv1d):
-    """``nn.Conv1d`` that casts its input to the type of its weights."""
+class RowConv1d(nn.Conv1d):
+    """``nn.Conv1d`` over [B, T, C] that casts its input to the type of its weights.
+
+    It runs as a 2-d convolution of height 1 with its channels last, which is how the values lie:
+    on CPU and GPU alike the kernels for that layout are the fast ones, for few channels and for
+    groups twice as fast.
+    """
 
     def forward(self, values: Tensor) -> Tensor:
-        return super().forward(values.to(self.weight.dtype))
+        image = values.to(self.weight.dtype).mT[:, :, None]  # [B, C, 1, T]
+        convolved = F.conv2d(
+            image,
+            self.weight[:, :, None],
+            self.bias,
+            padding=(0, int(self.padding[0])),
+            dilation=(1, *self.dilation),
+            groups=self.groups,
+        )
+        return convolved[:, :, 0].mT
+
+
+class RowUpsample(nn.Module):
+    """A transposed convolution over [B, T, C] whose kernel is twice its stride.
+
+    Each output sample hears two inputs, so it is a plain convolution of kernel 2 that makes all of
+    a stride's samples at once, as channels, which only have to be read in order.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.weight = nn.Parameter(torch.empty(inputs, outputs, 2 * stride))
+        self.bias = nn.Parameter(torch.empty(outputs))
+        self._packed: Tensor | None = None
+
+    def pack(self) -> None:
+        """Turn the weights into the plain convolution's once and for all."""
+        self._packed = self._kernel()
+        self.weight = nn.Parameter(self.weight.to("meta"), requires_grad=False)
+
+    def _kernel(self) -> Tensor:
+        """[stride * outputs, inputs, 1, 2]"""
+        # Tap s of the transposed kernel hears the present input, tap stride + s the one before.
+        present, before = self.weight.permute(2, 1, 0).chunk(2)  # [stride, outputs, inputs] each
+        kernel = torch.stack([before, present], dim=-1).flatten(0, 1)
+        return kernel[:, :, None].contiguous(memory_format=torch.channels_last)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """[B, T, inputs] to [B, stride * T, outputs]; padded as upstream, half a stride a side."""
+        rows, frames, _ = values.shape
+        kernel = self._kernel() if self._packed is None else self._packed
+        image = values.to(kernel.dtype).mT[:, :, None]
+        bias = self.bias.repeat(self.stride)
+        made = F.conv2d(image, kernel, bias, padding=(0, 1))  # [B, stride * outputs, 1, T + 1]
+        samples = made[:, :, 0].mT.reshape(rows, (frames + 1) * self.stride, -1)
+        margin = self.stride // 2
+        return samples[:, margin : margin + frames * self.stride]
 
 
 def onednn_linear(
@@ -104,14 +156,16 @@ def _onednn_computes(dtype: torch.dtype) -> bool:
 
 
 def set_precision(module: nn.Module, dtype: torch.dtype) -> None:
-    """Hold the weights of ``module``'s own :class:`Linear` and :class:`Conv1d` layers as ``dtype``.
+    """Hold the weights of the layers defined here, wherever they are in ``module``, as ``dtype``.
 
     They are also laid out for the processor that they are on: do it last. All other parameters
     (norms, embeddings, frequencies) and plain ``nn`` layers stay float32: there rounding is heard
     and no time is spent.
     """
     for layer in module.modules():
-        if isinstance(layer, Linear | Conv1d):
+        if isinstance(layer, Linear | RowConv1d | RowUpsample):
             layer.to(dtype)
-        if isinstance(layer, Linear) and onednn_serves(layer.weight):
+        if isinstance(layer, RowUpsample) or (
+            isinstance(layer, Linear) and onednn_serves(layer.weight)
+        ):
             layer.pack()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gsv.config import SoVITSConfig
 from gsv.models.flow import FlowMatching
 from gsv.models.layers import set_precision
-from gsv.models.masking import keep, length_mask
+from gsv.models.masking import length_mask
 from gsv.models.quantizer import Quantizer
 from gsv.models.style import StyleEncoder
 from gsv.models.text_encoder import TextEncoder
@@ -85,10 +85,10 @@ class SoVITS(nn.Module):
         )
         half = max(row.shape[-1] for row in stretched)
         padded = [nn.functional.pad(row, (0, half - row.shape[-1])) for row in stretched]
-        values = nn.functional.leaky_relu(self.bridge(torch.cat(padded)))
-        values = values.repeat_interleave(2, dim=-1)  # 100 Hz
-        mask = length_mask(heard, values.shape[-1])
-        return keep(self.wavenet(values, mask, timbre).float(), mask), frames
+        values = nn.functional.leaky_relu(self.bridge(torch.cat(padded))).mT
+        values = values.repeat_interleave(2, dim=1)  # [B, T, C] at 100 Hz
+        mask = length_mask(heard, values.shape[1])
+        return self.wavenet(values, mask, timbre).float().mT, frames
 
 
 def _stretch(encoded: Tensor, speed: float) -> Tensor:

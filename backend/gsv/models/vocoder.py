@@ -1,4 +1,7 @@
-"""Mel frames to a 48 kHz wave: transposed convolutions, each followed by residual ones."""
+"""Mel frames to a 48 kHz wave: transposed convolutions, each followed by residual ones.
+
+Values lie as [B, T, channels] between the layers, see :class:`gsv.models.layers.RowConv1d`.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gsv.config import VocoderConfig
-from gsv.models.layers import set_precision
+from gsv.errors import ConfigurationError
+from gsv.models.layers import RowConv1d, RowUpsample, set_precision
+from gsv.models.windows import windows
 
 _SLOPE = 0.1
 _FINAL_SLOPE = 0.01  # upstream leaves PyTorch's default at the last activation
 _EDGE_KERNEL = 7  # of the first and the last convolution
+_CPU_BLOCK = 3 << 18  # values of a layer computed at once on a CPU: 3 MiB, so that they stay cached
 
 
 class ResidualBlock(nn.Module):
@@ -23,42 +29,54 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int, kernel: int, dilations: Sequence[int]) -> None:
         super().__init__()
         self.dilated = nn.ModuleList(
-            nn.Conv1d(channels, channels, kernel, dilation=d, padding=d * (kernel - 1) // 2)
+            RowConv1d(channels, channels, kernel, dilation=d, padding=d * (kernel - 1) // 2)
             for d in dilations
         )
         self.plain = nn.ModuleList(
-            nn.Conv1d(channels, channels, kernel, padding=(kernel - 1) // 2) for _ in dilations
+            RowConv1d(channels, channels, kernel, padding=(kernel - 1) // 2) for _ in dilations
         )
 
     def forward(self, values: Tensor) -> Tensor:
         for dilated, plain in zip(self.dilated, self.plain, strict=True):
             hidden = dilated(functional.leaky_relu(values, _SLOPE))
-            values = values + plain(functional.leaky_relu(hidden, _SLOPE))
+            hidden = plain(functional.leaky_relu(hidden, _SLOPE, inplace=True))
+            values = hidden.add_(values) if hidden.dtype == values.dtype else values + hidden
         return values
 
 
 class Stage(nn.Module):
     """Raise the rate, then the mean of residual blocks with different kernels."""
 
-    def __init__(self, channels: int, rate: int, kernel: int, config: VocoderConfig) -> None:
+    def __init__(self, channels: int, rate: int, config: VocoderConfig) -> None:
         super().__init__()
         self.rate = rate
-        self.upsample = nn.ConvTranspose1d(
-            channels, channels // 2, kernel, stride=rate, padding=(kernel - rate) // 2
-        )
+        self.context = _stage_context(0, rate, config)
+        self.block_frames = _CPU_BLOCK // (rate * channels // 2) + 2 * self.context
+        self.upsample = RowUpsample(channels, channels // 2, rate)
         self.blocks = nn.ModuleList(
-            ResidualBlock(channels // 2, block_kernel, dilations)
-            for block_kernel, dilations in zip(
+            ResidualBlock(channels // 2, kernel, dilations)
+            for kernel, dilations in zip(
                 config.resblock_kernels, config.resblock_dilations, strict=True
             )
         )
 
     def forward(self, values: Tensor) -> Tensor:
-        values = self.upsample(functional.leaky_relu(values, _SLOPE))
+        """[B, T, channels] to [B, rate * T, channels / 2]."""
+        if values.device.type != "cpu":
+            return self._run(values)
+        pieces = []
+        for window in windows(values.shape[1], self.context, self.block_frames):
+            made = self._run(values[:, window.start : window.start + window.size])
+            first, last = window.first - window.start, window.last - window.start
+            pieces.append(made[:, first * self.rate : last * self.rate])
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
+
+    def _run(self, values: Tensor) -> Tensor:
+        values = self.upsample(functional.leaky_relu(values, _SLOPE)).float()
         total = self.blocks[0](values)
         for block in self.blocks[1:]:
-            total = total + block(values)
-        mean: Tensor = total / len(self.blocks)
+            total += block(values)
+        mean: Tensor = total.div_(len(self.blocks))
         return mean
 
 
@@ -67,16 +85,21 @@ class Vocoder(nn.Module):
 
     def __init__(self, config: VocoderConfig) -> None:
         super().__init__()
+        for rate, kernel in zip(config.upsample_rates, config.upsample_kernels, strict=True):
+            if kernel != 2 * rate:
+                raise ConfigurationError(
+                    f"vocoder: an upsampling kernel of {kernel} for rate {rate}; v4 has {2 * rate}"
+                )
         self.samples_per_frame = math.prod(config.upsample_rates)
         self.context_frames = context_frames(config)
         channels = config.initial_channels
         padding = _EDGE_KERNEL // 2
-        self.input = nn.Conv1d(config.mel_channels, channels, _EDGE_KERNEL, padding=padding)
+        self.input = RowConv1d(config.mel_channels, channels, _EDGE_KERNEL, padding=padding)
         self.stages = nn.ModuleList()
-        for rate, kernel in zip(config.upsample_rates, config.upsample_kernels, strict=True):
-            self.stages.append(Stage(channels, rate, kernel, config))
+        for rate in config.upsample_rates:
+            self.stages.append(Stage(channels, rate, config))
             channels //= 2
-        self.output = nn.Conv1d(channels, 1, _EDGE_KERNEL, padding=padding)
+        self.output = RowConv1d(channels, 1, _EDGE_KERNEL, padding=padding)
 
     def set_precision(self, dtype: torch.dtype) -> None:
         """Hold the weights as ``dtype``."""
@@ -84,24 +107,30 @@ class Vocoder(nn.Module):
 
     def forward(self, mel: Tensor) -> Tensor:
         """[B, mel, T] to [B, 1, 480 * T]; every row fills the tensor."""
-        values = self.input(mel)
+        values = self.input(mel.mT)
         for stage in self.stages:
             values = stage(values)
-        return torch.tanh(self.output(functional.leaky_relu(values, _FINAL_SLOPE)))
+        wave = self.output(functional.leaky_relu(values, _FINAL_SLOPE))
+        return torch.tanh(wave.float()).mT
 
 
 def context_frames(config: VocoderConfig) -> int:
     """Mel frames on each side that a frame's samples depend on: the receptive field's radius."""
+    radius = _EDGE_KERNEL // 2
+    for rate in reversed(config.upsample_rates):
+        radius = _stage_context(radius, rate, config)
+    return radius + _EDGE_KERNEL // 2
+
+
+def _stage_context(radius: int, rate: int, config: VocoderConfig) -> int:
+    """Inputs of a stage on each side that the outputs within ``radius`` depend on."""
     blocks = zip(config.resblock_kernels, config.resblock_dilations, strict=True)
-    residual = max(
+    radius += max(
         sum((d + 1) * (kernel - 1) // 2 for d in dilations) for kernel, dilations in blocks
     )
-    radius = _EDGE_KERNEL // 2  # in samples, at the rate of the layer that is looked at
-    stages = list(zip(config.upsample_rates, config.upsample_kernels, strict=True))
-    for rate, kernel in reversed(stages):
-        padding = (kernel - rate) // 2
-        radius += residual
-        before = -(-(radius + kernel - 1 - padding) // rate)
-        after = (radius + padding - 1) // rate + 1
-        radius = max(before, after)
-    return radius + _EDGE_KERNEL // 2
+    # The transposed convolution of kernel 2 * rate and padding rate / 2: an output hears inputs up
+    # to 1.5 * rate - 1 outputs before it, and up to rate / 2 outputs after it.
+    margin = rate // 2
+    before = -(-(radius + 2 * rate - 1 - margin) // rate)
+    after = (radius + margin - 1) // rate + 1
+    return max(before, after)
