@@ -115,18 +115,25 @@ class Engine:
         self._ended: GsvError | None = None  # why nothing more can be submitted
         self.add_model("", model)
 
-    def add_model(self, name: str, model: SemanticGPT) -> None:
-        """Make another checkpoint resident; taken over as the first one was."""
+    def add_model(self, name: str, model: SemanticGPT, slots: int | None = None) -> None:
+        """Make another checkpoint resident; taken over as the first one was.
+
+        Args:
+            name: by which sequences choose it.
+            model: of any shape.
+            slots: sequences of it that run at once; by default as many as of the first.
+        """
+        slots = slots or self._slots
         runner = Runner(
             model,
             self._device,
             self._dtype,
-            self._slots,
+            slots,
             self._max_length,
             self._noise,
             self._kernel,
         )
-        scheduler = Scheduler(self._slots, self._waiting_limit, self._prefill_limit)
+        scheduler = Scheduler(slots, self._waiting_limit, self._prefill_limit)
         with self._lock:
             if name in self._lanes:
                 raise ConfigurationError(f"model {name!r} is resident already")

@@ -44,6 +44,13 @@ class _Entry(Generic[Weights]):
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class _Found(Generic[Weights]):
+    """Weights that are there, or None for those that are waited for."""
+
+    weights: Weights | None
+
+
 class Residents(Generic[Weights]):
     """One model's weights of voices.
 
@@ -52,7 +59,7 @@ class Residents(Generic[Weights]):
         voices: where voices are looked up.
         which: the file of a voice that holds this model's weights, None if it has none.
         size: bytes in memory of a file's weights.
-        load: makes a file's weights usable under a key; on a thread of its own.
+        load: makes a file's weights usable under a key, on a thread of its own; never None.
         unload: undoes that; InvalidRequest while they are still in use.
         budget: bytes of all voices' weights together.
         waiting_limit: requests that may wait for weights.
@@ -105,21 +112,15 @@ class Residents(Generic[Weights]):
             InvalidRequest, VoiceError: the voice can't be used.
             Overloaded: too many wait already.
         """
-        key = self._key(voice)
-        if key == BASE:
-            then(BASE, None)
-            return
-        with self._changed:
-            entry = self._entries[key]
-            self._entries.move_to_end(key)
-            if entry.weights is None:
-                if sum(len(e.waiting) for e in self._entries.values()) >= self._waiting_limit:
-                    raise Overloaded("too many requests wait for voices to load; try again later")
-                entry.waiting.append((then, fail))
+        found = None
+        while found is None:  # what was there may be thrown out before it is taken
+            key = self._key(voice)
+            if key == BASE:
+                then(BASE, None)
                 return
-            entry.users += 1
-            weights = entry.weights
-        self._call(key, weights, then)
+            found = self._take(key, then, fail)
+        if found.weights is not None:
+            self._call(key, found.weights, then)
 
     def release(self, key: str) -> None:
         """One use of ``key`` is over."""
@@ -138,6 +139,23 @@ class Residents(Generic[Weights]):
         for entry in self._entries.values():
             for _, fail in entry.waiting:
                 fail(Cancelled("the server is shutting down"))
+
+    def _take(
+        self, key: str, then: Callable[[str, Weights], None], fail: Fail
+    ) -> _Found[Weights] | None:
+        """Count one more user of the weights, or let it wait for them; None if they are gone."""
+        with self._changed:
+            entry = self._entries.get(key)
+            if entry is None:
+                return None
+            self._entries.move_to_end(key)
+            if entry.weights is not None:
+                entry.users += 1
+                return _Found(entry.weights)
+            if sum(len(e.waiting) for e in self._entries.values()) >= self._waiting_limit:
+                raise Overloaded("too many requests wait for voices to load; try again later")
+            entry.waiting.append((then, fail))
+            return _Found(None)
 
     def _key(self, name: str) -> str:
         """The key of a voice's weights, its entry being there and loading if need be."""

@@ -10,11 +10,13 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gsv.checkpoints.store import load_module_state
+from gsv.checkpoints.voice_weights import parameters_in, read_gpt
 from gsv.config import GPTConfig
 from gsv.constants import BERT_DIM, EOS, PHONEMES
 from gsv.engine.engine import Engine, Handle
@@ -33,7 +35,7 @@ from gsv.stages.base import (
 )
 from gsv.stages.base import Settings as BaseSettings
 from gsv.stages.calls import CallModel, CallPool, CallScope
-from gsv.stages.resident import Residents
+from gsv.stages.resident import Residents, start_in_voice
 
 ENGINE = "semantic_gpt_engine"
 
@@ -132,7 +134,7 @@ class SemanticGPTEngineStage:
         self._on_gpu = place.device != "cpu"
         self._itemsize = max(2, torch_dtype(settings.dtype, int8=True).itemsize)
         self._voice_slots = settings.voice_slots
-        self._residents: Residents[None] = Residents(
+        self._residents: Residents[str] = Residents(
             "voices-gpt",
             place.voices(settings.voice_folder, ""),
             which=lambda voice: voice.gpt,
@@ -150,6 +152,7 @@ class SemanticGPTEngineStage:
 
     def close(self) -> None:
         """Stop the engine; whoever still waits gets an error."""
+        self._residents.close()
         self._engine.stop()
 
     def load(self) -> Load:
@@ -158,7 +161,30 @@ class SemanticGPTEngineStage:
         return Load(stats.running, stats.waiting, stats.counters.steps, stats.counters.rows)
 
     def submit(self, request: EngineRequest, reply: Reply) -> Callable[[], None]:
-        """Put every sentence into the running batch."""
+        """Put every sentence into the running batch of its voice, loading that first if need be."""
+        return start_in_voice(
+            self._residents,
+            request.voice,
+            reply,
+            lambda model, _, held: self._begin(request, model, held),
+        )
+
+    def _size(self, path: Path) -> int:
+        """Bytes of a voice's GPT: on a CPU the kernel keeps matrices of its own, on a GPU the cache
+        is taken at once."""
+        weights = parameters_in(path) * self._itemsize
+        if not self._on_gpu:
+            return 2 * weights
+        width = 2 * self._config.layers * self._config.hidden_dim
+        return weights + self._voice_slots * MAX_POSITIONS * width * self._itemsize
+
+    def _load(self, key: str, path: Path) -> str:
+        model = SemanticGPT(self._config)
+        model.load_state_dict(read_gpt(path, self._config), strict=True)
+        self._engine.add_model(key, model, self._voice_slots)
+        return key
+
+    def _begin(self, request: EngineRequest, model: str, reply: Reply) -> Callable[[], None]:
         answer = _Gathering(reply, len(request.phoneme_counts), streaming=request.chunk_tokens > 0)
         try:
             for index, sequence in enumerate(self._sequences(request, model)):

@@ -1,0 +1,142 @@
+"""Voices with a fine-tuned GPT: each request speaks through its own, whatever else is going on."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from golden import case_weights
+from gpt_models import golden_config
+from voices.test_resident import Recorder
+from voices.voice_files import make_voice, write_wave
+from voices.weights_files import full_file, gpt_file, tiny_shapes
+
+from gsv.checkpoints.names.gpt import rename
+from gsv.checkpoints.store import save_tensors
+from gsv.checkpoints.voice_editing import NewVoice, add_voice
+from gsv.errors import CheckpointError, InvalidRequest
+from gsv.stages.base import Place
+from gsv.stages.semantic_gpt import EngineRequest, EngineSettings, SemanticGPTEngineStage
+
+SEEDS = {"alice": 5, "bo": 6, "cy": 7}
+SETTINGS: dict[str, Any] = {"max_tokens": 25, "slots": 4, "voice_slots": 2}
+
+
+def write_base(folder: Path, seed: int | None = None) -> Path:
+    """A version folder with the tiny base GPT, or another in its place."""
+    folder.mkdir(parents=True)
+    weights = {rename(k): v.half() for k, v in case_weights("s1", "tiny", seed).items()}
+    save_tensors({str(k): v for k, v in weights.items()}, folder / "gpt.safetensors")
+    golden_config("tiny").save(folder / "gpt.json")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with the base; voices with a .ckpt laid there, and two that were added."""
+    folder = tmp_path_factory.mktemp("own_gpt")
+    write_base(folder / "repository" / "semantic_gpt_engine" / "1")
+    voices = folder / "voices"
+    gpt_file(make_voice(voices / "alice", gpt="alice-e15.ckpt") / "alice-e15.ckpt", SEEDS["alice"])
+    for name in ("bo", "cy"):
+        gpt = gpt_file(folder / f"{name}.ckpt", SEEDS[name])
+        recording = write_wave(folder / "take.wav")
+        add_voice(voices, NewVoice(name, recording, "Words.", "en", gpt), tiny_shapes())
+    make_voice(voices / "plain")
+    return folder
+
+
+def open_stage(root: Path, **settings: Any) -> SemanticGPTEngineStage:
+    place = Place(root / "repository" / "semantic_gpt_engine" / "1")
+    stage = SemanticGPTEngineStage(place, EngineSettings(**{**SETTINGS, **settings}))
+    stage.warm_up()
+    return stage
+
+
+@pytest.fixture(scope="module")
+def stage(root: Path) -> Iterator[SemanticGPTEngineStage]:
+    stage = open_stage(root)
+    yield stage
+    stage.close()
+
+
+def request(voice: str, seed: int = 3) -> EngineRequest:
+    rng = np.random.default_rng(seed)
+    zeros = np.zeros
+    return EngineRequest(
+        phonemes=rng.integers(0, 700, 24, dtype=np.int32),
+        phoneme_counts=np.array([10, 14], np.int32),
+        bert_features=zeros((1, 1024), np.float32),
+        bert_rows=zeros(24, np.int32),
+        prompt_phonemes=rng.integers(0, 700, 9, dtype=np.int32),
+        prompt_bert_features=zeros((1, 1024), np.float32),
+        prompt_bert_rows=zeros(9, np.int32),
+        prompt_tokens=rng.integers(0, 1024, 20, dtype=np.int32),
+        seed=seed,
+        voice=voice,
+    )
+
+
+def ask(stage: SemanticGPTEngineStage, voice: str, seed: int = 3) -> Recorder:
+    recorder = Recorder()
+    stage.submit(request(voice, seed), recorder)
+    return recorder
+
+
+def tokens(recorder: Recorder) -> list[int]:
+    assert recorder.done.wait(60)
+    (result,) = recorder.events
+    assert not isinstance(result, BaseException), result
+    found: list[int] = result.tokens.tolist()
+    return found
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[int]]:
+    """What each GPT says when it is the only one of a server."""
+    answers = {}
+    for name, seed in {**SEEDS, "plain": None}.items():
+        folder = tmp_path_factory.mktemp("alone")
+        write_base(folder / "repository" / "semantic_gpt_engine" / "1", seed)
+        stage = open_stage(folder)
+        answers[name] = tokens(ask(stage, ""))
+        stage.close()
+    return answers
+
+
+def test_each_voice_speaks_through_its_own(
+    stage: SemanticGPTEngineStage, alone: dict[str, list[int]]
+) -> None:
+    assert len({tuple(answer) for answer in alone.values()}) == 4
+    recorders = {name: ask(stage, name) for name in alone for _ in range(3)}
+    assert {name: tokens(recorder) for name, recorder in recorders.items()} == alone
+    assert tokens(ask(stage, "")) == alone["plain"]
+
+
+def test_more_voices_than_memory(root: Path, alone: dict[str, list[int]]) -> None:
+    stage = open_stage(root, memory_budget_mib=1)
+    size = stage._size(root / "voices" / "bo" / "gpt.safetensors")
+    stage._residents._budget = size + size // 2  # room for one
+    names = ["bo", "cy", "plain", "alice", "cy", "bo", "plain", "alice"]
+    recorders = [(name, ask(stage, name)) for name in names]
+    assert [tokens(r) for _, r in recorders] == [alone[name] for name in names]
+    assert len(stage._residents.resident) == 1
+    assert len(stage._engine._lanes) == 2
+    assert tokens(ask(stage, stage._residents.resident[0])) == alone["alice"]
+    stage.close()
+
+
+def test_errors_of_voices(stage: SemanticGPTEngineStage, root: Path) -> None:
+    with pytest.raises(InvalidRequest, match="nobody"):
+        ask(stage, "nobody")
+    made = make_voice(root / "voices" / "wrong", gpt="x.ckpt")
+    full_file(made / "x.ckpt")
+    recorder = ask(stage, "wrong")
+    assert recorder.done.wait(60)
+    assert isinstance(recorder.events[0], CheckpointError)
+    assert "wanted: the semantic model" in str(recorder.events[0])
+    shutil.rmtree(made)

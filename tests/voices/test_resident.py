@@ -1,0 +1,263 @@
+"""Weights of voices: loaded aside, within a budget, the least recently used out; errors, ends."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from voices.voice_files import make_voice
+
+from gsv.errors import Cancelled, GsvError, InvalidRequest, Overloaded, VoiceError
+from gsv.stages.resident import BASE, Residents, start_in_voice
+from gsv.voices import VoiceFolder
+
+WAIT = 10.0
+
+
+class Store:
+    """A place for weights that tests can hold up and look into."""
+
+    def __init__(self, folder: Path, budget: int = 250, waiting_limit: int = 8) -> None:
+        self.folder = folder
+        self.loaded: list[str] = []
+        self.unloaded: list[str] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.busy: set[str] = set()
+        self.voices = VoiceFolder(folder)
+        self.residents: Residents[str] = Residents(
+            "test", self.voices, lambda v: v.gpt, lambda path: path.stat().st_size,
+            self.load, self.unload, budget, waiting_limit,
+        )  # fmt: skip
+
+    def add(self, name: str, size: int = 100) -> None:
+        """A voice with weights of ``size`` bytes."""
+        (self.folder / name).mkdir(parents=True, exist_ok=True)
+        (self.folder / name / "g").write_bytes(name.encode().ljust(size))
+        make_voice(self.folder / name, gpt="g")
+
+    def load(self, key: str, path: Path) -> str:
+        assert self.gate.wait(WAIT)
+        text = path.read_bytes().decode().strip()
+        if text.startswith("bad"):
+            raise GsvError("bad weights")
+        self.loaded.append(text)
+        return text
+
+    def unload(self, key: str, weights: str) -> None:
+        if weights in self.busy:
+            self.busy.discard(weights)
+            raise InvalidRequest("busy")
+        self.unloaded.append(weights)
+
+
+class Caller:
+    """Gets weights, or an error."""
+
+    def __init__(self, store: Store, voice: str) -> None:
+        self._store = store
+        self.key, self.weights, self.error = "", None, None
+        self.done = threading.Event()
+        store.residents.use(voice, self._then, self._fail)
+
+    def _then(self, key: str, weights: Any) -> None:
+        self.key, self.weights = key, weights
+        self.done.set()
+
+    def _fail(self, error: BaseException) -> None:
+        self.error = error
+        self.done.set()
+
+    def wait(self) -> Caller:
+        assert self.done.wait(WAIT)
+        return self
+
+    def leave(self) -> None:
+        self._store.residents.release(self.key)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Any:
+    made = Store(tmp_path)
+    for name in ("a", "b", "c"):
+        made.add(name)
+    make_voice(tmp_path / "plain")
+    yield made
+    made.gate.set()
+    made.residents.close()
+
+
+def test_voices_without_weights_use_the_base_at_once(store: Store) -> None:
+    for voice in ("", "plain", store.voices.get("plain").pinned):
+        caller = Caller(store, voice)
+        assert caller.done.is_set()
+        assert (caller.key, caller.weights) == (BASE, None)
+    with pytest.raises(InvalidRequest, match="nobody"):
+        Caller(store, "nobody")
+
+
+def test_loading_waits_aside_and_happens_once(store: Store) -> None:
+    store.gate.clear()
+    first, second = Caller(store, "a"), Caller(store, "a")
+    assert not first.done.is_set()
+    assert Caller(store, "plain").done.is_set(), "others are not held up"
+    store.gate.set()
+    assert first.wait().weights == second.wait().weights == "a"
+    assert Caller(store, "a").done.is_set(), "resident now"
+    assert store.loaded == ["a"]
+
+
+def test_the_least_recently_used_goes(store: Store) -> None:
+    for voice in ("a", "b", "a", "c"):
+        Caller(store, voice).wait().leave()
+    assert store.unloaded == ["b"]
+    assert store.residents.resident == ["a", "c"]
+    assert Caller(store, "b").wait().weights == "b"
+    assert store.unloaded == ["b", "a"]
+
+
+def test_what_is_in_use_stays(store: Store) -> None:
+    users = [Caller(store, voice).wait() for voice in ("a", "b")]
+    third = Caller(store, "c")
+    assert not third.done.wait(0.2)
+    assert store.unloaded == []
+    users[1].leave()
+    assert third.wait().weights == "c"
+    assert store.unloaded == ["b"]
+
+
+def test_work_that_is_about_to_leave_is_waited_for(store: Store) -> None:
+    for voice in ("a", "b"):
+        Caller(store, voice).wait().leave()
+    store.busy = {"a", "b"}
+    assert Caller(store, "c").wait().weights == "c"
+    assert len(store.unloaded) == 1
+
+
+def test_errors_reach_whoever_waits_and_nobody_else(store: Store) -> None:
+    store.add("bad")
+    store.gate.clear()
+    callers = [Caller(store, "bad"), Caller(store, "bad"), Caller(store, "a")]
+    store.gate.set()
+    assert [str(c.wait().error) for c in callers] == ["bad weights", "bad weights", "None"]
+    store.add("huge", size=251)
+    with pytest.raises(VoiceError, match="memory budget"):
+        Caller(store, "huge")
+
+
+def test_the_line_is_bounded(tmp_path: Path) -> None:
+    store = Store(tmp_path, waiting_limit=1)
+    store.add("a")
+    store.gate.clear()
+    waiting = Caller(store, "a")
+    with pytest.raises(Overloaded):
+        Caller(store, "a")
+    store.gate.set()
+    assert waiting.wait().weights == "a"
+    store.residents.close()
+
+
+def test_a_voice_replaced_while_it_loads_is_refused(store: Store) -> None:
+    store.gate.clear()
+    caller = Caller(store, store.voices.get("a").pinned)
+    make_voice(store.folder / "a", gpt="g", text="Other words.")
+    store.gate.set()
+    assert "changed" in str(caller.wait().error)
+    assert store.unloaded == ["a"]
+    assert Caller(store, "a").wait().weights == "a"
+
+
+def test_running_requests_keep_the_version_they_began_with(store: Store) -> None:
+    pinned = store.voices.get("a").pinned
+    Caller(store, pinned).wait().leave()
+    (store.folder / "a" / "g").write_bytes(b"new a".ljust(99))
+    assert Caller(store, pinned).wait().weights == "a"
+    new = store.voices.get("a", fresh=True).pinned
+    assert new != pinned
+    assert Caller(store, new).wait().weights == "new a"
+
+
+def test_an_edit_of_the_toml_loads_nothing_anew(store: Store) -> None:
+    Caller(store, "a").wait().leave()
+    make_voice(store.folder / "a", gpt="g", text="Other words.")
+    assert Caller(store, store.voices.get("a", fresh=True).pinned).done.is_set()
+    assert store.loaded == ["a"]
+
+
+def test_closing_answers_everybody(store: Store) -> None:
+    store.gate.clear()
+    first, second = Caller(store, "a"), Caller(store, "b")
+    closing = threading.Thread(target=store.residents.close)
+    closing.start()
+    store.gate.set()
+    closing.join(WAIT)
+    assert not closing.is_alive()
+    assert first.done.is_set()
+    assert isinstance(second.wait().error, Cancelled)
+
+
+class Recorder:
+    """A reply that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+        self.done = threading.Event()
+
+    def send(self, result: Any, *, final: bool) -> None:
+        self.events.append(result)
+        if final:
+            self.done.set()
+
+    def finish(self) -> None:
+        self.done.set()
+
+    def fail(self, error: BaseException) -> None:
+        self.events.append(error)
+        self.done.set()
+
+
+def test_an_answer_gives_its_weights_back(store: Store) -> None:
+    replies: list[Any] = []
+
+    def start(key: str, weights: str | None, reply: Any) -> Any:
+        replies.append(reply)
+        return lambda: reply.fail(Cancelled("told"))
+
+    recorder = Recorder()
+    for end in ("send", "finish", "fail", "cancel"):
+        cancel = start_in_voice(store.residents, "a", recorder, start)
+        while len(replies) == 0:
+            threading.Event().wait(0.01)
+        reply = replies.pop()
+        entry = next(iter(store.residents._entries.values()))
+        assert entry.users == 1
+        if end == "send":
+            reply.send(1, final=False)
+            assert entry.users == 1
+            reply.send(2, final=True)
+        elif end == "fail":
+            reply.fail(GsvError("x"))
+            reply.fail(GsvError("x"))
+        else:
+            cancel() if end == "cancel" else reply.finish()
+        assert entry.users == 0, end
+
+
+def test_cancelling_while_the_weights_load(store: Store) -> None:
+    store.gate.clear()
+    recorder, started = Recorder(), []
+
+    def start(key: str, weights: str | None, reply: Any) -> Any:
+        started.append(key)
+        return lambda: None
+
+    cancel = start_in_voice(store.residents, "a", recorder, start)
+    cancel()
+    assert isinstance(recorder.events[0], Cancelled)
+    store.gate.set()
+    other = Caller(store, "a").wait()
+    assert started == []
+    other.leave()
+    assert next(iter(store.residents._entries.values())).users == 0
