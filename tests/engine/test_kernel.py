@@ -89,6 +89,26 @@ def test_what_lies_beyond_a_row_is_not_even_read():
 
 
 @needs_compiler
+@pytest.mark.golden
+def test_the_number_of_threads_is_chosen_by_trial_and_changes_nothing(monkeypatch):
+    _, cache, kernel, state = kernel_and_state(torch.float32, 8)
+    expected = kernel(*state, 256).clone()
+    content = cache.storage.clone()
+    kernel._most_threads = 2
+    costs = {1: (1.0, 1.0, 2.0, 2.0), 2: (0.9, 0.8, 1.1, 1.0)}  # by threads, for 1, 2, 4, 8 rows
+
+    def pretend(tokens: torch.Tensor, *_: torch.Tensor) -> float:
+        rows = len(tokens)
+        return costs[kernel._threads_for(rows)][(1, 2, 4, 8).index(rows)]
+
+    monkeypatch.setattr(kernel, "_time", pretend)
+    kernel.tune()
+    assert [kernel._threads_for(rows) for rows in (1, 2, 3, 4, 8, 30)] == [1, 2, 2, 2, 2, 2]
+    cache.storage.copy_(content)
+    assert torch.equal(kernel(*state, 256), expected)
+
+
+@needs_compiler
 def test_numbers_out_of_range_are_refused_before_anything_is_written():
     _, cache, kernel, state = kernel_and_state(torch.float32, 2)
     before = cache.storage.clone()

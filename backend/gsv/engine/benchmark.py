@@ -78,6 +78,7 @@ class _Ours:
 
     def __init__(self, model: SemanticGPT, dtype: str, rows: int, steps: int) -> None:
         self._runner = Runner(model, torch.device("cpu"), torch_dtype(dtype, int8=True), rows, 2048)
+        self._runner.warm_up()
         self._rows = [Row(_request(n), lambda *_: None, lambda *_: None) for n in range(rows)]
         started = time.perf_counter()
         self._drawn = [self._runner.prefill([row], n)[0] for n, row in enumerate(self._rows)]

@@ -123,6 +123,8 @@ class Runner:
     def warm_up(self) -> None:
         """Run every shape of decode and one small sequence, so that no caller meets them first."""
         self._decode.capture_all()
+        if self._kernel is not None:
+            self._kernel.tune()
         request = SequenceRequest(
             phonemes=np.zeros(16, dtype=np.int32),
             bert=np.zeros((16, self.config.bert_dim), dtype=np.float32),

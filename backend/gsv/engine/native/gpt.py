@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import time
 from ctypes import POINTER, Structure, c_int, c_int64, c_void_p
 from typing import Any
 
@@ -17,6 +18,10 @@ _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 _HEADS = 4  # heads that the kernel attends at once
 _HEAD_WIDTHS = (16, 32, 64)
 _CACHE_LINE = 64  # bytes; the kernel reads int8 rows in steps of it
+_TRIAL_ROWS = (1, 2, 4, 8)
+_TRIAL_LENGTH = 256
+_TRIALS = 4
+_TOLERANCE = 0.15  # another thread must bring more than this
 
 
 class _Linear(Structure):
@@ -106,6 +111,9 @@ class NativeDecode:
             row_stride=cache.storage.stride(0),
             plane_stride=cache.storage.stride(1),
         )
+        self._cache = cache
+        self._threads: dict[int, int] = {}  # for so many rows and fewer; filled by ``tune``
+        self._most_threads = self._model.threads
         self._scratch = torch.empty(0)
         self._logits = torch.empty(cache.slots, config.vocabulary)
 
@@ -118,6 +126,7 @@ class NativeDecode:
             float32 [B, V], valid until the next call.
         """
         rows = len(tokens)
+        self._model.threads = self._threads_for(rows)
         needed = self._library.gsv_scratch(self._model, rows, length)
         if self._scratch.numel() < needed:
             self._scratch = torch.empty(needed)
@@ -134,6 +143,37 @@ class NativeDecode:
         if status:
             raise IndexError(f"a token or position of {rows} rows is out of range at {length}")
         return self._logits[:rows]
+
+    def tune(self) -> None:
+        """Find by trial how many threads a step should take; overwrites the cache's rows.
+
+        Decoding a few rows is reading the weights, and one core may read about as fast as all of
+        them. The rest is then free for others, and nobody waits for a thread that has lost its
+        core. Results don't depend on the number of threads, bit by bit.
+        """
+        if self._most_threads == 1:
+            return
+        choices = sorted({1, *(n for n in (2, 4, 8, 16) if n < self._most_threads)})
+        choices.append(self._most_threads)
+        best: dict[int, int] = {}
+        for rows in (n for n in _TRIAL_ROWS if n <= self._cache.slots):
+            state = torch.tensor([[0], [_TRIAL_LENGTH - 1], [1]]).expand(3, rows).contiguous()
+            times = []
+            for threads in choices:
+                self._threads = {rows: threads}
+                times.append(min(self._time(*state) for _ in range(_TRIALS)))
+            enough = min(times) * (1 + _TOLERANCE)
+            best[rows] = next(n for n, t in zip(choices, times, strict=True) if t <= enough)
+        self._threads = best
+
+    def _time(self, tokens: Tensor, positions: Tensor, text_lengths: Tensor) -> float:
+        started = time.perf_counter()
+        self(tokens, positions, text_lengths, _TRIAL_LENGTH)
+        return time.perf_counter() - started
+
+    def _threads_for(self, rows: int) -> int:
+        found = [threads for most, threads in self._threads.items() if rows <= most]
+        return found[0] if found else self._most_threads
 
     def _layer(self, block: nn.Module) -> _Layer:
         assert isinstance(block, Block)
