@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,7 @@ MAX_POSITIONS = 4_000  # rows of the positional table, as upstream
 FEED_FORWARD = 4  # width of the feed-forward layer in units of E; upstream ignores linear_units
 
 Cache = Sequence[tuple[Tensor, Tensor]]  # per layer: keys and values, each [B, S, H, D]
+Place = tuple[Any, Any]  # index of the T new positions in such a tensor: of rows, of positions
 
 
 class SemanticGPT(nn.Module):
@@ -91,7 +93,7 @@ class SemanticGPT(nn.Module):
         """
         positions = torch.arange(x.shape[1], device=x.device)
         visible = torch.maximum(text_lengths[:, None], positions + 1)  # [B, T]
-        x = self._transform(x, positions.expand(x.shape[:2]), visible, cache)
+        x = self._transform(x, (slice(None), slice(x.shape[1])), visible, cache)
         rows = torch.arange(x.shape[0], device=x.device)
         return self._logits(x[rows, lengths - 1])
 
@@ -111,15 +113,15 @@ class SemanticGPT(nn.Module):
             float32 [B, V], logits of each row's next token.
         """
         x = self._embed_audio(tokens, positions - text_lengths)[:, None]  # [B, 1, E]
-        x = self._transform(x, positions[:, None], positions[:, None] + 1, cache)
+        rows = torch.arange(x.shape[0], device=x.device)
+        x = self._transform(x, (rows[:, None], positions[:, None]), positions[:, None] + 1, cache)
         return self._logits(x[:, 0])
 
     def _embed_audio(self, tokens: Tensor, steps: Tensor) -> Tensor:
         embedded: Tensor = self.audio_embedding(tokens)
         return embedded + self.audio_alpha * self.position_table[steps]
 
-    def _transform(self, x: Tensor, positions: Tensor, visible: Tensor, cache: Cache) -> Tensor:
-        rows = torch.arange(x.shape[0], device=x.device)[:, None]
+    def _transform(self, x: Tensor, place: Place, visible: Tensor, cache: Cache) -> Tensor:
         window = torch.arange(cache[0][0].shape[1], device=x.device)
         # Added to the scores, in their type: attention would make the same of a mask of truths, but
         # again in each layer.
@@ -127,7 +129,7 @@ class SemanticGPT(nn.Module):
             (window >= visible[..., None])[:, None], -torch.inf
         )  # [B, 1, T, S]
         for layer, (keys, values) in zip(self.layers, cache, strict=True):
-            x = layer(x, rows, positions, mask, keys, values)
+            x = layer(x, place, mask, keys, values)
         return x
 
     def _logits(self, x: Tensor) -> Tensor:
@@ -150,14 +152,13 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,  # [B, T, E] float32
-        rows: Tensor,
-        positions: Tensor,
+        place: Place,
         mask: Tensor,
         keys: Tensor,
         values: Tensor,
     ) -> Tensor:
-        x = self.attention_norm(x + self.attention(x, rows, positions, mask, keys, values))
-        x = self.feed_forward_norm(x + self.contract(F.relu(self.expand(x))))
+        x = self.attention_norm(x + self.attention(x, place, mask, keys, values))
+        x = self.feed_forward_norm(x + self.contract(F.relu(self.expand(x), inplace=True)))
         return x
 
 
@@ -173,15 +174,14 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Tensor,  # [B, T, E] float32
-        rows: Tensor,  # [B, 1]
-        positions: Tensor,  # [B, T]
+        place: Place,
         mask: Tensor,  # [B, 1, T, S]
         keys: Tensor,  # [B, S, H, D]
         values: Tensor,  # [B, S, H, D]
     ) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)  # [B, T, H, D] each
-        keys[rows, positions] = k
-        values[rows, positions] = v
+        keys[place] = k
+        values[place] = v
         y = F.scaled_dot_product_attention(
             q.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask
         )
