@@ -1,4 +1,4 @@
-"""How a sentence is cut into chunks while it is still being written. No tensors, no clock of its own.
+"""How a sentence is cut into chunks while it is still being written; no tensors, no clock.
 
 The first chunk is short, so that the listener hears something soon. Each next one may grow, since
 a long chunk costs less per second of audio, but never beyond what the listener still has to play:

@@ -1,4 +1,4 @@
-"""gpt_sovits_v4: the public model: one request, one complete answer. The work is in gsv.stages.speech."""
+"""gpt_sovits_v4: one request, one complete answer. The work is in gsv.stages.speech."""
 
 from gsv.serving.adapter import BridgedModel
 from gsv.stages.speech import SpeechStage

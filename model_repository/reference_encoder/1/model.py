@@ -1,4 +1,7 @@
-"""reference_encoder: a reference wave to prompt tokens, spectrum and mel. The work is in gsv.stages.reference_encoder."""
+"""reference_encoder: a reference wave to what the generators need of it.
+
+The work is in gsv.stages.reference_encoder.
+"""
 
 from gsv.serving.adapter import BatchedModel
 from gsv.stages.reference_encoder import ReferenceEncoderStage

@@ -1,4 +1,4 @@
-"""semantic_gpt: phonemes to semantic tokens, whole answers. The work is in gsv.stages.semantic_gpt."""
+"""semantic_gpt: phonemes to semantic tokens. The work is in gsv.stages.semantic_gpt."""
 
 from gsv.serving.adapter import BridgedModel
 from gsv.stages.semantic_gpt import SemanticGPTStage

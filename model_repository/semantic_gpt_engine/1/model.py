@@ -1,4 +1,7 @@
-"""semantic_gpt_engine: the running batch behind semantic_gpt and the stream. The work is in gsv.stages.semantic_gpt."""
+"""semantic_gpt_engine: the running batch of the semantic GPT.
+
+The work is in gsv.stages.semantic_gpt.
+"""
 
 from gsv.serving.adapter import StreamingModel
 from gsv.stages.semantic_gpt import SemanticGPTEngineStage
