@@ -20,7 +20,8 @@ from torch import Tensor
 from gsv.engine.flow_job import FlowJob, FlowRun, OnDone, OnError
 from gsv.engine.flow_runner import FlowRunner
 from gsv.engine.flow_scheduler import FlowScheduler
-from gsv.errors import Cancelled, ConfigurationError, GsvError
+from gsv.errors import Cancelled, ConfigurationError, GsvError, InvalidRequest
+from gsv.models.adapters import Adapter
 from gsv.models.flow import FlowMatching
 
 __all__ = ["FlowEngine", "FlowJob", "FlowStats", "Handle"]
@@ -101,6 +102,30 @@ class FlowEngine:
             raise ConfigurationError(f"flow model {name!r} is there already")
         self._flows[name] = flow
 
+    def remove_model(self, name: str) -> None:
+        """Let an estimator go; InvalidRequest while jobs of it wait or run."""
+        with self._changed:
+            self._refuse_while_used(name, lambda job: job.model == name)
+            del self._flows[name]
+            self._runner.forget_model(name)
+
+    def add_adapter(self, name: str, adapter: Adapter) -> None:
+        """Serve low-rank changes to the first estimator under ``name``; on its device."""
+        if name in self._runner.adapters:
+            raise ConfigurationError(f"flow adapter {name!r} is there already")
+        self._runner.adapters[name] = adapter
+
+    def remove_adapter(self, name: str) -> None:
+        """Let an adapter go; InvalidRequest while jobs with it wait or run."""
+        with self._changed:
+            self._refuse_while_used(name, lambda job: job.adapter == name)
+            del self._runner.adapters[name]
+
+    def _refuse_while_used(self, name: str, uses: Callable[[FlowJob], bool]) -> None:
+        jobs = (run.job for run in (*self._scheduler.waiting, *self._scheduler.running))
+        if any(uses(job) for job in jobs):
+            raise InvalidRequest(f"{name!r} is in use; wait for its jobs to end")
+
     def start(self) -> None:
         """Start the thread."""
         if self._thread is not None:
@@ -128,6 +153,8 @@ class FlowEngine:
         """
         if job.model not in self._flows:
             raise ValueError(f"flow model {job.model!r}: allowed are {sorted(self._flows)}")
+        if job.adapter and job.adapter not in self._runner.adapters:
+            raise ValueError(f"flow adapter {job.adapter!r} is not there")
         flow = self._flows[job.model]
         job.verify(flow.condition_channels, flow.mel_channels)
         run = FlowRun(job, on_done, on_error)

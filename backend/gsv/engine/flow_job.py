@@ -34,6 +34,7 @@ class FlowJob:
         temperature: scale of the noise.
         noise: float32 [mel, T - P] to start from instead, for parity tests.
         model: name of the estimator; "" is the engine's first one.
+        adapter: name of the low-rank changes to it; "" is none.
     """
 
     condition: Tensor
@@ -46,6 +47,7 @@ class FlowJob:
     temperature: float = 1.0
     noise: Tensor | None = None
     model: str = ""
+    adapter: str = ""
 
     @property
     def frames(self) -> int:

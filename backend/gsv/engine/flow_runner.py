@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from gsv.engine.flow_job import FlowJob, FlowRun
 from gsv.errors import GsvError
+from gsv.models.adapters import Adapter, BatchAdapters, gather
 from gsv.models.flow import FlowMatching, guided
 
 # A row of a schedule is some half a megabyte at full size.
@@ -38,6 +39,7 @@ class FlowRunner:
 
     def __init__(self, flows: dict[str, FlowMatching], round_to: int = 1) -> None:
         self.flows = flows
+        self.adapters: dict[str, Adapter] = {}
         self.round_to = round_to
         self._solutions: dict[FlowRun, Solution] = {}
         self._schedules: OrderedDict[tuple[str, int], Tensor] = OrderedDict()
@@ -70,6 +72,7 @@ class FlowRunner:
             batch.inputs,
             batch.estimator_rows(modulation),
             batch.lengths,
+            batch.adapters,
         )
         batch.advance(velocity)
 
@@ -85,6 +88,12 @@ class FlowRunner:
         self._solutions.pop(run, None)
         if self._batch is not None and run in self._batch.runs:
             self._batch = None  # the others keep their views of its tensors
+
+    def forget_model(self, name: str) -> None:
+        """Drop what was computed for an estimator that is gone."""
+        for key in list(self._schedules):
+            if key[0] == name:
+                self._schedules.pop(key, None)
 
     def _schedule(self, job: FlowJob) -> Tensor:
         key = (job.model, job.steps)
@@ -118,7 +127,14 @@ class FlowRunner:
             step_sizes=step_sizes.to(device),
             lengths=torch.tensor(all_lengths, device=device) if ragged else None,
             paired=paired,
+            adapters=self._adapters([*runs, *(runs[index] for index in paired)]),
         )
+
+    def _adapters(self, rows: Sequence[FlowRun]) -> BatchAdapters | None:
+        """The rows' low-rank changes; gathered once for all steps of a batch."""
+        estimator = self.flows[rows[0].job.model].estimator
+        chosen = [self.adapters[r.job.adapter] if r.job.adapter else None for r in rows]
+        return gather(chosen, estimator.inverse_frequencies)
 
 
 @dataclass
@@ -131,6 +147,7 @@ class Batch:
     step_sizes: Tensor  # [runs, T, 1]: 1 / steps in the new frames, 0 in prompt and padding
     lengths: Tensor | None  # [runs + guided ones], None when all rows are full
     paired: list[int]  # rows that have an unguided twin, in the twins' order
+    adapters: BatchAdapters | None  # of [runs + guided ones], None when no row has one
 
     def estimator_rows(self, values: Tensor) -> Tensor:
         """``values`` [runs, …] with the guided ones' rows once more at the end."""

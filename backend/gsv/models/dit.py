@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gsv.config import SoVITSConfig
+from gsv.models.adapters import BatchAdapters, BlockAdapters
 from gsv.models.attention import attend
 from gsv.models.layers import Linear, RowConv1d, gelu_tanh
 from gsv.models.masking import keep_rows, length_mask
@@ -126,20 +127,30 @@ class Attention(nn.Module):
         self.value = Linear(width, width)
         self.output = Linear(width, width)
 
-    def forward(self, values: Tensor, lengths: Tensor | None, rotation: Tensor) -> Tensor:
+    def forward(
+        self,
+        values: Tensor,
+        lengths: Tensor | None,
+        rotation: Tensor,
+        adapters: BlockAdapters | None = None,
+    ) -> Tensor:
         values = values.to(self.query.weight.dtype)
+        projected = [layer(values) for layer in (self.query, self.key, self.value)]
+        if adapters is not None:
+            projected = adapters.add_to_inputs(values, projected)
         query, key, value = (
-            layer(values).unflatten(-1, (self.heads, -1))  # [B, T, heads, head_dim]
-            for layer in (self.query, self.key, self.value)
+            part.unflatten(-1, (self.heads, -1))  # [B, T, heads, head_dim]
+            for part in projected
         )
         _rotate_first_head(query, rotation)
         _rotate_first_head(key, rotation)
-        projected: Tensor = self.output(attend(query, key, value, lengths))
-        return projected
+        mixed = attend(query, key, value, lengths)
+        made: Tensor = self.output(mixed)
+        return made if adapters is None else adapters.add_to_output(mixed, made)
 
 
 def _rotate_first_head(values: Tensor, rotation: Tensor) -> None:
-    """Turn the pairs (2i, 2i + 1) of head 0 by the unit numbers ``rotation`` [T, head_dim / 2].
+    """Turn the pairs (2i, 2i + 1) of head 0 by unit numbers ``rotation`` [..., T, head_dim / 2].
 
     Upstream rotates before it splits the heads, and only as many channels as one head has; the
     weights were trained so.
@@ -160,11 +171,17 @@ class Block(nn.Module):
         self.reduce = Linear(config.dit_ff_mult * width, width)
 
     def forward(
-        self, values: Tensor, parts: Tensor, lengths: Tensor | None, rotation: Tensor
+        self,
+        values: Tensor,
+        parts: Tensor,
+        lengths: Tensor | None,
+        rotation: Tensor,
+        adapters: BlockAdapters | None = None,
     ) -> Tensor:
         """``values`` [B, T, D], ``parts`` [B, 6 * D]."""
         shift, scale, gate, ff_shift, ff_scale, ff_gate = parts[:, None].chunk(_BLOCK_PARTS, -1)
-        hidden = self.attention(modulated_norm(values, scale, shift), lengths, rotation)
+        normed = modulated_norm(values, scale, shift)
+        hidden = self.attention(normed, lengths, rotation, adapters)
         values = torch.addcmul(values, gate, hidden)
         hidden = self.expand(modulated_norm(values, ff_scale, ff_shift))
         hidden = self.reduce(hidden)
@@ -237,7 +254,12 @@ class DiT(nn.Module):
         return torch.cat([layer(vector).float() for layer in layers], dim=-1)
 
     def forward(
-        self, noisy: Tensor, inputs: Tensor, modulation: Tensor, lengths: Tensor | None = None
+        self,
+        noisy: Tensor,
+        inputs: Tensor,
+        modulation: Tensor,
+        lengths: Tensor | None = None,
+        adapters: BatchAdapters | None = None,
     ) -> Tensor:
         """One estimate.
 
@@ -246,6 +268,7 @@ class DiT(nn.Module):
             inputs: [B, T, D] of :meth:`embed_inputs`.
             modulation: [B, M] or [1, M], rows of :meth:`modulate`.
             lengths: [B] frames of each row, or None when all rows are full.
+            adapters: changes of the weights, row by row.
 
         Returns:
             float32 [B, T, mel]; beyond a row's length it means nothing.
@@ -253,17 +276,23 @@ class DiT(nn.Module):
         mask = length_mask(lengths, noisy.shape[1])
         values = inputs + functional.linear(noisy, self.input.weight[:, : self.mel_channels])
         values = values + self.position(values, mask)
-        rotation = self.rotation(noisy.shape[1])
+        rotation = self.rotation(noisy.shape[1], adapters.frequencies if adapters else None)
         width = _BLOCK_PARTS * values.shape[-1]
         for index, block in enumerate(self.blocks):
             parts = modulation[:, index * width : (index + 1) * width]
-            values = block(values, parts, lengths, rotation)
+            values = block(
+                values, parts, lengths, rotation, adapters.blocks[index] if adapters else None
+            )
         scale, shift = modulation[:, None, len(self.blocks) * width :].chunk(2, dim=-1)
         estimate: Tensor = self.output(modulated_norm(values, scale, shift))
         return estimate.float()
 
-    def rotation(self, frames: int) -> Tensor:
-        """Unit numbers complex64 [frames, head_dim / 2] at head 0's angles."""
-        positions = torch.arange(frames, device=self.inverse_frequencies.device)
-        angles = positions[:, None] * self.inverse_frequencies.float()
+    def rotation(self, frames: int, frequencies: Tensor | None = None) -> Tensor:
+        """Unit numbers complex64 [frames, head_dim / 2] at head 0's angles.
+
+        With ``frequencies`` [B, head_dim / 2] of each row: [B, frames, head_dim / 2].
+        """
+        own = self.inverse_frequencies.float() if frequencies is None else frequencies[:, None]
+        positions = torch.arange(frames, device=own.device)
+        angles = positions[:, None] * own
         return torch.polar(torch.ones_like(angles), angles)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,21 @@ class SoVITS(nn.Module):
     def set_precision(self, dtype: torch.dtype) -> None:
         """Hold the weights of the heavy parts (WaveNet and estimator) as ``dtype``."""
         set_precision(self, dtype)
+
+    def with_parts(self, changed: Mapping[str, Tensor]) -> SoVITS:
+        """A model that shares all of this one but the parts that ``changed`` has tensors of.
+
+        Args:
+            changed: by name; of parts that :meth:`set_precision` does not lay out anew.
+        """
+        twin = copy.copy(self)
+        twin._modules = dict(self._modules)
+        for name in {key.partition(".")[0] for key in changed}:
+            part = copy.deepcopy(getattr(self, name))
+            own = {k.partition(".")[2]: v for k, v in changed.items() if k.startswith(f"{name}.")}
+            part.load_state_dict(part.state_dict() | own, strict=True)
+            setattr(twin, name, part)
+        return twin
 
     def style(self, spectrum: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Timbre [B, gin_channels, 1] of linear magnitudes [B, 704, T]."""

@@ -31,6 +31,8 @@ from gsv.options import DEFAULTS, check_range, check_seed, resolve_seed
 from gsv.precision import torch_dtype
 from gsv.stages.base import Array, Load, Place, Reply, check_counts, check_ids, split_by_counts
 from gsv.stages.base import Settings as BaseSettings
+from gsv.stages.resident import Residents, start_in_voice
+from gsv.stages.speakers import Speaker, Speakers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +103,8 @@ class Settings(BaseSettings):
     slots: int = 16  # sentences in the running batch
     waiting: int = 1024  # sentences that may wait; one more is refused
     cache: int = 64  # encoded references
+    voice_folder: str = "../voices"  # relative to the model repository
+    memory_budget_mib: int = 8192  # of all voices' own SoVITS together
 
 
 class SoVITSStage:
@@ -121,8 +125,22 @@ class SoVITSStage:
         self._engine = FlowEngine(
             self._model.flow, slots=settings.slots, waiting_limit=settings.waiting
         )
+        dtype = torch_dtype(settings.dtype)
+        self._speakers = Speakers(place.folder, self._model, self._engine, dtype)
+        self._base = Speaker(self._model)
+        self._residents: Residents[Speaker] = Residents(
+            "voices-sovits",
+            place.voices(settings.voice_folder, ""),
+            which=lambda voice: voice.sovits,
+            size=self._speakers.size,
+            load=self._speakers.load,
+            unload=self._speakers.unload,
+            budget=settings.memory_budget_mib << 20,
+            waiting_limit=settings.waiting,
+        )
         self._references: OrderedDict[bytes, tuple[Tensor, Reference]] = OrderedDict()
         self._cache_size = settings.cache
+        self._lock = threading.Lock()  # requests that waited for weights begin on another thread
         self._engine.start()
 
     def warm_up(self) -> None:
@@ -131,6 +149,7 @@ class SoVITSStage:
 
     def close(self) -> None:
         """Stop the engine; whoever still waits gets an error."""
+        self._residents.close()
         self._engine.stop()
 
     def load(self) -> Load:
@@ -139,11 +158,24 @@ class SoVITSStage:
         return Load(stats.running, stats.waiting, stats.steps, stats.rows)
 
     def submit(self, request: Request, reply: Reply) -> Callable[[], None]:
-        """Encode the conditions and put every sentence into the running batch."""
-        timbre, reference = self._reference(request)
-        conditions = self._conditions(request, timbre)
+        """Encode the conditions and put every sentence into the running batch.
+
+        With a voice's own weights, which are loaded first if need be.
+        """
+        return start_in_voice(
+            self._residents,
+            request.voice,
+            reply,
+            lambda key, speaker, held: self._begin(request, key, speaker or self._base, held),
+        )
+
+    def _begin(
+        self, request: Request, key: str, speaker: Speaker, reply: Reply
+    ) -> Callable[[], None]:
+        timbre, reference = self._reference(request, key, speaker)
+        conditions = self._conditions(request, timbre, speaker)
         seed = resolve_seed(request.seed)
-        answer = _Answer(reply, self._engine, len(conditions))
+        answer = _Answer(reply, self._engine, len(conditions), speaker)
         for index, condition in enumerate(conditions):
             prompt, rest = self._after_past(request, reference, condition)
             plan = sentence_jobs(
@@ -188,31 +220,38 @@ class SoVITSStage:
         ]
 
     @torch.inference_mode()
-    def _reference(self, request: Request) -> tuple[Tensor, Reference]:
-        """Timbre [1, gin, 1], condition and mel of the reference; kept by content."""
+    def _reference(
+        self, request: Request, key_of_weights: str, speaker: Speaker
+    ) -> tuple[Tensor, Reference]:
+        """Timbre [1, gin, 1], condition and mel of the reference; kept by content and weights."""
+        model = speaker.model
         mel = torch.as_tensor(request.reference_mel, device=self._device)
         spectrum = torch.as_tensor(request.reference_spectrum, device=self._device)
         tokens = self._ids(request.prompt_tokens)
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(key_of_weights.encode())
         for part in (request.prompt_phonemes, request.prompt_tokens, mel.cpu().numpy()):
             digest.update(part.tobytes())
         key = digest.digest()
-        if key not in self._references:
-            timbre = self._model.style(spectrum[None])
-            phonemes = self._ids(request.prompt_phonemes)
-            condition, _ = self._model.condition(tokens[None], None, phonemes[None], None, timbre)
-            self._references[key] = (timbre, Reference.trimmed(condition[0], mel))
+        with self._lock:
+            if key in self._references:
+                self._references.move_to_end(key)
+                return self._references[key]
+        timbre = model.style(spectrum[None])
+        phonemes = self._ids(request.prompt_phonemes)
+        condition, _ = model.condition(tokens[None], None, phonemes[None], None, timbre)
+        found = (timbre, Reference.trimmed(condition[0], mel))
+        with self._lock:
+            self._references[key] = found
             while len(self._references) > self._cache_size:
                 self._references.popitem(last=False)
-        self._references.move_to_end(key)
-        return self._references[key]
+        return found
 
     @torch.inference_mode()
-    def _conditions(self, request: Request, timbre: Tensor) -> list[Tensor]:
+    def _conditions(self, request: Request, timbre: Tensor, speaker: Speaker) -> list[Tensor]:
         """The condition [channels, frames] of each sentence, computed as one padded batch."""
         tokens = [self._ids(t) for t in split_by_counts(request.tokens, request.token_counts)]
         phonemes = [self._ids(p) for p in split_by_counts(request.phonemes, request.phoneme_counts)]
-        rows, lengths = self._model.condition(
+        rows, lengths = speaker.model.condition(
             pad_sequence(tokens, batch_first=True),
             _lengths(tokens),
             pad_sequence(phonemes, batch_first=True),
@@ -233,8 +272,9 @@ def _lengths(rows: list[Tensor]) -> Tensor:
 class _Answer:
     """One request: drives the chunk plan of each sentence, replies when the last one is done."""
 
-    def __init__(self, reply: Reply, engine: FlowEngine, sentences: int) -> None:
+    def __init__(self, reply: Reply, engine: FlowEngine, sentences: int, speaker: Speaker) -> None:
         self._reply = reply
+        self._speaker = speaker
         self._engine = engine
         self._mels: list[Tensor | None] = [None] * sentences
         self._open = sentences
@@ -258,7 +298,7 @@ class _Answer:
         if self._ended:
             return
         try:
-            job = next(plan) if mel is None else plan.send(mel)
+            job = self._speaker.job(next(plan) if mel is None else plan.send(mel))
         except StopIteration as finished:
             self._finish(index, finished.value)
             return
