@@ -133,6 +133,8 @@ class Engine:
             self._noise,
             self._kernel,
         )
+        if self._thread is not None:
+            runner.warm_up()  # those resident before the start are warmed up by ``warm_up``
         scheduler = Scheduler(slots, self._waiting_limit, self._prefill_limit)
         with self._lock:
             if name in self._lanes:
@@ -260,5 +262,7 @@ class Engine:
         return None
 
     def _abandon(self, status: Status, error: BaseException) -> None:
-        for lane in self._lanes.values():
+        with self._lock:
+            lanes = list(self._lanes.values())
+        for lane in lanes:
             lane.abandon(status, error)
