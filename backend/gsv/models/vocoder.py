@@ -6,7 +6,7 @@ Values lie as [B, T, channels] between the layers, see :class:`gsv.models.layers
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,24 +23,37 @@ _EDGE_KERNEL = 7  # of the first and the last convolution
 _CPU_BLOCK = 3 << 18  # values of a layer computed at once on a CPU: 3 MiB, so that they stay cached
 
 
+class ActivatedConv1d(RowConv1d):
+    """Leaky ReLU and then a convolution that keeps channels and length.
+
+    ``kernel``, where somebody has set it, does the same faster.
+    """
+
+    def __init__(self, channels: int, taps: int, dilation: int) -> None:
+        padding = dilation * (taps - 1) // 2
+        super().__init__(channels, channels, taps, dilation=dilation, padding=padding)
+        self.slope = _SLOPE
+        self.kernel: Callable[[Tensor, Tensor | None], Tensor] | None = None
+
+    def forward(self, values: Tensor, residual: Tensor | None = None) -> Tensor:
+        """[B, T, C] to [B, T, C], with ``residual`` added if there is one."""
+        if self.kernel is not None:
+            return self.kernel(values, residual)
+        made = super().forward(functional.leaky_relu(values, self.slope))
+        return made if residual is None else residual + made
+
+
 class ResidualBlock(nn.Module):
     """Three dilated convolutions, each with an undilated one after it and a residual around."""
 
     def __init__(self, channels: int, kernel: int, dilations: Sequence[int]) -> None:
         super().__init__()
-        self.dilated = nn.ModuleList(
-            RowConv1d(channels, channels, kernel, dilation=d, padding=d * (kernel - 1) // 2)
-            for d in dilations
-        )
-        self.plain = nn.ModuleList(
-            RowConv1d(channels, channels, kernel, padding=(kernel - 1) // 2) for _ in dilations
-        )
+        self.dilated = nn.ModuleList(ActivatedConv1d(channels, kernel, d) for d in dilations)
+        self.plain = nn.ModuleList(ActivatedConv1d(channels, kernel, 1) for _ in dilations)
 
     def forward(self, values: Tensor) -> Tensor:
         for dilated, plain in zip(self.dilated, self.plain, strict=True):
-            hidden = dilated(functional.leaky_relu(values, _SLOPE))
-            hidden = plain(functional.leaky_relu(hidden, _SLOPE, inplace=True))
-            values = hidden.add_(values) if hidden.dtype == values.dtype else values + hidden
+            values = plain(dilated(values), values)
         return values
 
 

@@ -13,6 +13,7 @@ from gsv import audio
 from gsv.checkpoints.store import load_module_state
 from gsv.config import VocoderConfig
 from gsv.constants import MEL_CHANNELS, OUTPUT_RATE, OUTPUT_RATES
+from gsv.engine.native.convolution import accelerate
 from gsv.engine.vocoding import vocode
 from gsv.errors import GsvError, InvalidRequest
 from gsv.models.vocoder import Vocoder
@@ -81,6 +82,7 @@ class VocoderStage:
         )
         self._model.to(place.device).eval()
         self._model.set_precision(torch_dtype(settings.dtype))
+        accelerate(self._model)
 
     def warm_up(self) -> None:
         """One short mel."""
