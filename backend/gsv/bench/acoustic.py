@@ -1,0 +1,216 @@
+"""Speed of the flow's estimator and of the vocoder, against plain float32 and the machine's limit.
+
+    python -m gsv.bench.acoustic --frames 1000,500,250 --dtype float32 --dtype bfloat16
+
+Weights are random: they change no speed.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import TypeVar
+
+import click
+import torch
+from torch import nn
+
+from gsv.bench import plain
+from gsv.config import SoVITSConfig, VocoderConfig
+from gsv.constants import MEL_RATE
+from gsv.engine.native.convolution import accelerate
+from gsv.engine.vocoding import vocode
+from gsv.models.flow import FlowMatching
+from gsv.models.layers import set_precision
+from gsv.models.vocoder import Vocoder
+from gsv.precision import torch_dtype
+
+Module = TypeVar("Module", bound=nn.Module)
+
+REPEATS = 3
+_PROBE = (1000, 1024, 4096)  # rows, inputs, outputs of the matrix product that is the limit
+_VOCODER_WINDOW = 400
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement; the best of several, since others may use the machine."""
+
+    what: str
+    dtype: str
+    frames: int
+    batch: int
+    seconds: float  # of a step, or per second of audio
+    plain_seconds: float  # the same in plain float32, in the same run
+    gemm_share: float | None  # of the rate of a large matrix product in this precision
+
+    @property
+    def speedup(self) -> float:
+        """Against plain float32."""
+        return self.plain_seconds / self.seconds
+
+
+def measure(
+    frames: Sequence[int],
+    batches: Sequence[int],
+    dtypes: Sequence[str],
+    device: str = "cpu",
+    sovits: SoVITSConfig | None = None,
+    vocoder: VocoderConfig | None = None,
+) -> list[Row]:
+    """Measure the estimator at every length and batch, and the vocoder at every length."""
+    sovits, vocoder = sovits or SoVITSConfig(), vocoder or VocoderConfig()
+    with torch.inference_mode():
+        rows = []
+        for dtype in dtypes:
+            rows += _measure_dit(sovits, frames, batches, dtype, device)
+            rows += _measure_vocoder(vocoder, frames, dtype, device)
+    return rows
+
+
+def gemm_rate(dtype: torch.dtype, device: str = "cpu") -> float:
+    """Floating-point operations per second of one large matrix product."""
+    rows, inputs, outputs = _PROBE
+    values = torch.randn(rows, inputs, device=device).to(dtype)
+    weight = torch.randn(outputs, inputs, device=device).to(dtype)
+    seconds = best(lambda: nn.functional.linear(values, weight), device, repeats=10)
+    return 2 * rows * inputs * outputs / seconds
+
+
+def dit_operations(config: SoVITSConfig, frames: int) -> int:
+    """Floating-point operations of one estimate of one row, matrix products and attention."""
+    width, hidden = config.dit_dim, config.dit_ff_mult * config.dit_dim
+    block = frames * (4 * width * width + 2 * width * hidden) + 2 * frames * frames * width
+    position = 2 * frames * width * (width // 16) * 31
+    ends = frames * width * 2 * config.mel_channels
+    return 2 * (config.dit_depth * block + position + ends)
+
+
+def best(function: Callable[[], object], device: str, repeats: int = REPEATS) -> float:
+    """Seconds of the fastest of several calls, after one that doesn't count."""
+    function()
+    seconds = []
+    for _ in range(repeats):
+        _wait(device)
+        start = time.perf_counter()
+        function()
+        _wait(device)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def _wait(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize(device)
+
+
+def _measure_dit(
+    config: SoVITSConfig, frames: Sequence[int], batches: Sequence[int], dtype: str, device: str
+) -> list[Row]:
+    flow = _random(FlowMatching(config), device)
+    shapes = [(batch, length) for batch in batches for length in frames]
+    inputs = {shape: _DitInputs(config, *shape, device) for shape in shapes}
+    plain_seconds = {}
+    for shape, given in inputs.items():
+        embedded = flow.estimator.embed_condition(given.condition)
+        arguments = (flow.estimator, given.noisy, given.prompt, embedded, given.time, given.size)
+        plain_seconds[shape] = best(partial(plain.dit_step, *arguments), device)
+        given.embedded = flow.estimator.embed_inputs(given.prompt, embedded)
+    set_precision(flow, torch_dtype(dtype))
+    modulation = flow.schedule(8)[:1]
+    limit = gemm_rate(torch_dtype(dtype), device)
+    rows = []
+    for (batch, length), given in inputs.items():
+        step = (given.noisy, given.embedded, modulation.expand(batch, -1))
+        seconds = best(partial(flow.estimator, *step), device)
+        share = batch * dit_operations(config, length) / seconds / limit
+        rows.append(
+            Row("dit step", dtype, length, batch, seconds, plain_seconds[batch, length], share)
+        )
+    return rows
+
+
+class _DitInputs:
+    """Random tensors for one shape."""
+
+    def __init__(self, config: SoVITSConfig, batch: int, frames: int, device: str) -> None:
+        self.noisy = torch.randn(batch, frames, config.mel_channels, device=device)
+        self.prompt = torch.randn(batch, frames, config.mel_channels, device=device)
+        self.condition = torch.randn(batch, frames, config.condition_channels, device=device)
+        self.time = torch.full((batch,), 0.5, device=device)
+        self.size = torch.full((batch,), 0.125, device=device)
+        self.embedded = self.noisy
+
+
+def _measure_vocoder(
+    config: VocoderConfig, frames: Sequence[int], dtype: str, device: str
+) -> list[Row]:
+    vocoder = _random(Vocoder(config), device)
+    mels = {length: torch.randn(config.mel_channels, length, device=device) for length in frames}
+    plain_seconds = {
+        length: best(partial(plain.vocode, vocoder, mel[None]), device)
+        for length, mel in mels.items()
+    }
+    vocoder.set_precision(torch_dtype(dtype))
+    accelerate(vocoder)
+    rows = []
+    for length, mel in mels.items():
+        seconds = best(partial(vocode, vocoder, [mel], _VOCODER_WINDOW), device)
+        audio = length / MEL_RATE
+        rows.append(
+            Row("vocoder", dtype, length, 1, seconds / audio, plain_seconds[length] / audio, None)
+        )
+    return rows
+
+
+def _random(module: Module, device: str) -> Module:
+    for parameter in module.parameters():
+        fan_in = max(1, parameter[0].numel())
+        nn.init.normal_(parameter, std=fan_in**-0.5)
+    return module.to(device).eval().requires_grad_(False)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The measurements as text."""
+    lines = [
+        f"{'':12}{'dtype':10}{'frames':>8}{'batch':>6}{'seconds':>10}{'plain':>9}{'ratio':>8}"
+        f"{'of GEMM':>9}"
+    ]
+    for row in rows:
+        share = "" if row.gemm_share is None else f"{row.gemm_share:9.0%}"
+        lines.append(
+            f"{row.what:12}{row.dtype:10}{row.frames:8}{row.batch:6}{row.seconds:10.4f}"
+            f"{row.plain_seconds:9.4f}{row.speedup:7.1f}x{share}"
+        )
+    return "\n".join(lines)
+
+
+def _numbers(_: click.Context, __: click.Parameter, value: str) -> list[int]:
+    return [int(number) for number in value.split(",")]
+
+
+@click.command()
+@click.option("--frames", default="1000,500,250", callback=_numbers, help="Lengths in mel frames.")
+@click.option("--batch", "batches", default="1", callback=_numbers, help="Rows of a batch.")
+@click.option("--dtype", "dtypes", default=["float32", "bfloat16"], multiple=True)
+@click.option("--device", default="cpu")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def main(
+    frames: list[int], batches: list[int], dtypes: tuple[str, ...], device: str, as_json: bool
+) -> None:
+    """Measure the flow's estimator and the vocoder with random weights of full size.
+
+    Example: python -m gsv.bench.acoustic --frames 1000,500 --dtype bfloat16
+    """
+    rows = measure(frames, batches, dtypes, device)
+    if as_json:
+        click.echo(json.dumps([asdict(row) | {"speedup": row.speedup} for row in rows]))
+    else:
+        click.echo(table(rows))
+
+
+if __name__ == "__main__":
+    main()
