@@ -166,6 +166,7 @@ class BatchedModel(_Model):
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response a request, in order; an error stays with the request that caused it."""
         started = time.monotonic()
+        self._metrics.begin(len(requests))
         answers: list[Any] = [None] * len(requests)
         parsed: list[tuple[int, Any]] = []
         for index, request in enumerate(requests):
@@ -209,6 +210,7 @@ class _Caller:
         self._lock = threading.Lock()
         self._open = True
         self._started = time.monotonic()
+        model._metrics.begin()
         self._error: BaseException | None = None
         self.cancel: Callable[[], None] | None = None
 

@@ -14,6 +14,7 @@ import dataclasses
 import http.client
 import json
 import os
+import re
 import select
 import shlex
 import shutil
@@ -23,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -33,10 +35,11 @@ from gsv.serving import installation, processes
 from gsv.serving.server_log import ServerLog
 
 CONTROL_HEADER = "gsv-control-key"
-KILL_MARGIN_SECONDS = 10.0  # beyond Triton's own exit timeout
+KILL_MARGIN_SECONDS = 3.0  # beyond Triton's own exit timeout
 DEAD_MODEL_GRACE_SECONDS = 1.0
 REQUEST_SECONDS = 5.0
 WAIT_STEP_SECONDS = 0.2
+IN_FLIGHT = re.compile(r"^gsv_requests_in_flight\{.*\} (\S+)$", re.MULTILINE)
 
 # Runs in place of tritonserver for a moment: asks the kernel for a SIGTERM when the launcher dies
 # (prctl PR_SET_PDEATHSIG), then becomes tritonserver. Not preexec_fn, which is unsafe with threads.
@@ -221,6 +224,7 @@ class EmbeddedServer:
         # A model whose stub died keeps Triton waiting for its whole exit timeout. Once the last
         # living stub has said goodbye there is nothing worth waiting for.
         dead_model = bool(processes.dead_children(process.pid))
+        self._await_idle(time.monotonic() + self.options.exit_timeout)
         process.send_signal(signal.SIGTERM)
         limit = time.monotonic() + self.options.exit_timeout + KILL_MARGIN_SECONDS
         while process.poll() is None and self._interruptions < 2:
@@ -230,6 +234,22 @@ class EmbeddedServer:
                 dead_model = False
             if time.monotonic() > limit:
                 break
+
+    def _await_idle(self, limit: float) -> None:
+        # From SIGTERM on Triton lets no model call another: a request that is half-way through
+        # would fail. So the models first finish what they have, by their own count.
+        while not self.ended() and self._interruptions < 2 and time.monotonic() < limit:
+            in_flight = IN_FLIGHT.findall(self._fetch(self.metrics_url))
+            if sum(float(number) for number in in_flight) <= 0:
+                return
+            self.wait(WAIT_STEP_SECONDS)
+
+    def _fetch(self, url: str) -> str:
+        try:
+            with urllib.request.urlopen(url, timeout=REQUEST_SECONDS) as response:
+                return str(response.read().decode())
+        except (OSError, http.client.HTTPException):
+            return ""
 
     def _launch(self, found: installation.Installation) -> None:
         command = self._command(found)

@@ -24,12 +24,17 @@ def outcome_of(error: BaseException | None) -> str:
 
 
 class RequestMetrics:
-    """Counters of one model: requests by outcome, and the seconds that they took.
+    """The requests of one model: those under way, those that ended how, and their seconds.
 
-    Every model of a server uses the same two families, told apart by the label ``model``.
+    Every model of a server uses the same families, told apart by the label ``model``.
     """
 
     def __init__(self, model: str) -> None:
+        in_flight = pb_utils.MetricFamily(
+            name="gsv_requests_in_flight",
+            description="Requests that have arrived at the model and have not ended",
+            kind=pb_utils.MetricFamily.GAUGE,
+        )
         requests = pb_utils.MetricFamily(
             name="gsv_requests_total",
             description="Requests that were answered, refused, cancelled, or failed",
@@ -40,15 +45,22 @@ class RequestMetrics:
             description="Seconds from a request's arrival at the model to its last response",
             kind=pb_utils.MetricFamily.COUNTER,
         )
-        self._families = (requests, seconds)  # a metric ends with its family
+        self._families = (in_flight, requests, seconds)  # a metric ends with its family
+        self._in_flight = in_flight.Metric(labels={"model": model})
+        self._in_flight.set(0)  # what a process that died had under way is lost
         self._requests = {
             outcome: requests.Metric(labels={"model": model, "outcome": outcome})
             for outcome in OUTCOMES
         }
         self._seconds = seconds.Metric(labels={"model": model})
 
+    def begin(self, requests: int = 1) -> None:
+        """Count requests that have arrived."""
+        self._in_flight.increment(requests)
+
     def observe(self, outcome: str, seconds: float) -> None:
         """Count one request that has ended."""
+        self._in_flight.increment(-1)
         self._requests[outcome].increment(1)
         self._seconds.increment(seconds)
 
