@@ -23,7 +23,7 @@ from gsv.checkpoints.lora import read_lora
 from gsv.checkpoints.names.sovits import rename
 from gsv.checkpoints.store import save_tensors
 from gsv.checkpoints.voice_editing import NewVoice, add_voice
-from gsv.checkpoints.voice_weights import read_sovits
+from gsv.checkpoints.voice_weights import read_quantizer, read_sovits, store_sovits
 from gsv.constants import STYLE_BINS
 from gsv.engine.flow import FlowEngine, FlowJob
 from gsv.errors import InvalidRequest
@@ -139,6 +139,17 @@ def test_upstreams_arrays(speakers: tuple[Speakers, FlowEngine], tmp_path: Path)
     plain = torch.cat([padding, engine.run(job)], dim=-1)[None]
     case.check("x_lora", found)
     case.check("x_base", plain)
+
+
+def test_the_reference_encoder_uses_the_voices_quantizer(tmp_path: Path) -> None:
+    path = lora_file(tmp_path / "lora.pth")
+    wanted = read_lora(path, CONFIG).replaced["quantizer.codebook"]
+    assert torch.equal(read_quantizer(path, CONFIG)["codebook"], wanted)
+    store_sovits(path, tmp_path / "stored.safetensors", CONFIG)
+    assert torch.equal(read_quantizer(tmp_path / "stored.safetensors", CONFIG)["codebook"], wanted)
+    assert set(read_quantizer(full_file(tmp_path / "full.pth"), CONFIG)) == {
+        "codebook", "projection.weight", "projection.bias",
+    }  # fmt: skip
 
 
 def test_what_is_shared_and_what_is_not(speakers: tuple[Speakers, FlowEngine], root: Path) -> None:

@@ -31,6 +31,7 @@ SUFFIX = ".safetensors"
 _MARK = "gsv_voice"  # metadata key of our own files
 _FORMAT = 1
 _DOWN, _UP = ".down", ".up"
+_QUANTIZER = "quantizer."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +82,28 @@ def read_sovits(path: Path, base: SoVITSConfig) -> Lora | dict[str, Tensor]:
         return _stored_lora(path, mark, base)
     _want(path, mark, Kind.SOVITS)
     return fit(path, load_module_state(path), expected_shapes(SoVITS, base))
+
+
+def read_quantizer(path: Path, base: SoVITSConfig) -> dict[str, Tensor]:
+    """Those tensors of the quantizer that a voice's SoVITS replaces, without the prefix.
+
+    Training freezes the quantizer, but a half-precision file rounds it, and prompt tokens must be
+    those that the voice's own file gives.
+
+    Raises:
+        CheckpointError: as :func:`read_sovits`.
+    """
+    if _mark(path) is None:
+        found = read_sovits(path, base)
+        tensors = found.replaced if isinstance(found, Lora) else found
+    else:
+        with safetensors.safe_open(path, "pt") as file:
+            names = [name for name in file.keys() if name.startswith(_QUANTIZER)]  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in names}
+    own = {name: value for name, value in tensors.items() if name.startswith(_QUANTIZER)}
+    shapes = expected_shapes(SoVITS, base)
+    fitting = fit(path, own, {name: shapes[name] for name in own if name in shapes})
+    return {name.removeprefix(_QUANTIZER): value for name, value in fitting.items()}
 
 
 def store_gpt(source: Path, target: Path, base: GPTConfig) -> Stored:

@@ -7,6 +7,7 @@ the flow's prompt) are taken at 32 kHz. Encoded references are kept by content, 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 from collections import OrderedDict
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from gsv import audio
 from gsv.checkpoints.store import load_module_state
+from gsv.checkpoints.voice_weights import read_quantizer
 from gsv.config import SoVITSConfig
 from gsv.constants import (
     REFERENCE_MAX_SECONDS,
@@ -110,7 +112,7 @@ class ReferenceEncoderStage:
     settings_type = Settings
 
     def __init__(self, place: Place, settings: Settings) -> None:
-        config = SoVITSConfig.load(place.folder / "quantizer.json")
+        self._config = config = SoVITSConfig.load(place.folder / "quantizer.json")
         self._device = place.device
         self._hubert = load_hubert(place.folder / "hubert", place.device, settings.dtype)
         self._quantizer = Quantizer(config.ssl_dim, config.codebook_size)
@@ -125,7 +127,8 @@ class ReferenceEncoderStage:
     def warm_up(self) -> None:
         """Encode three seconds of a quiet tone."""
         time = np.arange(3 * REFERENCE_RATE, dtype=np.float32) / REFERENCE_RATE
-        self._encode(0.1 * np.sin(2 * np.pi * 220 * time).astype(np.float32), REFERENCE_RATE)
+        tone = 0.1 * np.sin(2 * np.pi * 220 * time).astype(np.float32)
+        self._encode(tone, REFERENCE_RATE, self._quantizer)
 
     def close(self) -> None:
         """Nothing runs between requests."""
@@ -145,9 +148,19 @@ class ReferenceEncoderStage:
         samples, rate = request.reference_audio, request.reference_sample_rate
         if samples is not None and rate is not None:
             content = f"{rate}:".encode() + samples.tobytes()
-            return self._cached(hashlib.sha256(content).digest(), lambda: (samples, rate))
+            key = hashlib.sha256(content).digest()
+            return self._cached(key, lambda: self._encode(samples, rate, self._quantizer))
         voice = self._voices.get(request.voice)
-        return self._cached(voice.pinned.encode(), lambda: self._recording(voice))
+        return self._cached(voice.pinned.encode(), lambda: self._encode_voice(voice))
+
+    def _encode_voice(self, voice: Voice) -> Result:
+        quantizer = self._quantizer
+        if voice.sovits is not None:
+            quantizer = copy.deepcopy(quantizer)
+            own = read_quantizer(voice.sovits, self._config)
+            quantizer.load_state_dict(quantizer.state_dict() | own, strict=True)
+        samples, rate = self._recording(voice)
+        return self._encode(samples, rate, quantizer)
 
     def _recording(self, voice: Voice) -> tuple[NDArray[np.float32], int]:
         try:
@@ -157,18 +170,16 @@ class ReferenceEncoderStage:
         self._voices.get(voice.pinned, fresh=True)  # it may have been replaced while it was read
         return samples, rate
 
-    def _cached(
-        self, key: bytes, recording: Callable[[], tuple[NDArray[np.float32], int]]
-    ) -> Result:
+    def _cached(self, key: bytes, encode: Callable[[], Result]) -> Result:
         if key not in self._cache:
-            self._cache[key] = self._encode(*recording())
+            self._cache[key] = encode()
             while len(self._cache) > self._cache_size:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(key)
         return self._cache[key]
 
     @torch.inference_mode()
-    def _encode(self, samples: NDArray[np.float32], rate: int) -> Result:
+    def _encode(self, samples: NDArray[np.float32], rate: int, quantizer: Quantizer) -> Result:
         samples = audio.peak_guard(samples)
         heard = audio.resample_soxr(samples, rate, SSL_RATE)
         seconds = len(heard) / SSL_RATE
@@ -176,7 +187,7 @@ class ReferenceEncoderStage:
             raise _wrong_length(seconds)
         tail = np.zeros(SSL_TAIL_SAMPLES, np.float32)
         wave = torch.from_numpy(np.concatenate([heard, tail])).to(self._device)
-        codes = self._quantizer.extract_tokens(self._hubert(wave[None]))
+        codes = quantizer.extract_tokens(self._hubert(wave[None]))
         reference = audio.resample_sinc(
             torch.from_numpy(samples).to(self._device), rate, REFERENCE_RATE
         )
