@@ -7,7 +7,15 @@
 Audio(1.20 s, 48000 Hz)
 """
 
-from gsv_client.answers import Analysis, Chunk, Health, SegmentAnalysis, SentenceAnalysis, Voice
+from gsv_client.answers import (
+    Analysis,
+    Chunk,
+    Health,
+    SegmentAnalysis,
+    SentenceAnalysis,
+    Voice,
+    Voices,
+)
 from gsv_client.audio import Audio
 from gsv_client.client import Client, SpeechStream
 from gsv_client.errors import (
@@ -46,5 +54,6 @@ __all__ = [
     "SpeechStream",
     "Timeout",
     "Voice",
+    "Voices",
     "WavWriter",
 ]

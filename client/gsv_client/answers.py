@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, overload
 
 from gsv_client.audio import Audio
 from gsv_client.errors import ServerError
@@ -84,16 +84,37 @@ class Voice:
     default: bool
     details: Mapping[str, Any]
 
-    @staticmethod
-    def list_from_json(text: bytes | str) -> list[Voice]:
-        """Parse VOICES: `{"default": NAME or null, "voices": [{"name": …}, …]}`.
+
+@dataclasses.dataclass(frozen=True)
+class Voices(Sequence[Voice]):
+    """The voices of a server, and what is wrong with those that it can't use."""
+
+    voices: tuple[Voice, ...]
+    broken: tuple[str, ...] = ()
+
+    @classmethod
+    def from_json(cls, text: bytes | str) -> Voices:
+        """Parse VOICES: `{"default": NAME or null, "voices": [{"name": …}, …], "broken": […]}`.
 
         Raises:
             ServerError: not the JSON that the interface promises.
         """
         with _promised("VOICES"):
             values = json.loads(text)
-            return [_voice(voice, values.get("default")) for voice in values["voices"]]
+            voices = tuple(_voice(voice, values.get("default")) for voice in values["voices"])
+            return cls(voices, tuple(str(message) for message in values.get("broken") or ()))
+
+    @overload
+    def __getitem__(self, index: int) -> Voice: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Voice]: ...
+
+    def __getitem__(self, index: int | slice) -> Voice | Sequence[Voice]:
+        return self.voices[index]
+
+    def __len__(self) -> int:
+        return len(self.voices)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gsv_client.answers import Analysis, Chunk, Health, Voice
+from gsv_client.answers import Analysis, Chunk, Health, Voices
 from gsv_client.audio import Audio
 from gsv_client.errors import (
     GsvClientError,
@@ -205,7 +205,7 @@ class Client:
         outputs = self._call(Request(FRONTEND_MODEL, inputs, ("ANALYSIS",), "", self.timeout))
         return Analysis.from_json(_string(outputs, "ANALYSIS"))
 
-    def voices(self) -> list[Voice]:
+    def voices(self) -> Voices:
         """The voices that the server offers now.
 
         >>> [voice.name for voice in client.voices()]
@@ -221,7 +221,7 @@ class Client:
                 f"has no model {VOICES_MODEL!r}; serve one made by a current `gsv prepare`, "
                 "or look into the voice folder on the server's machine"
             ) from error
-        return Voice.list_from_json(_string(outputs, "VOICES"))
+        return Voices.from_json(_string(outputs, "VOICES"))
 
     def health(self) -> Health:
         """Whether the server is there and ready; never raises for a server that is not."""

@@ -47,7 +47,11 @@ class Models:
         if model == "text_frontend":
             return {"ANALYSIS": _json({"sentences": [_sentence(_text(inputs))]})}
         if model == "voices":
-            return {"VOICES": _json({"default": None, "voices": [{"name": "爱丽丝"}]})}
+            return {
+                "VOICES": _json(
+                    {"default": None, "voices": [{"name": "爱丽丝"}], "broken": ["bob: no text"]}
+                )
+            }
         if model == "old_voices":
             return {"VOICES": _json(["alice"])}
         text = _text(inputs)

@@ -18,7 +18,7 @@ from gsv_client import (
     ServerError,
     ServerUnavailable,
     SpeechOptions,
-    Voice,
+    Voices,
 )
 from gsv_client.testing import FakeTransport
 from gsv_client.transport import Endpoint, Request
@@ -176,6 +176,14 @@ def test_voices(fake: Client, transport: FakeTransport) -> None:
     assert transport.requests[0].inputs["NAME"].tolist() == [[b""]]
 
 
+def test_voices_that_the_server_cannot_use() -> None:
+    voices = Voices.from_json(
+        '{"default": null, "voices": [{"name": "a"}, {"name": "b"}], "broken": ["c: no text"]}'
+    )
+    assert [voice.name for voice in voices] == ["a", "b"]
+    assert (len(voices), voices[-1].name, voices.broken) == (2, "b", ("c: no text",))
+
+
 def test_a_server_that_lists_no_voices() -> None:
     client = Client(transport=FakeTransport(models=["gpt_sovits_v4"]))
     with pytest.raises(NotFound, match="can't list voices, because its repository has no model"):
@@ -187,7 +195,7 @@ def test_json_that_is_not_as_documented(text: str) -> None:
     with pytest.raises(ServerError, match="ANALYSIS: the server's JSON is not as documented"):
         Analysis.from_json(text)
     with pytest.raises(ServerError, match="VOICES: the server's JSON is not as documented"):
-        Voice.list_from_json(text)
+        Voices.from_json(text)
 
 
 def test_health_does_not_raise_for_a_server_that_is_away() -> None:

@@ -76,10 +76,11 @@ class GsvGroup(click.Group):
 
 
 def points(group: str) -> list[EntryPoint]:
-    """Entry points of a group, each name once."""
-    return (
-        list({point.name: point for point in entry_points(group=group)}.values()) if group else []
-    )
+    """Entry points of a group; of two of one name the first on the path, as with modules."""
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=group):
+        found.setdefault(point.name, point)
+    return list(found.values())
 
 
 def plugged_command(point: EntryPoint) -> click.Command:

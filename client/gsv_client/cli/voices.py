@@ -13,6 +13,7 @@ from gsv_client.cli.common import (
     json_option,
     print_json,
     print_table,
+    talk,
 )
 from gsv_client.cli.plugins import GsvGroup, plugged_command, points
 from gsv_client.errors import InvalidRequest
@@ -60,6 +61,8 @@ def list_voices(connection: Connection, as_json: bool) -> None:
     """
     with connection.open() as client:
         found = client.voices()
+    for message in found.broken:
+        talk(f"broken: {message}")
     if as_json:
         print_json([_plain(voice) for voice in found])
         return
