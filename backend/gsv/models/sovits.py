@@ -32,8 +32,12 @@ class SoVITS(nn.Module):
         self.flow = FlowMatching(config)
 
     def set_precision(self, dtype: torch.dtype) -> None:
-        """Hold the weights of the heavy parts (WaveNet and estimator) as ``dtype``."""
-        set_precision(self, dtype)
+        """Hold the estimator's weights as ``dtype``, and lay them out for its processor.
+
+        The condition's encoders stay float32: they run once a sentence, and what they round all
+        steps would be told.
+        """
+        set_precision(self.flow, dtype)
 
     def with_parts(self, changed: Mapping[str, Tensor]) -> SoVITS:
         """A model that shares all of this one but the parts that ``changed`` has tensors of.
