@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import http.client
 import os
@@ -12,12 +13,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tritonclient.grpc as grpc_client
 from trivial_models import infer, write_repository
 
 from gsv.errors import ServerError
 from gsv.serving import processes
-from gsv.serving.launcher import CONTROL_HEADER, EmbeddedServer, ServerOptions
+from gsv.serving.launcher import EmbeddedServer, ServerOptions
+from gsv.serving.server_options import CONTROL_HEADER
 from gsv.serving.supervisor import RecoveryPolicy, Supervisor
 
 pytestmark = pytest.mark.server
@@ -53,13 +57,14 @@ def test_serves_from_a_path_with_spaces_and_leaves_nothing(tmp_path: Path) -> No
         assert regions(server)
         stubs = processes.living_stubs(server.pid)
         assert [(stub.model, stub.instance) for stub in stubs] == [("double", "double_0_0")]
-        links = server._links
-        assert links is not None
-        assert links.is_dir()
+        command = Path(f"/proc/{server.pid}/cmdline").read_text().split("\0")
+        link = Path(next(w for w in command if "--model-repository=" in w).partition("=")[2])
+        assert link.is_symlink()
+        assert link.resolve() == repository.resolve()
     assert told == [(1, 2), (2, 2)]
     assert server.ended()
     assert regions(server) == []
-    assert not links.exists()
+    assert not link.parent.exists()
     assert not Path(f"/proc/{stubs[0].pid}").exists()
 
 
@@ -89,6 +94,21 @@ def test_slow_models_run_into_the_timeout(tmp_path: Path) -> None:
     with pytest.raises(ServerError, match="not ready after 3 s; still loading: double"):
         server.start()
     assert regions(server) == []
+
+
+def test_requests_under_way_are_answered_before_the_end(tmp_path: Path) -> None:
+    repository = write_repository(tmp_path / "repository", slow=True)
+    tensor = grpc_client.InferInput("X", [1], "FP32")
+    tensor.set_data_from_numpy(np.array([4.0], np.float32))
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        with EmbeddedServer(repository, OPTIONS) as server:
+            client = grpc_client.InferenceServerClient(server.grpc_url)
+            answer = pool.submit(client.infer, "slow", [tensor])
+            started = time.monotonic()
+            wait_until(lambda: 'gsv_requests_in_flight{model="slow"} 1' in server._metrics())
+        assert answer.result(timeout=10).as_numpy("Y").tolist() == [8.0]
+    client.close()
+    assert time.monotonic() - started < OPTIONS.exit_timeout
 
 
 def test_control_key_guards_loading(tmp_path: Path) -> None:

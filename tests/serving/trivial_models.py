@@ -29,6 +29,37 @@ class TritonPythonModel:
         ]
 """
 
+# Answers later, from a thread, and needs another model for it; counts what is under way.
+SLOW = """
+import threading, time
+import triton_python_backend_utils as pb_utils
+from gsv.serving.metrics import RequestMetrics
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        self.metrics = RequestMetrics(args["model_name"])
+
+    def execute(self, requests):
+        for request in requests:
+            self.metrics.begin()
+            x = pb_utils.get_input_tensor_by_name(request, "X").as_numpy().copy()
+            threading.Thread(target=self.answer, args=(x, request.get_response_sender())).start()
+
+    def answer(self, x, sender):
+        time.sleep(2.0)
+        call = pb_utils.InferenceRequest(
+            model_name="double", requested_output_names=["Y"], inputs=[pb_utils.Tensor("X", x)]
+        ).exec()
+        if call.has_error():
+            answer = pb_utils.InferenceResponse(error=pb_utils.TritonError(call.error().message()))
+        else:
+            y = pb_utils.get_output_tensor_by_name(call, "Y").as_numpy()
+            answer = pb_utils.InferenceResponse([pb_utils.Tensor("Y", y)])
+        sender.send(answer, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        self.metrics.observe("answered", 2.0)
+"""
+
 ENSEMBLE = """
 platform: "ensemble"
 max_batch_size: 0
@@ -48,9 +79,17 @@ ensemble_scheduling {
 
 
 def write_repository(
-    folder: Path, *, initialize: str = "pass", instances: int = 1, ensemble: bool = False
+    folder: Path,
+    *,
+    initialize: str = "pass",
+    instances: int = 1,
+    ensemble: bool = False,
+    slow: bool = False,
 ) -> Path:
-    """A repository with the model ``double`` (Y = 2 X) and, if asked, the ensemble ``outer``."""
+    """A repository with the model ``double`` (Y = 2 X) and, if asked, two that call it.
+
+    ``outer`` is an ensemble; ``slow`` answers after two seconds.
+    """
     version = folder / "double" / "1"
     version.mkdir(parents=True)
     (folder / "double" / "config.pbtxt").write_text(CONFIG.format(instances=instances))
@@ -58,6 +97,10 @@ def write_repository(
     if ensemble:
         (folder / "outer" / "1").mkdir(parents=True)
         (folder / "outer" / "config.pbtxt").write_text(ENSEMBLE)
+    if slow:
+        (folder / "slow" / "1").mkdir(parents=True)
+        (folder / "slow" / "config.pbtxt").write_text(CONFIG.format(instances=1))
+        (folder / "slow" / "1" / "model.py").write_text(SLOW)
     return folder
 
 

@@ -10,21 +10,15 @@ even by SIGKILL, and its shared memory carries a name of its own, so that nothin
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import http.client
 import json
 import os
 import re
 import select
-import shlex
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -33,12 +27,21 @@ from typing import Any
 from gsv.errors import Cancelled, ServerError
 from gsv.serving import installation, processes
 from gsv.serving.server_log import ServerLog
+from gsv.serving.server_options import (
+    CONTROL_HEADER,
+    PlainPaths,
+    ServerOptions,
+    check_repository,
+    choose_ports,
+)
 
-CONTROL_HEADER = "gsv-control-key"
-KILL_MARGIN_SECONDS = 3.0  # beyond Triton's own exit timeout
-DEAD_MODEL_GRACE_SECONDS = 1.0
+__all__ = ["EmbeddedServer", "ServerOptions"]
+
+UNLOAD_SECONDS = 10.0  # what Triton gets to unload its models when no request is left
+LOST_SECONDS = 5.0  # without any progress: what is under way then waits for a process that died
 REQUEST_SECONDS = 5.0
 WAIT_STEP_SECONDS = 0.2
+OUR_METRICS = re.compile(r"^gsv_.*\n", re.MULTILINE)
 IN_FLIGHT = re.compile(r"^gsv_requests_in_flight\{.*\} (\S+)$", re.MULTILINE)
 
 # Runs in place of tritonserver for a moment: asks the kernel for a SIGTERM when the launcher dies
@@ -49,21 +52,6 @@ ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 if os.getppid() == int(sys.argv[1]):
     os.execv(sys.argv[2], sys.argv[2:])
 """
-
-
-@dataclasses.dataclass(frozen=True)
-class ServerOptions:
-    """How to run a server. Port 0 means any free one; times are in seconds."""
-
-    host: str = "127.0.0.1"
-    http_port: int = 0
-    grpc_port: int = 0
-    metrics_port: int = 0
-    tritonserver: Path | None = None  # None: the embedded one
-    ready_timeout: float = 600.0
-    exit_timeout: int = 30
-    control_key: str = ""  # asked of whoever loads and unloads models; empty: nobody is asked
-    extra: tuple[str, ...] = ()  # further options, handed to tritonserver as they are
 
 
 class EmbeddedServer:
@@ -88,7 +76,7 @@ class EmbeddedServer:
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.log = ServerLog(on_line, self._wake)
         self.region_prefix = processes.region_prefix()
-        self._links: Path | None = None
+        self._paths = PlainPaths()
         self._process: subprocess.Popen[bytes] | None = None
         self._interruptions = 0
         self._closed = False
@@ -186,16 +174,22 @@ class EmbeddedServer:
         self, method: str, path: str, body: Any = None, timeout: float = REQUEST_SECONDS
     ) -> int:
         """Send one HTTP request to the server; its status, or 0 when there was no answer."""
-        connection = http.client.HTTPConnection(self.http_url, timeout=timeout)
+        return self._exchange(self.ports[0], method, path, body, timeout)[0]
+
+    def _exchange(
+        self, port: int, method: str, path: str, body: Any, timeout: float
+    ) -> tuple[int, str]:
+        connection = http.client.HTTPConnection(f"{self._reachable_host()}:{port}", timeout=timeout)
         key = self.options.control_key
         headers = {CONTROL_HEADER: key} if key else {}
         try:
             connection.request(
                 method, path, json.dumps(body) if body is not None else None, headers
             )
-            return connection.getresponse().status
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode("utf-8", "replace")
         except (OSError, http.client.HTTPException):
-            return 0
+            return 0, ""
         finally:
             connection.close()
 
@@ -215,44 +209,49 @@ class EmbeddedServer:
                 self.log.join()
         finally:
             processes.remove_regions(self.region_prefix)
-            if self._links is not None:
-                shutil.rmtree(self._links, ignore_errors=True)
+            self._paths.close()
             os.close(self._wake_read)
             os.close(self._wake_write)
 
     def _drain(self, process: subprocess.Popen[bytes]) -> None:
-        # A model whose stub died keeps Triton waiting for its whole exit timeout. Once the last
-        # living stub has said goodbye there is nothing worth waiting for.
         dead_model = bool(processes.dead_children(process.pid))
-        self._await_idle(time.monotonic() + self.options.exit_timeout)
+        limit = time.monotonic() + self.options.exit_timeout
+        self._await_idle(limit, dead_model)
         process.send_signal(signal.SIGTERM)
-        limit = time.monotonic() + self.options.exit_timeout + KILL_MARGIN_SECONDS
-        while process.poll() is None and self._interruptions < 2:
+        limit = max(limit, time.monotonic() + UNLOAD_SECONDS)
+        # A model whose process died keeps Triton waiting for its whole exit timeout. Once the last
+        # living stub has said goodbye there is nothing worth waiting for.
+        while process.poll() is None and self._interruptions < 2 and time.monotonic() < limit:
             self.wait(WAIT_STEP_SECONDS)
             if dead_model and not processes.living_stubs(process.pid):
-                limit = min(limit, time.monotonic() + DEAD_MODEL_GRACE_SECONDS)
-                dead_model = False
-            if time.monotonic() > limit:
-                break
+                return
 
-    def _await_idle(self, limit: float) -> None:
+    def _await_idle(self, limit: float, dead_model: bool) -> None:
         # From SIGTERM on Triton lets no model call another: a request that is half-way through
         # would fail. So the models first finish what they have, by their own count.
+        before, changed = "", time.monotonic()
         while not self.ended() and self._interruptions < 2 and time.monotonic() < limit:
-            in_flight = IN_FLIGHT.findall(self._fetch(self.metrics_url))
-            if sum(float(number) for number in in_flight) <= 0:
+            metrics = "".join(OUR_METRICS.findall(self._metrics()))
+            if sum(float(number) for number in IN_FLIGHT.findall(metrics)) <= 0:
+                return
+            if metrics != before:
+                before, changed = metrics, time.monotonic()
+            elif dead_model and time.monotonic() - changed > LOST_SECONDS:
                 return
             self.wait(WAIT_STEP_SECONDS)
 
-    def _fetch(self, url: str) -> str:
-        try:
-            with urllib.request.urlopen(url, timeout=REQUEST_SECONDS) as response:
-                return str(response.read().decode())
-        except (OSError, http.client.HTTPException):
-            return ""
+    def _metrics(self) -> str:
+        return self._exchange(self.ports[2], "GET", "/metrics", None, REQUEST_SECONDS)[1]
 
     def _launch(self, found: installation.Installation) -> None:
-        command = self._command(found)
+        backends = found.backend_directory
+        arguments = self.options.arguments(
+            self._paths.of(self.repository, "repository"),
+            self._paths.of(backends, "backends") if backends else None,
+            self.ports,
+            self.region_prefix,
+        )
+        command = [str(found.binary), *arguments]
         guard = [sys.executable, "-I", "-S", "-c", _GUARD, str(os.getpid()), *command]
         try:
             self._process = subprocess.Popen(
@@ -267,43 +266,6 @@ class EmbeddedServer:
             raise ServerError(f"{found.binary}: can't be run: {error}") from error
         assert self._process.stdout is not None
         self.log.follow(self._process.stdout)
-
-    def _command(self, found: installation.Installation) -> list[str]:
-        options, (http_port, grpc_port, metrics_port) = self.options, self.ports
-        command = [
-            str(found.binary),
-            f"--model-repository={self._plain('repository', self.repository)}",
-            # Explicit control lets a supervisor unload and load a model whose process died.
-            "--model-control-mode=explicit",
-            "--load-model=*",
-            f"--http-address={options.host}",
-            f"--http-port={http_port}",
-            f"--grpc-address={options.host}",
-            f"--grpc-port={grpc_port}",
-            f"--metrics-address={options.host}",
-            f"--metrics-port={metrics_port}",
-            f"--exit-timeout-secs={options.exit_timeout}",
-            f"--backend-config=python,shm-region-prefix-name={self.region_prefix}",
-        ]
-        if found.backend_directory is not None:
-            backends = self._plain("backends", found.backend_directory)
-            command.append(f"--backend-directory={backends}")
-        if options.control_key:
-            restriction = f"model-repository:{CONTROL_HEADER}={options.control_key}"
-            command.append(f"--http-restricted-api={restriction}")
-            command.append(f"--grpc-restricted-protocol={restriction}")
-        return [*command, *options.extra]
-
-    def _plain(self, name: str, path: Path) -> Path:
-        """``path``, or a link to it where Triton's unquoted command lines would split it."""
-        path = path.absolute()
-        if shlex.quote(str(path)) == str(path):
-            return path
-        if self._links is None:
-            self._links = _plain_folder()
-        link = self._links / name
-        link.symlink_to(path)
-        return link
 
     def _wait_until_ready(self, models: int) -> None:
         limit = time.monotonic() + self.options.ready_timeout
@@ -338,42 +300,3 @@ class EmbeddedServer:
     def _reachable_host(self) -> str:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.options.host, self.options.host)
         return f"[{host}]" if ":" in host else host
-
-
-def check_repository(repository: Path) -> int:
-    """The number of models in it; ServerError when there is none."""
-    if not repository.is_dir():
-        raise ServerError(f"{repository}: no such folder; make one with gsv prepare")
-    models = len(list(repository.glob("*/config.pbtxt")))
-    if not models:
-        raise ServerError(
-            f"{repository}: no model in it (no */config.pbtxt); make a repository with gsv prepare"
-        )
-    return models
-
-
-def choose_ports(host: str, wanted: tuple[int, int, int]) -> tuple[int, int, int]:
-    """The wanted ports, with a free one for every 0; ServerError when one is taken."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with contextlib.ExitStack() as stack:
-        ports = []
-        # All are held until the last is found: no two are the same.
-        for port, what in zip(wanted, ("http", "grpc", "metrics"), strict=True):
-            probe = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError as error:
-                raise ServerError(
-                    f"{host}:{port} can't be used: {error.strerror}; choose another --{what}-port "
-                    "(0: any free one)"
-                ) from error
-            ports.append(probe.getsockname()[1])
-    return ports[0], ports[1], ports[2]
-
-
-def _plain_folder() -> Path:
-    for parent in (tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"):
-        if shlex.quote(parent) == parent and os.access(parent, os.W_OK):
-            return Path(tempfile.mkdtemp(prefix="gsv-", dir=parent))
-    raise ServerError("no temporary folder without spaces in its path; set TMPDIR to one")
