@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from checkpoints.files import marker_bomb, save_pickle
 from golden import case_weights
 from gpt_models import golden_config
 from voices.test_resident import Recorder
@@ -139,4 +141,18 @@ def test_errors_of_voices(stage: SemanticGPTEngineStage, root: Path) -> None:
     assert recorder.done.wait(60)
     assert isinstance(recorder.events[0], CheckpointError)
     assert "wanted: the semantic model" in str(recorder.events[0])
+    shutil.rmtree(made)
+
+
+def test_a_malicious_pickle_in_the_folder(
+    stage: SemanticGPTEngineStage, root: Path, alone: dict[str, list[int]]
+) -> None:
+    marker = root / "exploded"
+    made = make_voice(root / "voices" / "bomb", gpt="x.ckpt")
+    save_pickle(pickle.dumps({"weight": marker_bomb(marker)}), made / "x.ckpt")
+    recorder = ask(stage, "bomb")
+    assert recorder.done.wait(60)
+    assert isinstance(recorder.events[0], CheckpointError)
+    assert not marker.exists()
+    assert tokens(ask(stage, "bo")) == alone["bo"]
     shutil.rmtree(made)

@@ -10,7 +10,8 @@ import pytest
 from voices.voice_files import make_voice
 
 from gsv.errors import Cancelled, GsvError, InvalidRequest, Overloaded, VoiceError
-from gsv.stages.resident import BASE, Residents, start_in_voice
+from gsv.stages.in_voice import start_in_voice
+from gsv.stages.resident import BASE, Residents
 from gsv.voices import VoiceFolder
 
 WAIT = 10.0
@@ -243,6 +244,18 @@ def test_an_answer_gives_its_weights_back(store: Store) -> None:
         else:
             cancel() if end == "cancel" else reply.finish()
         assert entry.users == 0, end
+
+
+def test_a_start_that_fails_after_its_answer_gives_back_once(store: Store) -> None:
+    Caller(store, "a").wait().leave()
+
+    def start(key: str, weights: str | None, reply: Any) -> Any:
+        reply.fail(GsvError("one sentence was refused"))
+        raise Overloaded("and so the request")
+
+    with pytest.raises(Overloaded):
+        start_in_voice(store.residents, "a", Recorder(), start)
+    assert next(iter(store.residents._entries.values())).users == 0
 
 
 def test_cancelling_while_the_weights_load(store: Store) -> None:

@@ -14,10 +14,9 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from gsv.errors import Cancelled, GsvError, InvalidRequest, Overloaded, VoiceError
-from gsv.stages.base import Reply
 from gsv.voices import Voice, VoiceFolder
 
 logger = logging.getLogger(__name__)
@@ -101,7 +100,7 @@ class Residents(Generic[Weights]):
         """Call ``then`` with the key and the weights of ``voice``: at once, or when loaded.
 
         For other weights than the base's (key ``BASE``, weights None), :meth:`release` must be
-        called once for each call of ``then``.
+        called once for each call of ``then``, also for one that raises.
 
         Args:
             voice: a name, pinned or not; "" for the base's weights.
@@ -120,7 +119,7 @@ class Residents(Generic[Weights]):
                 return
             found = self._take(key, then, fail)
         if found.weights is not None:
-            self._call(key, found.weights, then)
+            then(key, found.weights)
 
     def release(self, key: str) -> None:
         """One use of ``key`` is over."""
@@ -190,13 +189,6 @@ class Residents(Generic[Weights]):
             self._thread.start()
         self._changed.notify_all()
 
-    def _call(self, key: str, weights: Weights, then: Callable[[str, Weights], None]) -> None:
-        try:
-            then(key, weights)
-        except BaseException:
-            self.release(key)
-            raise
-
     def _run(self) -> None:
         while (key := self._next()) is not None:
             entry = self._entries[key]
@@ -222,7 +214,7 @@ class Residents(Generic[Weights]):
                 entry.users += len(waiting)
             for then, fail in waiting:
                 try:
-                    self._call(key, weights, then)
+                    then(key, weights)
                 except Exception as error:
                     fail(error)
 
@@ -276,92 +268,3 @@ def _state_of(path: Path) -> str:
     except OSError as error:
         raise VoiceError(f"{path.name}: {error.strerror}") from error
     return f"{path}:{state.st_size}:{state.st_mtime_ns}"
-
-
-class HeldReply:
-    """A reply that gives weights back when the answer ends, however it does."""
-
-    def __init__(self, reply: Reply, release: Callable[[], None]) -> None:
-        self._reply = reply
-        self._release: Callable[[], None] | None = release
-        self._lock = threading.Lock()
-
-    def send(self, result: Any, *, final: bool) -> None:
-        """As :class:`gsv.stages.base.Reply`."""
-        try:
-            self._reply.send(result, final=final)
-        finally:
-            if final:
-                self._end()
-
-    def finish(self) -> None:
-        """As :class:`gsv.stages.base.Reply`."""
-        try:
-            self._reply.finish()
-        finally:
-            self._end()
-
-    def fail(self, error: BaseException) -> None:
-        """As :class:`gsv.stages.base.Reply`."""
-        try:
-            self._reply.fail(error)
-        finally:
-            self._end()
-
-    def _end(self) -> None:
-        with self._lock:
-            release, self._release = self._release, None
-        if release is not None:
-            release()
-
-
-class Starting:
-    """A request that begins now or when its weights are there, and can be cancelled either way."""
-
-    def __init__(self, reply: Reply) -> None:
-        self._reply = reply
-        self._cancel: Callable[[], None] | None = None
-        self._cancelled = False
-        self._lock = threading.Lock()
-
-    def begin(self, start: Callable[[], Callable[[], None]]) -> None:
-        """Call ``start`` and keep what cancels it."""
-        if self._cancelled:
-            raise Cancelled("the caller went away")
-        cancel = start()
-        with self._lock:
-            self._cancel = cancel
-            late = self._cancelled
-        if late:
-            cancel()
-
-    def cancel(self) -> None:
-        """Give up."""
-        with self._lock:
-            self._cancelled, cancel = True, self._cancel
-        if cancel is not None:
-            cancel()
-        else:
-            self._reply.fail(Cancelled("the caller went away"))
-
-
-def start_in_voice(
-    residents: Residents[Weights],
-    voice: str,
-    reply: Reply,
-    start: Callable[[str, Weights | None, Reply], Callable[[], None]],
-) -> Callable[[], None]:
-    """Start a request with its voice's weights; returns at once with what cancels it.
-
-    Args:
-        start: gets the key, the weights (None: the base's) and the reply to answer to; returns
-            what cancels the work.
-    """
-    starting = Starting(reply)
-
-    def then(key: str, weights: Weights | None) -> None:
-        held = reply if key == BASE else HeldReply(reply, lambda: residents.release(key))
-        starting.begin(lambda: start(key, weights, held))
-
-    residents.use(voice, then, reply.fail)
-    return starting.cancel

@@ -35,7 +35,8 @@ from gsv.stages.base import (
 )
 from gsv.stages.base import Settings as BaseSettings
 from gsv.stages.calls import CallModel, CallPool, CallScope
-from gsv.stages.resident import Residents, start_in_voice
+from gsv.stages.in_voice import start_in_voice
+from gsv.stages.resident import Residents
 
 ENGINE = "semantic_gpt_engine"
 

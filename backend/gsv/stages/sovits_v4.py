@@ -31,7 +31,8 @@ from gsv.options import DEFAULTS, check_range, check_seed, resolve_seed
 from gsv.precision import torch_dtype
 from gsv.stages.base import Array, Load, Place, Reply, check_counts, check_ids, split_by_counts
 from gsv.stages.base import Settings as BaseSettings
-from gsv.stages.resident import Residents, start_in_voice
+from gsv.stages.in_voice import start_in_voice
+from gsv.stages.resident import Residents
 from gsv.stages.speakers import Speaker, Speakers
 
 
