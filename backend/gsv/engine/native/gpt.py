@@ -18,7 +18,7 @@ _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 _HEADS = 4  # heads that the kernel attends at once
 _HEAD_WIDTHS = (16, 32, 64)
 _CACHE_LINE = 64  # bytes; the kernel reads int8 rows in steps of it
-_TRIAL_ROWS = (1, 2, 4, 8)
+_TRIAL_ROWS = (1, 2)  # more rows are worth all threads: they compute, and don't only read
 _TRIAL_LENGTH = 256
 _TRIALS = 4
 _TOLERANCE = 0.15  # another thread must bring more than this
@@ -112,7 +112,7 @@ class NativeDecode:
             plane_stride=cache.storage.stride(1),
         )
         self._cache = cache
-        self._threads: dict[int, int] = {}  # for so many rows and fewer; filled by ``tune``
+        self._threads: dict[int, int] = {}  # for so many rows; filled by ``tune``
         self._most_threads = self._model.threads
         self._scratch = torch.empty(0)
         self._logits = torch.empty(cache.slots, config.vocabulary)
@@ -172,8 +172,7 @@ class NativeDecode:
         return time.perf_counter() - started
 
     def _threads_for(self, rows: int) -> int:
-        found = [threads for most, threads in self._threads.items() if rows <= most]
-        return found[0] if found else self._most_threads
+        return self._threads.get(rows, self._most_threads)
 
     def _layer(self, block: nn.Module) -> _Layer:
         assert isinstance(block, Block)
