@@ -113,7 +113,7 @@ class NativeDecode:
         )
         self._cache = cache
         self._threads: dict[int, int] = {}  # for so many rows; filled by ``tune``
-        self._most_threads = self._model.threads
+        self._most_threads: int = self._model.threads
         self._scratch = torch.empty(0)
         self._logits = torch.empty(cache.slots, config.vocabulary)
 
