@@ -21,7 +21,7 @@ from torch import nn
 from gsv.bench import plain
 from gsv.config import SoVITSConfig, VocoderConfig
 from gsv.constants import MEL_RATE
-from gsv.engine.native.convolution import accelerate
+from gsv.engine.native import attention, convolution
 from gsv.engine.vocoding import vocode
 from gsv.models.flow import FlowMatching
 from gsv.models.layers import set_precision
@@ -120,6 +120,7 @@ def _measure_dit(
         plain_seconds[shape] = best(partial(plain.dit_step, *arguments), device)
         given.embedded = flow.estimator.embed_inputs(given.prompt, embedded)
     set_precision(flow, torch_dtype(dtype))
+    attention.accelerate(flow)
     modulation = flow.schedule(8)[:1]
     limit = gemm_rate(torch_dtype(dtype), device)
     rows = []
@@ -155,7 +156,7 @@ def _measure_vocoder(
         for length, mel in mels.items()
     }
     vocoder.set_precision(torch_dtype(dtype))
-    accelerate(vocoder)
+    convolution.accelerate(vocoder)
     rows = []
     for length, mel in mels.items():
         seconds = best(partial(vocode, vocoder, [mel], _VOCODER_WINDOW), device)

@@ -20,6 +20,7 @@ from torch import Tensor
 from gsv.engine.flow_job import FlowJob, FlowRun, OnDone, OnError
 from gsv.engine.flow_runner import FlowRunner
 from gsv.engine.flow_scheduler import FlowScheduler
+from gsv.engine.native.attention import accelerate
 from gsv.errors import Cancelled, ConfigurationError, GsvError, InvalidRequest
 from gsv.models.adapters import Adapter
 from gsv.models.flow import FlowMatching
@@ -87,6 +88,7 @@ class FlowEngine:
     ) -> None:
         on_gpu = flow.device.type != "cpu"
         frames = batch_frames or (CUDA_BATCH_FRAMES if on_gpu else CPU_BATCH_FRAMES)
+        accelerate(flow)
         self._flows = {"": flow}
         self._scheduler = FlowScheduler(slots, waiting_limit, frames)
         self._runner = FlowRunner(self._flows, CUDA_ROUND_TO if on_gpu else 1)
@@ -100,6 +102,7 @@ class FlowEngine:
         """Serve another estimator of the same shape and device under ``name``."""
         if name in self._flows:
             raise ConfigurationError(f"flow model {name!r} is there already")
+        accelerate(flow)
         self._flows[name] = flow
 
     def remove_model(self, name: str) -> None:
