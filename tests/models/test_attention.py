@@ -1,4 +1,4 @@
-"""The CPU's form of attention and of linear layers against the plain ones."""
+"""The CPU's form of attention, and layers laid out for it, against the plain ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from torch.nn import functional
 from torch.testing import assert_close
 
 from gsv.models.attention import attend
-from gsv.models.layers import Linear, gelu_tanh, onednn_serves, set_precision
+from gsv.models.layers import (
+    Linear,
+    RowConv1d,
+    RowUpsample,
+    gelu_tanh,
+    onednn_serves,
+    set_precision,
+)
 
 pytestmark = [
     pytest.mark.usefixtures("no_grad"),
@@ -83,3 +90,40 @@ def test_laid_out_linear_equals_plain(
     made = layer(values)
     assert made.dtype == dtype
     assert_close(made.float(), expected, atol=1e-6 if dtype == torch.float32 else 0.03, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("groups", "dilation"), [(1, 1), (1, 3), (4, 1), (4, 2)])
+def test_laid_out_convolution_equals_plain(dtype: torch.dtype, groups: int, dilation: int) -> None:
+    torch.manual_seed(0)
+    layer = RowConv1d(16, 16, 5, padding=2 * dilation, dilation=dilation, groups=groups)
+    values = torch.randn(2, 21, 16)
+    plain_layer = torch.nn.Conv1d(16, 16, 5, padding=2 * dilation, dilation=dilation, groups=groups)
+    plain_layer.load_state_dict(layer.state_dict())
+    expected = plain_layer(values.mT).mT
+    assert_close(layer(values), expected, atol=1e-6, rtol=0)
+    set_precision(layer, dtype)
+    made = layer(values)
+    assert made.dtype == dtype
+    assert_close(made.float(), expected, atol=1e-6 if dtype == torch.float32 else 0.03, rtol=0)
+
+
+@pytest.mark.parametrize("stride", [2, 6, 10])
+@pytest.mark.parametrize("laid_out", [False, True])
+def test_upsampling_equals_transposed_convolution(stride: int, laid_out: bool) -> None:
+    layer, values = RowUpsample(8, 3, stride), torch.randn(2, 11, 8)
+    torch.nn.init.normal_(layer.weight)
+    torch.nn.init.normal_(layer.bias)
+    expected = functional.conv_transpose1d(
+        values.mT, layer.weight, layer.bias, stride, padding=stride // 2
+    ).mT
+    if laid_out:
+        set_precision(layer, torch.float32)
+    assert_close(layer(values), expected, atol=1e-5, rtol=0)
+
+
+def test_precision_is_set_once() -> None:
+    layer = Linear(8, 8)
+    set_precision(layer, torch.float32)
+    with pytest.raises(RuntimeError, match="laid out already; set the precision only once"):
+        set_precision(layer, torch.bfloat16)

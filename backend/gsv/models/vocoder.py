@@ -31,7 +31,7 @@ class ActivatedConv1d(RowConv1d):
 
     def __init__(self, channels: int, taps: int, dilation: int) -> None:
         padding = dilation * (taps - 1) // 2
-        super().__init__(channels, channels, taps, dilation=dilation, padding=padding)
+        super().__init__(channels, channels, taps, padding=padding, dilation=dilation)
         self.slope = _SLOPE
         self.kernel: Callable[[Tensor, Tensor | None], Tensor] | None = None
 
