@@ -17,7 +17,7 @@ from gsv_client.answers import (
     Voices,
 )
 from gsv_client.audio import Audio
-from gsv_client.client import Client, SpeechStream
+from gsv_client.client import Client
 from gsv_client.errors import (
     AccessDenied,
     AudioError,
@@ -30,6 +30,7 @@ from gsv_client.errors import (
     Timeout,
 )
 from gsv_client.options import SpeechOptions
+from gsv_client.speech_stream import SpeechStream
 from gsv_client.wav import WavWriter
 
 __version__ = "0.1.0"

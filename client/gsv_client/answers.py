@@ -8,8 +8,12 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, overload
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gsv_client.audio import Audio
 from gsv_client.errors import ServerError
+from gsv_client.options import OUTPUTS, Tensors
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -125,6 +129,36 @@ class Health:
     ready: bool
     version: str
     message: str
+
+
+def audio_of(outputs: Tensors) -> Audio:
+    """The audio of a whole answer; ServerError when a tensor is missing."""
+    samples, rate = _output(outputs, "audio"), _output(outputs, "rate")
+    return Audio(samples.reshape(-1).astype(np.float32, copy=False), int(rate.reshape(-1)[0]))
+
+
+def chunk_of(outputs: Tensors) -> Chunk:
+    """One chunk of a stream; ServerError when a tensor is missing."""
+    audio, sentence = audio_of(outputs), _output(outputs, "sentence")
+    return Chunk(audio.samples, audio.rate, int(sentence.reshape(-1)[0]))
+
+
+def _output(outputs: Tensors, which: str) -> NDArray[Any]:
+    name = OUTPUTS[which].name
+    if name not in outputs:
+        raise ServerError(
+            f"the answer holds {sorted(outputs)} but no {name}; "
+            "client and server are probably of different versions"
+        )
+    return outputs[name]
+
+
+def string_of(outputs: Tensors, name: str) -> bytes:
+    """The one string that a tensor holds; ServerError when it does not."""
+    if name not in outputs or outputs[name].size != 1:
+        raise ServerError(f"the answer holds {sorted(outputs)} but not one {name}")
+    value = outputs[name].reshape(-1)[0]
+    return value if isinstance(value, bytes) else str(value).encode()
 
 
 @contextlib.contextmanager

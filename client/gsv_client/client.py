@@ -5,38 +5,32 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from gsv_client.answers import Analysis, Chunk, Health, Voices
+from gsv_client.answers import Analysis, Health, Voices, audio_of, string_of
 from gsv_client.audio import Audio
-from gsv_client.errors import (
-    GsvClientError,
-    InvalidRequest,
-    NotFound,
-    ServerError,
-    ServerUnavailable,
-    Timeout,
-)
+from gsv_client.errors import InvalidRequest, NotFound, ServerError, ServerUnavailable, Timeout
 from gsv_client.options import (
+    ANALYSIS,
     FRONTEND_MODEL,
     MODEL,
-    OUTPUTS,
+    SPOKEN,
     STREAM_MODEL,
+    STREAMED,
+    VOICE_NAME,
+    VOICES,
     VOICES_MODEL,
     SpeechKeywords,
     SpeechOptions,
     Tensors,
 )
+from gsv_client.speech_stream import SpeechStream
 from gsv_client.text_stream import TextStream
 from gsv_client.transport import (
     Endpoint,
     ModelIO,
     ModelState,
     Request,
-    TensorStream,
     Transport,
     open_transport,
 )
@@ -123,9 +117,8 @@ class Client:
                 `language`, `seed`, `speed`; what is left out has the server's default.
             request_id: appears in the server's log.
         """
-        return _audio(
-            self._infer(MODEL, ("audio", "rate"), _inputs(text, options, keywords), request_id)
-        )
+        inputs = _options(options, keywords).tensors(text)
+        return audio_of(self._infer(MODEL, SPOKEN, inputs, request_id))
 
     def stream(
         self,
@@ -148,8 +141,8 @@ class Client:
 
         Args: as `say`.
         """
-        inputs = _inputs(text, options, keywords)
-        stream = SpeechStream(self._open_stream(inputs, request_id))
+        inputs = _options(options, keywords).tensors(text)
+        stream = self._open_stream(inputs, request_id)
         self._streams.add(stream)
         return stream
 
@@ -178,7 +171,7 @@ class Client:
         def speak(sentence: str, index: int) -> SpeechStream:
             inputs = chosen.for_sentence(index).tensors(sentence)
             identity = f"{request_id}/{index}" if request_id else ""
-            return SpeechStream(self._open_stream(inputs, identity))
+            return self._open_stream(inputs, identity)
 
         stream = TextStream(pieces, speak)
         self._streams.add(stream)
@@ -202,8 +195,8 @@ class Client:
         """
         options = SpeechOptions(language=language, split_method=split_method, voice=voice)
         inputs = options.tensors(text)
-        outputs = self._call(Request(FRONTEND_MODEL, inputs, ("ANALYSIS",), "", self.timeout))
-        return Analysis.from_json(_string(outputs, "ANALYSIS"))
+        outputs = self._infer(FRONTEND_MODEL, (ANALYSIS,), inputs)
+        return Analysis.from_json(string_of(outputs, ANALYSIS))
 
     def voices(self) -> Voices:
         """The voices that the server offers now.
@@ -212,16 +205,16 @@ class Client:
         ['demo']
         """
         # Triton refuses a request without any input: an empty NAME asks for all.
-        inputs = {"NAME": np.array([[b""]], dtype=np.object_)}
+        inputs = {VOICE_NAME.name: VOICE_NAME.encode("")}
         try:
-            outputs = self._call(Request(VOICES_MODEL, inputs, ("VOICES",), "", self.timeout))
+            outputs = self._infer(VOICES_MODEL, (VOICES,), inputs)
         except NotFound as error:
             raise NotFound(
                 f"{self.transport.address}: this server can't list voices, because its repository "
                 f"has no model {VOICES_MODEL!r}; serve one made by a current `gsv prepare`, "
                 "or look into the voice folder on the server's machine"
             ) from error
-        return Voices.from_json(_string(outputs, "VOICES"))
+        return Voices.from_json(string_of(outputs, VOICES))
 
     def health(self) -> Health:
         """Whether the server is there and ready; never raises for a server that is not."""
@@ -247,65 +240,13 @@ class Client:
         return self.transport.model_io(model, HEALTH_TIMEOUT)
 
     def _infer(
-        self, model: str, outputs: tuple[str, ...], inputs: Tensors, request_id: str
+        self, model: str, outputs: tuple[str, ...], inputs: Tensors, request_id: str = ""
     ) -> Tensors:
-        names = tuple(OUTPUTS[output].name for output in outputs)
-        return self._call(Request(model, inputs, names, request_id, self.timeout))
+        return self.transport.infer(Request(model, inputs, outputs, request_id, self.timeout))
 
-    def _call(self, request: Request) -> Tensors:
-        return self.transport.infer(request)
-
-    def _open_stream(self, inputs: Tensors, request_id: str) -> TensorStream:
-        names = tuple(output.name for output in OUTPUTS.values())
-        return self.transport.stream(Request(STREAM_MODEL, inputs, names, request_id, self.timeout))
-
-
-class SpeechStream:
-    """Chunks of one spoken text, in order. Close it, or let go of it, to cancel the rest.
-
-    >>> with client.stream("A long story.") as stream:
-    ...     first = next(stream)
-    >>> first.duration
-    0.5
-    """
-
-    def __init__(self, answers: TensorStream) -> None:
-        self._answers = answers
-        self._rate: int | None = None
-
-    def __iter__(self) -> SpeechStream:
-        return self
-
-    def __next__(self) -> Chunk:
-        try:
-            chunk = _chunk(next(self._answers))
-            if self._rate not in (None, chunk.rate):
-                raise ServerError(
-                    f"the sample rate changed inside a stream from {self._rate} to {chunk.rate} Hz"
-                )
-        except GsvClientError:
-            self.close()
-            raise
-        self._rate = chunk.rate
-        return chunk
-
-    def close(self) -> None:
-        """Cancel what is not finished; from any thread, any number of times."""
-        self._answers.close()
-
-    def __enter__(self) -> SpeechStream:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self.close()
+    def _open_stream(self, inputs: Tensors, request_id: str) -> SpeechStream:
+        request = Request(STREAM_MODEL, inputs, STREAMED, request_id, self.timeout)
+        return SpeechStream(self.transport.stream(request))
 
 
 def _options(options: SpeechOptions | None, keywords: SpeechKeywords) -> SpeechOptions:
@@ -315,34 +256,3 @@ def _options(options: SpeechOptions | None, keywords: SpeechKeywords) -> SpeechO
             "(dataclasses.replace makes changed options)"
         )
     return options or SpeechOptions(**keywords)
-
-
-def _inputs(text: str, options: SpeechOptions | None, keywords: SpeechKeywords) -> Tensors:
-    return _options(options, keywords).tensors(text)
-
-
-def _audio(outputs: Tensors) -> Audio:
-    samples, rate = _output(outputs, "audio"), _output(outputs, "rate")
-    return Audio(samples.reshape(-1).astype(np.float32, copy=False), int(rate.reshape(-1)[0]))
-
-
-def _chunk(outputs: Tensors) -> Chunk:
-    audio, sentence = _audio(outputs), _output(outputs, "sentence")
-    return Chunk(audio.samples, audio.rate, int(sentence.reshape(-1)[0]))
-
-
-def _output(outputs: Tensors, which: str) -> NDArray[Any]:
-    name = OUTPUTS[which].name
-    if name not in outputs:
-        raise ServerError(
-            f"the answer holds {sorted(outputs)} but no {name}; "
-            "client and server are probably of different versions"
-        )
-    return outputs[name]
-
-
-def _string(outputs: Tensors, name: str) -> bytes:
-    if name not in outputs or outputs[name].size != 1:
-        raise ServerError(f"the answer holds {sorted(outputs)} but not one {name}")
-    value = outputs[name].reshape(-1)[0]
-    return value if isinstance(value, bytes) else str(value).encode()

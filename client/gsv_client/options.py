@@ -111,6 +111,15 @@ OUTPUTS: dict[str, Tensor] = {
 }
 
 
+SPOKEN = (OUTPUTS["audio"].name, OUTPUTS["rate"].name)  # what is asked of the unary model
+STREAMED = (*SPOKEN, OUTPUTS["sentence"].name)  # and of the stream model
+
+# Of the models beside speech
+ANALYSIS = "ANALYSIS"  # text_frontend: JSON
+VOICES = "VOICES"  # voices: JSON
+VOICE_NAME = Tensor("NAME", "BYTES")  # voices: which one; empty for all
+
+
 class SpeechKeywords(TypedDict, total=False):
     """The keyword arguments of `Client.say` and its kin: the fields of SpeechOptions."""
 

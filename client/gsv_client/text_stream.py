@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from types import TracebackType
@@ -89,6 +90,7 @@ class TextStream:
         # The threads know the relay only. So nothing keeps this object alive but its user, and
         # dropping it ends the threads.
         self._relay = _Relay(pieces, speak)
+        weakref.finalize(self, self._relay.close)
         self._turn: Channel[Chunk] | None = None
         self._started = False
 
@@ -127,9 +129,6 @@ class TextStream:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
         self.close()
 
 
@@ -184,7 +183,6 @@ class _Relay:
         except BaseException as error:  # whatever it was, the reader gets it
             turn.end(error)
         finally:
-            stream.close()
             with self._lock:
                 self._open.pop(turn, None)
 

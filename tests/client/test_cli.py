@@ -263,6 +263,22 @@ def test_a_reader_that_leaves_ends_it_quietly(address: str, models: Models) -> N
     assert models.cancelled.wait(2)
 
 
+@pytest.mark.parametrize("format_name", ["wav", "raw"])
+def test_a_file_that_the_shell_appends_to_keeps_what_it_has(
+    address: str, tmp_path: Path, format_name: str
+) -> None:
+    path = tmp_path / "all.bin"
+    path.write_bytes(b"before")
+    arguments = ["say", "--stream", "Hello.", "-o", "-", "--format", format_name, "--url", address]
+    with path.open("ab") as out:
+        done = subprocess.run([*GSV, *arguments], stdout=out, stderr=subprocess.PIPE, timeout=20)
+    assert done.returncode == 0, done.stderr
+    data = path.read_bytes()
+    header = 44 if format_name == "wav" else 0
+    assert data.startswith(b"beforeRIFF" if header else b"before")
+    assert len(data) == len(b"before") + header + 3 * 2 * CHUNK
+
+
 def test_text_is_spoken_while_it_is_written(address: str) -> None:
     """Audio of the first sentence comes before stdin ends; Ctrl-C is heard while waiting."""
     arguments = ["say", "--stream", "-o", "-", "--format", "raw", "--url", address]

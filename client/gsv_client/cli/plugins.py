@@ -67,7 +67,8 @@ class GsvGroup(click.Group):
         except GsvClientError as error:
             raise click.ClickException(" ".join(str(error).split())) from error
         except BrokenPipeError as error:
-            # Whoever read our output has left. Python would complain again when it flushes.
+            # Whoever read our output has left. Python may complain again when it flushes at exit
+            # (its documentation's "note on SIGPIPE").
             with contextlib.suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise click.exceptions.Exit(EXIT_PIPE) from error
