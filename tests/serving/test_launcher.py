@@ -186,11 +186,17 @@ def test_supervisor_gives_a_model_up(tmp_path: Path) -> None:
 
 
 def test_supervisor_tells_that_the_server_was_killed(tmp_path: Path) -> None:
-    repository = write_repository(tmp_path / "repository")
+    # What a model leaves behind holds the log open; the server's end must not wait for it.
+    child = "import subprocess; subprocess.Popen(['sleep', '120'])"
+    repository = write_repository(tmp_path / "repository", initialize=child)
     with EmbeddedServer(repository, OPTIONS) as server:
+        stub = stub_of(server)
+        started = time.monotonic()
         os.kill(server.pid, signal.SIGKILL)
         with pytest.raises(ServerError, match="tritonserver was killed by SIGKILL"):
             Supervisor(server).run()
+    assert time.monotonic() - started < 30
+    assert processes.state(stub) in ("", "Z")
     assert regions(server) == []
 
 

@@ -163,8 +163,10 @@ class EmbeddedServer:
 
     def end_reason(self) -> str:
         """How the server that ended did so, in one line."""
-        code = self._process.wait() if self._process else 0
-        self.log.join()
+        code = 0
+        if self._process is not None:
+            code = self._process.wait()
+            self._kill_session(self._process)  # stubs that hang would keep the log open
         how = f"ended with exit code {code}"
         if code < 0:
             how = f"was killed by {signal.Signals(-code).name}"
@@ -202,16 +204,19 @@ class EmbeddedServer:
             if self._process is not None:
                 if not kill:
                     self._drain(self._process)
-                # Its session holds the server and all stubs: whatever still lives goes now.
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self._process.pid, signal.SIGKILL)
-                self._process.wait()
-                self.log.join()
+                self._kill_session(self._process)
         finally:
             processes.remove_regions(self.region_prefix)
             self._paths.close()
             os.close(self._wake_read)
             os.close(self._wake_write)
+
+    def _kill_session(self, process: subprocess.Popen[bytes]) -> None:
+        """Kill what still lives of the server and its stubs, and read the log to its end."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        self.log.join()
 
     def _drain(self, process: subprocess.Popen[bytes]) -> None:
         dead_model = bool(processes.dead_children(process.pid))
