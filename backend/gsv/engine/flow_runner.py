@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from gsv.engine.flow_graphs import GraphedEstimator
 from gsv.engine.flow_job import FlowJob, FlowRun
 from gsv.errors import GsvError
 from gsv.models.adapters import Adapter, BatchAdapters, gather
@@ -42,6 +43,7 @@ class FlowRunner:
         self.adapters: dict[str, Adapter] = {}
         self.round_to = round_to
         self._solutions: dict[FlowRun, Solution] = {}
+        self._estimators: dict[str, GraphedEstimator] = {}
         self._schedules: OrderedDict[tuple[str, int], Tensor] = OrderedDict()
         self._batch: Batch | None = None
 
@@ -66,8 +68,7 @@ class FlowRunner:
             self._batch = self._assemble(runs)
         batch = self._batch
         modulation = torch.stack([self._solutions[r].schedule[r.step] for r in runs])
-        flow = self.flows[runs[0].job.model]
-        velocity = flow.estimator(
+        velocity = self._estimator(runs[0].job.model)(
             batch.estimator_rows(batch.noisy),
             batch.inputs,
             batch.estimator_rows(modulation),
@@ -89,8 +90,16 @@ class FlowRunner:
         if self._batch is not None and run in self._batch.runs:
             self._batch = None  # the others keep their views of its tensors
 
+    def _estimator(self, name: str) -> GraphedEstimator:
+        if name not in self._estimators:
+            flow = self.flows[name]
+            disable = flow.device.type != "cuda"
+            self._estimators[name] = GraphedEstimator(flow.estimator, disable)
+        return self._estimators[name]
+
     def forget_model(self, name: str) -> None:
         """Drop what was computed for an estimator that is gone."""
+        self._estimators.pop(name, None)
         for key in list(self._schedules):
             if key[0] == name:
                 self._schedules.pop(key, None)
