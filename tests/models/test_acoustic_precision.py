@@ -21,7 +21,10 @@ def decibels(made: Tensor, exact: Tensor) -> float:
 
 
 @pytest.mark.parametrize("size", sizes("cfm"))
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.bfloat16, -40.0), (torch.float16, -55.0)])
+@pytest.mark.parametrize(
+    ("dtype", "bound"),
+    [(torch.float32, -100.0), (torch.float16, -55.0), (torch.bfloat16, -40.0)],
+)
 def test_mel(size: str, dtype: torch.dtype, bound: float) -> None:
     case = load_case(f"{size}_cfm")
     prompt = case.tensor("prompt")[0]
