@@ -111,6 +111,25 @@ def test_requests_under_way_are_answered_before_the_end(tmp_path: Path) -> None:
     assert time.monotonic() - started < OPTIONS.exit_timeout
 
 
+def test_a_lost_request_does_not_hold_the_end_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gsv.serving.launcher.LOST_SECONDS", 1.0)
+    monkeypatch.setattr("gsv.serving.launcher.UNLOAD_SECONDS", 4.0)
+    repository = write_repository(tmp_path / "repository", slow=True)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        with EmbeddedServer(repository, ServerOptions(exit_timeout=60)) as server:
+            lost = pool.submit(infer, server.http_url, "slow", [1.0])
+            wait_until(lambda: 'gsv_requests_in_flight{model="slow"} 1' in server._metrics())
+            slow = next(s for s in processes.living_stubs(server.pid) if s.model == "slow")
+            os.kill(slow.pid, signal.SIGKILL)
+            wait_until(lambda: bool(processes.dead_children(server.pid)))
+            started = time.monotonic()
+        assert time.monotonic() - started < 20
+        with pytest.raises((OSError, http.client.HTTPException, TimeoutError)):
+            lost.result()
+
+
 def test_control_key_guards_loading(tmp_path: Path) -> None:
     repository = write_repository(tmp_path / "repository")
     options = ServerOptions(control_key="s3cret")

@@ -221,9 +221,10 @@ class EmbeddedServer:
     def _drain(self, process: subprocess.Popen[bytes]) -> None:
         dead_model = bool(processes.dead_children(process.pid))
         limit = time.monotonic() + self.options.exit_timeout
-        self._await_idle(limit, dead_model)
+        lost = self._await_idle(limit, dead_model)
         process.send_signal(signal.SIGTERM)
-        limit = max(limit, time.monotonic() + UNLOAD_SECONDS)
+        unloaded = time.monotonic() + UNLOAD_SECONDS
+        limit = unloaded if lost else max(limit, unloaded)
         # A model whose process died keeps Triton waiting for its whole exit timeout. Once the last
         # living stub has said goodbye there is nothing worth waiting for.
         while process.poll() is None and self._interruptions < 2 and time.monotonic() < limit:
@@ -231,19 +232,21 @@ class EmbeddedServer:
             if dead_model and not processes.living_stubs(process.pid):
                 return
 
-    def _await_idle(self, limit: float, dead_model: bool) -> None:
+    def _await_idle(self, limit: float, dead_model: bool) -> bool:
+        """Wait until no request is under way; True when those that are will never be answered."""
         # From SIGTERM on Triton lets no model call another: a request that is half-way through
         # would fail. So the models first finish what they have, by their own count.
         before, changed = "", time.monotonic()
         while not self.ended() and self._interruptions < 2 and time.monotonic() < limit:
             metrics = "".join(OUR_METRICS.findall(self._metrics()))
             if sum(float(number) for number in IN_FLIGHT.findall(metrics)) <= 0:
-                return
+                return False
             if metrics != before:
                 before, changed = metrics, time.monotonic()
             elif dead_model and time.monotonic() - changed > LOST_SECONDS:
-                return
+                return True
             self.wait(WAIT_STEP_SECONDS)
+        return False
 
     def _metrics(self) -> str:
         return self._exchange(self.ports[2], "GET", "/metrics", None, REQUEST_SECONDS)[1]
