@@ -11,7 +11,7 @@ import pytest
 
 from gsv.errors import Cancelled, Overloaded
 from gsv.stages.base import Tensors
-from gsv.stages.calls import CallPool, CallScope, empty_tensors
+from gsv.stages.calls import CallPool, CallScope, stand_ins
 from gsv.stages.semantic_gpt import EngineRequest
 from gsv.stages.sovits_v4 import Request as MelRequest
 
@@ -126,11 +126,11 @@ def test_a_stream_heard_to_its_end_is_not_cancelled() -> None:
     assert models.cancelled == []
 
 
-def test_empty_tensors_have_every_required_input() -> None:
-    engine = empty_tensors(EngineRequest)
+def test_stand_ins_have_every_required_input() -> None:
+    engine = stand_ins(EngineRequest)
     assert set(engine) == {
         "PHONEMES", "PHONEME_COUNTS", "BERT_FEATURES", "BERT_ROWS", "PROMPT_PHONEMES",
         "PROMPT_BERT_FEATURES", "PROMPT_BERT_ROWS", "PROMPT_TOKENS",
     }  # fmt: skip
-    assert engine["BERT_FEATURES"].shape == (0, 1024)
-    assert empty_tensors(MelRequest)["REFERENCE_MEL"].shape == (100, 0)
+    assert engine["BERT_FEATURES"].shape == (1, 1024)
+    assert stand_ins(MelRequest)["REFERENCE_MEL"].shape == (100, 1)

@@ -21,7 +21,7 @@ import triton_python_backend_utils as pb_utils
 
 from gsv.checkpoints.manifest import verify_manifest
 from gsv.errors import Cancelled, GsvError, InvalidRequest, Overloaded
-from gsv.serving.bls import CANCEL_PARAMETER, Bridge
+from gsv.serving.bls import CANCEL_PREFIX, Bridge
 from gsv.serving.error_codes import to_triton_error
 from gsv.serving.metrics import LoadMetrics, RequestMetrics, outcome_of
 from gsv.stages.base import AsyncStage, BatchStage, Place
@@ -115,6 +115,8 @@ class _Model:
         """Check the weights' manifest, build the stage on the device that Triton gave, warm up."""
         config = json.loads(args["model_config"])
         self._name = args["model_name"]
+        policy = config.get("model_transaction_policy", {})
+        self._decoupled = bool(policy.get("decoupled", False))
         self._metrics = RequestMetrics(self._name)
         self._tagged = not self._name.startswith(PUBLIC_PREFIX)
         self._inputs = read_wire(config["input"])
@@ -181,6 +183,7 @@ class BatchedModel(_Model):
         for answer in answers:
             ended = outcome_of(answer if isinstance(answer, BaseException) else None)
             self._metrics.observe(ended, time.monotonic() - started)
+        self._metrics.flush()
         return responses
 
     def _run(self, parsed: list[Any]) -> list[Any]:
@@ -213,6 +216,7 @@ class _Caller:
         model._metrics.begin()
         self._error: BaseException | None = None
         self.cancel: Callable[[], None] | None = None
+        self.left = False  # whoever asked has said that nobody waits any more
 
     def is_cancelled(self) -> bool:
         """Whether the caller has gone away."""
@@ -231,6 +235,11 @@ class _Caller:
         """End the caller's stream with an error."""
         self._model._log_failure(self, error)
         self._error = error
+        if self.left and self._model._decoupled:
+            # Nobody reads it. (An error as a decoupled response to another model that is going
+            # away corrupted that model's memory.)
+            self.finish()
+            return
         answer = to_triton_error(error, tagged=self._model._tagged)
         self._send(pb_utils.InferenceResponse(error=answer), final=True)
 
@@ -277,9 +286,10 @@ class StreamingModel(_Model):
         """Hand every request to the stage; answers leave through its sender."""
         for request in requests:
             caller = _Caller(self, request)
-            job = json.loads(request.parameters() or "{}").get(CANCEL_PARAMETER)
-            if job is not None:
+            if caller.request_id().startswith(CANCEL_PREFIX):
+                job = caller.request_id().removeprefix(CANCEL_PREFIX)
                 self._cancel_job(job)
+                caller.left = True
                 caller.fail(Cancelled(f"job {job} is cancelled"))
                 continue
             with self._changed:
@@ -303,6 +313,7 @@ class StreamingModel(_Model):
             callers = [c for c in self._callers if c.request_id() == job]
         for caller in callers:
             if caller.cancel is not None:
+                caller.left = True
                 caller.cancel()
 
     def _forget(self, caller: _Caller) -> None:
@@ -319,8 +330,10 @@ class StreamingModel(_Model):
                     return
                 self._changed.wait(CANCEL_CHECK_SECONDS if self._callers or busy else None)
                 callers = list(self._callers)
+            self._metrics.flush()
             for caller in callers:
-                if caller.cancel is not None and caller.is_cancelled():
+                if caller.cancel is not None and not caller.left and caller.is_cancelled():
+                    caller.left = True
                     caller.cancel()
             load = self._stage.load()
             if self._load is not None and load is not None:

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 import triton_python_backend_utils as pb_utils
 
+from gsv.errors import GsvError
 from gsv.serving.error_codes import from_message
 from gsv.stages.base import Tensors
-from gsv.stages.calls import empty_tensors
 from gsv.stages.semantic_gpt import SemanticGPTEngineStage, SemanticGPTStage
 from gsv.stages.sovits_v4 import SoVITSStage
 
@@ -22,7 +22,7 @@ CANCELLABLE: dict[str, tuple[Any, bool]] = {
     "semantic_gpt_engine": (SemanticGPTEngineStage, True),
     "sovits_v4": (SoVITSStage, False),
 }
-CANCEL_PARAMETER = "cancel_job"
+CANCEL_PREFIX = "cancel:"  # before the job in the id of a request that only cancels
 
 _INT64_TENSORS = {"SEED"}
 
@@ -46,27 +46,40 @@ class Bridge:
             requested_output_names=list(outputs),
             request_id=job,
         )
-        responses = request.exec(decoupled=True) if decoupled else [request.exec()]
-        for response in responses:
+        if not decoupled:
+            response = request.exec()
             _raise_error(response)
-            if response.output_tensors():  # a decoupled model's last response may carry none
-                yield _read(response)
+            yield _read(response)
+            return
+        yield from self._heard_out(request.exec(decoupled=True), model, job)
+
+    def _heard_out(self, responses: Any, model: str, job: str) -> Iterator[Tensors]:
+        """Responses of a decoupled model. They are always taken to the last one: letting go of
+        them while more are on their way took the server down with signal 11."""
+        error: GsvError | None = None
+        ended = False
+        try:
+            for response in responses:
+                if response.has_error():
+                    error = error or from_message(response.error().message())
+                elif error is None and response.output_tensors():  # the last may carry none
+                    yield _read(response)
+            ended = True
+        finally:
+            if not ended:
+                self.cancel(model, job)
+                for _ in responses:
+                    pass
+        if error is not None:
+            raise error
 
     def cancel(self, model: str, job: str) -> None:
-        """Send ``model`` a request that only says which calls to drop.
+        """Nothing: what is under way in ``model`` goes on to its end, and nobody reads it.
 
-        A call from one model to another is not cancelled with its parent, and Triton offers no
-        other way to tell the child.
+        A call from one model to another is not cancelled with its parent, and telling the child
+        by another request took the server down (tritonserver 2.51, signal 11 in the Python
+        backend). So a caller's departure takes effect at its next call, within one chunk.
         """
-        stage, decoupled = CANCELLABLE[model]
-        request = pb_utils.InferenceRequest(
-            model_name=model,
-            inputs=[to_tensor(n, v) for n, v in empty_tensors(stage.request_type).items()],
-            requested_output_names=[],
-            parameters={CANCEL_PARAMETER: job},
-        )
-        for _ in request.exec(decoupled=True) if decoupled else [request.exec()]:
-            pass
 
 
 def to_tensor(name: str, value: Any) -> Any:

@@ -13,10 +13,6 @@ import triton_python_backend_utils as pb_utils
 from gsv.errors import Cancelled, InvalidRequest, Overloaded
 from gsv.stages.base import Load
 
-# A metric is one place in shared memory, and a call lets other threads run while it waits: two
-# calls at once on one metric crash tritonserver (signal 11, seen with 2.51.0).
-_LOCK = threading.Lock()
-
 OUTCOMES = ("answered", "refused", "cancelled", "failed")
 
 
@@ -59,16 +55,31 @@ class RequestMetrics:
             for outcome in OUTCOMES
         }
         self._seconds = seconds.Metric(labels={"model": model})
+        self._lock = threading.Lock()
+        self._under_way = 0
+        self._ended: list[tuple[str, float]] = []
 
     def begin(self, requests: int = 1) -> None:
-        """Count requests that have arrived."""
-        with _LOCK:
-            self._in_flight.increment(requests)
+        """Count requests that have arrived; from any thread."""
+        with self._lock:
+            self._under_way += requests
 
     def observe(self, outcome: str, seconds: float) -> None:
-        """Count one request that has ended."""
-        with _LOCK:
-            self._in_flight.increment(-1)
+        """Count one request that has ended; from any thread."""
+        with self._lock:
+            self._under_way -= 1
+            self._ended.append((outcome, seconds))
+
+    def flush(self) -> None:
+        """Tell Triton; from one thread of the model, the one that also asks for cancellations.
+
+        Calls into Triton for metrics beside calls from other threads took the server down with
+        signal 11 (tritonserver 2.51).
+        """
+        with self._lock:
+            under_way, ended, self._ended = self._under_way, self._ended, []
+        self._in_flight.set(under_way)
+        for outcome, seconds in ended:
             self._requests[outcome].increment(1)
             self._seconds.increment(seconds)
 
@@ -95,6 +106,5 @@ class LoadMetrics:
 
     def show(self, load: Load) -> None:
         """Set all gauges."""
-        with _LOCK:
-            for name, gauge in self._gauges.items():
-                gauge.set(getattr(load, name))
+        for name, gauge in self._gauges.items():
+            gauge.set(getattr(load, name))

@@ -156,20 +156,19 @@ class CallPool:
             self._inside -= 1
 
 
-_EMPTY_SHAPES = {
-    "bert_features": (0, BERT_DIM),
-    "prompt_bert_features": (0, BERT_DIM),
-    "reference_spectrum": (STYLE_BINS, 0),
-    "reference_mel": (MEL_CHANNELS, 0),
+_TABLES = {
+    "bert_features": (1, BERT_DIM),
+    "prompt_bert_features": (1, BERT_DIM),
+    "reference_spectrum": (STYLE_BINS, 1),
+    "reference_mel": (MEL_CHANNELS, 1),
 }
 
 
-def empty_tensors(request: type[Any]) -> Tensors:
-    """The required arrays of a request type, with nothing in them: the body of a cancellation."""
+def stand_ins(request: type[Any]) -> Tensors:
+    """A value for each required array of a request type: the body of a cancellation, unread."""
     return {
         field.name.upper(): np.zeros(
-            _EMPTY_SHAPES.get(field.name, (0,)),
-            np.float32 if field.name in _EMPTY_SHAPES else np.int32,
+            _TABLES.get(field.name, (1,)), np.float32 if field.name in _TABLES else np.int32
         )
         for field in dataclasses.fields(request)
         if field.default is dataclasses.MISSING
