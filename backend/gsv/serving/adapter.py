@@ -312,9 +312,15 @@ class StreamingModel(_Model):
         with self._changed:
             callers = [c for c in self._callers if c.request_id() == job]
         for caller in callers:
+            self._call_off(caller)
+
+    def _call_off(self, caller: _Caller) -> None:
+        caller.left = True
+        try:
             if caller.cancel is not None:
-                caller.left = True
                 caller.cancel()
+        except Exception as error:  # the watch must go on for all other callers
+            self._log_failure(caller, error)
 
     def _forget(self, caller: _Caller) -> None:
         with self._changed:
@@ -333,8 +339,7 @@ class StreamingModel(_Model):
             self._metrics.flush()
             for caller in callers:
                 if caller.cancel is not None and not caller.left and caller.is_cancelled():
-                    caller.left = True
-                    caller.cancel()
+                    self._call_off(caller)
             load = self._stage.load()
             if self._load is not None and load is not None:
                 self._load.show(load)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import triton_python_backend_utils as pb_utils
 from gsv.errors import GsvError
 from gsv.serving.error_codes import from_message
 from gsv.stages.base import Tensors
+from gsv.stages.calls import stand_ins
 from gsv.stages.semantic_gpt import SemanticGPTEngineStage, SemanticGPTStage
 from gsv.stages.sovits_v4 import SoVITSStage
 
@@ -54,8 +56,8 @@ class Bridge:
         yield from self._heard_out(request.exec(decoupled=True), model, job)
 
     def _heard_out(self, responses: Any, model: str, job: str) -> Iterator[Tensors]:
-        """Responses of a decoupled model. They are always taken to the last one: letting go of
-        them while more are on their way took the server down with signal 11."""
+        """Responses of a decoupled model, always taken to the last one; a listener that leaves
+        early cancels the call first."""
         error: GsvError | None = None
         ended = False
         try:
@@ -74,12 +76,20 @@ class Bridge:
             raise error
 
     def cancel(self, model: str, job: str) -> None:
-        """Nothing: what is under way in ``model`` goes on to its end, and nobody reads it.
+        """Send ``model`` a request that only says, by its id, which calls to drop.
 
-        A call from one model to another is not cancelled with its parent, and telling the child
-        by another request took the server down (tritonserver 2.51, signal 11 in the Python
-        backend). So a caller's departure takes effect at its next call, within one chunk.
+        A call from one model to another is not cancelled with its parent, and Triton offers no
+        other way to tell the child.
         """
+        stage, decoupled = CANCELLABLE[model]
+        request = pb_utils.InferenceRequest(
+            model_name=model,
+            inputs=[to_tensor(n, v) for n, v in stand_ins(stage.request_type).items()],
+            requested_output_names=[f.name.upper() for f in dataclasses.fields(stage.result_type)],
+            request_id=CANCEL_PREFIX + job,
+        )
+        for _ in request.exec(decoupled=True) if decoupled else [request.exec()]:
+            pass
 
 
 def to_tensor(name: str, value: Any) -> Any:
