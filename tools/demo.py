@@ -10,26 +10,17 @@ real-time factor and time per stage. Exit code 0 only if all of it worked.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import re
-import shutil
-import subprocess
-import sys
 import time
 import urllib.request
 from pathlib import Path
 
 import click
 import numpy as np
+from demo_server import OUT, ROOT, demo_server, say
 
-from gsv.checkpoints.manifest import verify_manifest
 from gsv.errors import GsvError
-from gsv.serving.launcher import EmbeddedServer, ServerOptions
 from gsv_client import Audio, Client, GsvClientError
-
-ROOT = Path(__file__).resolve().parent.parent
-BUILD = ROOT / "build" / "demo"
-OUT = ROOT / "out"
 
 TEXTS = {
     "english": ("en", "Hello there. This wave went through four models on a real Triton server."),
@@ -55,55 +46,15 @@ class Spoken:
 def main(size: str) -> None:
     """Serve random demo weights and speak with them."""
     try:
-        repository = prepared(size)
-        say("starting the embedded Triton server")
-        started = time.monotonic()
-        with EmbeddedServer(repository, ServerOptions(), on_ready_model=_tell_ready) as server:
-            say(f"ready after {time.monotonic() - started:.1f} s on {server.http_url}")
-            with Client(server.http_url) as client:
-                for name, (language, text) in TEXTS.items():
-                    spoken = speak(client, server.metrics_url, text, language)
-                    path = OUT / f"{name}.wav"
-                    save(spoken, path)
-                    report(path, spoken)
+        with demo_server(size) as server, Client(server.http_url) as client:
+            for name, (language, text) in TEXTS.items():
+                spoken = speak(client, server.metrics_url, text, language)
+                path = OUT / f"{name}.wav"
+                save(spoken, path)
+                report(path, spoken)
     except (GsvError, GsvClientError, OSError) as error:
         raise click.ClickException(str(error)) from error
     say("done; these weights are random: the waves are noise, not speech")
-
-
-def prepared(size: str) -> Path:
-    """The demo repository, made anew when there is none, or its makers or files have changed."""
-    folder = BUILD if size == "tiny" else BUILD.with_name(f"demo_{size}")
-    repository, mark = folder / "model_repository", folder / "made_from"
-    makers = _makers()
-    if mark.is_file() and mark.read_text() == makers and _is_whole(repository):
-        say(f"using {repository.relative_to(ROOT)}")
-        return repository
-    shutil.rmtree(folder, ignore_errors=True)
-    command = [Path(sys.executable).parent / "gsv", "prepare", "--demo", size, "--out", repository]
-    if subprocess.run(command, stdout=sys.stderr).returncode:
-        raise click.ClickException("gsv prepare failed; its message stands above")
-    mark.write_text(makers)
-    return repository
-
-
-def _makers() -> str:
-    """A sum over everything that decides what a prepared repository holds."""
-    total = hashlib.sha256()
-    for folder in ("model_repository", "backend/gsv/checkpoints", "voices"):
-        for path in sorted((ROOT / folder).rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts:
-                total.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
-    return total.hexdigest()
-
-
-def _is_whole(repository: Path) -> bool:
-    try:
-        for manifest in repository.glob("*/1/manifest.json"):
-            verify_manifest(manifest.parent)
-    except GsvError:
-        return False
-    return repository.is_dir()
 
 
 def speak(client: Client, metrics_url: str, text: str, language: str) -> Spoken:
@@ -145,15 +96,6 @@ def report(path: Path, spoken: Spoken) -> None:
     )
     for name, seconds in spoken.stages.items():
         click.echo(f"  {name:18} {1000 * seconds:8.0f} ms")
-
-
-def say(text: str) -> None:
-    """One line to stderr."""
-    click.echo(text, err=True)
-
-
-def _tell_ready(name: str, ready: int, models: int) -> None:
-    say(f"  {name} is ready ({ready} of {models})")
 
 
 def _stage_seconds(metrics_url: str) -> dict[str, float]:

@@ -1,0 +1,40 @@
+"""The load test behind `make bench`: serve random weights and run `gsv bench` against them.
+
+    .venv/bin/python tools/bench.py [--size tiny|full] [further options of gsv bench]
+
+Writes out/bench.json and plots into out/: whole answers and streams, one and four callers.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+from demo_server import OUT, demo_server
+
+from gsv.errors import GsvError
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.option("--size", type=click.Choice(["tiny", "full"]), default="tiny", show_default=True)
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def main(size: str, options: tuple[str, ...]) -> None:
+    """Measure demo weights on this machine; OPTIONS go to gsv bench."""
+    OUT.mkdir(exist_ok=True)
+    try:
+        with demo_server(size) as server:
+            command = [str(Path(sys.executable).parent / "gsv"), "bench", "--unary", "--stream"]
+            address = [f"--url=grpc://{server.grpc_url}", f"--metrics-url={server.metrics_url}"]
+            files = [f"--output={OUT / 'bench.json'}", f"--plots={OUT}"]
+            load = ["--concurrency=1,4", "--requests=12", "--voice=sample"]
+            done = subprocess.run([*command, *address, *files, *load, *options])
+    except (GsvError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    if done.returncode:
+        raise click.ClickException("gsv bench failed; its message stands above")
+
+
+if __name__ == "__main__":
+    main()

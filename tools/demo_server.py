@@ -1,0 +1,80 @@
+"""What `make demo` and `make bench` share: a prepared demo repository, served on free ports."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from gsv.checkpoints.manifest import verify_manifest
+from gsv.errors import GsvError
+from gsv.serving.launcher import EmbeddedServer, ServerOptions
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "build"
+OUT = ROOT / "out"
+
+
+@contextlib.contextmanager
+def demo_server(size: str) -> Iterator[EmbeddedServer]:
+    """A running server with random weights; it is stopped when the block ends, however it ends."""
+    repository = prepared(size)
+    say("starting the embedded Triton server")
+    started = time.monotonic()
+    # SIGTERM would end Python at once; as an exception it takes the server along in good order.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    with EmbeddedServer(repository, ServerOptions(), on_ready_model=_tell_ready) as server:
+        say(f"ready after {time.monotonic() - started:.1f} s on {server.http_url}")
+        yield server
+
+
+def prepared(size: str) -> Path:
+    """The demo repository, made anew when there is none, or its makers or files have changed."""
+    folder = BUILD / ("demo" if size == "tiny" else f"demo_{size}")
+    repository, mark = folder / "model_repository", folder / "made_from"
+    makers = _makers()
+    if mark.is_file() and mark.read_text() == makers and _is_whole(repository):
+        say(f"using {repository.relative_to(ROOT)}")
+        return repository
+    shutil.rmtree(folder, ignore_errors=True)
+    command = [Path(sys.executable).parent / "gsv", "prepare", "--demo", size, "--out", repository]
+    if subprocess.run(command, stdout=sys.stderr).returncode:
+        raise click.ClickException("gsv prepare failed; its message stands above")
+    mark.write_text(makers)
+    return repository
+
+
+def _makers() -> str:
+    """A sum over everything that decides what a prepared repository holds."""
+    total = hashlib.sha256()
+    for folder in ("model_repository", "backend/gsv/checkpoints", "voices"):
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                total.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
+    return total.hexdigest()
+
+
+def _is_whole(repository: Path) -> bool:
+    try:
+        for manifest in repository.glob("*/1/manifest.json"):
+            verify_manifest(manifest.parent)
+    except GsvError:
+        return False
+    return repository.is_dir()
+
+
+def say(text: str) -> None:
+    """One line to stderr."""
+    click.echo(text, err=True)
+
+
+def _tell_ready(name: str, ready: int, models: int) -> None:
+    say(f"  {name} is ready ({ready} of {models})")
