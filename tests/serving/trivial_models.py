@@ -29,7 +29,8 @@ class TritonPythonModel:
         ]
 """
 
-# Answers later, from a thread, and needs another model for it; counts what is under way.
+# Answers later, from a thread, and needs another model for it; a thread of its own tells Triton
+# what is under way, as in StreamingModel.
 SLOW = """
 import threading, time
 import triton_python_backend_utils as pb_utils
@@ -39,6 +40,17 @@ from gsv.serving.metrics import RequestMetrics
 class TritonPythonModel:
     def initialize(self, args):
         self.metrics = RequestMetrics(args["model_name"])
+        self.closed = threading.Event()
+        self.watch = threading.Thread(target=self.tell)
+        self.watch.start()
+
+    def tell(self):
+        while not self.closed.wait(0.05):
+            self.metrics.flush()
+
+    def finalize(self):
+        self.closed.set()
+        self.watch.join()
 
     def execute(self, requests):
         for request in requests:
