@@ -15,7 +15,8 @@ BACKEND = ROOT / "backend" / "gsv"
 FLOORS = [
     {"constants", "config", "errors"},
     {"audio", "options", "precision", "repository"},
-    {"models", "text", "voices"},
+    {"models", "text"},
+    {"voices"},  # a voice may have a lexicon, which the text frontend reads
     {"engine", "checkpoints"},
     {"stages"},
     {"offline", "serving"},

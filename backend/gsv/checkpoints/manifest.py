@@ -17,8 +17,9 @@ from gsv.errors import CheckpointError
 NAME = "manifest.json"
 _FORMAT = 1
 _BLOCK = 1 << 20  # bytes read at a time
-# Not weights: the adapter belongs to the code, and Python writes caches beside it.
-_LEFT_OUT = ("model.py", NAME)
+# Not weights: the adapter belongs to the code, and Python writes caches beside it. A lexicon is the
+# operator's own, to be changed at will.
+_LEFT_OUT = ("model.py", "lexicon.toml", NAME)
 
 
 def write_manifest(folder: Path, source: Mapping[str, Any]) -> None:
@@ -58,6 +59,8 @@ def verify_manifest(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: format {version!r}; allowed: {_FORMAT}")
     for name, (digest, size) in wanted.items():
         file = folder / name
+        if file.name in _LEFT_OUT:
+            continue
         if not file.is_file():
             raise CheckpointError(f"{file}: missing; run `gsv prepare` again")
         if file.stat().st_size != size or sha256(file) != digest:

@@ -24,6 +24,7 @@ from gsv.checkpoints.voice_weights import SUFFIX, Stored, store_gpt, store_sovit
 from gsv.config import GPTConfig, SoVITSConfig
 from gsv.constants import REFERENCE_MAX_SECONDS
 from gsv.errors import VoiceError
+from gsv.text.lexicon import FILE as LEXICON_FILE
 from gsv.voices import NAME_PATTERN, VOICE_FILE, VoiceEntry
 from gsv.voices.quality import Report, best_window, inspect
 from gsv.voices.recording import read_recording
@@ -61,6 +62,7 @@ class NewVoice:
         language: of the text.
         gpt, sovits: fine-tuned checkpoints.
         sampling: the voice's defaults.
+        lexicon: a lexicon file (``gsv.text.lexicon``).
         window: "" for the whole recording, "auto", or ``START:END`` in seconds.
     """
 
@@ -72,6 +74,7 @@ class NewVoice:
     sovits: Path | None = None
     sampling: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     window: str = ""
+    lexicon: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +121,8 @@ def add_voice(folder: Path, new: NewVoice, shapes: Shapes, *, replace: bool = Fa
         if new.sovits is not None:
             values["sovits"] = f"sovits{SUFFIX}"
             weights["sovits"] = store_sovits(new.sovits, staged / values["sovits"], shapes.sovits)
+        if new.lexicon is not None:
+            shutil.copyfile(new.lexicon, staged / LEXICON_FILE)
         if new.sampling:
             values["sampling"] = dict(new.sampling)
         (staged / VOICE_FILE).write_text(render(values), encoding="utf-8")
@@ -183,10 +188,10 @@ def _add_reference(
     replace: bool,
 ) -> Added:
     entry = load_entry(target)
-    if new.gpt or new.sovits or new.sampling:
+    if new.gpt or new.sovits or new.sampling or new.lexicon:
         raise VoiceError(
-            f"{new.name}: a reference has no weights and no sampling of its own; they belong to "
-            f"the voice {entry.base.name}"
+            f"{new.name}: a reference has no weights, sampling or lexicon of its own; they belong "
+            f"to the voice {entry.base.name}"
         )
     if reference in entry.others and not replace:
         raise VoiceError(f"voice {new.name}: exists already; use --force to replace it")

@@ -113,6 +113,9 @@ def show_voice(name: str, folder: Path, as_json: bool) -> None:
     help=f"A default of this voice: {', '.join(SAMPLING_TYPES)}. May be given several times.",
 )
 @click.option(
+    "--lexicon", type=_FILE, help="Readings of words in this voice: a TOML file, see the README."
+)
+@click.option(
     "--repository",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Model repository that will serve the voice, if its models are not of the official size.",
@@ -129,6 +132,7 @@ def add_voice(
     sovits: Path | None,
     window: str,
     sampling: tuple[str, ...],
+    lexicon: Path | None,
     repository: Path | None,
     force: bool,
     folder: Path,
@@ -151,7 +155,8 @@ def add_voice(
     from gsv.checkpoints.voice_editing import NewVoice, Shapes
     from gsv.checkpoints.voice_editing import add_voice as add
 
-    new = NewVoice(name, reference, text, language, gpt, sovits, _sampling(sampling), window)
+    defaults = _sampling(sampling)
+    new = NewVoice(name, reference, text, language, gpt, sovits, defaults, window, lexicon)
     with _one_line():
         added = add(folder, new, Shapes.of(repository) if repository else Shapes(), replace=force)
     facts = {

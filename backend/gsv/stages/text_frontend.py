@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsv.constants import BERT_DIM
-from gsv.errors import GsvError, InvalidRequest
+from gsv.errors import ConfigurationError, GsvError, VoiceError
 from gsv.options import (
     DEFAULTS,
     LANGUAGES,
@@ -28,8 +29,11 @@ from gsv.stages.base import Place
 from gsv.stages.base import Settings as BaseSettings
 from gsv.stages.pretrained import BertFeatures, load_bert
 from gsv.text.frontend import TextFrontend
+from gsv.text.lexicon import Lexicon
 from gsv.text.types import Sentence
 from gsv.voices import Voice
+
+_LEXICA = 64  # of voices, kept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +96,7 @@ class TextFrontendStage:
             place.folder / "bert", place.device, settings.dtype, cache_size=settings.bert_cache
         )
         self._voices = place.voices(settings.voice_folder, settings.default_voice)
+        self._lexica: OrderedDict[str, Lexicon] = OrderedDict()
 
     def warm_up(self) -> None:
         """Load every language's data and run BERT once."""
@@ -106,7 +111,7 @@ class TextFrontendStage:
         analysed: list[tuple[list[Sentence], Sentence | None] | GsvError] = []
         for request in requests:
             try:
-                analysed.append((self._sentences(request), self._prompt(request)))
+                analysed.append(self._analysed(request))
             except GsvError as error:
                 analysed.append(error)
         features = self._features([a for a in analysed if not isinstance(a, GsvError)])
@@ -115,19 +120,41 @@ class TextFrontendStage:
             for r, a in zip(requests, analysed, strict=True)
         ]
 
-    def _sentences(self, request: Request) -> list[Sentence]:
-        sentences = self._frontend.analyze(request.text, request.language, request.split_method)
-        if not sentences:
-            raise InvalidRequest.value("TEXT", request.text, "text with something to speak")
-        return sentences
-
-    def _prompt(self, request: Request) -> Sentence | None:
+    def _analysed(self, request: Request) -> tuple[list[Sentence], Sentence | None]:
+        """The text's sentences and the transcript, with the words of the voice's own lexicon."""
+        voice = self._voice(request)
+        lexicon = self._lexicon(voice) if voice else None
+        sentences = self._frontend.analyze(
+            request.text, request.language, request.split_method, lexicon
+        )
         if request.reference_text:
-            return self._frontend.prompt(request.reference_text, request.reference_language)
-        if not request.voice and not self._voices.default:
-            return None  # the reference encoder says what is missing; analysis alone needs no voice
-        voice: Voice = self._voices.get(request.voice)
-        return self._frontend.prompt(voice.text, voice.language)
+            transcript = request.reference_text, request.reference_language
+        elif voice:
+            transcript = voice.text, voice.language
+        else:
+            return sentences, None
+        return sentences, self._frontend.prompt(*transcript, lexicon)
+
+    def _voice(self, request: Request) -> Voice | None:
+        """The voice that speaks; None for a reference in the request, or for analysis alone."""
+        if not request.voice and (request.reference_text or not self._voices.default):
+            return None  # where a reference is missing, the reference encoder says so
+        return self._voices.get(request.voice)
+
+    def _lexicon(self, voice: Voice) -> Lexicon | None:
+        """The voice's lexicon, made once for each content of its folder."""
+        if not voice.lexicon:
+            return None
+        key = f"{voice.name.partition('/')[0]}@{voice.digest}"
+        if key not in self._lexica:
+            try:
+                self._lexica[key] = self._frontend.voice_lexicon(voice.lexicon)
+            except ConfigurationError as error:
+                raise VoiceError(f"voice {voice.name}: {error}") from error
+        self._lexica.move_to_end(key)
+        while len(self._lexica) > _LEXICA:
+            self._lexica.popitem(last=False)
+        return self._lexica[key]
 
     def _features(
         self, analysed: list[tuple[list[Sentence], Sentence | None]]

@@ -23,7 +23,7 @@ from gsv.options import SPLIT_METHODS, TEXT_LIMIT, check_choice
 from gsv.text import lexicon as lexicons
 from gsv.text import markup, split
 from gsv.text.data_files import TextData
-from gsv.text.lexicon import Lexicon
+from gsv.text.lexicon import Lexicon, Words
 from gsv.text.markup import Reading
 from gsv.text.reader import SegmentReader
 from gsv.text.segment import Segmenter
@@ -68,14 +68,17 @@ class TextFrontend:
     def _lexicon(self) -> Lexicon:
         return lexicons.build(self._words, self._reader.syllables)
 
-    def voice_lexicon(self, path: Path) -> Lexicon:
-        """A voice's lexicon file, laid over the frontend's own; to be passed to ``analyze``.
+    def voice_lexicon(self, own: Path | Words) -> Lexicon:
+        """A voice's lexicon, laid over the frontend's own; to be passed to ``analyze``.
+
+        Args:
+            own: its file, or what ``gsv.text.lexicon`` read in it.
 
         Raises:
             ConfigurationError: the file can't be read, or has a reading that its language lacks.
         """
-        words = lexicons.overlaid(self._words, lexicons.read_words(path))
-        return lexicons.build(words, self._reader.syllables)
+        above = lexicons.read_words(own) if isinstance(own, Path) else own
+        return lexicons.build(lexicons.overlaid(self._words, above), self._reader.syllables)
 
     def analyze(
         self,

@@ -12,8 +12,9 @@
     [ko]
     "값어치" = "가버치"                         # Hangul, read in its place
 
-The frontend reads ``lexicon.toml`` in its data folder, and one more file for each voice that has
-one; the voice's entries win. A word counts where the sentence is read in its language.
+The frontend reads ``lexicon.toml`` in its data folder when it starts, and that of each voice which
+has one beside its ``voice.toml``; the voice's entries win. A word counts where the sentence is read
+in its language.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-Words = dict[str, dict[str, str]]  # language → word → reading
+FILE = "lexicon.toml"
+Words = Mapping[str, Mapping[str, str]]  # language → word → reading
 
 
 @dataclass(frozen=True)
@@ -46,16 +48,21 @@ class Lexicon:
         words: what was written, by language; kept so that another file can be laid over it.
         english: lower-case word → ARPAbet.
         syllables: ``zh`` and ``yue``, where there are entries.
+        respelled: ``ja`` and ``ko``, where there are entries: what finds their words in a text.
     """
 
     words: Words = field(default_factory=dict)
     english: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     syllables: Mapping[str, SyllableLexicon] = field(default_factory=dict)
+    respelled: Mapping[str, re.Pattern[str]] = field(default_factory=dict)
 
     def respell(self, language: str, text: str) -> str:
         """Text with the words of ``ja`` or ``ko`` in it replaced by how they are read."""
-        words = self.words.get(language)
-        return _pattern(words).sub(lambda word: words[word.group()], text) if words else text
+        pattern = self.respelled.get(language)
+        if pattern is None:
+            return text
+        words = self.words[language]
+        return pattern.sub(lambda word: words[word.group()], text)
 
 
 def read_words(path: Path) -> Words:
@@ -65,20 +72,37 @@ def read_words(path: Path) -> Words:
         ConfigurationError: not a TOML file of that form; the message names the file and the word.
     """
     try:
-        tables = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        content = path.read_bytes()
+    except OSError as error:
         raise ConfigurationError(f"lexicon {path}: {error}") from error
-    found: Words = {}
+    return parse(content, str(path))
+
+
+def parse(content: bytes, name: str) -> Words:
+    """Words of a lexicon file's content by language.
+
+    Args:
+        content: TOML in UTF-8.
+        name: the file's, for messages.
+
+    Raises:
+        ConfigurationError: as ``read_words``.
+    """
+    try:
+        tables = tomllib.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ConfigurationError(f"lexicon {name}: can't be read: {error}") from error
+    found: dict[str, dict[str, str]] = {}
     for language, words in tables.items():
         if language not in LANGUAGES or not isinstance(words, dict):
             raise ConfigurationError(
-                f"lexicon {path}: [{language}] is no table of words; allowed: "
-                + ", ".join(f"[{name}]" for name in LANGUAGES)
+                f"lexicon {name}: [{language}] is no table of words; allowed: "
+                + ", ".join(f"[{allowed}]" for allowed in LANGUAGES)
             )
         for word, reading in words.items():
             if not (isinstance(reading, str) and word.strip() and reading.strip()):
                 raise ConfigurationError(
-                    f"lexicon {path}: [{language}] {word!r} = {reading!r}: word and reading must "
+                    f"lexicon {name}: [{language}] {word!r} = {reading!r}: word and reading must "
                     "be text, not empty"
                 )
         found[language] = words
@@ -103,7 +127,23 @@ def build(
         for language in ("zh", "yue")
         if words.get(language)
     }
-    return Lexicon(words, english, syllables)
+    respelled = {
+        language: _any_of(words[language]) for language in ("ja", "ko") if words.get(language)
+    }
+    return Lexicon(words, english, syllables, respelled)
+
+
+def check(words: Words) -> None:
+    """Check every reading as far as that needs no dictionary.
+
+    Raises:
+        ConfigurationError: as ``build``.
+    """
+    from gsv.text.cantonese import parse_jyutping
+    from gsv.text.chinese.syllables import parse_pinyin
+
+    known: dict[str, Callable[[str], object]] = {"zh": parse_pinyin, "yue": parse_jyutping}
+    build(words, lambda language, entries: SyllableLexicon(entries, str, known[language]))
 
 
 def overlaid(below: Words, above: Words) -> Words:
@@ -130,6 +170,6 @@ def arpabet(word: str, reading: str) -> tuple[str, ...]:
     return phones
 
 
-def _pattern(words: Mapping[str, str]) -> re.Pattern[str]:
+def _any_of(words: Mapping[str, str]) -> re.Pattern[str]:
     longest_first = sorted(words, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)))

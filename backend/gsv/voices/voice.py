@@ -2,21 +2,23 @@
 
 Whoever may write the folder is not trusted with more than that: names follow a strict pattern, a
 path that leads out of the folder is refused wherever its symbolic links go, and every file has a
-limit on its size.
+limit on its size. ``lexicon.toml`` beside ``voice.toml`` holds the voice's own readings of words.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gsv.errors import InvalidRequest, VoiceError
+from gsv.errors import ConfigurationError, InvalidRequest, VoiceError
 from gsv.options import LANGUAGES, check_range
+from gsv.text import lexicon as lexicons
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -38,6 +40,7 @@ _KEYS = {*_REFERENCE_KEYS, "gpt", "sovits", "references", "sampling"}
 
 TOML_LIMIT = 64 << 10  # bytes
 RECORDING_LIMIT = 64 << 20
+LEXICON_LIMIT = 1 << 20  # some 30,000 words
 WEIGHTS_LIMIT = 4 << 30
 _TEXT_LIMIT = 1_000  # characters; ten seconds of fast speech have some 200
 _REFERENCES_LIMIT = 100
@@ -57,8 +60,10 @@ class Voice:
         sovits: weights of a fine-tuned SoVITS, LoRA or full, if the voice has its own.
         references: names of the further references, sorted.
         sampling: the voice's own defaults of request options, by field name.
-        digest: stands for the whole folder's content: of ``voice.toml`` and recordings their
-            bytes, of weights size and time of change (they are too big to be read at a request).
+        lexicon: readings of words, by language; checked, but for what needs dictionaries.
+        digest: stands for the whole folder's content: of ``voice.toml``, lexicon and recordings
+            their bytes, of weights size and time of change (they are too big to be read at a
+            request).
     """
 
     name: str
@@ -69,6 +74,7 @@ class Voice:
     sovits: Path | None = None
     references: tuple[str, ...] = ()
     sampling: Mapping[str, int | float] = dataclasses.field(default_factory=dict)
+    lexicon: lexicons.Words = dataclasses.field(default_factory=dict)
     digest: str = ""
 
     @property
@@ -110,10 +116,12 @@ def load_entry(folder: Path) -> VoiceEntry:
         VoiceError: says what is wrong, in one line.
     """
     reader = _Reader(folder)
-    toml_state = _state(folder / VOICE_FILE)  # before it is read: a later change is then seen
+    # Before they are read: a later change is then seen.
+    toml_states = [_state(folder / name) for name in (VOICE_FILE, lexicons.FILE)]
     content = reader.read(VOICE_FILE, TOML_LIMIT)
     values = reader.parse(content)
     tables = reader.references(values.get("references", {}))
+    words = reader.lexicon_bytes()
     base = Voice(
         name=folder.name,
         **reader.reference(values, "", {}),
@@ -121,6 +129,7 @@ def load_entry(folder: Path) -> VoiceEntry:
         sovits=reader.weights("sovits", values.get("sovits")),
         references=tuple(sorted(tables)),
         sampling=reader.sampling(values.get("sampling", {})),
+        lexicon=reader.lexicon(words),
     )
     defaults = {"text": base.text, "language": base.language}
     others = {
@@ -129,8 +138,10 @@ def load_entry(folder: Path) -> VoiceEntry:
         )
         for name, table in tables.items()
     }
-    states = (toml_state, *(_state(path) for path in _files(base, others)))
+    states = (*toml_states, *(_state(path) for path in _files(base, others)))
     digest = hashlib.sha256(content)
+    if words:
+        digest.update(words)
     for voice in (base, *others.values()):
         digest.update(reader.read(voice.reference, RECORDING_LIMIT))
     for path in _weights(base):
@@ -146,7 +157,8 @@ def load_entry(folder: Path) -> VoiceEntry:
 
 def signature(folder: Path, entry: VoiceEntry) -> tuple[Any, ...]:
     """What tells a changed folder without reading it: size and times of each file."""
-    return tuple(_state(path) for path in (folder / VOICE_FILE, *_files(entry.base, entry.others)))
+    named = [folder / VOICE_FILE, folder / lexicons.FILE]
+    return tuple(_state(path) for path in (*named, *_files(entry.base, entry.others)))
 
 
 def _files(base: Voice, others: Mapping[str, Voice]) -> list[Path]:
@@ -221,6 +233,21 @@ class _Reader:
         if unknown := sorted(set(values) - _KEYS):
             raise self._error(f"{VOICE_FILE} has unknown keys {unknown}; allowed: {sorted(_KEYS)}")
         return values
+
+    def lexicon_bytes(self) -> bytes:
+        """The lexicon's content; empty where there is none."""
+        # A link that leads nowhere is there, too, and gets its error.
+        present = os.path.lexists(self._folder / lexicons.FILE)
+        return self.read(lexicons.FILE, LEXICON_LIMIT) if present else b""
+
+    def lexicon(self, content: bytes) -> lexicons.Words:
+        """The lexicon's words by language."""
+        try:
+            words = lexicons.parse(content, lexicons.FILE)
+            lexicons.check(words)
+        except ConfigurationError as error:
+            raise self._error(str(error)) from error
+        return words
 
     def reference(
         self, values: Mapping[str, Any], name: str, defaults: Mapping[str, str]
@@ -300,6 +327,7 @@ def describe(entry: VoiceEntry) -> dict[str, Any]:
         "text": base.text,
         "references": list(base.references),
         "sampling": dict(base.sampling),
+        "lexicon": {language: len(words) for language, words in base.lexicon.items()},
         "gpt": base.gpt.name if base.gpt else None,
         "sovits": base.sovits.name if base.sovits else None,
         "digest": base.digest,

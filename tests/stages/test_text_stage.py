@@ -1,0 +1,159 @@
+"""The text stage: voices with a lexicon of their own, readings and pauses in the text."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from voices.voice_files import make_voice
+
+from gsv.constants import BERT_DIM
+from gsv.errors import InvalidRequest, VoiceError
+from gsv.stages import text_frontend
+from gsv.stages.base import Place
+from gsv.stages.text_frontend import Request, Result, Settings, TextFrontendStage
+from gsv.voices import folder as voice_folder
+
+OWN = "[en]\nfoo = 'F UW1'\n[zh]\n'重庆' = 'zhong4 qing4'\n"
+
+
+class Ones:
+    """In BERT's place: a row of ones for each character."""
+
+    def __call__(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
+        return [np.ones((len(text), BERT_DIM), np.float32) for text in texts]
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TextFrontendStage:
+    monkeypatch.setattr(text_frontend, "load_bert", lambda *_, **__: Ones())
+    monkeypatch.setattr(voice_folder, "CHECK_SECONDS", 0.0)
+    folder = tmp_path / "repository" / "text_frontend" / "1"
+    (folder / "text_data").mkdir(parents=True)
+    (folder / "text_data" / "lexicon.toml").write_text("[en]\nfoo = 'F OW1'\nbar = 'B AA1'\n")
+    make_voice(tmp_path / "voices" / "plain")
+    (make_voice(tmp_path / "voices" / "own", text="The foo.") / "lexicon.toml").write_text(
+        OWN, encoding="utf-8"
+    )
+    return TextFrontendStage(Place(folder), Settings(default_voice="plain"))
+
+
+def symbols(result: Any) -> str:
+    assert isinstance(result, Result), result
+    sentences = json.loads(result.analysis)["sentences"]
+    return " ".join(p for s in sentences for g in s["segments"] for p in g["phonemes"])
+
+
+def read(stage: TextFrontendStage, text: str, voice: str = "", language: str = "en") -> str:
+    (result,) = stage.run_batch([Request(text, language, voice=voice)])
+    return symbols(result)
+
+
+def test_the_models_lexicon_counts_for_all_voices(stage: TextFrontendStage) -> None:
+    for voice in ("", "plain"):
+        assert read(stage, "foo bar foo", voice) == "F OW1 B AA1 F OW1 ."
+
+
+def test_a_voices_lexicon_lies_over_the_models(stage: TextFrontendStage) -> None:
+    assert read(stage, "foo bar foo", "own") == "F UW1 B AA1 F UW1 ."
+    assert read(stage, "我在重庆生活", "own", "zh").split()[4:8] == ["zh", "ong4", "q", "ing4"]
+    assert read(stage, "我在重庆生活", "plain", "zh").split()[4:8] == ["ch", "ong2", "q", "ing4"]
+
+
+def test_requests_of_one_batch_keep_their_own(stage: TextFrontendStage) -> None:
+    names = ["own", "plain", "own", ""]
+    results = stage.run_batch([Request("foo bar foo", "en", voice=name) for name in names])
+    found = [symbols(result).split()[:2] for result in results]
+    assert found == [["F", "UW1"], ["F", "OW1"], ["F", "UW1"], ["F", "OW1"]]
+
+
+def test_the_transcript_is_read_with_it_as_well(stage: TextFrontendStage) -> None:
+    own, other = stage.run_batch(
+        [Request("hello", voice="own"), Request("hello", reference_text="The foo.")]
+    )
+    assert isinstance(own, Result)
+    assert isinstance(other, Result)
+    assert own.prompt_phonemes.tolist() != other.prompt_phonemes.tolist()
+    assert len(own.prompt_phonemes) == len(other.prompt_phonemes)
+
+
+def test_a_changed_lexicon_is_live(stage: TextFrontendStage, tmp_path: Path) -> None:
+    lexicon = tmp_path / "voices" / "own" / "lexicon.toml"
+    assert read(stage, "foo bar foo", "own").startswith("F UW1")
+    lexicon.write_text("[en]\nfoo = 'P IY1'\n")
+    assert read(stage, "foo bar foo", "own").startswith("P IY1")
+    lexicon.unlink()
+    assert read(stage, "foo bar foo", "own").startswith("F OW1")
+
+
+def test_it_is_made_once_for_each_content(
+    stage: TextFrontendStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    original = stage._frontend.voice_lexicon
+
+    def counted(own: Any) -> Any:
+        made.append(own)
+        return original(own)
+
+    monkeypatch.setattr(stage._frontend, "voice_lexicon", counted)
+    for _ in range(3):
+        read(stage, "foo bar foo", "own")
+        read(stage, "foo bar", "plain")
+    assert len(made) == 1
+
+
+def test_a_broken_lexicon_is_told_and_harms_no_other(
+    stage: TextFrontendStage, tmp_path: Path
+) -> None:
+    (tmp_path / "voices" / "own" / "lexicon.toml").write_text("[en]\nfoo = 'F UW9'\n")
+    broken, fine = stage.run_batch([Request("foo", voice="own"), Request("foo bar foo", "en")])
+    assert isinstance(broken, VoiceError)
+    assert str(broken).startswith("voice own: lexicon: [en] 'foo': 'UW9' is no ARPAbet phoneme")
+    assert symbols(fine).startswith("F OW1")
+
+
+def test_a_big_lexicon_costs_little_at_a_request(stage: TextFrontendStage, tmp_path: Path) -> None:
+    words = "\n".join(f"word{number} = 'W ER1 D'" for number in range(20_000))
+    japanese = "\n".join(f"'東雲{number}' = 'しののめ'" for number in range(3_000))
+    lexicon = tmp_path / "voices" / "own" / "lexicon.toml"
+    lexicon.write_text(f"[en]\n{words}\n[ja]\n{japanese}\n", encoding="utf-8")
+    read(stage, "word7 foo", "own")
+    start = time.process_time()
+    for number in range(20):
+        assert read(stage, f"word{number} foo bar", "own").startswith("W ER1 D")
+    assert time.process_time() - start < 2.0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("好[pause:11s]", "TEXT: character 2: .*0 to 10 s"),
+        ("我重{chong9}庆", "TEXT: character 3: .*'chong9'"),
+        ("a tomato{T AH9}", "TEXT: character 9: 'AH9'"),
+    ],
+)
+def test_markup_that_cannot_be_read(stage: TextFrontendStage, text: str, message: str) -> None:
+    (answer,) = stage.run_batch([Request(text, "zh")])
+    assert isinstance(answer, InvalidRequest)
+    with pytest.raises(InvalidRequest, match=message):
+        raise answer
+
+
+def test_pauses_and_rows(stage: TextFrontendStage) -> None:
+    text = "[pause:0.5s]今天天气真好。[pause:800ms]Let us go out!"
+    (result,) = stage.run_batch([Request(text, "zh", pause_seconds=0.25)])
+    assert isinstance(result, Result)
+    np.testing.assert_allclose(result.pauses, [0.5, 0.8, 0.25])
+    assert result.phoneme_counts.sum() == len(result.phonemes) == len(result.bert_rows)
+    first = result.phoneme_counts[0]
+    assert result.bert_rows[:first].min() == 1
+    assert not result.bert_rows[first:].any()
+    assert result.bert_features.shape == (result.bert_rows.max() + 1, BERT_DIM)
+    assert not result.bert_features[0].any()
