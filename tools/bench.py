@@ -1,6 +1,6 @@
 """The load test behind `make bench`: serve random weights and run `gsv bench` against them.
 
-    .venv/bin/python tools/bench.py [--size tiny|full] [further options of gsv bench]
+    .venv/bin/python tools/bench.py [--size tiny|full] [--dtype auto] [further options of gsv bench]
 
 Writes out/bench.json and plots into out/: whole answers and streams, one and four callers.
 """
@@ -19,12 +19,13 @@ from gsv.errors import GsvError
 
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.option("--size", type=click.Choice(["tiny", "full"]), default="tiny", show_default=True)
+@click.option("--dtype", default="float32", show_default=True, help="Of both generators.")
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
-def main(size: str, options: tuple[str, ...]) -> None:
+def main(size: str, dtype: str, options: tuple[str, ...]) -> None:
     """Measure demo weights on this machine; OPTIONS go to gsv bench."""
     OUT.mkdir(exist_ok=True)
     try:
-        with demo_server(size) as server:
+        with demo_server(size, dtype) as server:
             command = [str(Path(sys.executable).parent / "gsv"), "bench", "--unary", "--stream"]
             address = [f"--url=grpc://{server.grpc_url}", f"--metrics-url={server.metrics_url}"]
             files = [f"--output={OUT / 'bench.json'}", f"--plots={OUT}"]

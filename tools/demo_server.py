@@ -24,9 +24,9 @@ OUT = ROOT / "out"
 
 
 @contextlib.contextmanager
-def demo_server(size: str) -> Iterator[EmbeddedServer]:
+def demo_server(size: str, dtype: str = "float32") -> Iterator[EmbeddedServer]:
     """A running server with random weights; it is stopped when the block ends, however it ends."""
-    repository = prepared(size)
+    repository = prepared(size, dtype)
     say("starting the embedded Triton server")
     started = time.monotonic()
     # SIGTERM would end Python at once; as an exception it takes the server along in good order.
@@ -36,9 +36,10 @@ def demo_server(size: str) -> Iterator[EmbeddedServer]:
         yield server
 
 
-def prepared(size: str) -> Path:
+def prepared(size: str, dtype: str = "float32") -> Path:
     """The demo repository, made anew when there is none, or its makers or files have changed."""
-    folder = BUILD / ("demo" if size == "tiny" else f"demo_{size}")
+    parts = ["demo", *([size] if size != "tiny" else []), *([dtype] if dtype != "float32" else [])]
+    folder = BUILD / "_".join(parts)
     repository, mark = folder / "model_repository", folder / "made_from"
     makers = _makers()
     if mark.is_file() and mark.read_text() == makers and _is_whole(repository):
@@ -46,6 +47,7 @@ def prepared(size: str) -> Path:
         return repository
     shutil.rmtree(folder, ignore_errors=True)
     command = [Path(sys.executable).parent / "gsv", "prepare", "--demo", size, "--out", repository]
+    command += ["--dtype", dtype]
     if subprocess.run(command, stdout=sys.stderr).returncode:
         raise click.ClickException("gsv prepare failed; its message stands above")
     mark.write_text(makers)

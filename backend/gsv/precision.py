@@ -2,21 +2,45 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from gsv.errors import ConfigurationError
 
+AUTO = "auto"
+_CPU_FLAGS = Path("/proc/cpuinfo")  # torch's own question for them is newer than our oldest torch
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def torch_dtype(name: str, *, int8: bool = False) -> torch.dtype:
-    """The dtype called ``name``; ConfigurationError lists those that exist.
+def torch_dtype(name: str, device: str, *, int8: bool = False) -> torch.dtype:
+    """The dtype called ``name``.
 
     Args:
-        name: as the parameter gives it.
+        name: as the parameter gives it; ``auto`` is bfloat16 where the device computes in it, else
+            float32.
+        device: ``cpu`` or ``cuda:N``.
         int8: whether the model also knows int8 weights.
+
+    Raises:
+        ConfigurationError: no such dtype (the message lists those that exist), or not on the device.
     """
     dtypes = {**_DTYPES, "int8": torch.int8} if int8 else _DTYPES
+    if name == AUTO:
+        return torch.bfloat16 if has_bfloat16(device) else torch.float32
     if name not in dtypes:
-        raise ConfigurationError(f"dtype: got {name!r}; allowed: {', '.join(dtypes)}")
+        raise ConfigurationError(f"dtype: got {name!r}; allowed: {', '.join([*dtypes, AUTO])}")
+    if name == "float16" and torch.device(device).type == "cpu":
+        raise ConfigurationError(
+            "dtype: got 'float16' on a CPU, where it is slower than float32; use auto, bfloat16 "
+            "or float32"
+        )
     return dtypes[name]
+
+
+def has_bfloat16(device: str) -> bool:
+    """Whether ``device`` multiplies bfloat16 matrices in hardware."""
+    if torch.device(device).type == "cuda":
+        return bool(torch.cuda.get_device_capability(device) >= (8, 0))
+    flags = _CPU_FLAGS.read_text(encoding="ascii", errors="replace").split()
+    return any(name in flags for name in ("avx512_bf16", "amx_bf16"))

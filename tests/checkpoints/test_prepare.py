@@ -110,6 +110,18 @@ def test_voices_beside_leave_the_configuration_alone(repository: Path) -> None:
         assert config.read_text() == template.read_text()
 
 
+def test_dtype_is_told_to_the_generators(demo: Path, tmp_path: Path) -> None:
+    target = tmp_path / "repository"
+    result = run("--pretrained", demo, "--out", target, "--dtype", "auto")
+    assert result.exit_code == 0, result.output
+    told = {
+        config.parent.name
+        for config in target.glob("*/config.pbtxt")
+        if 'key: "dtype" value: { string_value: "auto" }' in config.read_text()
+    }
+    assert told == {"semantic_gpt_engine", "sovits_v4"}
+
+
 def test_existing_voices_stay(demo: Path, tmp_path: Path) -> None:
     (tmp_path / "voices" / "sample").mkdir(parents=True)
     (tmp_path / "voices" / "sample" / "voice.toml").write_text("mine")

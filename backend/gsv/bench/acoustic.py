@@ -119,10 +119,10 @@ def _measure_dit(
         arguments = (flow.estimator, given.noisy, given.prompt, embedded, given.time, given.size)
         plain_seconds[shape] = best(partial(plain.dit_step, *arguments), device)
         given.embedded = flow.estimator.embed_inputs(given.prompt, embedded)
-    set_precision(flow, torch_dtype(dtype))
+    set_precision(flow, torch_dtype(dtype, device))
     attention.accelerate(flow)
     modulation = flow.schedule(8)[:1]
-    limit = gemm_rate(torch_dtype(dtype), device)
+    limit = gemm_rate(torch_dtype(dtype, device), device)
     rows = []
     for (batch, length), given in inputs.items():
         step = (given.noisy, given.embedded, modulation.expand(batch, -1))
@@ -155,7 +155,7 @@ def _measure_vocoder(
         length: best(partial(plain.vocode, vocoder, mel[None]), device)
         for length, mel in mels.items()
     }
-    vocoder.set_precision(torch_dtype(dtype))
+    vocoder.set_precision(torch_dtype(dtype, device))
     convolution.accelerate(vocoder)
     rows = []
     for length, mel in mels.items():

@@ -10,7 +10,7 @@ import dataclasses
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ VOCODER_FILE = "gsv-v4-pretrained/vocoder.pth"
 # Names that people look for in vain.
 _NEVER_EXISTED = ("s2v4.ckpt", "s1v4.ckpt", "s1Gv4.ckpt")
 _VERSION = "1"  # of every model: the folder that Triton loads
-_DEFAULT_VOICES = "../voices"  # as config.pbtxt has it, relative to the repository
+_GENERATORS = ("semantic_gpt_engine", "sovits_v4")  # where the time goes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +96,7 @@ def prepare(
     replace: bool,
     demo: bool,
     report: Report,
+    dtype: str = "float32",
 ) -> None:
     """Build the model repository and put the sample voice into the voice folder.
 
@@ -107,6 +108,7 @@ def prepare(
         replace: take the place of an earlier repository.
         demo: the weights are random; told in the manifests.
         report: called with lines for people.
+        dtype: parameter of that name of both generators.
 
     Raises:
         CheckpointError: a file is not what it should be; nothing has been written.
@@ -118,7 +120,9 @@ def prepare(
     with staged_folder(repository, replace=replace) as staged:
         _check_space(staged, files.size())
         _copy_skeleton(template_root(), staged)
-        _point_to_voices(staged, repository, voices)
+        place = os.path.relpath(voices.absolute(), repository.absolute())
+        _set_parameter(staged.glob("*/config.pbtxt"), "voice_folder", place)
+        _set_parameter((staged / m / "config.pbtxt" for m in _GENERATORS), "dtype", dtype)
         _convert_all(_Build(staged, report), files)
         _install_text_data(staged, text, report)
         origin = {"prepared_by": f"gsv {__version__}", "demo": demo}
@@ -209,14 +213,11 @@ def _copy_skeleton(template: Path, staged: Path) -> None:
         (staged / model.name / _VERSION).mkdir(exist_ok=True)
 
 
-def _point_to_voices(staged: Path, repository: Path, voices: Path) -> None:
-    """Write the voice folder's place into the configurations, unless it is where they say."""
-    place = os.path.relpath(voices.absolute(), repository.absolute())
-    if place == _DEFAULT_VOICES:
-        return
-    quoted = place.replace("\\", "\\\\").replace('"', '\\"')
-    pattern = re.compile(r'(key: "voice_folder" value: \{ string_value: ")[^"]*(")')
-    for config in staged.glob("*/config.pbtxt"):
+def _set_parameter(configurations: Iterable[Path], key: str, value: str) -> None:
+    """Write a parameter's value into every configuration that has it."""
+    quoted = value.replace("\\", "\\\\").replace('"', '\\"')
+    pattern = re.compile(rf'(key: "{key}" value: \{{ string_value: ")[^"]*(")')
+    for config in configurations:
         content = config.read_text(encoding="utf-8")
         changed = pattern.sub(lambda m: m[1] + quoted + m[2], content)
         if changed != content:

@@ -70,6 +70,14 @@ _DEMO_WARNING = (
     type=_FOLDER,
     help="Voice folder; gets the sample voice.  [default: voices, beside --out]",
 )
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "auto", "bfloat16", "float16"]),
+    default="float32",
+    show_default=True,
+    help="Arithmetic of both generators. float32 is exact; auto is bfloat16 where the serving "
+    "machine computes in it, several times faster. Stands in their config.pbtxt.",
+)
 @click.option("--force", is_flag=True, help="Replace an earlier model repository.")
 def prepare(
     pretrained: Path | None,
@@ -82,6 +90,7 @@ def prepare(
     upstream: Path | None,
     text_data: Path | None,
     voices: Path | None,
+    dtype: str,
     force: bool,
 ) -> None:
     """Build a model repository that `gsv serve` or any Triton server can load.
@@ -125,6 +134,7 @@ def prepare(
                 replace=force,
                 demo=demo is not None,
                 report=_say,
+                dtype=dtype,
             )
     except GsvError as error:
         raise click.ClickException(str(error)) from error

@@ -77,7 +77,9 @@ class _Ours:
     """The runner, fed with its own tokens for as long as one likes."""
 
     def __init__(self, model: SemanticGPT, dtype: str, rows: int, steps: int) -> None:
-        self._runner = Runner(model, torch.device("cpu"), torch_dtype(dtype, int8=True), rows, 2048)
+        self._runner = Runner(
+            model, torch.device("cpu"), torch_dtype(dtype, "cpu", int8=True), rows, 2048
+        )
         self._runner.warm_up()
         self._rows = [Row(_request(n), lambda *_: None, lambda *_: None) for n in range(rows)]
         started = time.perf_counter()

@@ -32,7 +32,9 @@ def load_hubert(folder: Path, device: str, dtype: str = "float32") -> SpeechFeat
     """
     config = HubertConfig.from_json_file(folder / "config.json")
     hubert = _load(HubertModel, folder, config)
-    return SpeechFeatures(hubert).to(device, torch_dtype(dtype)).eval().requires_grad_(False)
+    return (
+        SpeechFeatures(hubert).to(device, torch_dtype(dtype, device)).eval().requires_grad_(False)
+    )
 
 
 def load_bert(
@@ -46,7 +48,9 @@ def load_bert(
     config = BertConfig.from_json_file(folder / "config.json")
     config.num_hidden_layers -= BERT_SKIPPED_LAYERS
     bert = _load(BertModel, folder, config, add_pooling_layer=False)
-    model = CharacterFeatures(bert).to(device, torch_dtype(dtype)).eval().requires_grad_(False)
+    model = (
+        CharacterFeatures(bert).to(device, torch_dtype(dtype, device)).eval().requires_grad_(False)
+    )
     # Not splitlines: some tokens are characters that Python takes for line ends as well.
     tokens = (folder / "vocab.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")
     return BertFeatures(model, {token: i for i, token in enumerate(tokens)}, device, cache_size)

@@ -124,16 +124,17 @@ class SemanticGPTEngineStage:
         model = SemanticGPT(self._config)
         model.load_state_dict(load_module_state(place.folder / "gpt.safetensors"), strict=True)
         self._max_tokens = settings.max_tokens
+        dtype = torch_dtype(settings.dtype, place.device, int8=True)
         self._engine = Engine(
             model,
             device=place.device,
-            dtype=torch_dtype(settings.dtype, int8=True),
+            dtype=dtype,
             slots=settings.slots,
             waiting_limit=settings.waiting,
             max_length=MAX_POSITIONS,
         )
         self._on_gpu = place.device != "cpu"
-        self._itemsize = max(2, torch_dtype(settings.dtype, int8=True).itemsize)
+        self._itemsize = max(2, dtype.itemsize)
         self._voice_slots = settings.voice_slots
         self._residents: Residents[str] = Residents(
             "voices-gpt",

@@ -122,11 +122,11 @@ class SoVITSStage:
             load_module_state(place.folder / "sovits.safetensors"), strict=True
         )
         self._model.to(place.device).eval()
-        self._model.set_precision(torch_dtype(settings.dtype))
+        dtype = torch_dtype(settings.dtype, place.device)
+        self._model.set_precision(dtype)
         self._engine = FlowEngine(
             self._model.flow, slots=settings.slots, waiting_limit=settings.waiting
         )
-        dtype = torch_dtype(settings.dtype)
         self._speakers = Speakers(place.folder, self._model, self._engine, dtype)
         self._base = Speaker(self._model)
         self._residents: Residents[Speaker] = Residents(

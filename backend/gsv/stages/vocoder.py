@@ -81,7 +81,7 @@ class VocoderStage:
             load_module_state(place.folder / "vocoder.safetensors"), strict=True
         )
         self._model.to(place.device).eval()
-        self._model.set_precision(torch_dtype(settings.dtype))
+        self._model.set_precision(torch_dtype(settings.dtype, place.device))
         accelerate(self._model)
 
     def warm_up(self) -> None:
