@@ -10,8 +10,16 @@ from gsv.engine.flow_scheduler import FlowScheduler
 from gsv.errors import Overloaded
 
 
-def run_of(frames: int, steps: int = 4, guidance: float = 0.0, model: str = "") -> FlowRun:
-    job = FlowJob(torch.zeros(2, frames), torch.zeros(3, 0), steps, guidance=guidance, model=model)
+def run_of(
+    frames: int,
+    steps: int = 4,
+    guidance: float = 0.0,
+    model: str = "",
+    *,
+    urgent: bool = False,
+) -> FlowRun:
+    condition, prompt = torch.zeros(2, frames), torch.zeros(3, 0)
+    job = FlowJob(condition, prompt, steps, guidance=guidance, model=model, urgent=urgent)
     return FlowRun(job, lambda mel: None, lambda error: None)
 
 
@@ -72,6 +80,37 @@ def test_a_newcomer_joins_at_the_next_step() -> None:
     made.add(second)
     made.admit()
     assert made.select() == [first, second]
+
+
+def test_urgent_jobs_go_before_others() -> None:
+    others = [run_of(200) for _ in range(3)]
+    made = scheduler(*others, batch_frames=200)
+    made.advance(made.select())
+    urgent = run_of(400, urgent=True)
+    made.add(urgent)
+    made.admit()
+    assert finish(made)[0] is urgent
+
+
+def test_urgent_jobs_get_the_next_free_slot() -> None:
+    first, other, urgent = run_of(200), run_of(200), run_of(200, urgent=True)
+    made = scheduler(first, other, urgent, slots=1)
+    assert made.running == [urgent]
+    assert list(made.waiting) == [first, other]
+
+
+def test_urgent_jobs_do_not_starve_others() -> None:
+    patient = run_of(100, steps=1)
+    made = scheduler(patient, batch_frames=100, slots=2)
+    taken = 0
+    while patient in made.running:
+        made.add(run_of(100, steps=1, urgent=True))
+        made.admit()
+        made.advance(batch := made.select())
+        for run in batch:
+            made.remove(run)
+        taken += 1
+    assert made.patience < taken < 2 * made.patience
 
 
 def test_short_jobs_do_not_queue_behind_long_ones() -> None:

@@ -2,7 +2,9 @@
 
 The first chunk is short, so that the listener hears something soon. Each next one may grow, since
 a long chunk costs less per second of audio, but never beyond what the listener still has to play:
-a chunk that takes longer to make than the buffer lasts is heard as a gap.
+a chunk that takes longer to make than the buffer lasts is heard as a gap. A listener who has nothing
+left hears a gap in any case: then the machine is slower than speech, and larger chunks make up for
+it.
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ class ChunkPlan:
         """
         if previous == 0:
             return self.first
-        grown = min(2 * previous, self.largest, int(buffered * MEL_RATE))
+        grown = min(2 * previous, self.largest)
+        if buffered > 0:
+            grown = min(grown, int(buffered * MEL_RATE))
         return max(grown, self.first)
 
     def tokens_needed(self, frames: int, speed: float) -> int:

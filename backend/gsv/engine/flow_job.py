@@ -35,6 +35,7 @@ class FlowJob:
         noise: float32 [mel, T - P] to start from instead, for parity tests.
         model: name of the estimator; "" is the engine's first one.
         adapter: name of the low-rank changes to it; "" is none.
+        urgent: somebody waits for the first sound of an answer; goes before the others.
     """
 
     condition: Tensor
@@ -48,6 +49,7 @@ class FlowJob:
     noise: Tensor | None = None
     model: str = ""
     adapter: str = ""
+    urgent: bool = False
 
     @property
     def frames(self) -> int:

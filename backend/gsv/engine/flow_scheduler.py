@@ -16,7 +16,8 @@ class FlowScheduler:
     """Highest response ratio first, in company of those of about its length.
 
     The leader of a step is the job whose wait is longest against the work it has left (P. B.
-    Hansen, 1971): short ones don't queue behind long ones, and a long one's turn comes too. It is
+    Hansen, 1971): short ones don't queue behind long ones, and a long one's turn comes too. Urgent
+    jobs go before all others, but for those that have waited ``patience`` times their work. It is
     joined by the jobs nearest in length, as many as the limits allow; where one batch holds them
     all, every job moves at every step.
 
@@ -25,15 +26,22 @@ class FlowScheduler:
         waiting_limit: jobs that may wait beyond those for which a slot is free.
         batch_frames: most frames of a batch, padding included; a longer job goes alone.
         max_padding: largest share of a row that may be padding.
+        patience: wait against work left from which on a job is as urgent as the urgent ones.
     """
 
     def __init__(
-        self, slots: int, waiting_limit: int, batch_frames: int, max_padding: float = 0.25
+        self,
+        slots: int,
+        waiting_limit: int,
+        batch_frames: int,
+        max_padding: float = 0.25,
+        patience: float = 10.0,
     ) -> None:
         self.slots = slots
         self.waiting_limit = waiting_limit
         self.batch_frames = batch_frames
         self.max_padding = max_padding
+        self.patience = patience
         self.waiting: deque[FlowRun] = deque()
         self.running: list[FlowRun] = []
         self._clock = 0  # frames estimated since the start
@@ -55,9 +63,14 @@ class FlowScheduler:
         self.waiting.append(run)
 
     def admit(self) -> None:
-        """Move newcomers from the line to the free slots."""
-        while self.waiting and len(self.running) < self.slots:
-            self.running.append(self.waiting.popleft())
+        """Move newcomers from the line to the free slots, the urgent ones first."""
+        free = min(self.slots - len(self.running), len(self.waiting))
+        if free <= 0:
+            return
+        line = sorted(self.waiting, key=lambda run: not run.job.urgent)
+        self.running += line[:free]
+        admitted = set(line[:free])
+        self.waiting = deque(run for run in self.waiting if run not in admitted)
 
     def select(self) -> list[FlowRun]:
         """The jobs of the next step; empty when none is in work."""
@@ -78,8 +91,9 @@ class FlowScheduler:
         # In the slots' order, so that the same jobs make the same batch again.
         return [run for run in self.running if run in batch]
 
-    def _urgency(self, run: FlowRun) -> tuple[float, int]:
-        return (self._clock - run.arrival) / run.remaining, -run.remaining
+    def _urgency(self, run: FlowRun) -> tuple[bool, float, int]:
+        wait = (self._clock - run.arrival) / run.remaining
+        return run.job.urgent or wait > self.patience, wait, -run.remaining
 
     def advance(self, batch: list[FlowRun]) -> None:
         """Count one step of ``batch``."""
