@@ -2,9 +2,9 @@
 
 The first chunk is short, so that the listener hears something soon. Each next one may grow, since
 a long chunk costs less per second of audio, but never beyond what the listener still has to play:
-a chunk that takes longer to make than the buffer lasts is heard as a gap. A listener who has nothing
-left hears a gap in any case: then the machine is slower than speech, and larger chunks make up for
-it.
+a chunk that takes longer to make than the buffer lasts is heard as a gap. A listener who has
+nothing left hears a gap in any case: the machine is slower than speech, and larger chunks make up
+for it.
 """
 
 from __future__ import annotations
