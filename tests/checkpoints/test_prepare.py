@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -14,10 +15,12 @@ from checkpoints.files import marker_bomb, save
 from checkpoints.hub_server import FakeHub, serving
 from click.testing import CliRunner, Result
 
+from gsv.checkpoints import text_download
 from gsv.checkpoints.hub import OFFICIAL_FILES
 from gsv.checkpoints.manifest import verify_manifest
 from gsv.checkpoints.prepare import Files
 from gsv.checkpoints.store import load_module_state
+from gsv.checkpoints.text_download import TextFile
 from gsv.commands.prepare import prepare
 from gsv.config import GPTConfig, SoVITSConfig, VocoderConfig
 from gsv.errors import CheckpointError
@@ -286,14 +289,55 @@ def test_full_disks_are_noticed_early(
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def _text_files(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """Two text files in place of the real ones."""
+    files = {"cmudict.rep": b"A  AH0\n", "engdict-hot.rep": b"B  B IY1\n"}
+    table = [
+        TextFile(name, (), len(data), hashlib.sha256(data).hexdigest(), "MIT", f"upstream/{name}")
+        for name, data in files.items()
+    ]
+    monkeypatch.setattr(text_download, "FILES", tuple(table))
+    return files
+
+
+def test_text_data_for_demo_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = _text_files(monkeypatch)
+    own = tmp_path / "own" / "upstream"
+    own.mkdir(parents=True)
+    (own / "engdict-hot.rep").write_bytes(b"C  S IY1\n")
+    monkeypatch.chdir(tmp_path)
+    with serving(FakeHub(files)) as hub:
+        mirror = ["--text-mirror", f"{hub.endpoint}/store"]
+        result = run(
+            *("--demo", "tiny", "--download-text", *mirror, "--text-data", "own"),
+            *("--out", "repository"),
+        )
+        asked = {path for _, path, _ in hub.requests}
+    assert result.exit_code == 0, result.output
+    folder = tmp_path / "repository" / "text_frontend" / "1" / "text_data" / "upstream"
+    assert (folder / "cmudict.rep").read_bytes() == files["cmudict.rep"]
+    assert (folder / "engdict-hot.rep").read_bytes() == b"C  S IY1\n"
+    assert asked == {"/store/cmudict.rep"}  # what is here already is not fetched
+
+
+def test_a_mirror_is_for_downloads(tmp_path: Path) -> None:
+    result = run("--demo", "tiny", "--text-mirror", "http://x", "--out", tmp_path / "r")
+    assert result.exit_code == 2
+    assert "--download-text" in result.stderr
+
+
 def test_download_and_prepare(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = {path: (demo / path).read_bytes() for path in OFFICIAL_FILES}
     lfs = {path for path in files if not path.endswith("config.json")}
+    text = _text_files(monkeypatch)
     monkeypatch.chdir(tmp_path)
-    with serving(FakeHub(files, lfs)) as hub:
+    with serving(FakeHub(files | text, lfs)) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-        result = run("--download", "--out", "repository")
+        result = run("--download", "--text-mirror", f"{hub.endpoint}/store", "--out", "repository")
     assert result.exit_code == 0, result.output
+    folder = tmp_path / "repository" / "text_frontend" / "1" / "text_data" / "upstream"
+    assert (folder / "cmudict.rep").read_bytes() == text["cmudict.rep"]
+    assert "cmudict.rep" in result.stderr
     assert "100 %" in result.stderr
     assert "s2Gv4.pth" in result.stderr
     assert (tmp_path / "pretrained" / "s1v3.ckpt").is_file()

@@ -61,28 +61,46 @@ ITEMS = (
     ),
     Item("lid.176.bin", ("pretrained_models/fast_langdetect/lid.176.bin",)),
     Item("G2PWModel", ("text/G2PWModel",), holds=("g2pW.onnx",)),
+    Item("upstream/polyphonic.rep", ("text/g2pw/polyphonic.rep",), ("polyphonic.rep",)),
+    Item("upstream/polyphonic-fix.rep", ("text/g2pw/polyphonic-fix.rep",), ("polyphonic-fix.rep",)),
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
-    """Where to look: an upstream checkout, a folder of text data, an earlier prepared folder."""
+    """Where to look, the first that has an item first.
+
+    Attributes:
+        folder: a folder of text data.
+        upstream: an upstream checkout.
+        downloaded: a folder that ``gsv.checkpoints.text_download`` has filled.
+        earlier: the ``text_data`` of the repository that is replaced.
+    """
 
     upstream: Path | None = None
     folder: Path | None = None
+    downloaded: Path | None = None
     earlier: Path | None = None
 
     def find(self, item: Item) -> Path | None:
         """The item's file or folder; what was named on the command line goes first."""
         candidates: list[Path] = []
+        inside = (item.target, *item.folder)
         if self.folder is not None:
-            candidates += [self.folder / place for place in (item.target, *item.folder)]
+            candidates += [self.folder / place for place in inside]
         if self.upstream is not None:
             root = upstream_root(self.upstream)
             candidates += [root / place for place in item.upstream]
+        if self.downloaded is not None:
+            candidates += [self.downloaded / place for place in inside]
         if self.earlier is not None:
             candidates.append(self.earlier / item.target)
         return next((path for path in candidates if _is_complete(path, item)), None)
+
+    def has(self, place: str) -> bool:
+        """Whether the item is found that has this place in a folder of text data."""
+        items = [item for item in ITEMS if place in (item.target, *item.folder)]
+        return any(self.find(item) is not None for item in items)
 
 
 def upstream_root(folder: Path) -> Path:

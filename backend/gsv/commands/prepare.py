@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from gsv.errors import GsvError
+
+if TYPE_CHECKING:
+    from gsv.checkpoints.text_data import Sources
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -37,7 +42,24 @@ _DEMO_WARNING = (
     "--download",
     is_flag=True,
     help="First get the official files (1.8 GB) into the --pretrained folder (default: "
-    "pretrained). A broken download goes on where it stopped.",
+    "pretrained), and what --download-text gets. A broken download goes on where it stopped.",
+)
+@click.option(
+    "--download-text",
+    is_flag=True,
+    help="Get the text data that this package may not bring (165 MB, checked against known "
+    "SHA-256 sums): English dictionaries and tagger, naist-jdic, lid.176.bin. Into the folder "
+    "text_data in --pretrained.",
+)
+@click.option(
+    "--g2pw",
+    is_flag=True,
+    help="Get the G2PW model as well (590 MB), which reads Chinese polyphones by their context.",
+)
+@click.option(
+    "--text-mirror",
+    metavar="URL",
+    help="Address of a folder with the files of --download-text by their names.",
 )
 @click.option(
     "--endpoint",
@@ -83,6 +105,9 @@ def prepare(
     pretrained: Path | None,
     demo: str | None,
     download: bool,
+    download_text: bool,
+    g2pw: bool,
+    text_mirror: str | None,
     endpoint: str | None,
     out: Path,
     gpt: Path | None,
@@ -102,7 +127,8 @@ def prepare(
     Examples:
       gsv prepare --demo tiny --out repository
       gsv prepare --pretrained GPT_SoVITS/pretrained_models --out repository
-      gsv prepare --download --out repository --upstream ~/GPT-SoVITS
+      gsv prepare --download --g2pw --out repository
+      gsv prepare --pretrained DIR --upstream ~/GPT-SoVITS --out repository
       HF_ENDPOINT=https://hf-mirror.com gsv prepare --download --out repository
     """
     if demo and (pretrained or download or gpt or sovits):
@@ -111,6 +137,9 @@ def prepare(
         )
     if not demo and not download and pretrained is None:
         raise click.UsageError("give one of --pretrained FOLDER, --download, --demo tiny or full")
+    if text_mirror and not (download or download_text or g2pw):
+        raise click.UsageError("--text-mirror is for --download-text, --download and --g2pw")
+    download_text = download_text or download or g2pw
     # torch and transformers take seconds to import: --help must not wait for them.
     from gsv.checkpoints.prepare import Files
     from gsv.checkpoints.prepare import prepare as build
@@ -126,11 +155,16 @@ def prepare(
         ):
             if download:
                 _download(source, endpoint)
+            text = Sources(upstream, text_data)
+            if download_text:
+                folder = (pretrained or Path("pretrained")) / "text_data"
+                _download_text(text, folder, g2pw, text_mirror or "")
+                text = dataclasses.replace(text, downloaded=folder)
             build(
                 Files.find(source, gpt, sovits),
                 out,
                 voices=voices or out.absolute().parent / "voices",
-                text=Sources(upstream=upstream, folder=text_data),
+                text=text,
                 replace=force,
                 demo=demo is not None,
                 report=_say,
@@ -168,6 +202,18 @@ def _download(folder: Path, endpoint: str | None) -> None:
     bars = _Bars()
     try:
         download_official(Hub(endpoint or ENDPOINT), folder, bars.show)
+    finally:
+        bars.end()
+
+
+def _download_text(here: Sources, folder: Path, g2pw: bool, mirror: str) -> None:
+    """Bring what is not here already."""
+    from gsv.checkpoints.text_download import FILES, download_text_data
+
+    files = [file for file in FILES if not here.has(file.target)]
+    bars = _Bars()
+    try:
+        download_text_data(folder, bars.show, _say, large=g2pw, mirror=mirror, files=files)
     finally:
         bars.end()
 

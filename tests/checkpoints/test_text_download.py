@@ -1,0 +1,208 @@
+"""Text data from a local server: right, wrong, missing, interrupted; the table of addresses."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import pickle
+import re
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from checkpoints.hub_server import FakeHub, serving
+from golden_text import text_data_dir
+
+from gsv.checkpoints.text_data import ITEMS, Sources, install
+from gsv.checkpoints.text_download import FILES, TextFile, download_text_data
+from gsv.errors import CheckpointError
+from gsv.text.japanese import DEBIAN_DICTIONARY
+
+TAGGER = "averaged_perceptron_tagger_eng"
+
+
+def packed_zip(content: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+def packed_tar(content: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, data in content.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def content_of(file: TextFile) -> bytes:
+    """Something small of the file's form."""
+    if file.members:
+        members = {name: os.urandom(2_000) for name in file.members}
+        members |= {"../../outside": b"x", "more": b"x"}
+        return packed_tar(members) if file.name.endswith("gz") else packed_zip(members)
+    if file.name == "namedict_cache.pickle":
+        return pickle.dumps({"ada": [["EY1"]]})
+    if file.name == "char_convert.py":
+        return 'simplified = "书"\ntraditional = "書"\n'.encode()
+    return os.urandom(700_000)
+
+
+@pytest.fixture
+def hub() -> Iterator[FakeHub]:
+    with serving(FakeHub({file.name: content_of(file) for file in FILES})) as running:
+        yield running
+
+
+def small(hub: FakeHub) -> list[TextFile]:
+    """The table with the addresses, sizes and sums of the small files."""
+    return [
+        dataclasses.replace(
+            file,
+            addresses=(f"{hub.endpoint}/store/{file.name}",),
+            size=len(hub.files[file.name]),
+            sha256=hashlib.sha256(hub.files[file.name]).hexdigest(),
+        )
+        for file in FILES
+    ]
+
+
+def download(
+    hub: FakeHub, folder: Path, files: list[TextFile] | None = None, **options: object
+) -> list[str]:
+    lines: list[str] = []
+    wanted = small(hub) if files is None else files
+    download_text_data(
+        folder, lambda *_: None, lines.append, files=wanted, patience=0.001, **options
+    )  # type: ignore[arg-type]
+    return lines
+
+
+def contents(folder: Path) -> set[str]:
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_what_comes_is_what_the_frontend_reads(hub: FakeHub, tmp_path: Path) -> None:
+    lines = download(hub, tmp_path / "came", large=True)
+    assert len(lines) == len(FILES)
+    assert any(line.endswith("lid.176.bin (CC BY-SA 3.0)") for line in lines)
+    for item in ITEMS:
+        assert Sources(downloaded=tmp_path / "came").find(item), item.target
+    assert install(Sources(downloaded=tmp_path / "came"), tmp_path / "t", lambda _: None) == []
+    assert json.loads((tmp_path / "t" / "simplified.json").read_text("utf-8")) == {"書": "书"}
+    assert json.loads((tmp_path / "t" / "upstream" / "names.json").read_text()) == {
+        "ada": [["EY1"]]
+    }
+    assert not {name for name in contents(tmp_path) if "outside" in name or "downloads" in name}
+    assert not (tmp_path.parent / "outside").exists()
+
+
+def test_the_big_model_comes_on_request_alone(hub: FakeHub, tmp_path: Path) -> None:
+    download(hub, tmp_path)
+    assert not {name for name in contents(tmp_path) if "G2PW" in name or "polyphonic" in name}
+    download(hub, tmp_path, large=True)
+    assert "G2PWModel/g2pW.onnx" in contents(tmp_path)
+
+
+def test_nothing_comes_twice(hub: FakeHub, tmp_path: Path) -> None:
+    download(hub, tmp_path, large=True)
+    hub.requests.clear()
+    download(hub, tmp_path, large=True)
+    assert hub.requests == []
+
+
+def test_a_mirror(hub: FakeHub, tmp_path: Path) -> None:
+    files = [dataclasses.replace(file, addresses=("http://127.0.0.1:9/x",)) for file in small(hub)]
+    download(hub, tmp_path, files, mirror=f"{hub.endpoint}/store/")
+    assert "lid.176.bin" in contents(tmp_path)
+    with pytest.raises(CheckpointError, match="allowed: http:// or https://"):
+        download(hub, tmp_path, files, mirror="file:///etc")
+
+
+@pytest.mark.parametrize("name", ["cmudict.rep", f"{TAGGER}.zip"])
+def test_wrong_content_is_thrown_away(hub: FakeHub, tmp_path: Path, name: str) -> None:
+    hub.wrong = {name}
+    with pytest.raises(CheckpointError, match="another checksum.*thrown away.*--text-mirror"):
+        download(hub, tmp_path)
+    assert not {path for path in contents(tmp_path) if name in path or TAGGER in path}
+    hub.wrong = set()
+    download(hub, tmp_path)
+    assert "upstream/cmudict.rep" in contents(tmp_path)
+
+
+def test_a_missing_file_says_what_to_do(hub: FakeHub, tmp_path: Path) -> None:
+    hub.fail = [404]
+    with pytest.raises(CheckpointError) as caught:
+        download(hub, tmp_path)
+    message = str(caught.value)
+    assert message.startswith("upstream/cmudict.rep: can't be had from http://127.0.0.1")
+    assert "HTTP 404" in message
+    assert "--text-mirror" in message
+    assert "--text-data" in message
+
+
+def test_the_second_address_is_tried(hub: FakeHub, tmp_path: Path) -> None:
+    (file,) = [file for file in small(hub) if file.name == "lid.176.bin"]
+    broken = f"{hub.endpoint}/nothing"
+    lines = download(
+        hub, tmp_path, [dataclasses.replace(file, addresses=(broken, *file.addresses))]
+    )
+    assert contents(tmp_path) == {"lid.176.bin"}
+    assert len(lines) == 2
+
+
+def test_an_interrupted_transfer_goes_on_where_it_stopped(hub: FakeHub, tmp_path: Path) -> None:
+    hub.break_after = [300_000, *[0] * 5]
+    with pytest.raises(CheckpointError, match="what came so far is kept"):
+        download(hub, tmp_path)
+    assert (tmp_path / "upstream" / "cmudict.rep.part").stat().st_size == 300_000
+    hub.requests.clear()
+    download(hub, tmp_path)
+    assert ("GET", "/store/cmudict.rep", "bytes=300000-") in hub.requests
+    assert (tmp_path / "upstream" / "cmudict.rep").read_bytes() == hub.files["cmudict.rep"]
+
+
+def test_an_archive_without_its_members(hub: FakeHub, tmp_path: Path) -> None:
+    hub.files[f"{TAGGER}.zip"] = packed_zip({"other": b"x"})
+    with pytest.raises(CheckpointError, match="can't be unpacked"):
+        download(hub, tmp_path)
+    assert not (tmp_path / "nltk_data" / "taggers" / TAGGER).exists()
+
+
+def test_the_table_is_complete() -> None:
+    for file in FILES:
+        assert file.addresses
+        assert all(address.startswith("https://") for address in file.addresses)
+        assert re.fullmatch(r"[0-9a-f]{64}", file.sha256), file.name
+        assert file.size > 0
+        assert any(file.target in (item.target, *item.folder) for item in ITEMS), file.target
+    assert len({file.name for file in FILES}) == len(FILES)
+
+
+def test_the_sums_are_those_of_the_files_that_are_here() -> None:
+    """As far as there are originals on this machine."""
+    folder, checked = text_data_dir(), 0
+    for file in FILES:
+        path = folder / file.target if folder and not file.members else None
+        if path is not None and path.is_file():
+            assert path.stat().st_size == file.size
+            assert hashlib.sha256(path.read_bytes()).hexdigest() == file.sha256
+            checked += 1
+    if not checked:
+        pytest.skip("no text data: set GSV_TEXT_DATA")
+
+
+def test_members_are_what_opens_a_dictionary() -> None:
+    (file,) = [file for file in FILES if file.target == "naist-jdic"]
+    if not DEBIAN_DICTIONARY.is_dir():
+        pytest.skip("no Debian dictionary to compare with")
+    assert {p.name for p in DEBIAN_DICTIONARY.iterdir()} == set(file.members.values())
