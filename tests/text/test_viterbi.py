@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from gsv.text.chinese import segment
 from gsv.text.chinese.viterbi import Viterbi
 
 
@@ -21,3 +22,19 @@ def test_paths_are_jiebas() -> None:
     texts += ["一不" * 10, "的了是在", "𠮷𠮷好", "龥龥龥"]
     for text in texts:
         assert ours(text, *tables) == theirs(text, *tables), text
+
+
+def test_the_dictionary_is_jiebas() -> None:
+    """Read in one go, it is what jieba makes of it line by line."""
+    jieba = pytest.importorskip("jieba")
+    with jieba.dt.get_dict_file() as file:
+        found = segment.read_dictionary(file.read())
+    frequencies, total = jieba.dt.gen_pfdict(jieba.dt.get_dict_file())
+    assert found.frequencies == frequencies
+    assert found.total == total
+    segment.load()
+    posseg = pytest.importorskip("jieba.posseg")
+    table = posseg.POSTokenizer.__new__(posseg.POSTokenizer)
+    table.load_word_tag(jieba.dt.get_dict_file())
+    assert found.tags == table.word_tag_tab
+    assert posseg.dt.word_tag_tab == found.tags
