@@ -68,8 +68,14 @@ DIFFERENCES = (
         re.compile(r"\d:\d\d(:\d\d)?[~-]\d{1,2}:\d\d"),
     ),
     Difference(
-        "a character whose simplified form lies outside U+4E00–9FA5 is dropped",
+        "a character whose simplified form lies outside U+4E00–9FA5 is dropped (綵, 訢 and others)",
         "it stays as it is and is read",
+        re.compile("[儸綵訢撝瞜讌螮貙鰆鷈鷉鷿鸊]"),
+    ),
+    Difference(
+        "榜 is taken for a traditional character, and read as 搒 (bàng)",
+        "it is read as it is (bǎng)",
+        re.compile("榜"),
     ),
     Difference(
         "a character with two syllables in Cantonese (卅) is read as a broken one",

@@ -3,8 +3,8 @@
 Pronunciation dictionaries know simplified words. An operator can bring the reference's own table
 (``simplified.json`` in the data folder, an object of character → character, made from an upstream
 checkout by ``read_character_table``). Without it OpenCC's table is used, with the differences that
-matter in everyday text (``data/chinese_variants.json``). A character whose simplified form lies
-outside U+4E00–9FA5 stays: those alone are read (嗰 stays, not 𠮶). So does 榜, which is no
+matter in everyday text (``data/chinese_variants.json``). With either, a character whose simplified
+form lies outside U+4E00–9FA5 stays: those alone are read (嗰 stays, not 𠮶). So does 榜, which is no
 traditional character: the reference's table makes 搒 of it, another word.
 """
 
@@ -22,6 +22,7 @@ from gsv.text.chinese.words import read_data
 
 FIRST, LAST = "\u4e00", "\u9fa5"  # the characters that are read
 TABLE_FILE = "simplified.json"
+_NOT_TRADITIONAL = frozenset("榜")
 
 
 class Simplifier:
@@ -57,7 +58,11 @@ def _read_table(path: Path) -> dict[str, str]:
         isinstance(simple, str) and len(char) == len(simple) == 1 for char, simple in table.items()
     ):
         raise ConfigurationError(f"{path}: must be an object of character → character")
-    return table
+    return {
+        char: simple
+        for char, simple in table.items()
+        if FIRST <= simple <= LAST and char not in _NOT_TRADITIONAL
+    }
 
 
 @cache
