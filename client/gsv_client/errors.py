@@ -4,7 +4,8 @@
     ├── InvalidRequest      the caller's mistake, seen here or there (400, INVALID_ARGUMENT)
     ├── NotFound            the server has no such model (404, NOT_FOUND)
     ├── AccessDenied        it wants a header that was not sent (401, 403, UNAUTHENTICATED)
-    ├── ServerUnavailable   no server there, or its waiting line is full (503, UNAVAILABLE)
+    ├── ServerUnavailable   no server there, its waiting line is full, or the voice can't be used
+    │                       until its folder is mended (503, UNAVAILABLE)
     ├── Timeout             no answer in time (DEADLINE_EXCEEDED)
     ├── Cancelled           cancelled here or by the server (499, CANCELLED)
     ├── ServerError         the server failed, or broke the interface (500, INTERNAL)
@@ -43,7 +44,7 @@ class AccessDenied(GsvClientError):
 
 
 class ServerUnavailable(GsvClientError):
-    """No server at this address, or it takes no more requests now; trying later may work."""
+    """No server at this address, or it can't take this request now; trying later may work."""
 
 
 class Timeout(GsvClientError):
@@ -96,6 +97,8 @@ _ORIGIN = re.compile(r"^(?:\[request id: [^\]]*\] )?(?:in ensemble '[^']*', )?")
 _NAMES_A_TENSOR = re.compile(r"^[A-Z][A-Z_]+: ")
 _NAMES_INPUTS = re.compile(r"\binputs?\b", re.IGNORECASE)
 _TRY_LATER = "try again later"
+# A voice that the server can't use, through no fault of the caller.
+_NAMES_A_VOICE = re.compile(r"^voice [\w./-]+: ")
 # Over gRPC a restricted API has the code UNAVAILABLE.
 _RESTRICTED = "is restricted, expecting header"
 
@@ -105,7 +108,7 @@ def from_generate(status: int, message: str, address: str) -> GsvClientError:
     if status != 400:
         return from_status(status, message, address)
     message = _ORIGIN.sub("", _one_line(message))
-    if message.endswith(_TRY_LATER):
+    if message.endswith(_TRY_LATER) or _NAMES_A_VOICE.match(message):
         return _of(ServerUnavailable, message, address)
     if _NAMES_A_TENSOR.match(message) or _NAMES_INPUTS.search(message):
         return _of(InvalidRequest, message, address)

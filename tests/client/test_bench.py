@@ -136,6 +136,8 @@ nv_inference_exec_count{model="vocoder",version="1"} 2
 nv_inference_request_success{model="vocoder",version="1"} 2
 gsv_steps_sum 10
 gsv_steps_count 5
+gsv_batch_steps{model="sovits_v4"} 100
+gsv_batch_rows{model="sovits_v4"} 150
 """
 AFTER = """nv_inference_count{model="vocoder",version="1"} 18
 nv_inference_exec_count{model="vocoder",version="1"} 6
@@ -149,12 +151,17 @@ gsv_steps_bucket{le="1"} 3
 gsv_steps_sum 40
 gsv_steps_count 15
 gsv_active{model="a b"} 3 1700000000
+gsv_batch_steps{model="sovits_v4"} 108
+gsv_batch_rows{model="sovits_v4"} 178
+gsv_batch_steps{model="semantic_gpt_engine"} 0
+gsv_batch_rows{model="semantic_gpt_engine"} 0
 """
 
 
 def test_metrics_before_and_after() -> None:
     found = metrics.compare(metrics.parse(BEFORE), metrics.parse(AFTER))
     assert set(found["models"]) == {"vocoder"}
+    assert found["batches"] == {"sovits_v4": {"steps": 8, "mean_rows": 3.5}}
     vocoder = found["models"]["vocoder"]
     assert (vocoder["requests"], vocoder["failures"], vocoder["executions"]) == (16, 3, 4)
     assert (vocoder["mean_batch"], vocoder["queue_ms"]) == (4.0, 2.0)
@@ -211,6 +218,14 @@ def test_rows_are_in_milliseconds() -> None:
     assert cells["FIRST p50"] == "1000"
     assert cells["STEADY"] == "67%"
     assert cells["LOAD"] == "2 at once"
+    assert cells["FLOW ROWS"] == "-"
+
+
+def test_mean_batches_stand_in_the_row() -> None:
+    server = metrics.compare(metrics.parse(BEFORE), metrics.parse(AFTER))
+    run = Run("h", "stream", "closed", 2, OUTCOMES, 4.0, server)
+    cells = dict(zip(HEADER, row(run), strict=True))
+    assert (cells["GPT ROWS"], cells["FLOW ROWS"]) == ("-", "3.5")
 
 
 def test_plots(tmp_path: Path) -> None:

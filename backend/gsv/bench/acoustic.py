@@ -1,6 +1,6 @@
 """Speed of the flow's estimator and of the vocoder, against plain float32 and the machine's limit.
 
-    python -m gsv.bench.acoustic --frames 1000,500,250 --dtype float32 --dtype bfloat16
+    python -m gsv.bench acoustic --frames 1000,500,250 --dtype float32 --dtype bfloat16
 
 Weights are random: they change no speed.
 """
@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from gsv.bench import plain
+from gsv.bench.semantic import numbers
 from gsv.config import SoVITSConfig, VocoderConfig
 from gsv.constants import MEL_RATE
 from gsv.engine.native import attention, convolution
@@ -189,13 +190,9 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _numbers(_: click.Context, __: click.Parameter, value: str) -> list[int]:
-    return [int(number) for number in value.split(",")]
-
-
 @click.command()
-@click.option("--frames", default="1000,500,250", callback=_numbers, help="Lengths in mel frames.")
-@click.option("--batch", "batches", default="1", callback=_numbers, help="Rows of a batch.")
+@click.option("--frames", default="1000,500,250", callback=numbers, help="Lengths in mel frames.")
+@click.option("--batch", "batches", default="1", callback=numbers, help="Rows of a batch.")
 @click.option("--dtype", "dtypes", default=["float32", "bfloat16"], multiple=True)
 @click.option("--device", default="cpu")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -204,14 +201,10 @@ def main(
 ) -> None:
     """Measure the flow's estimator and the vocoder with random weights of full size.
 
-    Example: python -m gsv.bench.acoustic --frames 1000,500 --dtype bfloat16
+    Example: python -m gsv.bench acoustic --frames 1000,500 --dtype bfloat16
     """
     rows = measure(frames, batches, dtypes, device)
     if as_json:
         click.echo(json.dumps([asdict(row) | {"speedup": row.speedup} for row in rows]))
     else:
         click.echo(table(rows))
-
-
-if __name__ == "__main__":
-    main()

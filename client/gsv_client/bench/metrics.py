@@ -48,12 +48,14 @@ def compare(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str
     """What happened in between: per model, the project's own series, memory at the end.
 
     `mean_batch` is requests per execution, `queue_ms` and `compute_ms` are means per request.
-    Of a histogram or summary the mean is given.
+    `batches` is of the engines with a running batch: the steps that it took, and the mean rows of
+    one. Of a histogram or summary the mean is given.
     """
     gained = {series: value - before.get(series, 0.0) for series, value in after.items()}
     models = sorted({m[1] for series in after if (m := _MODEL.search(series)) is not None})
     return {
         "models": {model: found for model in models if (found := _of_model(model, gained))},
+        "batches": _batches(gained),
         "gsv": _own(gained, after),
         "memory_bytes": {s: v for s, v in after.items() if s.startswith(_MEMORY)},
     }
@@ -80,6 +82,22 @@ def _of_model(model: str, gained: Mapping[str, float]) -> dict[str, float]:
         "compute_ms": count("nv_inference_compute_infer_duration_us")
         / _MILLISECOND
         / max(requests, 1),
+    }
+
+
+def _batches(gained: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    steps = {
+        match[1]: value
+        for series, value in gained.items()
+        if series.startswith("gsv_batch_steps{") and (match := _MODEL.search(series))
+    }
+    return {
+        model: {
+            "steps": count,
+            "mean_rows": gained.get(f'gsv_batch_rows{{model="{model}"}}', 0.0) / count,
+        }
+        for model, count in sorted(steps.items())
+        if count
     }
 
 

@@ -88,7 +88,7 @@ def percentiles(values: Sequence[float]) -> dict[str, float] | None:
 
 HEADER = (
     "SERVER", "MODE", "LOAD", "FIRST p50", "p95", "p99", "LATENCY p50", "p95", "p99",
-    "RTF", "AUDIO s/s", "GAP", "STEADY", "ERRORS",
+    "RTF", "AUDIO s/s", "GAP", "STEADY", "GPT ROWS", "FLOW ROWS", "ERRORS",
 )  # fmt: skip
 
 
@@ -111,8 +111,14 @@ def row(run: Run) -> tuple[str, ...]:
         f"{figures['audio_seconds_per_second']:.2f}",
         _ms(gap),
         f"{steady:.0%}" if steady is not None else "-",
+        *(_mean_rows(run, model) for model in ("semantic_gpt_engine", "sovits_v4")),
         str(sum(figures["errors"].values())),
     )
+
+
+def _mean_rows(run: Run, model: str) -> str:
+    batch = (run.server or {}).get("batches", {}).get(model)
+    return f"{batch['mean_rows']:.1f}" if batch else "-"
 
 
 def _share(values: Sequence[bool]) -> float | None:

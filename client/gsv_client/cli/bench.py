@@ -104,8 +104,8 @@ def bench(
     """Measure a running server under load, with a fixed set of texts of mixed lengths.
 
     Times in the table are in ms. RTF is latency over audio, STEADY the share of streams that would
-    never let a player run dry, GAP the longest wait between two chunks. Exit code 1 if any request
-    failed.
+    never let a player run dry, GAP the longest wait between two chunks, ROWS the mean batch of a
+    step of the semantic GPT and of flow matching. Exit code 1 if any request failed.
 
     \b
     Examples:

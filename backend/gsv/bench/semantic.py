@@ -1,6 +1,6 @@
 """Decoding speed of the semantic GPT, beside a plain decoder and the machine's own limit.
 
-    python -m gsv.engine.benchmark --dtype bfloat16 --rows 1 8
+    python -m gsv.bench semantic --dtype bfloat16 --rows 1,8
 
 The plain decoder is what one writes first and what upstream runs: float32, a cache that grows by
 concatenation at every step, no masks, one operation after the other. It is measured in the same run
@@ -9,15 +9,13 @@ because machines differ, and other work on them comes and goes.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import statistics
-import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 
+import click
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -35,15 +33,17 @@ STEPS = 40
 TURN = 5  # steps of one decoder before the other one's turn
 
 
-def measure(dtype: str, rows: int, threads: int, steps: int = STEPS) -> dict[str, float | str]:
-    """One precision and batch at full size, random weights: milliseconds a step and what follows.
+def measure(
+    dtype: str, rows: int, threads: int, steps: int = STEPS, config: GPTConfig | None = None
+) -> dict[str, float | str]:
+    """One precision and batch, random weights: milliseconds a step and what follows from them.
 
     Ours and the plain decoder take turns, so that other work on the machine meets both. Medians
     say what happened, minima what the machine can do when it is left alone.
     """
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    model = SemanticGPT(GPTConfig()).eval().requires_grad_(False)
+    model = SemanticGPT(config or GPTConfig()).eval().requires_grad_(False)
     with torch.inference_mode():
         bandwidth = _bandwidth()
         plain = PlainDecoder(copy.deepcopy(model), rows)
@@ -168,24 +168,36 @@ def _times(action: Callable[[], object], count: int) -> list[float]:
     return times[1:]
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Print one JSON object for each precision and batch, and append them to a file on demand."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16", "int8"])
-    parser.add_argument("--rows", nargs="+", type=int, default=[1, 8, 16])
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--out", type=Path, help="JSON file to write")
-    options = parser.parse_args(arguments)
-    results = []
-    for dtype in options.dtype:
-        for rows in options.rows:
-            results.append(measure(dtype, rows, options.threads, options.steps))
-            sys.stdout.write(json.dumps(results[-1]) + "\n")
-            sys.stdout.flush()
-    if options.out:
-        options.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+def numbers(_: click.Context, __: click.Parameter, value: str) -> list[int]:
+    """A click callback: whole numbers with commas between them."""
+    try:
+        return [int(number) for number in value.split(",")]
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r}: whole numbers with commas between them") from error
 
 
-if __name__ == "__main__":
-    main()
+def table(results: Sequence[Mapping[str, float | str]]) -> str:
+    """The measurements as text."""
+    lines = [
+        f"{'dtype':10}{'rows':>5}{'ms a step':>11}{'plain':>8}{'ratio':>8}{'tokens/s':>10}"
+        f"{'of bandwidth':>14}"
+    ]
+    for found in results:
+        lines.append(
+            f"{found['dtype']:10}{found['rows']:5}{found['best_step_ms']:11.2f}"
+            f"{found['plain_best_step_ms']:8.1f}{found['best_speedup']:7.1f}x"
+            f"{found['tokens_per_s']:10.0f}{found['share_of_floor']:14.0%}"
+        )
+    return "\n".join(lines)
+
+
+@click.command()
+@click.option("--dtype", "dtypes", default=["float32", "bfloat16", "int8"], multiple=True)
+@click.option("--rows", default="1,8,16", callback=numbers, help="Sequences in the batch.")
+@click.option("--threads", default=torch.get_num_threads(), show_default=True)
+@click.option("--steps", default=STEPS, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def main(dtypes: tuple[str, ...], rows: list[int], threads: int, steps: int, as_json: bool) -> None:
+    """Measure decode steps of the semantic GPT with random weights of full size."""
+    results = [measure(dtype, count, threads, steps) for dtype in dtypes for count in rows]
+    click.echo(json.dumps(results) if as_json else table(results))

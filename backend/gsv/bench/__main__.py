@@ -1,0 +1,19 @@
+"""``python -m gsv.bench``: stages in one process, beside plain float32 and the machine's limit."""
+
+from __future__ import annotations
+
+import click
+
+from gsv.bench import acoustic, semantic
+
+
+@click.group()
+def main() -> None:
+    """Measure a stage with random weights of full size."""
+
+
+main.add_command(semantic.main, "semantic")
+main.add_command(acoustic.main, "acoustic")
+
+if __name__ == "__main__":
+    main(prog_name="python -m gsv.bench")
