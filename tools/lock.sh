@@ -17,7 +17,7 @@ TOML
 cat requirements-dev.txt - >"$scratch/all.in" <<EOT
 torch==2.13.0
 -e $PWD/client
--e $PWD/backend[server,text]
+-e $PWD/backend[server,text,japanese,g2pw]
 EOT
 (cd "$scratch" && uv pip compile --quiet --universal --python-version 3.10 \
     --no-emit-package gsv-client --no-emit-package gsv --no-annotate --no-header all.in) \

