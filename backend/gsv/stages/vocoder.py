@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -23,6 +24,10 @@ from gsv.stages.base import Array, Place, check_counts
 from gsv.stages.base import Settings as BaseSettings
 
 PAUSE_MAX_SECONDS = 10.0
+# On a GPU, windows of all lengths share batches of so many frames (some 0.4 MB each while they are
+# computed); a CPU is busy with one window, and computes none of its frames twice.
+CUDA_BATCH_FRAMES = 4096
+CUDA_ROUND_TO = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +80,13 @@ class VocoderStage:
 
     def __init__(self, place: Place, settings: Settings) -> None:
         self._device = place.device
-        self._window = settings.window
+        on_gpu = place.device != "cpu"
+        self._vocode = partial(
+            vocode,
+            limit=settings.window,
+            multiple=CUDA_ROUND_TO if on_gpu else 1,
+            batch_frames=CUDA_BATCH_FRAMES if on_gpu else 0,
+        )
         self._model = Vocoder(VocoderConfig.load(place.folder / "vocoder.json"))
         self._model.load_state_dict(
             load_module_state(place.folder / "vocoder.safetensors"), strict=True
@@ -86,7 +97,7 @@ class VocoderStage:
 
     def warm_up(self) -> None:
         """One short mel."""
-        vocode(self._model, [torch.zeros(MEL_CHANNELS, 20, device=self._device)], self._window)
+        self._vocode(self._model, [torch.zeros(MEL_CHANNELS, 20, device=self._device)])
 
     def close(self) -> None:
         """Nothing runs between requests."""
@@ -95,7 +106,7 @@ class VocoderStage:
     def run_batch(self, requests: Sequence[Request]) -> list[Result | GsvError]:
         """Vocode every sentence of the batch, then join each request's own."""
         sentences = [self._sentences(request) for request in requests]
-        waves = iter(vocode(self._model, [m for s in sentences for m in s], self._window))
+        waves = iter(self._vocode(self._model, [m for s in sentences for m in s]))
         return [
             _join(request, [next(waves).cpu().numpy() for _ in own])
             for request, own in zip(requests, sentences, strict=True)
