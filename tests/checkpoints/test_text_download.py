@@ -9,6 +9,8 @@ import json
 import os
 import pickle
 import re
+import subprocess
+import sys
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ import pytest
 from checkpoints.hub_server import FakeHub, serving
 from golden_text import text_data_dir
 
+from gsv.checkpoints import text_download
 from gsv.checkpoints.text_data import ITEMS, Sources, install
 from gsv.checkpoints.text_download import FILES, TextFile, download_text_data
 from gsv.errors import CheckpointError
@@ -206,3 +209,38 @@ def test_members_are_what_opens_a_dictionary() -> None:
     if not DEBIAN_DICTIONARY.is_dir():
         pytest.skip("no Debian dictionary to compare with")
     assert {p.name for p in DEBIAN_DICTIONARY.iterdir()} == set(file.members.values())
+
+
+def test_the_command(
+    hub: FakeHub,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(text_download, "FILES", tuple(small(hub)))
+    folder = tmp_path / "came"
+    without = ["--without", "naist-jdic", "--without", "lid.176.bin"]
+    mirror = ["--mirror", f"{hub.endpoint}/store"]
+    assert text_download.main([str(folder), *mirror, *without]) == 0
+    assert "upstream/cmudict.rep" in contents(folder)
+    assert not {n for n in contents(folder) if n.startswith(("naist", "lid", "G2PW"))}
+    hub.fail = [404]
+    assert text_download.main([str(tmp_path / "other"), *mirror]) == 1
+    assert "HTTP 404" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_image_has_what_the_download_needs(tmp_path: Path) -> None:
+    """The files that the Dockerfile copies are enough, on a bare Python."""
+    root = Path(__file__).parents[2]
+    copied = re.findall(r"backend/(gsv/[\w/]+\.py)", (root / "docker/Dockerfile").read_text())
+    assert len(copied) >= 4
+    for name in copied:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes((root / "backend" / name).read_bytes())
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); "
+         "from gsv.checkpoints.text_download import main; main(['--help'])"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "--without" in done.stdout

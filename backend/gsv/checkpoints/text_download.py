@@ -1,14 +1,19 @@
 """Gets the text data that can't be part of this package from where it is published.
 
+    python -m gsv.checkpoints.text_download FOLDER [--g2pw] [--mirror URL] [--without TARGET ...]
+
 ``FILES`` is the whole table: addresses, sizes and SHA-256 sums. What comes is kept only if its sum
 is right, wherever it came from; so a mirror needs no trust. Archives are unpacked by name, nothing
 else of them is written. The folder that is filled is a source for ``gsv.checkpoints.text_data``.
+Only the standard library is needed.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import shutil
+import sys
 import tarfile
 import tempfile
 import urllib.parse
@@ -255,3 +260,35 @@ def _unpack(archive: Path, file: TextFile, place: Path) -> None:
 def _write(content: IO[bytes], path: Path) -> None:
     with path.open("wb") as output:
         shutil.copyfileobj(content, output)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Fill a folder; exit code 1 and one line if a file can't be had."""
+    parser = argparse.ArgumentParser(prog="python -m gsv.checkpoints.text_download")
+    parser.add_argument("folder", type=Path, help="folder to fill, for gsv prepare --text-data")
+    parser.add_argument("--g2pw", action="store_true", help="the G2PW model as well (590 MB)")
+    parser.add_argument("--mirror", default="", help="address of a folder with the files")
+    targets = sorted(file.target for file in FILES)
+    parser.add_argument("--without", action="append", default=[], choices=targets)
+    options = parser.parse_args(arguments)
+
+    def say(line: str) -> None:
+        sys.stderr.write(f"{line}\n")
+
+    try:
+        download_text_data(
+            options.folder,
+            lambda *_: None,
+            say,
+            large=options.g2pw,
+            mirror=options.mirror,
+            files=[file for file in FILES if file.target not in options.without],
+        )
+    except CheckpointError as error:
+        say(str(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

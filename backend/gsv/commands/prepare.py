@@ -85,6 +85,8 @@ _DEMO_WARNING = (
 @click.option(
     "--text-data",
     type=_EXISTING_FOLDER,
+    envvar="GSV_PREPARE_TEXT_DATA",
+    show_envvar=True,
     help="Folder of text data: dictionaries, tagger, naist-jdic, lid.176.bin, G2PWModel.",
 )
 @click.option(
