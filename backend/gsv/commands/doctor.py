@@ -1,4 +1,4 @@
-"""What ``gsv doctor`` finds in voice folders (entry points of the group ``gsv.doctor``)."""
+"""What ``gsv doctor`` finds in voices and text data (entry points of the group ``gsv.doctor``)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,21 @@ from pathlib import Path
 
 from gsv.checkpoints.voice_editing import Shapes
 from gsv.checkpoints.voice_weights import read_gpt, read_sovits
-from gsv.errors import GsvError
+from gsv.errors import ConfigurationError, GsvError
+from gsv.text import lexicon as lexicons
+from gsv.text.chinese.polyphones import FOLDER, find_network
+from gsv.text.data_files import TextData, data_status, package_folder
 from gsv.voices import VoiceEntry, VoiceFolder
 from gsv.voices.quality import inspect
 from gsv.voices.recording import read_recording
 from gsv_client.doctor import Finding
 
 _LONGEST_SECONDS = 60.0
+_TEXT_DATA = Path("text_frontend", "1", "text_data")
+_GET_TEXT = (
+    "bring it with `gsv prepare --download-text`, from a checkout with --upstream, or from a "
+    "folder with --text-data"
+)
 _FIX = "correct voice.toml, or add the voice anew with `gsv voices add NAME ... --force`"
 
 
@@ -68,3 +76,59 @@ def _summary(entry: VoiceEntry) -> str:
     own = [key for key, path in (("GPT", base.gpt), ("SoVITS", base.sovits)) if path]
     parts = [base.language, f"{1 + len(base.references)} recordings"]
     return ", ".join(parts + ([f"its own {' and '.join(own)}"] if own else []))
+
+
+def check_text(repository: Path | None, voices: Path | None) -> Iterator[Finding]:
+    """The text frontend's data: what is missing and what that costs, and who reads polyphones.
+
+    Args:
+        repository: the model repository; without it nothing is looked at.
+        voices: not looked at.
+    """
+    if repository is None:
+        return
+    folder = repository / _TEXT_DATA
+    if not folder.is_dir():
+        yield Finding("error", "text data", f"{folder}: no such folder", "run `gsv prepare` again")
+        return
+    try:
+        items = data_status(folder)
+    except ConfigurationError as error:
+        yield Finding("error", "text data", str(error), _GET_TEXT)
+        return
+    for item in items:
+        if item.present:
+            yield Finding("ok", "text data", f"{item.name}: there")
+        elif not item.name.endswith(f"({FOLDER})"):  # polyphones are told of below
+            yield Finding("warning", "text data", f"no {item.name}: {item.cost}", _GET_TEXT)
+    yield _polyphones(folder)
+    yield from _lexicon(TextData.find(folder).lexicon)
+
+
+def _polyphones(folder: Path) -> Finding:
+    """Which of the two reads Chinese characters with several readings."""
+    network = find_network(folder / FOLDER)
+    if network is None:
+        return Finding(
+            "ok",
+            "polyphones",
+            "read by pypinyin, phrase by phrase",
+            f"g2pW reads them by their context: `gsv prepare --g2pw`, or put it into {FOLDER}",
+        )
+    if package_folder("onnxruntime") is None:
+        message = f"{network.name} is there, and onnxruntime, which runs it, is not"
+        return Finding("error", "polyphones", message, "install gsv[g2pw]")
+    return Finding("ok", "polyphones", f"read by g2pW in their context ({network.name})")
+
+
+def _lexicon(path: Path | None) -> Iterator[Finding]:
+    if path is None:
+        return
+    try:
+        words = lexicons.read_words(path)
+        lexicons.check(words)
+    except ConfigurationError as error:
+        yield Finding("error", "lexicon", str(error), "correct it; the server does not start so")
+        return
+    counts = ", ".join(f"{len(entries)} {language}" for language, entries in words.items())
+    yield Finding("ok", "lexicon", f"{path.name}: {counts or 'no'} words")
