@@ -1,32 +1,38 @@
 """The likeliest tags of characters that make no dictionary word, faster than jieba finds them.
 
-jieba's search asks of every pair of states whether one follows the other; of 65,536 pairs 5,218 do.
-Going along those alone gives the same path, ties included, in a half to a sixth of the time, and
-this search is most of what reading Mandarin takes.
+jieba asks of every pair of states, one pair after the other, how likely the one follows the other,
+and this search is most of what reading Mandarin takes. Here all pairs of a step are one array. The
+additions are jieba's, in jieba's order, so that sums and ties are the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
 
 State = tuple[str, str]  # place in the word (B M E S), tag
 Table = Mapping[State, Mapping[State, float]]
 
 _UNSEEN = -3.14e100  # jieba's log probability of what it has not seen
-_NEVER = float("-inf")
-_NO_STATE = ("", "")  # smaller than every state
 
 
 class Viterbi:
     """Stands in the place of ``jieba.posseg.viterbi.viterbi``, for one table of transitions."""
 
     def __init__(self, transitions: Table) -> None:
-        self._states = transitions.keys()
-        self._after = {state: frozenset(row) for state, row in transitions.items()}
-        self._before: dict[State, list[tuple[State, float]]] = {state: [] for state in transitions}
+        # Of equal sums jieba takes that of the greatest state, argmax the first.
+        self._states = sorted(transitions, reverse=True)
+        self._places = {state: place for place, state in enumerate(self._states)}
+        self._all = np.arange(len(self._states))
+        self._table = np.full((len(self._states), len(self._states)), -np.inf)
+        self._follows = np.zeros(self._table.shape, np.bool_)
         for state, row in transitions.items():
             for following, probability in row.items():
-                self._before[following].append((state, probability))
+                pair = self._places[state], self._places[following]
+                self._table[pair], self._follows[pair] = probability, True
+        self._known: dict[str, NDArray[np.intp]] = {}  # some 6,500 characters
 
     def __call__(
         self,
@@ -45,41 +51,53 @@ class Viterbi:
             transitions: those that this object was made of.
             emission: log probabilities of characters in a state.
         """
-        first = characters[0]
-        scores = {
-            state: start[state] + emission[state].get(first, _UNSEEN)
-            for state in states.get(first, self._states)
-        }
-        steps: list[dict[State, State]] = []
+        before = self._known_in(characters[0], states)
+        scores = self._emitted(before, characters[0], emission)
+        scores += np.array([start[self._states[place]] for place in before])
+        steps = [before]
+        origins = []
         for character in characters[1:]:
-            reached = self._reached(scores, states.get(character, self._states))
-            step, following = {}, {}
-            for state in reached:
-                emitted = emission[state].get(character, _UNSEEN)
-                following[state], step[state] = self._best(scores, state, emitted)
-            scores = following
-            steps.append(step)
-        score, state = max((score, state) for state, score in scores.items())
-        path = [state]
-        for step in reversed(steps):
-            state = step[state]
-            path.append(state)
-        return score, path[::-1]
+            here = self._reached(before, self._known_in(character, states))
+            totals = scores[:, None] + self._table[before[:, None], here]
+            totals += self._emitted(here, character, emission)
+            best = totals.argmax(axis=0)
+            scores = totals[best, np.arange(len(here))]
+            steps.append(here)
+            origins.append(best)
+            before = here
+        last = int(scores.argmax())
+        path = [last]
+        for origin in reversed(origins):
+            path.append(int(origin[path[-1]]))
+        found = zip(steps, reversed(path), strict=True)
+        return float(scores[last]), [self._states[step[index]] for step, index in found]
 
-    def _reached(self, scores: Iterable[State], known: Collection[State]) -> Collection[State]:
+    def _known_in(
+        self, character: str, states: Mapping[str, Collection[State]]
+    ) -> NDArray[np.intp]:
+        """Places of the states that a character is known in, in order; of all for an unknown."""
+        known = self._known.get(character)
+        if known is None:
+            if character not in states:
+                return self._all
+            places = sorted(self._places[state] for state in states[character])
+            known = self._known[character] = np.array(places, np.intp)
+        return known
+
+    def _emitted(
+        self,
+        places: NDArray[np.intp],
+        character: str,
+        emission: Mapping[State, Mapping[str, float]],
+    ) -> NDArray[np.float64]:
+        states = self._states
+        return np.array([emission[states[p]].get(character, _UNSEEN) for p in places])
+
+    def _reached(self, before: NDArray[np.intp], known: NDArray[np.intp]) -> NDArray[np.intp]:
         """States that can follow; those that the character is known in, if any of them is."""
-        possible = frozenset().union(*(self._after[state] for state in scores))
-        return possible.intersection(known) or possible or self._states
-
-    def _best(
-        self, scores: Mapping[State, float], state: State, emitted: float
-    ) -> tuple[float, State]:
-        """The best score of a path to this state, and the state before; ties go to the later."""
-        best, previous = _NEVER, _NO_STATE
-        for before, probability in self._before[state]:
-            score = scores.get(before)
-            if score is not None:
-                total = score + probability + emitted
-                if total > best or (total == best and before > previous):
-                    best, previous = total, before
-        return best, max(scores) if previous is _NO_STATE else previous
+        possible = self._follows[before].any(axis=0)
+        reached: NDArray[np.intp] = known[possible[known]]
+        if len(reached):
+            return reached
+        following = np.flatnonzero(possible)
+        return following if len(following) else self._all
