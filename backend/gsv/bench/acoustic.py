@@ -95,15 +95,16 @@ def best(function: Callable[[], object], device: str, repeats: int = REPEATS) ->
     function()
     seconds = []
     for _ in range(repeats):
-        _wait(device)
+        wait(device)
         start = time.perf_counter()
         function()
-        _wait(device)
+        wait(device)
         seconds.append(time.perf_counter() - start)
     return min(seconds)
 
 
-def _wait(device: str) -> None:
+def wait(device: str) -> None:
+    """Until the device has done all that it was given."""
     if device != "cpu":
         torch.cuda.synchronize(device)
 
@@ -111,7 +112,7 @@ def _wait(device: str) -> None:
 def _measure_dit(
     config: SoVITSConfig, frames: Sequence[int], batches: Sequence[int], dtype: str, device: str
 ) -> list[Row]:
-    flow = _random(FlowMatching(config), device)
+    flow = random_weights(FlowMatching(config), device)
     shapes = [(batch, length) for batch in batches for length in frames]
     inputs = {shape: _DitInputs(config, *shape, device) for shape in shapes}
     plain_seconds = {}
@@ -150,7 +151,7 @@ class _DitInputs:
 def _measure_vocoder(
     config: VocoderConfig, frames: Sequence[int], dtype: str, device: str
 ) -> list[Row]:
-    vocoder = _random(Vocoder(config), device)
+    vocoder = random_weights(Vocoder(config), device)
     mels = {length: torch.randn(config.mel_channels, length, device=device) for length in frames}
     plain_seconds = {
         length: best(partial(plain.vocode, vocoder, mel[None]), device)
@@ -168,7 +169,8 @@ def _measure_vocoder(
     return rows
 
 
-def _random(module: Module, device: str) -> Module:
+def random_weights(module: Module, device: str) -> Module:
+    """The module on its device with random weights that keep the variance."""
     for parameter in module.parameters():
         fan_in = max(1, parameter[0].numel())
         nn.init.normal_(parameter, std=fan_in**-0.5)
