@@ -79,8 +79,10 @@ class Bridge:
         """Send ``model`` a request that only says, by its id, which calls to drop.
 
         A call from one model to another is not cancelled with its parent, and Triton offers no
-        other way to tell the child.
+        other way to tell the child. A model that can't be told ends by itself, soon.
         """
+        if model not in CANCELLABLE:
+            return
         stage, decoupled = CANCELLABLE[model]
         request = pb_utils.InferenceRequest(
             model_name=model,
