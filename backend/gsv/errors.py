@@ -5,7 +5,7 @@
     ├── Overloaded          the waiting line is full                → UNAVAILABLE, HTTP 503
     ├── Cancelled           the caller went away                    → CANCELLED
     ├── CheckpointError     a weight file is not what it should be
-    ├── VoiceError          a voice folder is not what it should be
+    ├── VoiceError          a voice folder is not what it should be → UNAVAILABLE, HTTP 503
     ├── ConfigurationError  a config file or parameter is wrong
     └── ServerError         tritonserver can't start, or has ended
 

@@ -91,10 +91,11 @@ class Voice:
 
 @dataclasses.dataclass(frozen=True)
 class Voices(Sequence[Voice]):
-    """The voices of a server, and what is wrong with those that it can't use."""
+    """The voices of a server, what is wrong with those that it can't use, and its default."""
 
     voices: tuple[Voice, ...]
     broken: tuple[str, ...] = ()
+    default: str | None = None  # NAME or NAME/REFERENCE
 
     @classmethod
     def from_json(cls, text: bytes | str) -> Voices:
@@ -105,8 +106,10 @@ class Voices(Sequence[Voice]):
         """
         with _promised("VOICES"):
             values = json.loads(text)
-            voices = tuple(_voice(voice, values.get("default")) for voice in values["voices"])
-            return cls(voices, tuple(str(message) for message in values.get("broken") or ()))
+            default = values.get("default") or None
+            voices = tuple(_voice(voice, default) for voice in values["voices"])
+            broken = tuple(str(message) for message in values.get("broken") or ())
+            return cls(voices, broken, default)
 
     @overload
     def __getitem__(self, index: int) -> Voice: ...
@@ -201,6 +204,6 @@ def _voice(values: Mapping[str, Any], default: str | None) -> Voice:
         language=values.get("language"),
         text=values.get("text"),
         references=tuple(values.get("references") or ()),
-        default=values["name"] == default,
+        default=default is not None and values["name"] == default.partition("/")[0],
         details=dict(values),
     )

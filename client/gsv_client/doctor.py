@@ -82,6 +82,8 @@ def check_server(client: Client, speak: SpeechOptions | None = None) -> Iterator
     for name in (MODEL, STREAM_MODEL):
         if name in ready:
             yield from _check_tensors(client, name)
+    if ready >= {MODEL, STREAM_MODEL}:
+        yield from _check_voices(client)
     if speak is not None:
         yield from check_speech(client, speak, streams=STREAM_MODEL in ready)
 
@@ -136,6 +138,33 @@ def _check_states(models: list[ModelState]) -> Iterator[Finding]:
                 "error", name, "not in the server's repository",
                 "serve a repository made by `gsv prepare`",
             )  # fmt: skip
+
+
+def _check_voices(client: Client) -> Iterator[Finding]:
+    """Whether the server has voices, all of them usable, the default one among them."""
+    try:
+        voices = client.voices()
+    except GsvClientError as error:
+        yield Finding("warning", "voices", str(error))
+        return
+    for message in voices.broken:
+        yield Finding(
+            "error", "voices", message, "mend the voice on the server: `gsv doctor --voices`"
+        )
+    if not voices:
+        yield Finding(
+            "warning", "voices", "none that can be used: each request must bring a recording",
+            "add one on the server: `gsv voices add`",
+        )  # fmt: skip
+        return
+    default = voices.default
+    if default and not any(voice.default for voice in voices):
+        yield Finding(
+            "error", "voices", f"the default voice {default} is not among those that can be used",
+            "add it, or change default_voice in every config.pbtxt that has it",
+        )  # fmt: skip
+    named = f"default {default}" if default else "no default: each request must name one"
+    yield Finding("ok", "voices", f"{len(voices)} that can be used, {named}")
 
 
 def _check_tensors(client: Client, model: str) -> Iterator[Finding]:

@@ -67,12 +67,16 @@ def test_wrong_ranks_and_shapes(content: dict[str, Any], tmp_path: Path) -> None
     refused(content | {"lora_rank": 16}, tmp_path, "does not fit")
     refused(content | {"lora_rank": 0}, tmp_path, "lora_rank is 0")
     refused(content | {"lora_rank": 1 << 20}, tmp_path, "lora_rank")
+    refused(lora_content(129), tmp_path, "lora_rank is 129; allowed: 1 to 128")
+    refused(content | {"lora_rank": True}, tmp_path, "lora_rank is True")
+    refused({k: v for k, v in content.items() if k != "lora_rank"}, tmp_path, "lora_rank is None")
     half = copy.copy(content)
     half["weight"] = {k: v for k, v in content["weight"].items() if k != A}
     refused(half, tmp_path, "does not fit the base model of v4 in: flow.estimator.blocks.0")
     wide = copy.copy(content)
     wide["weight"] = content["weight"] | {A: torch.ones(8, 65)}
     refused(wide, tmp_path, "does not fit")
-    infinite = copy.copy(content)
-    infinite["weight"] = content["weight"] | {A: torch.full((8, 64), torch.inf)}
-    refused(infinite, tmp_path, "does not fit")
+    for value in (torch.inf, torch.nan):
+        infinite = copy.copy(content)
+        infinite["weight"] = content["weight"] | {A: torch.full((8, 64), value)}
+        refused(infinite, tmp_path, "does not fit")

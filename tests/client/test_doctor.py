@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -28,12 +31,49 @@ def test_all_is_well() -> None:
     assert [f.message for f in found if f.subject == "speech"] == [
         "0.60 s at 48000 Hz, peak 0.10", "0.60 s at 16000 Hz, peak 0.10",
     ]  # fmt: skip
-    assert {request.inputs["VOICE"].item() for request in transport.requests} == {b"demo"}
+    spoken = [request for request in transport.requests if request.model != "voices"]
+    assert {request.inputs["VOICE"].item() for request in spoken} == {b"demo"}
 
 
 def test_nothing_is_spoken_unasked(transport: FakeTransport) -> None:
     findings(transport)
-    assert not transport.requests
+    assert [request.model for request in transport.requests] == ["voices"]
+
+
+class WithVoices(FakeTransport):
+    """A server with these voices."""
+
+    def __init__(self, default: str | None, names: list[str], broken: list[str]) -> None:
+        super().__init__()
+        voices = [{"name": name} for name in names]
+        self.answer = json.dumps({"default": default, "voices": voices, "broken": broken})
+
+    def infer(self, request: Request) -> Tensors:
+        if request.model != "voices":
+            return super().infer(request)
+        return {"VOICES": np.array([[self.answer.encode()]], object)}
+
+
+def test_voices_of_the_server() -> None:
+    def told(*voices: Any) -> list[tuple[str, str]]:
+        found = findings(WithVoices(*voices))
+        return [(f.level, f.message) for f in found if f.subject == "voices"]
+
+    assert told("bo/calm", ["al", "bo"], []) == [("ok", "2 that can be used, default bo/calm")]
+    assert told(None, ["al"], ["voice bo: no file"]) == [
+        ("error", "voice bo: no file"),
+        ("ok", "1 that can be used, no default: each request must name one"),
+    ]
+    assert told("bo", ["al"], [])[0] == (
+        "error", "the default voice bo is not among those that can be used",
+    )  # fmt: skip
+    ((level, message),) = told("bo", [], [])
+    assert (level, message.partition(":")[0]) == ("warning", "none that can be used")
+
+
+def test_a_server_that_cannot_list_voices() -> None:
+    found = findings(FakeTransport(models=("gpt_sovits_v4", "gpt_sovits_v4_stream")))
+    assert amiss(found) == [("warning", "voices")]
 
 
 def test_no_server() -> None:
@@ -94,6 +134,8 @@ class Speaking(FakeTransport):
         self.audio, self.rate = audio, rate
 
     def infer(self, request: Request) -> Tensors:
+        if request.model == "voices":
+            return super().infer(request)
         rate = self.rate or int(request.inputs["SAMPLE_RATE"].item())
         return {
             "AUDIO": self.audio.astype(np.float32)[None],

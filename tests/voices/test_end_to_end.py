@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import concurrent.futures
+import pickle
 import random
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from checkpoints.files import marker_bomb, save_pickle
 from numpy.typing import NDArray
 from voices.voice_files import make_voice, write_wave
 from voices.weights_files import full_file, gpt_file, lora_file
@@ -21,6 +24,7 @@ from gsv.checkpoints.text_data import Sources
 from gsv.checkpoints.voice_editing import NewVoice, Shapes, add_voice, remove_voice
 from gsv.errors import InvalidRequest, VoiceError
 from gsv.offline import Offline
+from gsv.voices.features import FOLDER, kept_files
 
 TEXT = "Hello there."
 STEPS = 2
@@ -102,6 +106,80 @@ def test_errors(speaker: Offline, root: Path) -> None:
     make_voice(root / "voices" / "broken", gpt="missing.ckpt")
     with pytest.raises(VoiceError, match="missing.ckpt"):
         say(speaker, "broken")
+
+
+def test_features_are_shared_by_all_instances(speaker: Offline, root: Path) -> None:
+    alone = {voice: say(speaker, voice) for voice in ("plain", "plain/calm", "tuned")}
+    kept = kept_files(root / "voices" / "plain")
+    assert sorted(file.kind for file in kept) == ["acoustic", "acoustic", "text", "text"]
+    (broken,) = [f for f in kept_files(root / "voices" / "tuned") if f.kind == "acoustic"]
+    path = root / "voices" / "tuned" / FOLDER / broken.name
+    path.write_bytes(path.read_bytes()[:1000])
+    with Offline(root / "repository", settings=SETTINGS) as other:
+        for voice, wave in alone.items():
+            assert same(say(other, voice), wave), voice
+            assert same(say(other, voice), wave), voice
+        for model in ("reference_encoder", "text_frontend"):
+            told = other._stages[model].tally.take()
+            found = {(c.voice, c.detail): c.value for c in told if c.family == "features"}
+            tuned = "computed" if model == "reference_encoder" else "disk"
+            assert found == {
+                ("plain", "disk"): 2, ("plain", "memory"): 2,
+                ("tuned", tuned): 1, ("tuned", "memory"): 1,
+            }  # fmt: skip
+    assert not [f for f in kept_files(root / "voices" / "tuned") if f.problem], "made anew"
+
+
+def test_a_tampered_cache_harms_nobody(speaker: Offline, root: Path) -> None:
+    """Whoever may write the folder may write features as well: checked, and his own voice only."""
+    make_voice(root / "voices" / "eve", seed=8)
+    wanted = say(speaker, "eve")
+    cache = root / "voices" / "eve" / FOLDER
+    others = root / "voices" / "plain" / FOLDER
+    for file in kept_files(root / "voices" / "eve"):
+        (theirs, *_) = [f for f in kept_files(root / "voices" / "plain") if f.kind == file.kind]
+        swapped = (others / theirs.name).read_bytes()
+        (cache / file.name).write_bytes(swapped)
+    with Offline(root / "repository", settings=SETTINGS) as other:
+        assert not same(say(other, "eve"), wanted), "her own folder says so"
+        assert same(say(other, "plain"), say(speaker, "plain"))
+
+
+def hostile(root: Path) -> dict[str, tuple[str, dict[str, Path]]]:
+    """Weights made to do harm or for something else, and what is said about them."""
+    marker = root / "exploded"
+    bomb = save_pickle(pickle.dumps({"weight": marker_bomb(marker)}), root / "bomb.pth")
+    (root / "cut.pth").write_bytes((root / "l.pth").read_bytes()[:5_000])
+    with (root / "hole.pth").open("wb") as file:
+        file.truncate(1 << 20)
+    nan = lora_file(root / "nan.pth", 8, scale=float("nan"))
+    return {
+        "bomb_gpt": ("x.pth: ", {"gpt": bomb}),
+        "bomb_sovits": ("x.pth: ", {"sovits": bomb}),
+        "cut": ("x.pth: ", {"sovits": root / "cut.pth"}),
+        "hole": ("it is no checkpoint", {"gpt": root / "hole.pth"}),
+        "nan": ("does not fit the base model", {"sovits": nan}),
+        "rank": ("lora_rank is 129; allowed", {"sovits": lora_file(root / "129.pth", 129)}),
+        "v3": ("v3 SoVITS LoRA", {"sovits": lora_file(root / "v3.pth", header=b"03")}),
+        "swapped": ("wanted: the semantic model", {"gpt": root / "l.pth"}),
+    }
+
+
+def test_hostile_weights_in_the_folder(speaker: Offline, root: Path) -> None:
+    plain = say(speaker, "plain")
+    for name, (message, weights) in hostile(root).items():
+        ((kind, file),) = weights.items()
+        made = make_voice(root / "voices" / name, **{kind: "x.pth"})
+        (made / "x.pth").write_bytes(file.read_bytes())
+        for _ in range(2):
+            with pytest.raises(VoiceError, match=f"^voice {name}: ") as caught:
+                say(speaker, name)
+            assert message in str(caught.value), name
+            assert str(root) not in str(caught.value)
+            assert "\n" not in str(caught.value)
+        shutil.rmtree(made)
+    assert not (root / "exploded").exists()
+    assert same(say(speaker, "plain"), plain)
 
 
 def test_a_folder_that_changes_all_the_time(speaker: Offline, root: Path) -> None:

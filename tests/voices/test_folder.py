@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
+import threading
 from pathlib import Path
 
 import pytest
 from voices.voice_files import make_voice, write_wave
 
 from gsv.errors import InvalidRequest, VoiceError
-from gsv.voices import VoiceFolder, load_voice
+from gsv.voices import VoiceEntry, VoiceFolder, load_voice
+from gsv.voices import folder as folder_module
+from gsv.voices import voice as voice_module
+from gsv.voices.files import open_regular
 from gsv.voices.recording import read_recording
 
 
@@ -173,6 +178,8 @@ def test_a_broken_voice_is_told_once_and_harms_no_other(
         ("{base}\n[references.x]\nreference = 'reference.wav'", "references.x.text must be"),
         ("not toml at all", "can't be read"),
         ("x = " + "[" * 20_000, "can't be read"),
+        ("x = " + "{a=" * 20_000, "can't be read"),
+        (".".join("a" * 30_000) + " = 1", "unknown keys|can't be read"),
         ("#" * 70_000, "'voice.toml' has 70,000 bytes; allowed: up to 65,536"),
         ("\ud800", "can't be read"),
     ],
@@ -226,6 +233,79 @@ def test_huge_files_are_refused_unread(tmp_path: Path) -> None:
         file.truncate(65 << 20)
     with pytest.raises(VoiceError, match="'reference.wav' has"):
         load_voice(made)
+
+
+def test_huge_toml_is_refused_unread(tmp_path: Path) -> None:
+    made = make_voice(tmp_path / "voices" / "eve")
+    with (made / "voice.toml").open("r+b") as file:
+        file.truncate(100 << 20)
+    with pytest.raises(VoiceError, match="'voice.toml' has 104,857,600 bytes; allowed: up to"):
+        load_voice(made)
+
+
+def test_many_big_recordings_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred references of the largest size would keep everybody waiting."""
+    monkeypatch.setattr(voice_module, "RECORDINGS_LIMIT", 400_000)
+    tables = [f"[references.r{n}]\nreference = 'reference.wav'\ntext = 'a'" for n in range(3)]
+    made = make_voice(tmp_path / "voices" / "eve", "\n".join(tables))
+    with pytest.raises(VoiceError, match="recordings have more than the 400,000 bytes"):
+        load_voice(made)
+
+
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
+    """Put in place of a file after it was looked at."""
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "zero.wav").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket.wav"))
+        for name in ("pipe.wav", "zero.wav", "socket.wav", "."):
+            with pytest.raises(OSError, match="not a regular file|No such device|directory"):
+                open_regular(tmp_path / name)
+            with pytest.raises(OSError, match="not a regular file|No such device|directory"):
+                read_recording(tmp_path / name, 10)
+
+
+def test_pipes_and_devices_as_whole_files(tmp_path: Path) -> None:
+    made = make_voice(tmp_path / "voices" / "eve", gpt="g.ckpt")
+    os.mkfifo(made / "g.ckpt")
+    with pytest.raises(VoiceError, match="'g.ckpt' is no file"):
+        load_voice(made)
+    (made / "g.ckpt").unlink()
+    (made / "g.ckpt").symlink_to("/dev/zero")
+    with pytest.raises(VoiceError, match="'g.ckpt' leaves the voice's folder"):
+        load_voice(made)
+    piped = tmp_path / "voices" / "piped"
+    piped.mkdir()
+    os.mkfifo(piped / "voice.toml")
+    voices, _ = folder_of(tmp_path)
+    assert "piped" not in voices.names()
+    with pytest.raises(InvalidRequest):
+        voices.get("piped")
+
+
+def test_a_slow_folder_holds_up_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, reading = threading.Event(), threading.Event()
+    read = folder_module.load_entry
+
+    def slow(folder: Path) -> VoiceEntry:
+        if folder.name == "slow":
+            reading.set()
+            assert gate.wait(10)
+        return read(folder)
+
+    monkeypatch.setattr(folder_module, "load_entry", slow)
+    for name in ("slow", "quick"):
+        make_voice(tmp_path / "voices" / name)
+    voices, _ = folder_of(tmp_path)
+    waiting = threading.Thread(target=voices.get, args=("slow",))
+    waiting.start()
+    assert reading.wait(10)
+    assert voices.get("quick").name == "quick"
+    assert waiting.is_alive()
+    gate.set()
+    waiting.join(10)
 
 
 def test_odd_things_in_the_folder(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from voices.weights_files import full_file, gpt_file, tiny_shapes
 from gsv.checkpoints.names.gpt import rename
 from gsv.checkpoints.store import save_tensors
 from gsv.checkpoints.voice_editing import NewVoice, add_voice
-from gsv.errors import CheckpointError, InvalidRequest
+from gsv.errors import InvalidRequest, VoiceError
 from gsv.stages.base import Place
 from gsv.stages.semantic_gpt import EngineRequest, EngineSettings, SemanticGPTEngineStage
 
@@ -139,8 +139,9 @@ def test_errors_of_voices(stage: SemanticGPTEngineStage, root: Path) -> None:
     full_file(made / "x.ckpt")
     recorder = ask(stage, "wrong")
     assert recorder.done.wait(60)
-    assert isinstance(recorder.events[0], CheckpointError)
-    assert "wanted: the semantic model" in str(recorder.events[0])
+    assert isinstance(recorder.events[0], VoiceError)
+    assert str(recorder.events[0]).startswith("voice wrong: x.ckpt: this is a v4 SoVITS file")
+    assert str(root) not in str(recorder.events[0])
     shutil.rmtree(made)
 
 
@@ -152,7 +153,7 @@ def test_a_malicious_pickle_in_the_folder(
     save_pickle(pickle.dumps({"weight": marker_bomb(marker)}), made / "x.ckpt")
     recorder = ask(stage, "bomb")
     assert recorder.done.wait(60)
-    assert isinstance(recorder.events[0], CheckpointError)
+    assert isinstance(recorder.events[0], VoiceError)
     assert not marker.exists()
     assert tokens(ask(stage, "bo")) == alone["bo"]
     shutil.rmtree(made)

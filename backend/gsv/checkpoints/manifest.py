@@ -71,6 +71,16 @@ def verify_manifest(folder: Path) -> dict[str, Any]:
     return dict(source)
 
 
+def fingerprint(folder: Path) -> str | None:
+    """Stands for all files that the folder's manifest lists; None where there is no manifest."""
+    try:
+        content = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        files = sorted((name, entry["sha256"]) for name, entry in content["files"].items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
+
+
 def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file, read in blocks."""
     digest = hashlib.sha256()

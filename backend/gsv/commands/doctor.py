@@ -12,6 +12,7 @@ from gsv.text import lexicon as lexicons
 from gsv.text.chinese.polyphones import FOLDER, find_network
 from gsv.text.data_files import TextData, data_status, package_folder
 from gsv.voices import VoiceEntry, VoiceFolder
+from gsv.voices.features import describe_kept
 from gsv.voices.quality import inspect
 from gsv.voices.recording import read_recording
 from gsv_client.doctor import Finding
@@ -41,7 +42,11 @@ def check_voices(repository: Path | None, voices: Path | None) -> Iterator[Findi
         yield Finding("warning", "voices", f"{voices}: no voices", "add one: `gsv voices add`")
     shapes = Shapes.of(repository) if repository else Shapes()
     for entry in entries:
-        found = [*_check_recordings(entry), *_check_weights(entry, shapes)]
+        found = [
+            *_check_recordings(entry),
+            *_check_weights(entry, shapes),
+            *_check_features(entry),
+        ]
         yield from found
         if not found:
             yield Finding("ok", f"voice {entry.base.name}", _summary(entry))
@@ -71,10 +76,21 @@ def _check_weights(entry: VoiceEntry, shapes: Shapes) -> Iterator[Finding]:
         yield Finding("error", f"voice {base.name}", str(error), advice)
 
 
+def _check_features(entry: VoiceEntry) -> Iterator[Finding]:
+    for name in describe_kept(entry)["broken"]:
+        yield Finding(
+            "warning", f"voice {entry.base.name}", f".cache/{name} is broken",
+            "it costs time once: the server makes it anew; if it comes back, check the disk",
+        )  # fmt: skip
+
+
 def _summary(entry: VoiceEntry) -> str:
     base = entry.base
     own = [key for key, path in (("GPT", base.gpt), ("SoVITS", base.sovits)) if path]
     parts = [base.language, f"{1 + len(base.references)} recordings"]
+    kept = describe_kept(entry)["kept"].values()
+    if ready := sum(map(bool, kept)):
+        parts.append(f"features of {ready} kept")
     return ", ".join(parts + ([f"its own {' and '.join(own)}"] if own else []))
 
 

@@ -14,6 +14,7 @@ import click
 from gsv.errors import GsvError
 from gsv.options import LANGUAGES
 from gsv.voices import VoiceEntry, VoiceFolder, describe
+from gsv.voices.features import FOLDER, describe_kept
 from gsv.voices.quality import Report, inspect
 from gsv.voices.recording import read_recording
 from gsv.voices.voice import SAMPLING_TYPES
@@ -83,12 +84,17 @@ def show_voice(name: str, folder: Path, as_json: bool) -> None:
             reports[one.name] = inspect(wave, rate)
     facts = describe(entry)
     recordings = {name: dataclasses.asdict(report) for name, report in reports.items()}
+    features = describe_kept(entry)
     if as_json:
-        _print_json({**facts, "recordings": recordings})
+        _print_json({**facts, "recordings": recordings, "features": features})
         return
     for key, value in facts.items():
         if value:
             click.echo(f"{key}: {value}")
+    for name, kinds in features["kept"].items():
+        click.echo(f"features of {name}: {', '.join(kinds) or 'none kept yet'}")
+    for name in features["broken"]:
+        click.echo(f"broken: {FOLDER}/{name}: it will be made anew", err=True)
     for name, report in reports.items():
         _tell(name, report)
 

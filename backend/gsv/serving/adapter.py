@@ -20,13 +20,15 @@ import torch
 import triton_python_backend_utils as pb_utils
 
 from gsv.checkpoints.manifest import verify_manifest
-from gsv.errors import Cancelled, GsvError, InvalidRequest, Overloaded
+from gsv.errors import Cancelled, CheckpointError, GsvError, InvalidRequest, Overloaded, VoiceError
 from gsv.serving.bls import CANCEL_PREFIX, Bridge
 from gsv.serving.error_codes import to_triton_error
-from gsv.serving.metrics import LoadMetrics, RequestMetrics, outcome_of
+from gsv.serving.metrics import LoadMetrics, RequestMetrics, VoiceMetrics
 from gsv.stages.base import AsyncStage, BatchStage, Place
+from gsv.stages.tally import Tally, outcome_of
 
 CANCEL_CHECK_SECONDS = 0.05
+IDLE_CHECK_SECONDS = 5.0  # between looks for voices that are gone while nobody asks for anything
 PUBLIC_PREFIX = "gpt_sovits_v4"  # these answer callers, all others answer (also) each other
 
 
@@ -135,6 +137,10 @@ class _Model:
             torch.set_num_threads(settings.threads)
         self._stage = self._build(Place(folder, device), settings)
         self._stage.warm_up()
+        # A stage that knows voices counts what happens in them.
+        self._tally: Tally | None = getattr(self._stage, "tally", None)
+        self._voice_metrics = VoiceMetrics(self._name, device) if self._tally else None
+        self._logged = ""
 
     def _build(self, place: Place, settings: Any) -> Any:
         return self.stage(place, settings)
@@ -146,9 +152,24 @@ class _Model:
     def _read(self, request: Any) -> Any:
         return self.stage.request_type(**read_request(request, self._inputs))
 
+    def _flush(self) -> None:
+        """Tell Triton the metrics; from one thread of the model only."""
+        self._metrics.flush()
+        if self._voice_metrics is not None and self._tally is not None:
+            self._voice_metrics.flush(self._tally)
+
     def _log_failure(self, request: Any, error: BaseException) -> None:
-        """Our own faults go to the server's log with the request id; the caller's don't."""
-        if not isinstance(error, (InvalidRequest, Overloaded, Cancelled)):
+        """Our own faults go to the server's log with the request id; the caller's don't.
+
+        A broken voice is the operator's: logged once, not at every request for it.
+        """
+        if isinstance(error, (InvalidRequest, Overloaded, Cancelled)):
+            return
+        if isinstance(error, (VoiceError, CheckpointError)):
+            if str(error) != self._logged:
+                pb_utils.Logger.log_warn(f"{self._name}: {error}")
+            self._logged = str(error)
+        else:
             pb_utils.Logger.log_error(
                 f"{self._name}: request id={request_id(request)!r} failed: "
                 f"{type(error).__name__}: {error}"
@@ -183,7 +204,7 @@ class BatchedModel(_Model):
         for answer in answers:
             ended = outcome_of(answer if isinstance(answer, BaseException) else None)
             self._metrics.observe(ended, time.monotonic() - started)
-        self._metrics.flush()
+        self._flush()
         return responses
 
     def _run(self, parsed: list[Any]) -> list[Any]:
@@ -334,9 +355,10 @@ class StreamingModel(_Model):
             with self._changed:
                 if self._closing:
                     return
-                self._changed.wait(CANCEL_CHECK_SECONDS if self._callers or busy else None)
+                idle = None if self._tally is None else IDLE_CHECK_SECONDS
+                self._changed.wait(CANCEL_CHECK_SECONDS if self._callers or busy else idle)
                 callers = list(self._callers)
-            self._metrics.flush()
+            self._flush()
             for caller in callers:
                 if caller.cancel is not None and not caller.left and caller.is_cancelled():
                     self._call_off(caller)

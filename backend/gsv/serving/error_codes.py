@@ -1,7 +1,7 @@
 """Our exceptions as Triton's errors, and back again behind a call between models.
 
 A call from one model to another keeps the error's message and loses its code (measured: all arrive
-as INTERNAL). So models that others call put the code's name at the end of the message, and the
+as INTERNAL). So models that others call put a tag for it at the end of the message, and the
 caller's side takes it off again.
 """
 
@@ -12,14 +12,17 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from gsv.errors import Cancelled, GsvError, InvalidRequest, Overloaded
+from gsv.errors import Cancelled, GsvError, InvalidRequest, Overloaded, VoiceError
 
 _CODES: dict[type[GsvError], str] = {
     InvalidRequest: "INVALID_ARG",
     Overloaded: "UNAVAILABLE",
+    # The request is right and the server works, but for this voice: its folder wants mending.
+    VoiceError: "UNAVAILABLE",
     Cancelled: "CANCELLED",
 }
-_KINDS = {name: kind for kind, name in _CODES.items()}
+_TAGS: dict[type[GsvError], str] = {**_CODES, VoiceError: "VOICE"}
+_KINDS = {tag: kind for kind, tag in _TAGS.items()}
 _TAG = re.compile(r" \[(\w+)\]$")
 _ENSEMBLE = re.compile(r"^in ensemble '[^']*', ")
 
@@ -28,7 +31,7 @@ def to_triton_error(error: BaseException, *, tagged: bool) -> Any:
     """The error with its code; ``tagged`` says the code in the message as well."""
     for kind, name in _CODES.items():
         if isinstance(error, kind):
-            message = f"{error} [{name}]" if tagged else str(error)
+            message = f"{error} [{_TAGS[kind]}]" if tagged else str(error)
             return pb_utils.TritonError(message, getattr(pb_utils.TritonError, name))
     text = str(error) if isinstance(error, GsvError) else f"{type(error).__name__}: {error}"
     return pb_utils.TritonError(text, pb_utils.TritonError.INTERNAL)

@@ -7,22 +7,25 @@ response sender, looks instantaneous there; these figures go on until its last r
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from gsv.errors import Cancelled, InvalidRequest, Overloaded
 from gsv.stages.base import Load
+from gsv.stages.tally import OUTCOMES, Family, Tally
 
-OUTCOMES = ("answered", "refused", "cancelled", "failed")
-
-
-def outcome_of(error: BaseException | None) -> str:
-    """How a request ended, as the metrics tell it."""
-    if error is None:
-        return "answered"
-    if isinstance(error, (InvalidRequest, Overloaded)):
-        return "refused"
-    return "cancelled" if isinstance(error, Cancelled) else "failed"
+# Of the families of voices: what they tell, whether they are counters, and their third label.
+_VOICES: dict[Family, tuple[str, bool, str]] = {
+    "requests": ("Requests in a voice, by how they ended", True, "outcome"),
+    "audio_seconds": ("Seconds of audio that were sent in a voice", True, ""),
+    "features": (
+        "Uses of a reference's features: from memory, from disk, or computed", True, "source",
+    ),
+    "resident_bytes": ("Memory of a voice's own weights; 0: they are not loaded", False, "device"),
+    "loads": ("Times that a voice's own weights were loaded", True, ""),
+    "load_seconds": ("Seconds that loading them took", True, ""),
+    "load_failures": ("Times that they could not be loaded", True, ""),
+}  # fmt: skip
 
 
 class RequestMetrics:
@@ -108,3 +111,46 @@ class LoadMetrics:
         """Set all gauges."""
         for name, gauge in self._gauges.items():
             gauge.set(getattr(load, name))
+
+
+class VoiceMetrics:
+    """The figures of voices, from a stage's tally; for the thread that flushes the others.
+
+    Args:
+        model: the first label.
+        device: the label of what is in memory: each instance has its own.
+    """
+
+    def __init__(self, model: str, device: str) -> None:
+        self._model = model
+        self._device = device
+        self._families = {
+            family: pb_utils.MetricFamily(
+                name=f"gsv_voice_{family}{'_total' if counts else ''}",
+                description=text,
+                kind=pb_utils.MetricFamily.COUNTER if counts else pb_utils.MetricFamily.GAUGE,
+            )
+            for family, (text, counts, _) in _VOICES.items()
+        }
+        self._metrics: dict[tuple[Family, str, str], Any] = {}
+
+    def flush(self, tally: Tally) -> None:
+        """Tell Triton what has changed, and drop the series of voices that are gone."""
+        for change in tally.take():
+            metric = self._metric(change.family, change.voice, change.detail)
+            if _VOICES[change.family][1]:
+                metric.increment(change.value)
+            else:
+                metric.set(change.value)
+        if gone := set(tally.gone()):
+            # Triton drops a series with its last object.
+            self._metrics = {key: m for key, m in self._metrics.items() if key[1] not in gone}
+
+    def _metric(self, family: Family, voice: str, detail: str) -> Any:
+        key = (family, voice, detail)
+        if key not in self._metrics:
+            labels = {"model": self._model, "voice": voice}
+            if third := _VOICES[family][2]:
+                labels[third] = self._device if third == "device" else detail
+            self._metrics[key] = self._families[family].Metric(labels=labels)
+        return self._metrics[key]

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gsv import __version__
+from gsv.checkpoints.manifest import fingerprint
 from gsv.errors import ConfigurationError, GsvError, InvalidRequest
 from gsv.voices import VoiceFolder
 
@@ -65,6 +67,17 @@ class Place:
     def repository(self) -> Path:
         """The model repository that the version folder lies in."""
         return self.folder.parent.parent
+
+    def identity(self, *settings: object) -> str | None:
+        """Stands for the weights here, the kind of device, the settings and this package.
+
+        None where the folder has no manifest, so that nobody knows for sure.
+        """
+        weights = fingerprint(self.folder)
+        if weights is None:
+            return None
+        kind = self.device.partition(":")[0]
+        return "|".join([weights, kind, *map(str, settings), __version__])
 
     def voices(self, folder: str, default: str) -> VoiceFolder:
         """The voice folder at ``folder``, relative to the repository."""

@@ -2,7 +2,8 @@
 
 The wave comes with the request or from a voice's recording. HuBERT hears it at 16 kHz, the
 quantizer turns its features into 25 tokens a second; the spectrum (for timbre) and the mel (for
-the flow's prompt) are taken at 32 kHz. Encoded references are kept by content, never by name.
+the flow's prompt) are taken at 32 kHz. Encoded references are kept by content, never by name; those
+of voices on disk as well.
 """
 
 from __future__ import annotations
@@ -10,8 +11,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from gsv.checkpoints.store import load_module_state
 from gsv.checkpoints.voice_weights import read_quantizer
 from gsv.config import SoVITSConfig
 from gsv.constants import (
+    EOS,
+    MEL_CHANNELS,
     REFERENCE_MAX_SECONDS,
     REFERENCE_MIN_SECONDS,
     REFERENCE_RATE,
@@ -29,13 +31,17 @@ from gsv.constants import (
     SSL_TAIL_SAMPLES,
     STYLE_BINS,
 )
-from gsv.errors import GsvError, InvalidRequest, VoiceError
+from gsv.errors import CheckpointError, GsvError, InvalidRequest, VoiceError
 from gsv.models.quantizer import Quantizer
 from gsv.options import RANGES, check_range
-from gsv.stages.base import Array, Place
+from gsv.precision import torch_dtype
+from gsv.stages.base import Array, Place, to_numpy
 from gsv.stages.base import Settings as BaseSettings
+from gsv.stages.kept import Kept
 from gsv.stages.pretrained import load_hubert
+from gsv.stages.tally import Tally
 from gsv.voices import Voice
+from gsv.voices.features import Arrays, FeatureStore, Layout
 from gsv.voices.recording import read_recording
 
 # A recording that decoders push a little over full scale is scaled back; samples far outside are
@@ -50,6 +56,7 @@ class Request:
     voice: str = ""
     reference_audio: NDArray[np.float32] | None = None  # [samples], mono
     reference_sample_rate: int | None = None
+    prompt_phonemes: NDArray[np.int32] | None = None  # unread, it orders the ensemble's steps
 
     def __post_init__(self) -> None:
         if self.reference_audio is None:
@@ -104,6 +111,28 @@ class Settings(BaseSettings):
     cache: int = 64  # references
 
 
+_LAYOUT = {
+    "prompt_tokens": Layout(np.int32, (None,), EOS),
+    "reference_spectrum": Layout(np.float32, (STYLE_BINS, None)),
+    "reference_mel": Layout(np.float32, (MEL_CHANNELS, None)),
+}
+
+
+def _pack(result: Result) -> Arrays:
+    return {name: to_numpy(getattr(result, name)) for name in _LAYOUT}
+
+
+def _own_quantizer(voice: Voice) -> str:
+    """Stands for the voice's own quantizer; its file is too long to be read at a request."""
+    if voice.sovits is None:
+        return ""
+    try:
+        state = voice.sovits.stat()
+    except OSError as error:
+        raise VoiceError(f"voice {voice.label}: {voice.sovits.name}: {error.strerror}") from error
+    return f"{state.st_size}:{state.st_mtime_ns}"
+
+
 class ReferenceEncoderStage:
     """HuBERT, quantizer and the two spectral views, with a bounded cache by content."""
 
@@ -121,8 +150,10 @@ class ReferenceEncoderStage:
         )
         self._quantizer.to(place.device).eval()
         self._voices = place.voices(settings.voice_folder, settings.default_voice)
-        self._cache: OrderedDict[bytes, Result] = OrderedDict()
-        self._cache_size = settings.cache
+        self.tally = Tally(self._voices)
+        encoder = place.identity(torch_dtype(settings.dtype, place.device))
+        store = FeatureStore("acoustic", encoder, _LAYOUT)
+        self._kept: Kept[Result] = Kept(store, settings.cache, self.tally, _pack, self._unpack)
 
     def warm_up(self) -> None:
         """Encode three seconds of a quiet tone."""
@@ -148,19 +179,35 @@ class ReferenceEncoderStage:
         samples, rate = request.reference_audio, request.reference_sample_rate
         if samples is not None and rate is not None:
             content = f"{rate}:".encode() + samples.tobytes()
-            key = hashlib.sha256(content).digest()
-            return self._cached(key, lambda: self._encode(samples, rate, self._quantizer))
+            key = hashlib.sha256(content).hexdigest()
+            found = self._kept.find(None, key)
+            if found is None:
+                found = self._encode(samples, rate, self._quantizer)
+                self._kept.keep(None, key, found)
+            return found
         voice = self._voices.get(request.voice)
-        return self._cached(voice.pinned.encode(), lambda: self._encode_voice(voice))
+        key = self._kept.key(voice, _own_quantizer(voice))
+        found = self._kept.find(voice, key)
+        if found is None:
+            found = self._encode_voice(voice)
+            self._kept.keep(voice, key, found)
+        return found
 
     def _encode_voice(self, voice: Voice) -> Result:
         quantizer = self._quantizer
         if voice.sovits is not None:
             quantizer = copy.deepcopy(quantizer)
-            own = read_quantizer(voice.sovits, self._config)
+            try:
+                own = read_quantizer(voice.sovits, self._config)
+            except CheckpointError as error:
+                message = str(error).replace(f"{voice.sovits.parent}/", "")
+                raise VoiceError(f"voice {voice.label}: {message}") from error
             quantizer.load_state_dict(quantizer.state_dict() | own, strict=True)
         samples, rate = self._recording(voice)
-        return self._encode(samples, rate, quantizer)
+        try:
+            return self._encode(samples, rate, quantizer)
+        except InvalidRequest as error:  # the caller named a voice and did nothing wrong
+            raise VoiceError(f"voice {voice.name}: {error}") from error
 
     def _recording(self, voice: Voice) -> tuple[NDArray[np.float32], int]:
         try:
@@ -170,13 +217,12 @@ class ReferenceEncoderStage:
         self._voices.get(voice.pinned, fresh=True)  # it may have been replaced while it was read
         return samples, rate
 
-    def _cached(self, key: bytes, encode: Callable[[], Result]) -> Result:
-        if key not in self._cache:
-            self._cache[key] = encode()
-            while len(self._cache) > self._cache_size:
-                self._cache.popitem(last=False)
-        self._cache.move_to_end(key)
-        return self._cache[key]
+    def _unpack(self, arrays: Arrays) -> Result:
+        on_device = {
+            name: torch.from_numpy(arrays[name]).to(self._device)
+            for name in ("reference_spectrum", "reference_mel")
+        }
+        return Result(arrays["prompt_tokens"], **on_device)
 
     @torch.inference_mode()
     def _encode(self, samples: NDArray[np.float32], rate: int, quantizer: Quantizer) -> Result:

@@ -2,21 +2,31 @@
 
 A request for weights that are not there waits without holding up others, and what is in use is
 never thrown out. The budget is of bytes; a voice that does not fit waits until enough others are
-idle.
+idle, and if they never are, they take no more requests until it has had its turn. Weights whose
+file has changed or gone are let go when nobody has used them for a while.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+import stat
 import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from gsv.errors import Cancelled, GsvError, InvalidRequest, Overloaded, VoiceError
+from gsv.errors import (
+    Cancelled,
+    CheckpointError,
+    GsvError,
+    InvalidRequest,
+    Overloaded,
+    VoiceError,
+)
+from gsv.stages.tally import Tally
 from gsv.voices import Voice, VoiceFolder
 
 logger = logging.getLogger(__name__)
@@ -27,6 +37,13 @@ BASE = ""  # the key of the model's own weights, always there
 
 _PINS = 1024  # versions of voices whose key is remembered
 _BUSY_SECONDS = 0.05  # until weights in use are looked at again
+_PATIENCE_SECONDS = 2.0  # until weights that are always in use have to make room
+_SWEEP_SECONDS = 10.0  # between looks for weights whose file has changed or gone
+_STALE_SECONDS = 60.0  # that those must be idle: a stream uses its voice's now and again
+# A file that can't be used is not read again for every request, but now and then: the reason may
+# have been the disk's and not the file's.
+_FAILURE_SECONDS = 60.0
+_FAILURES = 1024  # files
 
 
 @dataclasses.dataclass
@@ -38,9 +55,19 @@ class _Entry(Generic[Weights]):
     size: int
     weights: Weights | None = None
     users: int = 0
+    used: float = 0.0  # when the last user came or went
+    leaving: bool = False  # whoever comes now waits until they are loaded again
     waiting: list[tuple[Callable[[str, Weights], None], Fail]] = dataclasses.field(
         default_factory=list
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Failure:
+    """Why a file can't be used, and until when that is taken for granted."""
+
+    message: str
+    until: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +89,8 @@ class Residents(Generic[Weights]):
         unload: undoes that; InvalidRequest while they are still in use.
         budget: bytes of all voices' weights together.
         waiting_limit: requests that may wait for weights.
+        tally: where loads and residency are counted.
+        clock: seconds.
     """
 
     def __init__(
@@ -74,8 +103,12 @@ class Residents(Generic[Weights]):
         unload: Callable[[str, Weights], None],
         budget: int,
         waiting_limit: int,
+        tally: Tally | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name = name
+        self._tally = tally or Tally(voices)
+        self._clock = clock
         self._voices = voices
         self._which = which
         self._size = size
@@ -85,6 +118,7 @@ class Residents(Generic[Weights]):
         self._waiting_limit = waiting_limit
         self._entries: OrderedDict[str, _Entry[Weights]] = OrderedDict()  # least recent first
         self._pins: OrderedDict[str, str] = OrderedDict()
+        self._failures: OrderedDict[str, _Failure] = OrderedDict()
         self._queue: deque[str] = deque()
         self._changed = threading.Condition()
         self._closing = False
@@ -126,6 +160,7 @@ class Residents(Generic[Weights]):
         with self._changed:
             if key in self._entries:
                 self._entries[key].users -= 1
+                self._entries[key].used = self._clock()
                 self._changed.notify_all()
 
     def close(self) -> None:
@@ -148,9 +183,12 @@ class Residents(Generic[Weights]):
             if entry is None:
                 return None
             self._entries.move_to_end(key)
-            if entry.weights is not None:
+            if entry.weights is not None and not entry.leaving:
                 entry.users += 1
+                entry.used = self._clock()
                 return _Found(entry.weights)
+            if self._closing:
+                raise Cancelled("the server is shutting down")
             if sum(len(e.waiting) for e in self._entries.values()) >= self._waiting_limit:
                 raise Overloaded("too many requests wait for voices to load; try again later")
             entry.waiting.append((then, fail))
@@ -166,7 +204,7 @@ class Residents(Generic[Weights]):
                 return key
         voice = self._voices.get(name)
         path = self._which(voice)
-        key = BASE if path is None else _state_of(path)
+        key = BASE if path is None else _state_of(voice, path)
         with self._changed:
             self._pins[voice.pinned] = key
             while len(self._pins) > _PINS:
@@ -176,11 +214,18 @@ class Residents(Generic[Weights]):
         return key
 
     def _start(self, key: str, voice: Voice, path: Path) -> None:
-        size = self._size(path)
+        failure = self._failures.get(key)
+        if failure is not None and self._clock() < failure.until:
+            raise VoiceError(failure.message)
+        try:
+            size = self._size(path)
+        except (OSError, CheckpointError) as error:
+            raise self._remember(key, voice, path, error) from error
         if size > self._budget:
             raise VoiceError(
-                f"voice {voice.name}: {path.name} needs {size >> 20:,} MiB, more than the memory "
-                f"budget of {self._budget >> 20:,} MiB; raise memory_budget_mib"
+                f"voice {voice.label}: {path.name} needs {_mib(size)} MiB, more than the memory "
+                f"budget of {_mib(self._budget)} MiB for all voices; the operator may raise "
+                "memory_budget_mib in the model's config.pbtxt"
             )
         self._entries[key] = _Entry(voice, path, size)
         self._queue.append(key)
@@ -191,41 +236,66 @@ class Residents(Generic[Weights]):
 
     def _run(self) -> None:
         while (key := self._next()) is not None:
-            entry = self._entries[key]
+            with self._changed:
+                entry = self._entries[key]
+                spared = [(k, e) for k, e in self._entries.items() if e.leaving]
+            for other in spared:
+                self._serve(*other)
             started = time.monotonic()
             try:
                 weights = self._load(key, entry.path)
-                try:
-                    # It may have been replaced while it was read.
-                    self._voices.get(entry.voice.pinned, fresh=True)
-                except GsvError:
+                if not _is_current(key, entry):
                     self._unload(key, weights)
-                    raise
+                    raise VoiceError(
+                        f"voice {entry.voice.label}: was changed while it was loaded; send the "
+                        "request again"
+                    )
             except Exception as error:
                 self._give_up(key, error)
                 continue
+            seconds = time.monotonic() - started
             logger.info(
-                "%s: voice %s loaded in %.2f s (%d MiB)",
-                self._name, entry.voice.name, time.monotonic() - started, entry.size >> 20,
+                "%s: voice %s loaded in %.2f s (%s MiB)",
+                self._name, entry.voice.label, seconds, _mib(entry.size),
             )  # fmt: skip
-            with self._changed:
-                entry.weights = weights
-                waiting, entry.waiting = entry.waiting, []
-                entry.users += len(waiting)
-            for then, fail in waiting:
-                try:
-                    then(key, weights)
-                except Exception as error:
-                    fail(error)
+            self._tally.count("loads", entry.voice.label)
+            self._tally.count("load_seconds", entry.voice.label, seconds)
+            entry.weights = weights
+            self._serve(key, entry)
+
+    def _serve(self, key: str, entry: _Entry[Weights]) -> None:
+        """Hand loaded weights to whoever waits for them."""
+        with self._changed:
+            weights = entry.weights
+            if weights is None:  # thrown out meanwhile
+                return
+            entry.leaving = False
+            waiting, entry.waiting = entry.waiting, []
+            entry.users += len(waiting)
+            entry.used = self._clock()
+            self._tell_size(entry)
+        for then, fail in waiting:
+            try:
+                then(key, weights)
+            except Exception as error:
+                fail(error)
 
     def _next(self) -> str | None:
         """The next key to load, once there is room for it; None when it is time to end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closing or self._queue)
+            while not self._changed.wait_for(
+                lambda: self._closing or bool(self._queue), _SWEEP_SECONDS
+            ):
+                self._sweep()
             if self._closing:
                 return None
+            self._sweep()
             key = self._queue.popleft()
-            while not self._make_room(self._entries[key].size):
+            size = self._entries[key].size
+            patience = self._clock() + _PATIENCE_SECONDS
+            while not self._make_room(size):
+                if self._clock() >= patience:
+                    self._ask_to_leave(size)
                 self._changed.wait(_BUSY_SECONDS)
                 if self._closing:
                     return None
@@ -238,33 +308,97 @@ class Residents(Generic[Weights]):
         for key, entry in loaded.items():
             if used + size <= self._budget:
                 break
-            if entry.users or entry.weights is None:
-                continue
-            try:
-                self._unload(key, entry.weights)
-            except InvalidRequest:
-                continue  # its last, cancelled work is about to leave
-            logger.info("%s: voice %s unloaded", self._name, entry.voice.name)
-            del self._entries[key]
-            used -= entry.size
+            if self._throw_out(key, entry):
+                used -= entry.size
         return used + size <= self._budget
 
-    def _give_up(self, key: str, error: Exception) -> None:
-        if not isinstance(error, GsvError):
-            logger.exception("%s: a voice can't be loaded", self._name)
-            error = VoiceError(f"voice weights can't be loaded: {error}")
+    def _ask_to_leave(self, size: int) -> None:
+        """Let no newcomers use the weights that stand in the way of ``size`` bytes."""
+        loaded = [entry for entry in self._entries.values() if entry.weights is not None]
+        free = self._budget - sum(entry.size for entry in loaded)
+        for entry in sorted(loaded, key=lambda entry: not entry.leaving):
+            if free >= size:
+                break
+            entry.leaving = True
+            free += entry.size
+
+    def _sweep(self) -> None:
+        """Let go of what nobody can ask for any more."""
+        before = self._clock() - _STALE_SECONDS
+        for key, entry in list(self._entries.items()):
+            loaded = entry.weights is not None
+            if loaded and entry.used <= before and not _is_current(key, entry):
+                self._throw_out(key, entry)
+
+    def _throw_out(self, key: str, entry: _Entry[Weights]) -> bool:
+        """Unload idle weights; whether they are gone."""
+        if entry.users or entry.weights is None:
+            return False
+        try:
+            self._unload(key, entry.weights)
+        except InvalidRequest:
+            return False  # their last, cancelled work is about to leave
+        logger.info("%s: voice %s unloaded", self._name, entry.voice.label)
+        entry.weights = None
+        if entry.waiting:
+            entry.leaving = False
+            self._queue.append(key)
         else:
-            logger.warning("%s: %s", self._name, error)
+            del self._entries[key]
+        self._tell_size(entry)
+        return True
+
+    def _tell_size(self, entry: _Entry[Weights]) -> None:
+        """Tell how much memory the voice has; two versions of it may be there at once."""
+        label = entry.voice.label
+        loaded = [e for e in self._entries.values() if e.weights is not None]
+        mine = sum(e.size for e in loaded if e.voice.label == label)
+        self._tally.set("resident_bytes", label, mine)
+
+    def _give_up(self, key: str, error: Exception) -> None:
+        with self._changed:
+            entry = self._entries[key]
+        if isinstance(error, CheckpointError):
+            error = self._remember(key, entry.voice, entry.path, error)
+        elif not isinstance(error, GsvError):
+            logger.exception("%s: voice %s can't be loaded", self._name, entry.voice.label)
+            error = VoiceError(f"voice {entry.voice.label}: can't be loaded: {error}")
+        logger.warning("%s: %s", self._name, error)
+        self._tally.count("load_failures", entry.voice.label)
         with self._changed:
             waiting = self._entries.pop(key).waiting
         for _, fail in waiting:
             fail(error)
 
+    def _remember(self, key: str, voice: Voice, path: Path, error: Exception) -> VoiceError:
+        """The error that requests for this file get until the file changes, in words for them."""
+        # Where the folder lies is nobody's business outside.
+        message = f"voice {voice.label}: {str(error).replace(f'{path.parent}/', '')}"
+        with self._changed:
+            self._failures[key] = _Failure(message, self._clock() + _FAILURE_SECONDS)
+            while len(self._failures) > _FAILURES:
+                self._failures.popitem(last=False)
+        return VoiceError(message)
 
-def _state_of(path: Path) -> str:
+
+def _state_of(voice: Voice, path: Path) -> str:
     """A name for the file's content: unchanged by edits of ``voice.toml``."""
     try:
         state = path.stat()
     except OSError as error:
-        raise VoiceError(f"{path.name}: {error.strerror}") from error
+        raise VoiceError(f"voice {voice.label}: {path.name}: {error.strerror}") from error
+    if not stat.S_ISREG(state.st_mode):
+        raise VoiceError(f"voice {voice.label}: {path.name} is no file")
     return f"{path}:{state.st_size}:{state.st_mtime_ns}"
+
+
+def _is_current(key: str, entry: _Entry[Any]) -> bool:
+    """Whether the file is still the one that the weights are from."""
+    try:
+        return _state_of(entry.voice, entry.path) == key
+    except VoiceError:
+        return False
+
+
+def _mib(size: int) -> str:
+    return f"{size / (1 << 20):,.1f}"

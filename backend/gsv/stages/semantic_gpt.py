@@ -37,6 +37,7 @@ from gsv.stages.base import Settings as BaseSettings
 from gsv.stages.calls import CallModel, CallPool, CallScope
 from gsv.stages.in_voice import start_in_voice
 from gsv.stages.resident import Residents
+from gsv.stages.tally import Tally
 
 ENGINE = "semantic_gpt_engine"
 
@@ -136,15 +137,18 @@ class SemanticGPTEngineStage:
         self._on_gpu = place.device != "cpu"
         self._itemsize = max(2, dtype.itemsize)
         self._voice_slots = settings.voice_slots
+        voices = place.voices(settings.voice_folder, "")
+        self.tally = Tally(voices)
         self._residents: Residents[str] = Residents(
             "voices-gpt",
-            place.voices(settings.voice_folder, ""),
+            voices,
             which=lambda voice: voice.gpt,
             size=self._size,
             load=self._load,
             unload=lambda key, _: self._engine.remove_model(key),
             budget=settings.memory_budget_mib << 20,
             waiting_limit=settings.waiting,
+            tally=self.tally,
         )
 
     def warm_up(self) -> None:

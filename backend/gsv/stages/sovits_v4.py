@@ -34,6 +34,7 @@ from gsv.stages.base import Settings as BaseSettings
 from gsv.stages.in_voice import start_in_voice
 from gsv.stages.resident import Residents
 from gsv.stages.speakers import Speaker, Speakers
+from gsv.stages.tally import Tally
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,15 +130,18 @@ class SoVITSStage:
         )
         self._speakers = Speakers(place.folder, self._model, self._engine, dtype)
         self._base = Speaker(self._model)
+        voices = place.voices(settings.voice_folder, "")
+        self.tally = Tally(voices)
         self._residents: Residents[Speaker] = Residents(
             "voices-sovits",
-            place.voices(settings.voice_folder, ""),
+            voices,
             which=lambda voice: voice.sovits,
             size=self._speakers.size,
             load=self._speakers.load,
             unload=self._speakers.unload,
             budget=settings.memory_budget_mib << 20,
             waiting_limit=settings.waiting,
+            tally=self.tally,
         )
         self._references: OrderedDict[bytes, tuple[Tensor, Reference]] = OrderedDict()
         self._cache_size = settings.cache

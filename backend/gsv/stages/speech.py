@@ -29,6 +29,7 @@ from gsv.options import (
 from gsv.stages.base import Place, Reply, Tensors
 from gsv.stages.base import Settings as BaseSettings
 from gsv.stages.calls import CallModel, CallPool, CallScope
+from gsv.stages.tally import TalliedReply, Tally
 from gsv.voices import VoiceFolder
 
 PIPELINE = "gpt_sovits_v4_pipeline"
@@ -73,6 +74,11 @@ class Request:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(SpeechOptions)}
         return SpeechOptions(**{name: v for name, v in values.items() if v is not None})
 
+    @property
+    def brings_recording(self) -> bool:
+        """Whether it speaks after a recording of its own instead of a voice."""
+        return self.reference_audio is not None
+
     def resolved(self, voices: VoiceFolder, *, fresh: bool = False) -> Request:
         """The same request with the voice's content pinned and its defaults filled in.
 
@@ -82,7 +88,7 @@ class Request:
             InvalidRequest: there is no such voice.
             VoiceError: its folder is broken.
         """
-        if self.reference_audio is not None:
+        if self.brings_recording:
             return self
         voice = voices.get(self.voice, fresh=fresh)
         defaults: dict[str, Any] = {
@@ -140,7 +146,7 @@ def in_one_voice(
             speak(pinned, scope.inner())
             return
         except GsvError:
-            if request.reference_audio is not None or scope.cancelled.is_set() or begun():
+            if request.brings_recording or scope.cancelled.is_set() or begun():
                 raise
             again = request.resolved(voices, fresh=True)
             if again.voice == pinned.voice:
@@ -177,6 +183,7 @@ class SpeechStage:
     def __init__(self, place: Place, settings: Settings, call: CallModel) -> None:
         self._pool = CallPool("speech", call, settings.concurrency, settings.waiting)
         self._voices = place.voices(settings.voice_folder, settings.default_voice)
+        self.tally = Tally(self._voices)
 
     def warm_up(self) -> None:
         """The stages warm themselves up."""
@@ -193,9 +200,11 @@ class SpeechStage:
 
         def speak(pinned: Request, scope: CallScope) -> None:
             answer = scope.one(PIPELINE, pinned.tensors(), ["AUDIO"], inside=CANCELLABLE_STEPS)
-            reply.send(Result(answer["AUDIO"], request.sample_rate), final=True)
+            counted.send(Result(answer["AUDIO"], request.sample_rate), final=True)
 
         def work(scope: CallScope) -> None:
+            counted.voice = self.tally.label(request.voice, own_recording=request.brings_recording)
             in_one_voice(request, self._voices, scope, speak)
 
-        return self._pool.submit(work, reply)
+        counted = TalliedReply(reply, self.tally)
+        return counted.submitted(self._pool, work)

@@ -27,6 +27,7 @@ from gsv.stages import speech
 from gsv.stages.base import Place, Reply, Tensors, split_by_counts, to_numpy
 from gsv.stages.base import Settings as BaseSettings
 from gsv.stages.calls import CallModel, CallPool, CallScope
+from gsv.stages.tally import TalliedReply, Tally
 
 Mel = NDArray[np.float32]
 Wave = NDArray[np.float32]
@@ -83,6 +84,7 @@ class SpeechStreamStage:
         self._pool = CallPool("stream", call, settings.concurrency, settings.waiting)
         self._plan = ChunkPlan.seconds(settings.first_chunk_seconds, settings.largest_chunk_seconds)
         self._voices = place.voices(settings.voice_folder, settings.default_voice)
+        self.tally = Tally(self._voices)
 
     def warm_up(self) -> None:
         """The stages warm themselves up."""
@@ -102,13 +104,15 @@ class SpeechStreamStage:
         def speak(pinned: Request, scope: CallScope) -> None:
             for chunk in synthesize(pinned, scope, self._plan):
                 sent.set()
-                reply.send(chunk, final=False)
-            reply.finish()
+                counted.send(chunk, final=False)
+            counted.finish()
 
         def work(scope: CallScope) -> None:
+            counted.voice = self.tally.label(request.voice, own_recording=request.brings_recording)
             speech.in_one_voice(request, self._voices, scope, speak, sent.is_set)
 
-        return self._pool.submit(work, reply)
+        counted = TalliedReply(reply, self.tally)
+        return counted.submitted(self._pool, work)
 
 
 def synthesize(

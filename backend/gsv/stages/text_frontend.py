@@ -1,12 +1,13 @@
 """text_frontend: text and its language → phoneme ids and BERT features, sentence by sentence.
 
 Only Chinese pieces have BERT features; they are carried as one row a character, and each phoneme
-names its row (row 0 is all zeros).
+names its row (row 0 is all zeros). What comes of a voice's transcript is kept beside the voice.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gsv.constants import BERT_DIM
+from gsv.constants import BERT_DIM, PHONEMES
 from gsv.errors import ConfigurationError, GsvError, VoiceError
 from gsv.options import (
     DEFAULTS,
@@ -25,15 +26,20 @@ from gsv.options import (
     check_range,
     check_text,
 )
+from gsv.precision import torch_dtype
 from gsv.stages.base import Place
 from gsv.stages.base import Settings as BaseSettings
+from gsv.stages.kept import Kept
 from gsv.stages.pretrained import BertFeatures, load_bert
+from gsv.stages.tally import Tally
 from gsv.text.frontend import TextFrontend
 from gsv.text.lexicon import Lexicon
 from gsv.text.types import Sentence
 from gsv.voices import Voice
+from gsv.voices.features import Arrays, FeatureStore, Layout
 
 _LEXICA = 64  # of voices, kept
+_PROMPTS = 128  # transcripts of voices, kept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +89,33 @@ class Settings(BaseSettings):
     bert_cache: int = 512  # sentences
 
 
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """What comes of a transcript; empty where there is none."""
+
+    phonemes: NDArray[np.int32]  # [p]
+    bert_features: NDArray[np.float32]  # [prompt rows, 1024]
+    bert_rows: NDArray[np.int32]  # [p]
+
+
+_LAYOUT = {
+    "phonemes": Layout(np.int32, (None,), PHONEMES),
+    "bert_features": Layout(np.float32, (None, BERT_DIM)),
+    "bert_rows": Layout(np.int32, (None,)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Analysed:
+    """A request's sentences, and its transcript: known already, or analysed."""
+
+    sentences: list[Sentence]
+    prompt: Prompt | None = None
+    transcript: Sentence | None = None
+    voice: Voice | None = None  # whose transcript it is
+    key: str = ""  # under which it will be kept
+
+
 class TextFrontendStage:
     """Sentence splitting, segmentation, normalisation, phonemes; then one BERT batch for all."""
 
@@ -97,6 +130,12 @@ class TextFrontendStage:
         )
         self._voices = place.voices(settings.voice_folder, settings.default_voice)
         self._lexica: OrderedDict[str, Lexicon] = OrderedDict()
+        self.tally = Tally(self._voices)
+        words = self._frontend.data.lexicon  # the operator's, in no manifest
+        own = "" if words is None else hashlib.sha256(words.read_bytes()).hexdigest()
+        encoder = place.identity(torch_dtype(settings.dtype, place.device), own)
+        store = FeatureStore("text", encoder, _LAYOUT)
+        self._prompts: Kept[Prompt] = Kept(store, _PROMPTS, self.tally, dataclasses.asdict, _unpack)
 
     def warm_up(self) -> None:
         """Load every language's data and run BERT once."""
@@ -108,7 +147,7 @@ class TextFrontendStage:
 
     def run_batch(self, requests: Sequence[Request]) -> list[Result | GsvError]:
         """Analyse each text by itself, then run BERT once over all Chinese pieces of the batch."""
-        analysed: list[tuple[list[Sentence], Sentence | None] | GsvError] = []
+        analysed: list[_Analysed | GsvError] = []
         for request in requests:
             try:
                 analysed.append(self._analysed(request))
@@ -116,11 +155,13 @@ class TextFrontendStage:
                 analysed.append(error)
         features = self._features([a for a in analysed if not isinstance(a, GsvError)])
         return [
-            a if isinstance(a, GsvError) else _pack(r, *a, features)
+            a
+            if isinstance(a, GsvError)
+            else _pack(r, a.sentences, self._prompt(a, features), features)
             for r, a in zip(requests, analysed, strict=True)
         ]
 
-    def _analysed(self, request: Request) -> tuple[list[Sentence], Sentence | None]:
+    def _analysed(self, request: Request) -> _Analysed:
         """The text's sentences and the transcript, with the words of the voice's own lexicon."""
         voice = self._voice(request)
         lexicon = self._lexicon(voice) if voice else None
@@ -128,12 +169,30 @@ class TextFrontendStage:
             request.text, request.language, request.split_method, lexicon
         )
         if request.reference_text:
-            transcript = request.reference_text, request.reference_language
-        elif voice:
-            transcript = voice.text, voice.language
-        else:
-            return sentences, None
-        return sentences, self._frontend.prompt(*transcript, lexicon)
+            transcript = self._frontend.prompt(
+                request.reference_text, request.reference_language, lexicon
+            )
+            return _Analysed(sentences, transcript=transcript)
+        if voice is None:
+            return _Analysed(sentences)
+        key = self._prompts.key(voice, json.dumps(voice.lexicon, sort_keys=True))
+        prompt = self._prompts.find(voice, key)
+        if prompt is not None:
+            return _Analysed(sentences, prompt)
+        transcript = self._frontend.prompt(voice.text, voice.language, lexicon)
+        return _Analysed(sentences, transcript=transcript, voice=voice, key=key)
+
+    def _prompt(self, analysed: _Analysed, features: dict[str, NDArray[np.float32]]) -> Prompt:
+        """The transcript of one request, kept if it is a voice's."""
+        if analysed.prompt is not None:
+            return analysed.prompt
+        transcript = analysed.transcript
+        table, rows = _bert_table([transcript] if transcript else [], features)
+        ids = transcript.ids if transcript else ()
+        prompt = Prompt(np.array(ids, np.int32), table, rows)
+        if analysed.voice is not None:
+            self._prompts.keep(analysed.voice, analysed.key, prompt)
+        return prompt
 
     def _voice(self, request: Request) -> Voice | None:
         """The voice that speaks; None for a reference in the request, or for analysis alone."""
@@ -156,14 +215,12 @@ class TextFrontendStage:
             self._lexica.popitem(last=False)
         return self._lexica[key]
 
-    def _features(
-        self, analysed: list[tuple[list[Sentence], Sentence | None]]
-    ) -> dict[str, NDArray[np.float32]]:
+    def _features(self, analysed: list[_Analysed]) -> dict[str, NDArray[np.float32]]:
         """Features [characters, 1024] of every Chinese piece, by its normalised text."""
         texts = {
             piece.norm_text: None
-            for sentences, prompt in analysed
-            for sentence in [*sentences, *([prompt] if prompt else [])]
+            for one in analysed
+            for sentence in [*one.sentences, *([one.transcript] if one.transcript else [])]
             for piece in sentence.pieces
             if piece.language == "zh" and piece.norm_text
         }
@@ -173,25 +230,28 @@ class TextFrontendStage:
 def _pack(
     request: Request,
     sentences: list[Sentence],
-    prompt: Sentence | None,
+    prompt: Prompt,
     features: dict[str, NDArray[np.float32]],
 ) -> Result:
     pauses = [sentences[0].pause_before] + [
         request.pause_seconds if s.pause_after is None else s.pause_after for s in sentences
     ]
     table, rows = _bert_table(sentences, features)
-    prompt_table, prompt_rows = _bert_table([prompt] if prompt else [], features)
     return Result(
         phonemes=np.array([i for s in sentences for i in s.ids], np.int32),
         phoneme_counts=np.array([len(s.ids) for s in sentences], np.int32),
         bert_features=table,
         bert_rows=rows,
         pauses=np.array(pauses, np.float32),
-        prompt_phonemes=np.array(prompt.ids if prompt else (), np.int32),
-        prompt_bert_features=prompt_table,
-        prompt_bert_rows=prompt_rows,
+        prompt_phonemes=prompt.phonemes,
+        prompt_bert_features=prompt.bert_features,
+        prompt_bert_rows=prompt.bert_rows,
         analysis=json.dumps(describe(sentences), ensure_ascii=False),
     )
+
+
+def _unpack(arrays: Arrays) -> Prompt:
+    return Prompt(**arrays)
 
 
 def _bert_table(

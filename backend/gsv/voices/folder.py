@@ -31,10 +31,12 @@ _LISTED = 20  # names in one message
 
 @dataclasses.dataclass
 class _Known:
-    """What was found in one voice's folder, and when it was looked at."""
+    """What was found in one voice's folder, and when it was looked at; None: not yet, or gone."""
 
-    entry: VoiceEntry | VoiceError
-    looked: float
+    entry: VoiceEntry | VoiceError | None = None
+    looked: float = 0.0
+    # One for each voice: a folder that takes long to read holds up its own requests only.
+    lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
 
 class VoiceFolder:
@@ -58,6 +60,11 @@ class VoiceFolder:
         self._clock = clock
         self._known: dict[str, _Known] = {}
         self._lock = threading.Lock()
+
+    def __contains__(self, name: str) -> bool:
+        """Whether there is a voice of that name now, broken or not."""
+        known = NAME_PATTERN.fullmatch(name) is not None
+        return known and os.path.isfile(self.folder / name / VOICE_FILE)
 
     def names(self) -> list[str]:
         """Names of all voices, sorted, broken ones included."""
@@ -125,30 +132,36 @@ class VoiceFolder:
         if found is None:
             raise InvalidRequest.value("VOICE", name[:200], self._listing())
         if isinstance(found, VoiceError):
-            raise found
+            raise VoiceError(str(found))  # a raised error keeps its frames: not the kept one
         return found
 
     def _look(self, name: str, fresh: bool) -> VoiceEntry | VoiceError | None:
         """What the folder ``name`` holds now; None when there is no such voice."""
         folder = self.folder / name
         with self._lock:
-            known, now = self._known.get(name), self._clock()
-            if known is not None and not fresh and now - known.looked < CHECK_SECONDS:
+            known = self._known.get(name)
+        if known is None:
+            if not self._exists(folder, patient=fresh):
+                return None
+            with self._lock:
+                known = self._known.setdefault(name, _Known())
+        with known.lock:
+            now = self._clock()
+            if known.entry is not None and not fresh and now - known.looked < CHECK_SECONDS:
                 return known.entry
-            if not self._exists(folder, patient=known is not None or fresh):
-                self._known.pop(name, None)
+            if not self._exists(folder, patient=known.entry is not None or fresh):
+                known.entry = None
+                with self._lock:
+                    self._known.pop(name, None)
                 return None
             # A broken voice may be waiting for a file whose name isn't known here: always read.
-            if (
-                known is not None
-                and isinstance(known.entry, VoiceEntry)
+            if not (
+                isinstance(known.entry, VoiceEntry)
                 and signature(folder, known.entry) == known.entry.signature
             ):
-                known.looked = now
-                return known.entry
-            found = self._read(folder, known)
-            self._known[name] = _Known(found, now)
-            return found
+                known.entry = self._read(folder, known.entry)
+            known.looked = now
+            return known.entry
 
     def _exists(self, folder: Path, *, patient: bool) -> bool:
         """Whether it is there; a voice that has just been seen may be about to be replaced."""
@@ -158,9 +171,9 @@ class VoiceFolder:
             time.sleep(_REPLACING_SECONDS)
         return patient and os.path.isfile(folder / VOICE_FILE)
 
-    def _read(self, folder: Path, known: _Known | None) -> VoiceEntry | VoiceError:
+    def _read(self, folder: Path, known: VoiceEntry | VoiceError | None) -> VoiceEntry | VoiceError:
         """The folder's content at one moment, though it may be replaced while it is read."""
-        was_fine = known is not None and isinstance(known.entry, VoiceEntry)
+        was_fine = isinstance(known, VoiceEntry)
         for attempt in range(_READ_ATTEMPTS):
             if attempt:
                 time.sleep(_REPLACING_SECONDS)
@@ -174,7 +187,7 @@ class VoiceFolder:
             if isinstance(found, VoiceError)
             else VoiceError(f"voice {folder.name}: its files change all the time")
         )
-        if known is None or str(known.entry) != str(error):
+        if known is None or str(known) != str(error):
             logger.warning("%s; the voice is skipped", error)
         return error
 

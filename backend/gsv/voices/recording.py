@@ -9,6 +9,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from gsv.options import RANGES
+from gsv.voices.files import open_regular
 
 _CHANNELS_LIMIT = 8
 _RATES = RANGES["REFERENCE_SAMPLE_RATE"]
@@ -28,7 +29,7 @@ def read_recording(path: Path, longest: float) -> tuple[NDArray[np.float32], int
         OSError: the file can't be opened.
         ValueError: it is no sound, is longer, or has a strange rate or number of channels.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         try:
             with soundfile.SoundFile(file) as sound:
                 rate, channels = sound.samplerate, sound.channels
@@ -40,7 +41,8 @@ def read_recording(path: Path, longest: float) -> tuple[NDArray[np.float32], int
                 most = int(longest * rate)
                 samples = sound.read(most + 1, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
-            raise ValueError(f"{path.name}: not a readable sound file: {error}") from error
+            why = error.error_string
+            raise ValueError(f"{path.name}: not a readable sound file: {why}") from error
     if len(samples) > most:
         raise ValueError(f"{path.name}: longer than the {longest:g} s that are allowed")
     return samples.mean(axis=1, dtype=np.float32), int(rate)

@@ -12,13 +12,14 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gsv.errors import ConfigurationError, InvalidRequest, VoiceError
 from gsv.options import LANGUAGES, check_range
 from gsv.text import lexicon as lexicons
+from gsv.voices.files import open_regular
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -40,6 +41,7 @@ _KEYS = {*_REFERENCE_KEYS, "gpt", "sovits", "references", "sampling"}
 
 TOML_LIMIT = 64 << 10  # bytes
 RECORDING_LIMIT = 64 << 20
+RECORDINGS_LIMIT = 256 << 20  # of all recordings of a voice together
 LEXICON_LIMIT = 1 << 20  # some 30,000 words
 WEIGHTS_LIMIT = 4 << 30
 _TEXT_LIMIT = 1_000  # characters; ten seconds of fast speech have some 200
@@ -53,6 +55,7 @@ class Voice:
 
     Attributes:
         name: of the folder, with ``/REFERENCE`` for a further reference.
+        folder: where all its files are.
         reference: recording of 3 to 10 s.
         text: what is said in it.
         language: of the text.
@@ -64,9 +67,11 @@ class Voice:
         digest: stands for the whole folder's content: of ``voice.toml``, lexicon and recordings
             their bytes, of weights size and time of change (they are too big to be read at a
             request).
+        content: stands for this reference alone: the bytes of its recording, text and language.
     """
 
     name: str
+    folder: Path
     reference: Path
     text: str
     language: str
@@ -76,6 +81,12 @@ class Voice:
     sampling: Mapping[str, int | float] = dataclasses.field(default_factory=dict)
     lexicon: lexicons.Words = dataclasses.field(default_factory=dict)
     digest: str = ""
+    content: str = ""
+
+    @property
+    def label(self) -> str:
+        """The folder's name, the same for all its references."""
+        return self.name.partition("/")[0]
 
     @property
     def pinned(self) -> str:
@@ -124,6 +135,7 @@ def load_entry(folder: Path) -> VoiceEntry:
     words = reader.lexicon_bytes()
     base = Voice(
         name=folder.name,
+        folder=folder,
         **reader.reference(values, "", {}),
         gpt=reader.weights("gpt", values.get("gpt")),
         sovits=reader.weights("sovits", values.get("sovits")),
@@ -142,17 +154,19 @@ def load_entry(folder: Path) -> VoiceEntry:
     digest = hashlib.sha256(content)
     if words:
         digest.update(words)
-    for voice in (base, *others.values()):
-        digest.update(reader.read(voice.reference, RECORDING_LIMIT))
+    voices = (base, *others.values())
+    contents = reader.contents(voices)
+    for one in contents:
+        digest.update(one.encode())
     for path in _weights(base):
         state = path.stat()
         digest.update(f"{path.name}:{state.st_size}:{state.st_mtime_ns}".encode())
     name = digest.hexdigest()[:_DIGEST_CHARACTERS]
-    return VoiceEntry(
-        dataclasses.replace(base, digest=name),
-        {key: dataclasses.replace(voice, digest=name) for key, voice in others.items()},
-        states,
+    first, *rest = (
+        dataclasses.replace(voice, digest=name, content=one)
+        for voice, one in zip(voices, contents, strict=True)
     )
+    return VoiceEntry(first, dict(zip(others, rest, strict=True)), states)
 
 
 def signature(folder: Path, entry: VoiceEntry) -> tuple[Any, ...]:
@@ -220,10 +234,26 @@ class _Reader:
         """The bytes of a checked file."""
         path = self.path(name, limit)
         try:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 return file.read(limit)
         except OSError as error:
             raise self._error(f"{path.name} can't be read: {error.strerror}") from error
+
+    def contents(self, voices: Sequence[Voice]) -> list[str]:
+        """What stands for the content of each reference."""
+        found, left = [], RECORDINGS_LIMIT
+        for voice in voices:
+            recording = self.read(voice.reference, RECORDING_LIMIT)
+            left -= len(recording)
+            if left < 0:
+                raise self._error(
+                    f"its recordings have more than the {RECORDINGS_LIMIT:,} bytes that are "
+                    "allowed together"
+                )
+            digest = hashlib.sha256(recording)
+            digest.update(f"\0{voice.language}\0{voice.text}".encode())
+            found.append(digest.hexdigest())
+        return found
 
     def parse(self, content: bytes) -> dict[str, Any]:
         try:
