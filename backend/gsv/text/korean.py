@@ -39,6 +39,8 @@ _LAST_LETTER = re.compile(r"([ㄱ-ㅣ])(?=\n?\Z)")
 _NUMBER = re.compile(r"(\d[\d,]*)(?:([ㄱ-힣]+)/B)?")  # whether counted or not: linear time
 _MOST_DIGITS = 16  # up to 천조, where g2pk2's numerals end
 _DIGIT_NAMES = str.maketrans("0123456789", "영일이삼사오육칠팔구")
+# A tail, an optional space, and a lead or the word's end.
+_TABLE_PATTERN = re.compile(r"(?P<tail>[ᆨ-ᇿ])(?:\( \?\)(?P<lead>[ᄀ-ᅞ])|\(\\W\|\$\))")
 _TAGS = re.compile("/[PJEB]")
 _RULE_MODULES = ("special", "regular", "utils", "numerals")
 _SPECIAL_RULES = (
@@ -111,7 +113,9 @@ class _Pronunciation:
         self._bound_nouns: str = numerals.BOUND_NOUNS
         self._idioms = list(_idioms(Path(str(utils.__file__)).with_name("idioms.txt")))
         self._special = [getattr(special, name) for name in _SPECIAL_RULES]
-        self._table = [(re.compile(pattern), spoken) for pattern, spoken, _ in table]
+        self._table = [
+            (_required(pattern), re.compile(pattern), spoken) for pattern, spoken, _ in table
+        ]
         self._links = [getattr(regular, name) for name in _LINK_RULES]
 
     def speak(self, text: str) -> str:
@@ -123,8 +127,10 @@ class _Pronunciation:
         for rule in self._special:
             letters = rule(letters)
         letters = _TAGS.sub("", letters)
-        for pattern, spoken in self._table:
-            letters = pattern.sub(spoken, letters)
+        for (tail, lead), pattern, spoken in self._table:
+            # Of some six hundred patterns, a sentence has the letters of a few.
+            if tail in letters and lead in letters:
+                letters = pattern.sub(spoken, letters)
         for rule in self._links:
             letters = rule(letters)
         return self._compose(letters)
@@ -135,6 +141,12 @@ class _Pronunciation:
             return match.group()
         native = noun in self._bound_nouns
         return f"{self._number_words(number, sino=not native)}{noun}/B"
+
+
+def _required(pattern: str) -> tuple[str, str]:
+    """Letters without which a pattern of the table can't match; "" where it is of another form."""
+    match = _TABLE_PATTERN.fullmatch(pattern)
+    return (match["tail"], match["lead"] or "") if match else ("", "")
 
 
 def _idioms(path: Path) -> Iterator[tuple[re.Pattern[str], str]]:

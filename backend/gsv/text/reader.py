@@ -31,6 +31,11 @@ _NAMES = {
     **{"zh": "Mandarin", "ja": "Japanese", "en": "English", "ko": "Korean"},
     "yue": "Cantonese",
 }
+# Read once when a language is loaded, so that no first request waits for what comes with first use.
+_SAMPLES = {
+    **{"zh": "今天3点不去公园。", "yue": "佢哋3点去公园。", "ja": "今日は、3時です。"},
+    **{"ko": "오늘 3시.", "en": "They read it at 3."},
+}
 _MIN_ENGLISH_SYMBOLS = 4  # an English segment with fewer gets a comma in front
 # The first of these that a Mandarin segment has turns all its commas into a pause symbol.
 _LONG_PAUSES = {"￥": "SP2", "^": "SP3"}
@@ -45,8 +50,10 @@ class SegmentReader:
     def load(self, languages: Iterable[str]) -> None:
         """Load these languages (``zh ja en ko yue``) now; one whose data is missing is logged."""
         for language in languages:
+            reader = self._language(language)
             try:
-                self._language(language).load()
+                reader.load()
+                reader.phonemes(reader.normalize(_SAMPLES[language]))
             except DictionaryMissing as error:
                 _LOGGER.warning("%s text will be refused: %s", _NAMES[language], error)
 
