@@ -11,6 +11,12 @@ from gsv.text.agreement import compare
 from gsv.text.differences import DIFFERENCES, table
 
 
+def test_the_readme_has_the_table() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    _, _, rest = readme.partition("<!-- differences: gsv.text.differences -->\n")
+    assert rest.partition("<!-- end of differences -->")[0] == table()
+
+
 def test_the_table_is_markdown() -> None:
     rows = table().splitlines()
     assert len(rows) == len(DIFFERENCES) + 2
