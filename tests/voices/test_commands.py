@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from click.testing import CliRunner, Result
 from voices.voice_files import make_voice, write_wave
 from voices.weights_files import gpt_file
 
 from gsv.commands.doctor import check_voices
+from gsv.voices import VoiceFolder
+from gsv.voices.features import FeatureStore, Layout
 from gsv_client.cli import main
 
 
@@ -79,6 +82,33 @@ def test_a_broken_voice_is_listed_as_such(tmp_path: Path) -> None:
     assert listed.exit_code == 1
     assert "good" in listed.stdout
     assert "broken: voice bad: language 'xx'" in listed.stderr
+
+
+def test_kept_features_are_told(tmp_path: Path) -> None:
+    made = make_voice(tmp_path / "alice", "[references.calm]\nreference='reference.wav'\ntext='b'")
+    store = FeatureStore("text", "weights", {"ids": Layout(np.int32, (None,))})
+    voice = VoiceFolder(tmp_path).get("alice/calm")
+    store.save(voice, "key", {"ids": np.zeros(3, np.int32)})
+    shown = gsv("voices", "show", "alice", "--voices", tmp_path)
+    assert "features of alice: none kept yet" in shown.output
+    assert "features of alice/calm: text" in shown.output
+    told = {f.subject: (f.level, f.message) for f in check_voices(None, tmp_path)}
+    assert told == {"voice alice": ("ok", "en, 2 recordings, features of 1 kept")}
+    (made / ".cache" / "text-broken.safetensors").write_bytes(b"x")
+    (made / ".cache" / "text-old.safetensors").write_bytes(
+        (made / ".cache" / "text-key.safetensors").read_bytes()
+    )
+    make_voice(made, "[references.calm]\nreference='reference.wav'\ntext='c'")
+    features = json.loads(gsv("voices", "show", "alice", "--voices", tmp_path, "--json").stdout)[
+        "features"
+    ]
+    assert features["kept"] == {"alice": [], "alice/calm": []}
+    assert features["outdated"] == 2
+    assert features["broken"] == ["text-broken.safetensors"]
+    (finding,) = check_voices(None, tmp_path)
+    assert (finding.level, finding.message) == (
+        "warning", ".cache/text-broken.safetensors is broken",
+    )  # fmt: skip
 
 
 def test_doctor(tmp_path: Path) -> None:

@@ -90,6 +90,18 @@ def test_further_references(tmp_path: Path) -> None:
         remove_voice(folder, "alice/happy")
 
 
+def test_kept_features_are_left_to_the_server(tmp_path: Path) -> None:
+    """Another process may be writing them while the folder is copied."""
+    folder = tmp_path / "voices"
+    add_voice(folder, new(tmp_path), SHAPES)
+    (folder / "alice" / ".cache").mkdir()
+    (folder / "alice" / ".cache" / "text-key.safetensors").symlink_to("gone")
+    add_voice(folder, new(tmp_path, "alice/happy", 5.0, text="Hurray!"), SHAPES)
+    assert not (folder / "alice" / ".cache").exists()
+    remove_voice(folder, "alice")
+    assert list(folder.iterdir()) == []
+
+
 def test_a_long_recording_gets_an_offer(tmp_path: Path) -> None:
     asked = new(tmp_path, seconds=14.0)
     with pytest.raises(VoiceError, match=r"14.0 s long; allowed: 3 to 10 s. The best part is .* "

@@ -26,6 +26,7 @@ from gsv.constants import REFERENCE_MAX_SECONDS
 from gsv.errors import VoiceError
 from gsv.text.lexicon import FILE as LEXICON_FILE
 from gsv.voices import NAME_PATTERN, VOICE_FILE, VoiceEntry
+from gsv.voices.features import FOLDER as FEATURES_FOLDER
 from gsv.voices.quality import Report, best_window, inspect
 from gsv.voices.recording import read_recording
 from gsv.voices.voice import load_entry, read_values
@@ -151,7 +152,10 @@ def remove_voice(folder: Path, name: str) -> None:
             load_entry(staged)
         return
     # Out of sight in one step; then it may take its time.
-    with tempfile.TemporaryDirectory(prefix=f".{voice}.", dir=folder) as work:
+    hidden = tempfile.TemporaryDirectory(
+        prefix=f".{voice}.", dir=folder, ignore_cleanup_errors=True
+    )
+    with hidden as work:
         target.rename(Path(work) / voice)
 
 
@@ -216,7 +220,9 @@ def _staged(target: Path, *, replace: bool) -> Any:
 
 
 def _copy(source: Path, staged: Path) -> None:
-    shutil.copytree(source, staged, dirs_exist_ok=True, symlinks=True)
+    # Not the features: a server may be writing there, and makes them anew where they are missing.
+    kept = shutil.ignore_patterns(FEATURES_FOLDER)
+    shutil.copytree(source, staged, dirs_exist_ok=True, symlinks=True, ignore=kept)
 
 
 def _windowed(

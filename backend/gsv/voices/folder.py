@@ -60,6 +60,7 @@ class VoiceFolder:
         self._clock = clock
         self._known: dict[str, _Known] = {}
         self._lock = threading.Lock()
+        self._listed = (0.0, "")
 
     def __contains__(self, name: str) -> bool:
         """Whether there is a voice of that name now, broken or not."""
@@ -192,7 +193,12 @@ class VoiceFolder:
         return error
 
     def _listing(self) -> str:
-        return _shortened(self.names()) or "no voice (the voice folder is empty)"
+        """Names for a message; kept for a moment, since a big folder takes long to list."""
+        listed, text = self._listed
+        if not text or self._clock() - listed >= CHECK_SECONDS:
+            text = _shortened(self.names()) or "no voice (the voice folder is empty)"
+            self._listed = self._clock(), text
+        return text
 
 
 def _try_to_read(folder: Path) -> VoiceEntry | VoiceError:
