@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import queue
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -59,6 +60,7 @@ class Offline:
     ) -> None:
         self._stages: dict[str, Any] = {}
         self._running: dict[tuple[str, str], Callable[[], None]] = {}
+        self._locks = {name: threading.Lock() for name in STAGES}
         voices = {"voice_folder": "../voices", "default_voice": "sample"}
         for name, kind in STAGES.items():
             place = Place(repository / name / "1", device)
@@ -111,7 +113,8 @@ class Offline:
             **{name.lower(): v for name, v in tensors.items() if name.lower() in fields}
         )
         if hasattr(stage, "run_batch"):
-            (answer,) = stage.run_batch([request])
+            with self._locks[model]:  # as Triton, which calls it from one thread
+                (answer,) = stage.run_batch([request])
             if isinstance(answer, BaseException):
                 raise answer
             yield _tensors(answer)

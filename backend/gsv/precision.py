@@ -23,7 +23,7 @@ def torch_dtype(name: str, device: str, *, int8: bool = False) -> torch.dtype:
         int8: whether the model also knows int8 weights.
 
     Raises:
-        ConfigurationError: no such dtype (the message lists those that exist), or not on the device.
+        ConfigurationError: no such dtype (the message lists all), or not on ``device``.
     """
     dtypes = {**_DTYPES, "int8": torch.int8} if int8 else _DTYPES
     if name == AUTO:

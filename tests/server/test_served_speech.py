@@ -195,6 +195,14 @@ def test_bytes_that_are_no_utf8_and_two_rows_are_refused(server: Any) -> None:
             assert "INVALID_ARGUMENT" in str(caught.value.status())
 
 
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_a_request_without_text_is_refused(server: Any, protocol: str) -> None:
+    with pytest.raises(InferenceServerException) as caught:
+        speak(server, protocol, SEED=3)
+    assert ("INVALID_ARGUMENT" if protocol == "grpc" else "400") in str(caught.value.status())
+    assert "TEXT: is missing" in caught.value.message()
+
+
 def test_one_bad_request_leaves_the_others_untouched(server: Any) -> None:
     good = dict(TEXT=TEXTS[0], SEED=11)
     expected, _ = speak(server, **good)

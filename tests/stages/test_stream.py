@@ -141,6 +141,54 @@ def test_the_first_chunk_is_short_and_chunks_grow_with_the_buffer() -> None:
     assert max(sizes) <= (200 + 100) * 480 + 0.3 * 48_000
 
 
+class Patience:
+    """A clock that moves only when somebody waits on it, as on a scope's ``cancelled``."""
+
+    def __init__(self, leaves_after: float = np.inf) -> None:
+        self.now = 0.0
+        self._leaves_after = leaves_after
+
+    def __call__(self) -> float:
+        return self.now
+
+    def is_set(self) -> bool:
+        return self.now > self._leaves_after
+
+    def set(self) -> None:
+        self._leaves_after = -np.inf
+
+    def wait(self, seconds: float) -> bool:
+        self.now += seconds
+        return self.is_set()
+
+
+def test_audio_is_not_made_further_ahead_than_the_lead() -> None:
+    patience, lead, largest = Patience(), 2.0, 0.5
+    scope = CallScope(FakeModels())
+    scope.cancelled = patience  # type: ignore[assignment]
+    plan = ChunkPlan.seconds(0.2, largest)
+    sent, slack = 0.0, 1.5 * largest + 0.5  # one chunk and a pause
+    for chunk in synthesize(Request(text="x"), scope, plan, lead, patience):
+        sent += len(chunk.audio) / chunk.sample_rate
+        assert sent - patience.now <= lead + slack
+    assert patience.now >= sent - lead - slack
+
+
+def test_a_caller_that_leaves_while_it_catches_up_ends_the_stream() -> None:
+    patience = Patience(leaves_after=1.0)
+    scope = CallScope(FakeModels())
+    scope.cancelled = patience  # type: ignore[assignment]
+    with pytest.raises(Cancelled):
+        list(synthesize(Request(text="x"), scope, ChunkPlan(first=20), 0.5, patience))
+
+
+def test_the_first_chunk_goes_before_others() -> None:
+    models = FakeModels()
+    run(models, ChunkPlan(first=20))
+    waits = [request["LISTENER_WAITS"] for request in models.mel_requests]
+    assert waits == [1] + [0] * (len(waits) - 1)
+
+
 def test_a_failure_ends_the_stream_with_its_error_and_stops_the_engine() -> None:
     models = FakeModels()
     models.fail_at = 2

@@ -47,6 +47,7 @@ def sentence_jobs(
     seed: int,
     sentence: int,
     first_frame: int = 0,
+    urgent: bool = False,
     window: int = FLOW_WINDOW,
 ) -> Generator[FlowJob, Tensor, Tensor]:
     """Yield the jobs of one sentence in order; send each job's frames back for the next one.
@@ -56,6 +57,7 @@ def sentence_jobs(
         condition: [C, frames] of the sentence, on the reference's device.
         steps, seed, sentence: of :class:`FlowJob`.
         first_frame: index of ``condition``'s first frame in the sentence, for a stream.
+        urgent: of :class:`FlowJob`.
         window: frames of prompt and new ones together.
 
     Returns:
@@ -72,6 +74,7 @@ def sentence_jobs(
             seed=seed,
             sentence=sentence,
             first_frame=first_frame + first,
+            urgent=urgent,
         )
         mels.append(mel)
         # Only the last chunk can be shorter than the prompt, and nothing comes after it.

@@ -39,6 +39,7 @@ class Wire:
     name: str
     numpy_type: type[Any]
     scalar: bool  # dims: [ 1 ]
+    optional: bool  # an input that may be left out
 
 
 def read_wire(declared: list[dict[str, Any]]) -> list[Wire]:
@@ -48,6 +49,7 @@ def read_wire(declared: list[dict[str, Any]]) -> list[Wire]:
             name=tensor["name"],
             numpy_type=pb_utils.triton_string_to_numpy(tensor["data_type"]),
             scalar=list(tensor["dims"]) in (["1"], [1]),
+            optional=bool(tensor.get("optional", False)),
         )
         for tensor in declared
     ]
@@ -57,12 +59,18 @@ def read_request(request: Any, wire: list[Wire]) -> dict[str, Any]:
     """The request's tensors by lower-case name, without the leading 1; absent ones are left out.
 
     Arrays are copied: a request's memory is gone once ``execute`` has returned.
+
+    Raises:
+        InvalidRequest: a tensor is not what it should be, or is not there. (Triton compares the
+            number of inputs only.)
     """
     values: dict[str, Any] = {}
     for declared in wire:
         tensor = pb_utils.get_input_tensor_by_name(request, declared.name)
         if tensor is not None:
             values[declared.name.lower()] = _read_tensor(tensor, declared)
+        elif not declared.optional:
+            raise InvalidRequest(f"{declared.name}: is missing; it is a required input")
     return values
 
 
@@ -133,6 +141,7 @@ class _Model:
         on_gpu = args["model_instance_kind"] == "GPU"
         device = f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu"
         settings = self.stage.settings_type.parse(parameters)
+        torch.backends.cudnn.allow_tf32 = False  # float32 means float32; cuDNN rounds by default
         if settings.threads:
             torch.set_num_threads(settings.threads)
         self._stage = self._build(Place(folder, device), settings)

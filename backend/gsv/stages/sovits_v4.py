@@ -58,6 +58,7 @@ class Request:
     first_frame: int = 0  # frames of the sentence that are made already
     frame_count: int = 0  # frames to make from there on; 0 is all
     past_mel: Array | None = None  # [100, frames] float32, log-mel, the last of those made
+    listener_waits: int = 0  # 1: nothing of the answer has been heard yet; goes before others
 
     def __post_init__(self) -> None:
         check_counts("TOKEN_COUNTS", self.token_counts, len(self.tokens), "TOKENS")
@@ -190,6 +191,7 @@ class SoVITSStage:
                 seed,
                 sentence=request.first_sentence + index,
                 first_frame=request.first_frame,
+                urgent=bool(request.listener_waits),
             )
             answer.start(index, plan)
         return answer.cancel

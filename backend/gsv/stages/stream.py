@@ -9,6 +9,7 @@ joined mel with all the context that its samples depend on, so the wave has no s
 from __future__ import annotations
 
 import dataclasses
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from gsv.config import VocoderConfig
 from gsv.constants import FLOW_REFERENCE_MAX, MEL_CHANNELS, OUTPUT_RATE, SAMPLES_PER_FRAME
 from gsv.engine.chunk_plan import ChunkPlan
 from gsv.engine.vocoding import MelStream
+from gsv.errors import Cancelled
 from gsv.models.vocoder import context_frames
 from gsv.stages import speech
 from gsv.stages.base import Place, Reply, Tensors, split_by_counts, to_numpy
@@ -69,6 +71,7 @@ class Settings(BaseSettings):
     waiting: int = 256  # requests that may wait; one more is refused
     first_chunk_seconds: float = 0.5  # 0: every sentence in one chunk
     largest_chunk_seconds: float = 4.0
+    lead_seconds: float = 60.0  # how far audio runs ahead of a listener; 0: without limit
     voice_folder: str = "../voices"  # relative to the model repository
     default_voice: str = ""
 
@@ -83,6 +86,7 @@ class SpeechStreamStage:
     def __init__(self, place: Place, settings: Settings, call: CallModel) -> None:
         self._pool = CallPool("stream", call, settings.concurrency, settings.waiting)
         self._plan = ChunkPlan.seconds(settings.first_chunk_seconds, settings.largest_chunk_seconds)
+        self._lead = settings.lead_seconds or math.inf
         self._voices = place.voices(settings.voice_folder, settings.default_voice)
         self.tally = Tally(self._voices)
 
@@ -102,7 +106,7 @@ class SpeechStreamStage:
         sent = threading.Event()
 
         def speak(pinned: Request, scope: CallScope) -> None:
-            for chunk in synthesize(pinned, scope, self._plan):
+            for chunk in synthesize(pinned, scope, self._plan, self._lead):
                 sent.set()
                 counted.send(chunk, final=False)
             counted.finish()
@@ -119,6 +123,7 @@ def synthesize(
     request: Request,
     call: CallScope,
     plan: ChunkPlan,
+    lead_seconds: float = math.inf,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Result]:
     """The chunks of one answer, in order.
@@ -127,11 +132,14 @@ def synthesize(
         request: checked already.
         call: the other models.
         plan: how sentences are cut.
+        lead_seconds: audio that is made ahead of a listener who plays from the first chunk on. The
+            server can't see how far a caller has read, so this is what bounds the memory of a slow
+            one.
         clock: seconds, to estimate what the listener has left to play.
     """
     speech_tensors = _Shared.gather(request, call)
     feed = TokenFeed(call, speech_tensors.engine_requests())
-    player = _Player(clock)
+    player = _Player(clock, lead_seconds)
     finished = False
     try:
         feed.start()
@@ -158,8 +166,9 @@ def synthesize(
 class _Player:
     """What a listener who plays from the first chunk on has left."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], lead_seconds: float) -> None:
         self._clock = clock
+        self._lead_seconds = lead_seconds
         self._started: float | None = None
         self._sent_seconds = 0.0
         self.previous_frames = 0  # of the last chunk made, in this answer
@@ -170,6 +179,12 @@ class _Player:
             self._started = self._clock()
         self._sent_seconds += len(samples) / request.sample_rate
         return Result(samples, request.sample_rate, sentence)
+
+    def catch_up(self, call: CallScope) -> None:
+        """Wait while more than the lead is left to play; Cancelled when the caller leaves."""
+        surplus = self.buffered - self._lead_seconds
+        if surplus > 0 and call.cancelled.wait(surplus):
+            raise Cancelled("the caller went away")
 
     @property
     def buffered(self) -> float:
@@ -236,6 +251,7 @@ class _Shared:
         self, index: int, tokens: NDArray[np.int32], first_frame: int, frames: int, past: Mel
     ) -> Tensors:
         """The request to sovits_v4 for ``frames`` frames (0: all) from ``first_frame`` on."""
+        first = index == 0 and first_frame == 0
         phonemes = self.phonemes[index]
         tensors = {
             "TOKENS": tokens,
@@ -248,6 +264,7 @@ class _Shared:
             "FIRST_SENTENCE": index,
             "FIRST_FRAME": first_frame,
             "FRAME_COUNT": frames,
+            "LISTENER_WAITS": int(first),
         }
         return {**tensors, "PAST_MEL": past} if first_frame else tensors
 
@@ -266,6 +283,7 @@ def _speak_sentence(
     fading: Mel = past  # the last chunk's own version of the frames that come next
     made, last = 0, False
     while not last:
+        player.catch_up(call)
         wanted = 0 if plan.whole_sentences else plan.size(player.buffered, player.previous_frames)
         tokens, last = feed.wait(index, made, wanted, plan, shared.options["SPEED"])
         count = 0 if last else wanted + plan.look_ahead
