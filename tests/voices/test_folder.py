@@ -79,6 +79,11 @@ def test_the_default_voice_may_name_a_reference(tmp_path: Path) -> None:
     none, _ = folder_of(tmp_path)
     with pytest.raises(InvalidRequest, match="no default voice; allowed: bob"):
         none.get("")
+    missing, _ = folder_of(tmp_path, "eve")
+    with pytest.raises(VoiceError, match="voice eve: is this server's default, .* VOICE: bob"):
+        missing.get("")
+    with pytest.raises(InvalidRequest, match="got 'eve'; allowed: bob"):
+        missing.get("eve")
 
 
 @pytest.mark.parametrize(

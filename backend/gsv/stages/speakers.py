@@ -79,8 +79,9 @@ class Speakers:
         if set(found.replaced) - set(small) - {_FREQUENCIES}:
             base = load_module_state(self._folder / "sovits.safetensors")
             return self._load_full(key, found.merge(base))
-        self._engine.add_adapter(key, self._adapter(found))
-        return Speaker(self._base.with_parts(small), adapter=key)
+        speaker = Speaker(self._base.with_parts(small), adapter=key)
+        self._engine.add_adapter(key, self._adapter(found))  # last: nothing is left of a failure
+        return speaker
 
     def unload(self, key: str, speaker: Speaker) -> None:
         """Let a voice's weights go; InvalidRequest while its jobs run."""

@@ -81,9 +81,17 @@ class VoiceFolder:
 
         Raises:
             InvalidRequest: there is none of that name.
-            VoiceError: its folder is broken, or its content is another than the digest says.
+            VoiceError: its folder is broken, its content is another than the digest says, or the
+                default voice is missing.
         """
-        name = name or self.default
+        if not name and self.default:
+            try:
+                return self.get(self.default, fresh=fresh)
+            except InvalidRequest as error:  # the operator's mistake, not the caller's
+                raise VoiceError(
+                    f"voice {self.default}: is this server's default, but not in its voice folder; "
+                    f"name another one with VOICE: {self._listing()}"
+                ) from error
         if not name:
             raise InvalidRequest(
                 "VOICE: none given, and this server has no default voice; "
