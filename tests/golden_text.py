@@ -8,9 +8,15 @@ The cases' folder comes from ``GSV_GOLDEN_TEXT`` (default ``../shared/golden_tex
 from __future__ import annotations
 
 import functools
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from gsv.text.differences import DIFFERENCES
 from gsv.text.frontend import TextFrontend
 
 TESTS = Path(__file__).parent
@@ -44,3 +50,28 @@ def text_data_dir() -> Path | None:
 def text_frontend() -> TextFrontend:
     """One front end for all tests: its dictionaries take a while to load."""
     return TextFrontend(text_data_dir())
+
+
+def check_clean_cases(
+    name: str, answer: Callable[[str], dict[str, Any]], without: str = ""
+) -> None:
+    """Compare one language's class with the cases of texts that need no segmenting.
+
+    Args:
+        name: the language; its file may be missing in a folder of other cases.
+        answer: fields of a case (``norm_text``, ``phones``, ``word2ph``) for a text.
+        without: texts with one of these characters are left out.
+    """
+    path = golden_text_dir() / f"{name}_clean.jsonl"
+    if not path.is_file():
+        pytest.skip(f"no {path.name} among the cases")
+    cases = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    cases = [c for c in cases if "error" not in c and not set(without) & set(c["text"])]
+    assert cases
+    different = []
+    for case in cases:
+        ours = answer(case["text"])
+        theirs = {field: case[field] for field in ours}
+        if ours != theirs and not any(d.can_show(case["text"], name) for d in DIFFERENCES):
+            different.append((case["text"], ours, theirs))
+    assert 100 * len(different) <= len(cases), different[:3]
