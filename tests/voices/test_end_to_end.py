@@ -106,6 +106,9 @@ def test_errors(speaker: Offline, root: Path) -> None:
     make_voice(root / "voices" / "broken", gpt="missing.ckpt")
     with pytest.raises(VoiceError, match="missing.ckpt"):
         say(speaker, "broken")
+    write_wave(make_voice(root / "voices" / "short") / "reference.wav", seconds=2.5)
+    with pytest.raises(VoiceError, match=r"^voice short: .*got 2.50 s; allowed: 3 to 10 s"):
+        say(speaker, "short")
 
 
 def test_features_are_shared_by_all_instances(speaker: Offline, root: Path) -> None:

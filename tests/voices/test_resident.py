@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from gsv.errors import (
     Overloaded,
     VoiceError,
 )
+from gsv.stages import resident
 from gsv.stages.in_voice import start_in_voice
 from gsv.stages.resident import BASE, Residents
 from gsv.stages.tally import Tally
@@ -441,3 +445,38 @@ def test_after_the_end_nobody_waits(store: Store) -> None:
     store.residents.close()
     with pytest.raises(Cancelled):
         Caller(store, "a")
+
+
+def test_nobody_starves_when_more_voices_are_in_use_than_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resident, "_PATIENCE_SECONDS", 0.05)
+    store = Store(tmp_path, budget=350, waiting_limit=100)
+    store.residents._clock = time.monotonic
+    names = [f"v{number}" for number in range(8)]
+    for name in names:
+        store.add(name)
+    most, waits = [0], []
+    end = time.monotonic() + 3
+
+    def client(seed: int) -> None:
+        draw = random.Random(seed)
+        while time.monotonic() < end:
+            started, name = time.monotonic(), draw.choice(names)
+            caller = Caller(store, name).wait()
+            assert caller.weights == name
+            waits.append(time.monotonic() - started)
+            with store.residents._changed:
+                loaded = [e for e in store.residents._entries.values() if e.weights is not None]
+                most[0] = max(most[0], sum(entry.size for entry in loaded))
+            time.sleep(0.02)
+            caller.leave()
+
+    with ThreadPoolExecutor(12) as pool:
+        for done in [pool.submit(client, seed) for seed in range(12)]:
+            done.result()
+    assert most[0] <= 350
+    assert len(waits) > 50
+    assert max(waits) < WAIT / 2
+    assert all(entry.users == 0 for entry in store.residents._entries.values())
+    store.residents.close()

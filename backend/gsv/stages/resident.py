@@ -53,6 +53,7 @@ class _Entry(Generic[Weights]):
     voice: Voice
     path: Path
     size: int
+    since: float  # when they were asked for
     weights: Weights | None = None
     users: int = 0
     used: float = 0.0  # when the last user came or went
@@ -227,7 +228,7 @@ class Residents(Generic[Weights]):
                 f"budget of {_mib(self._budget)} MiB for all voices; the operator may raise "
                 "memory_budget_mib in the model's config.pbtxt"
             )
-        self._entries[key] = _Entry(voice, path, size)
+        self._entries[key] = _Entry(voice, path, size, self._clock())
         self._queue.append(key)
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
@@ -238,7 +239,7 @@ class Residents(Generic[Weights]):
         while (key := self._next()) is not None:
             with self._changed:
                 entry = self._entries[key]
-                spared = [(k, e) for k, e in self._entries.items() if e.leaving]
+                spared = [(k, e) for k, e in self._entries.items() if e.leaving and not self._queue]
             for other in spared:
                 self._serve(*other)
             started = time.monotonic()
@@ -291,11 +292,12 @@ class Residents(Generic[Weights]):
                 return None
             self._sweep()
             key = self._queue.popleft()
-            size = self._entries[key].size
-            patience = self._clock() + _PATIENCE_SECONDS
-            while not self._make_room(size):
-                if self._clock() >= patience:
-                    self._ask_to_leave(size)
+            entry = self._entries[key]
+            while not self._make_room(entry.size):
+                if self._clock() >= entry.since + _PATIENCE_SECONDS:
+                    # For those behind it in the line as well: work in many voices ends at once.
+                    wanted = entry.size + sum(self._entries[k].size for k in self._queue)
+                    self._ask_to_leave(max(entry.size, min(wanted, self._budget // 2)))
                 self._changed.wait(_BUSY_SECONDS)
                 if self._closing:
                     return None
@@ -305,7 +307,8 @@ class Residents(Generic[Weights]):
         """Throw out idle weights until ``size`` bytes fit; whether they do."""
         loaded = {k: e for k, e in self._entries.items() if e.weights is not None}
         used = sum(entry.size for entry in loaded.values())
-        for key, entry in loaded.items():
+        # Those first that take no more users: whoever waits for them is then in the line again.
+        for key, entry in sorted(loaded.items(), key=lambda item: not item[1].leaving):
             if used + size <= self._budget:
                 break
             if self._throw_out(key, entry):
@@ -342,6 +345,7 @@ class Residents(Generic[Weights]):
         entry.weights = None
         if entry.waiting:
             entry.leaving = False
+            entry.since = self._clock()
             self._queue.append(key)
         else:
             del self._entries[key]
