@@ -1,0 +1,132 @@
+"""The quality gate behind `make gate`: is the demo voice understood, on every way to the listener?
+
+    .venv/bin/python tools/demo_voice/gate.py
+
+Speaks sentences that are in no training text through real servers: whole answers, streams, eight
+callers at once, and in bfloat16. pocketsphinx writes down what it hears. Exit code 0 only if whole
+answers reach the least accuracy and the other ways stay close to them; else the waves are kept in
+out/gate.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+
+import click
+import numpy as np
+from recognition import Heard, Recogniser, accuracy
+from sentences import JUDGED
+
+from gsv.errors import GsvError
+from gsv_client import Audio, Client, GsvClientError, SpeechOptions
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from demo_server import OUT, demo_server, say, voice_of  # noqa: E402
+
+LEAST = 0.70  # share of the words that whole answers must bring across
+MOST_LOST = 0.03  # by which another way may fall behind them
+CALLERS = 8
+WAVES = OUT / "gate"
+Waves = Mapping[str, Audio]
+
+
+def main_ways(client: Client) -> Iterator[tuple[str, Waves]]:
+    """The sentences, spoken in each way that a float32 server offers."""
+    options = SpeechOptions(language="en", voice=voice_of("voice"), seed=1)
+
+    def whole(text: str) -> Audio:
+        return client.say(text, options)
+
+    def streamed(text: str) -> Audio:
+        chunks = list(client.stream(text, options))
+        return Audio(np.concatenate([chunk.samples for chunk in chunks]), chunks[0].rate)
+
+    yield "whole answers", _spoken(whole, callers=1)
+    yield "streamed", _spoken(streamed, callers=1)
+    yield f"{CALLERS} callers", _spoken(whole, callers=CALLERS)
+
+
+def _spoken(speak: Callable[[str], Audio], callers: int) -> Waves:
+    with ThreadPoolExecutor(callers) as pool:
+        return dict(zip(JUDGED, pool.map(speak, JUDGED), strict=True))
+
+
+def _judge(text: str, audio: Audio) -> Heard:
+    return Recogniser().judge(text, audio.samples, audio.rate)
+
+
+def judge(ways: Mapping[str, Waves]) -> dict[str, list[Heard]]:
+    """What is understood of each way's waves; equal waves are heard once."""
+    jobs: dict[tuple[str, bytes], tuple[str, Audio]] = {}
+    for waves in ways.values():
+        for text, audio in waves.items():
+            jobs.setdefault((text, audio.samples.tobytes()), (text, audio))
+    with ProcessPoolExecutor(2) as pool:
+        heard = dict(zip(jobs, pool.map(_judge, *zip(*jobs.values(), strict=True)), strict=True))
+    return {
+        way: [heard[text, audio.samples.tobytes()] for text, audio in waves.items()]
+        for way, waves in ways.items()
+    }
+
+
+def failures(judged: Mapping[str, list[Heard]]) -> list[str]:
+    """What is wrong, in words; the first way is the one that the others are held against."""
+    shares = {way: accuracy(heard) for way, heard in judged.items()}
+    first = next(iter(shares))
+    wrong = []
+    if shares[first] < LEAST:
+        wrong.append(f"{first}: {shares[first]:.1%} of the words; at least {LEAST:.0%} is wanted")
+    wrong += [
+        f"{way}: {share:.1%} of the words, more than {MOST_LOST:.0%} below {first}"
+        for way, share in shares.items()
+        if share < shares[first] - MOST_LOST
+    ]
+    return wrong
+
+
+def keep(ways: Mapping[str, Waves], folder: Path) -> None:
+    """Write all waves for somebody to listen to."""
+    for way, waves in ways.items():
+        place = folder / way.replace(" ", "_")
+        place.mkdir(parents=True, exist_ok=True)
+        for number, audio in enumerate(waves.values(), start=1):
+            audio.save(place / f"{number:02}.wav")
+
+
+@click.command()
+@click.option("--keep-waves", is_flag=True, help="Also when the gate is passed.")
+def main(keep_waves: bool) -> None:
+    """Judge the demo voice."""
+    shutil.rmtree(WAVES, ignore_errors=True)
+    ways: dict[str, Waves] = {}
+    try:
+        with demo_server("voice") as server, Client(f"grpc://{server.grpc_url}") as client:
+            ways |= main_ways(client)
+        with (
+            demo_server("voice", "bfloat16") as server,
+            Client(f"grpc://{server.grpc_url}") as client,
+        ):
+            ways["bfloat16"] = next(main_ways(client))[1]
+    except (GsvError, GsvClientError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    judged = judge(ways)
+    for way, heard in judged.items():
+        click.echo(f"{way}: {accuracy(heard):.1%} of the words")
+        for one in heard:
+            click.echo(f"  {one}")
+    wrong = failures(judged)
+    if wrong or keep_waves:
+        keep(ways, WAVES)
+        say(f"the waves are in {WAVES}")
+    if wrong:
+        raise click.ClickException("; ".join(wrong))
+    say("the gate is passed")
+
+
+if __name__ == "__main__":
+    main()
