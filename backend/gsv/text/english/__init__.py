@@ -80,6 +80,7 @@ class English:
     def load(self) -> None:
         """Load every dictionary and model."""
         self.phonemes("They record a blockchainify record.")
+        self._speller.phonemes("zxq")  # no word above is left to it
 
     def normalize(self, text: str) -> str:
         """The text as it is spoken, in letters, apostrophes, spaces and ``. , ? ! -``."""
