@@ -23,7 +23,7 @@ from gsv_client import (
     ServerUnavailable,
     Timeout,
 )
-from gsv_client.transport import Endpoint, ModelIO, ModelState, Request, open_transport
+from gsv_client.transport import Endpoint, ModelIO, ModelState, Request, open_transport, over_http
 
 REFERENCE = Audio(np.linspace(-1, 1, 3 * 8_000), 8_000)
 
@@ -135,6 +135,14 @@ def test_no_answer_in_time(address: str) -> None:
 def test_the_timeout_of_a_stream_is_for_each_chunk(address: str) -> None:
     with Client(address, timeout=0.3) as client:
         assert len(list(client.stream("count 30"))) == 30  # 0.6 s in all
+
+
+def test_the_first_chunk_may_take_longer_than_a_connection(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(over_http, "CONNECT_SECONDS", 0.2)
+    with Client(address, timeout=10) as client:
+        assert next(client.stream("wait 1")) is not None
 
 
 def test_leaving_the_loop_cancels(client: Client, models: Models) -> None:

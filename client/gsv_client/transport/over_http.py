@@ -168,7 +168,8 @@ class HTTPStream:
         if self._closed or self._socket is None:
             raise Cancelled(f"{self._address}: the stream was closed")
         # The time allowed holds for each read, the one before the first audio included.
-        self._socket.settimeout(self._request.timeout)
+        # Set on the connection: urllib3 sets the socket's anew for each request and response.
+        self._connection.timeout = self._request.timeout
         body = wire.generate_body(self._request)
         self._connection.request("POST", self._path, body, self._headers, preload_content=False)
         response = self._connection.getresponse()
