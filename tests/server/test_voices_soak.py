@@ -3,7 +3,8 @@
 Every answer is in the right voice: it is the one that this voice gave alone, by seed. Nothing fails
 but a request for a voice that has been removed. Memory stays where it was.
 
-It runs where GSV_SOAK_SECONDS says how long; from a minute on there are 50 voices. The weights of all voices do not fit into the memory budget at once.
+It runs where GSV_SOAK_SECONDS says how long; from a minute on there are 50 voices. The weights of
+all voices do not fit into the memory budget at once.
 
     GSV_SOAK_SECONDS=180 python -m pytest -m server tests/server/test_voices_soak.py -s
 """
