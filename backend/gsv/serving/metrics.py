@@ -124,15 +124,8 @@ class VoiceMetrics:
     def __init__(self, model: str, device: str) -> None:
         self._model = model
         self._device = device
-        self._families = {
-            family: pb_utils.MetricFamily(
-                name=f"gsv_voice_{family}{'_total' if counts else ''}",
-                description=text,
-                kind=pb_utils.MetricFamily.COUNTER if counts else pb_utils.MetricFamily.GAUGE,
-            )
-            for family, (text, counts, _) in _VOICES.items()
-        }
-        self._metrics: dict[tuple[Family, str, str], Any] = {}
+        # Each with a family object of its own: a series lives as long as the object that made it.
+        self._metrics: dict[tuple[Family, str, str], tuple[Any, Any]] = {}
 
     def flush(self, tally: Tally) -> None:
         """Tell Triton what has changed, and drop the series of voices that are gone."""
@@ -143,14 +136,19 @@ class VoiceMetrics:
             else:
                 metric.set(change.value)
         if gone := set(tally.gone()):
-            # Triton drops a series with its last object.
             self._metrics = {key: m for key, m in self._metrics.items() if key[1] not in gone}
 
     def _metric(self, family: Family, voice: str, detail: str) -> Any:
         key = (family, voice, detail)
         if key not in self._metrics:
+            text, counts, third = _VOICES[family]
+            made = pb_utils.MetricFamily(
+                name=f"gsv_voice_{family}{'_total' if counts else ''}",
+                description=text,
+                kind=pb_utils.MetricFamily.COUNTER if counts else pb_utils.MetricFamily.GAUGE,
+            )
             labels = {"model": self._model, "voice": voice}
-            if third := _VOICES[family][2]:
+            if third:
                 labels[third] = self._device if third == "device" else detail
-            self._metrics[key] = self._families[family].Metric(labels=labels)
-        return self._metrics[key]
+            self._metrics[key] = (made, made.Metric(labels=labels))
+        return self._metrics[key][1]
