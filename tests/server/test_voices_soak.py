@@ -57,8 +57,9 @@ BUDGETS = {"semantic_gpt_engine": 48, "sovits_v4": 20} if SECONDS >= 60 else {
 }  # fmt: skip
 ANSWER_SECONDS = 300.0  # a busy machine is slow
 # Bytes by which any process may grow after the first third of the time: by then every process has
-# seen its largest batch, and what grows from there on grows for ever.
-GROWTH_LIMIT = 150 << 20
+# seen its largest batch, and what grows from there on may grow for ever. Memory that the server and
+# its processes share is counted in each.
+GROWTH_LIMIT = 250 << 20
 Wave = NDArray[np.float32]
 
 
@@ -234,7 +235,7 @@ class Soak:
 
 
 def memory_of(pid: int) -> dict[str, int]:
-    """Resident bytes of the server and each model's process, by name, without shared memory."""
+    """Resident bytes of the server and each model's process, by name."""
     found = {}
     for status in Path("/proc").glob("[0-9]*/status"):
         try:
@@ -250,7 +251,7 @@ def memory_of(pid: int) -> dict[str, int]:
         model = [re.sub(r".*/([^/]+)/\d+/model\.py", r"\1", part) for part in command]
         names = [name for name, part in zip(model, command, strict=True) if name != part]
         name = "tritonserver" if mine else (names or [fields["Pid"].strip()])[0]
-        found[name] = int(fields["RssAnon"].split()[0]) << 10
+        found[name] = int(fields["VmRSS"].split()[0]) << 10
     return found
 
 
