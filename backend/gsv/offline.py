@@ -91,22 +91,24 @@ class Offline:
     def say(self, **request: Any) -> tuple[NDArray[np.float32], int]:
         """One answer: samples and their rate. Keywords are the public tensors in lower case."""
         tensors = {name.upper(): value for name, value in request.items()}
-        (answer,) = self("gpt_sovits_v4", tensors, ["AUDIO", "SAMPLE_RATE"])
+        answer = self("gpt_sovits_v4", tensors, ["AUDIO", "SAMPLE_RATE"])
         return answer["AUDIO"], answer["SAMPLE_RATE"]
 
+    def stream(self, **request: Any) -> Iterator[Tensors]:
+        """The same answer in chunks: AUDIO, SAMPLE_RATE and SENTENCE_INDEX of each."""
+        tensors = {name.upper(): value for name, value in request.items()}
+        return self._responses("gpt_sovits_v4_stream", tensors, "")
+
     def __call__(
-        self,
-        model: str,
-        tensors: Tensors,
-        outputs: Sequence[str],
-        *,
-        decoupled: bool = False,
-        job: str = "",
-    ) -> Iterator[Tensors]:
+        self, model: str, tensors: Tensors, outputs: Sequence[str], *, job: str = ""
+    ) -> Tensors:
         """As :class:`gsv.stages.calls.CallModel`, on the stages of this process."""
         if model == PIPELINE:
-            yield self._run_pipeline(tensors, job)
-            return
+            return self._run_pipeline(tensors, job)
+        (answer,) = self._responses(model, tensors, job)
+        return answer
+
+    def _responses(self, model: str, tensors: Tensors, job: str) -> Iterator[Tensors]:
         stage = self._stages[model]
         fields = {field.name for field in dataclasses.fields(stage.request_type)}
         request = stage.request_type(
@@ -131,12 +133,13 @@ class Offline:
         stop = self._running.get((job, model))
         if stop is not None:
             stop()
+        elif abandon := getattr(self._stages[model], "abandon", None):
+            abandon(job)
 
     def _run_pipeline(self, tensors: Tensors, job: str) -> Tensors:
         known = dict(tensors)
         for step in PIPELINE_STEPS:
-            (answer,) = self(step, known, [], job=job)
-            known.update(answer)
+            known.update(self(step, known, [], job=job))
         return known
 
 

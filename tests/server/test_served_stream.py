@@ -102,8 +102,7 @@ def test_offline_equals_the_server_and_whole_sentences_equal_the_unary_answer(
     whole_sentences = {"gpt_sovits_v4_stream": {"first_chunk_seconds": "0"}}
     with Offline(demo_repository, settings=whole_sentences) as offline:
         unary, _ = offline.say(text=TEXT, **OPTIONS)
-        tensors = {"TEXT": TEXT, "SEED": 21, "SAMPLE_STEPS": 4}
-        chunks = list(offline("gpt_sovits_v4_stream", tensors, []))
+        chunks = list(offline.stream(text=TEXT, **OPTIONS))
     np.testing.assert_allclose(served, unary, atol=2e-4)
     assert [chunk["SENTENCE_INDEX"] for chunk in chunks] == list(range(len(chunks)))
     np.testing.assert_allclose(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -30,15 +30,13 @@ class FakeModels:
         tensors: Tensors,
         outputs: Sequence[str],
         *,
-        decoupled: bool = False,
         job: str = "",
-    ) -> Iterator[Tensors]:
+    ) -> Tensors:
         self.jobs.put(job)
-        for number in range(3 if decoupled else 1):
-            assert self.gate.wait(10)
-            if any(name == job for _, name in self.cancelled):
-                raise Cancelled("told so")
-            yield {**tensors, "NUMBER": number}
+        assert self.gate.wait(10)
+        if any(name == job for _, name in self.cancelled):
+            raise Cancelled("told so")
+        return {**tensors, "NUMBER": 0}
 
     def cancel(self, model: str, job: str) -> None:
         self.cancelled.append((model, job))
@@ -67,7 +65,7 @@ def test_a_full_line_is_refused_at_once_and_empties_again() -> None:
     replies = [Waiting() for _ in range(3)]
 
     def work_for(reply: Waiting) -> Any:
-        return lambda scope: reply.send(scope.one("m", {"X": 1}, ["X"]), final=True)
+        return lambda scope: reply.send(scope("m", {"X": 1}, ["X"]), final=True)
 
     for reply in replies[:2]:
         pool.submit(work_for(reply), reply)
@@ -98,7 +96,7 @@ def test_cancelling_tells_the_models_under_way_and_refuses_later_calls() -> None
     reply = Waiting()
 
     def work(scope: CallScope) -> None:
-        scope.one("ensemble", {}, [], inside=("a", "b"))
+        scope("ensemble", {}, [], inside=("a", "b"))
         reply.send("not reached", final=True)
 
     cancel = pool.submit(work, reply)
@@ -109,21 +107,14 @@ def test_cancelling_tells_the_models_under_way_and_refuses_later_calls() -> None
     pool.close()
 
 
-def test_closing_a_stream_early_cancels_its_call() -> None:
+def test_a_name_can_be_abandoned_between_calls() -> None:
     models = FakeModels()
     models.gate.set()
     scope = CallScope(models)
-    stream = scope("engine", {"X": 1}, ["X"], decoupled=True)
-    assert next(stream)["NUMBER"] == 0
-    stream.close()
-    assert models.cancelled == [("engine", models.jobs.get())]
-
-
-def test_a_stream_heard_to_its_end_is_not_cancelled() -> None:
-    models = FakeModels()
-    models.gate.set()
-    assert len(list(CallScope(models)("engine", {}, [], decoupled=True))) == 3
+    assert scope("engine", {"X": 1}, ["X"], job="mine") == {"X": 1, "NUMBER": 0}
     assert models.cancelled == []
+    scope.abandon("engine", "mine")
+    assert models.cancelled == [("engine", "mine")]
 
 
 def test_stand_ins_have_every_required_input() -> None:

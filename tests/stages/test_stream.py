@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -26,25 +26,21 @@ class FakeModels:
         self.mel_requests: list[Tensors] = []
         self.cancelled: list[str] = []
         self.fail_at: int | None = None  # the mel request that breaks
-        self.running = 0
+        self.running: dict[str, int] = {}  # sentences being written, and their tokens
 
     def __call__(
-        self,
-        model: str,
-        tensors: Tensors,
-        outputs: Sequence[str],
-        *,
-        decoupled: bool = False,
-        job: str = "",
-    ) -> Iterator[Tensors]:
-        yield from getattr(self, model)(tensors)
+        self, model: str, tensors: Tensors, outputs: Sequence[str], *, job: str = ""
+    ) -> Tensors:
+        answer: Tensors = getattr(self, model)(tensors)
+        return answer
 
     def cancel(self, model: str, job: str) -> None:
         self.cancelled.append(model)
+        self.running.pop(job, None)
 
-    def text_frontend(self, tensors: Tensors) -> Iterator[Tensors]:
+    def text_frontend(self, tensors: Tensors) -> Tensors:
         counts = np.array([5, 6, 7], np.int32)
-        yield {
+        return {
             "PHONEMES": np.arange(18, dtype=np.int32),
             "PHONEME_COUNTS": counts,
             "BERT_FEATURES": np.zeros((1, 1024), np.float32),
@@ -55,24 +51,25 @@ class FakeModels:
             "PROMPT_BERT_ROWS": np.zeros(4, np.int32),
         }
 
-    def reference_encoder(self, tensors: Tensors) -> Iterator[Tensors]:
-        yield {
+    def reference_encoder(self, tensors: Tensors) -> Tensors:
+        return {
             "PROMPT_TOKENS": np.arange(30, dtype=np.int32),
             "REFERENCE_SPECTRUM": np.zeros((704, 35), np.float32),
             "REFERENCE_MEL": np.zeros((100, REFERENCE_FRAMES), np.float32),
         }
 
-    def semantic_gpt_engine(self, tensors: Tensors) -> Iterator[Tensors]:
-        self.running += 1
-        try:
-            total, step = TOKENS[tensors["FIRST_SENTENCE"]], tensors["CHUNK_TOKENS"]
-            for start in range(0, total, step):
-                portion = np.arange(start, min(start + step, total), dtype=np.int32)
-                yield {"TOKENS": portion, "TOKEN_COUNTS": np.array([len(portion)], np.int32)}
-        finally:
-            self.running -= 1
+    def semantic_gpt_engine(self, tensors: Tensors) -> Tensors:
+        job, portion, step = tensors["JOB"], tensors["PORTION"], tensors["CHUNK_TOKENS"]
+        if portion == 0:
+            self.running[job] = TOKENS[tensors["FIRST_SENTENCE"]]
+        total = self.running[job]
+        tokens = np.arange(portion * step, min((portion + 1) * step, total), dtype=np.int32)
+        ended = (portion + 1) * step >= total
+        if ended:
+            del self.running[job]
+        return {"TOKENS": tokens, "ENDED": np.array([int(ended)], np.int32)}
 
-    def sovits_v4(self, tensors: Tensors) -> Iterator[Tensors]:
+    def sovits_v4(self, tensors: Tensors) -> Tensors:
         if self.fail_at == len(self.mel_requests):
             raise GsvError("the flow broke")
         self.mel_requests.append(tensors)
@@ -81,10 +78,10 @@ class FakeModels:
         end = first + count if count else total
         assert end <= total, "more frames asked for than tokens were written"
         frames = np.arange(first, end, dtype=np.float32) + 1000 * tensors["FIRST_SENTENCE"]
-        yield {"MEL": np.tile(frames * 1e-4, (100, 1)).astype(np.float32)}
+        return {"MEL": np.tile(frames * 1e-4, (100, 1)).astype(np.float32)}
 
-    def vocoder(self, tensors: Tensors) -> Iterator[Tensors]:
-        yield {"AUDIO": np.repeat(tensors["MEL"][0], 480).astype(np.float32)}
+    def vocoder(self, tensors: Tensors) -> Tensors:
+        return {"AUDIO": np.repeat(tensors["MEL"][0], 480).astype(np.float32)}
 
 
 def run(models: FakeModels, plan: ChunkPlan, **options: float) -> list[Result]:
@@ -194,7 +191,7 @@ def test_a_failure_ends_the_stream_with_its_error_and_stops_the_engine() -> None
     models.fail_at = 2
     with pytest.raises(GsvError, match="the flow broke"):
         run(models, ChunkPlan(first=20))
-    assert models.running == 0
+    assert models.running == {}
 
 
 def test_cancelling_ends_the_stream_and_its_thread() -> None:
@@ -206,7 +203,7 @@ def test_cancelling_ends_the_stream_and_its_thread() -> None:
     scope.cancel()
     with pytest.raises(Cancelled):
         list(stream)
-    assert models.running == 0
+    assert models.running == {}
     assert not [t for t in threading.enumerate() if t.name == "token-feed"]
 
 
@@ -215,7 +212,7 @@ def test_a_listener_that_closes_the_stream_leaves_nothing_behind() -> None:
     stream = synthesize(Request(text="x", seed=1), CallScope(models), ChunkPlan(first=20))
     next(stream)
     stream.close()
-    assert models.running == 0
+    assert models.running == {}
     assert not [t for t in threading.enumerate() if t.name == "token-feed"]
 
 

@@ -91,9 +91,8 @@ def test_defaults_of_a_voice(speaker: Offline) -> None:
 
 def test_a_stream_speaks_in_the_voice_as_well(speaker: Offline) -> None:
     for voice in ("plain/calm", "tuned"):
-        values = {"TEXT": TEXT, "SEED": 3, "SAMPLE_STEPS": STEPS, "PAUSE_SECONDS": 0.0}
-        settings = {**values, "VOICE": voice}
-        chunks = [c["AUDIO"] for c in speaker("gpt_sovits_v4_stream", settings, [], decoupled=True)]
+        values = {"seed": 3, "sample_steps": STEPS, "pause_seconds": 0.0}
+        chunks = [c["AUDIO"] for c in speaker.stream(text=TEXT, voice=voice, **values)]
         whole = say(speaker, voice)
         # Chunks hear less of the sentence than the whole does: alike, not equal.
         assert abs(sum(map(len, chunks)) - len(whole)) <= 480

@@ -265,11 +265,6 @@ class _Caller:
         """End the caller's stream with an error."""
         self._model._log_failure(self, error)
         self._error = error
-        if self.left and self._model._decoupled:
-            # Nobody reads it. (An error as a decoupled response to another model that is going
-            # away corrupted that model's memory.)
-            self.finish()
-            return
         answer = to_triton_error(error, tagged=self._model._tagged)
         self._send(pb_utils.InferenceResponse(error=answer), final=True)
 
@@ -343,6 +338,8 @@ class StreamingModel(_Model):
             callers = [c for c in self._callers if c.request_id() == job]
         for caller in callers:
             self._call_off(caller)
+        if abandon := getattr(self._stage, "abandon", None):
+            abandon(job)  # between two calls of that name
 
     def _call_off(self, caller: _Caller) -> None:
         caller.left = True

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import triton_python_backend_utils as pb_utils
 
-from gsv.errors import GsvError
 from gsv.serving.error_codes import from_message
 from gsv.stages.base import Tensors
 from gsv.stages.calls import stand_ins
@@ -18,11 +17,11 @@ from gsv.stages.semantic_gpt import SemanticGPTEngineStage, SemanticGPTStage
 from gsv.stages.sovits_v4 import SoVITSStage
 
 _NUMPY_TYPES: dict[type, Any] = {bool: np.bool_, int: np.int32, float: np.float32}
-# The models that can be told, and whether they are decoupled.
-CANCELLABLE: dict[str, tuple[Any, bool]] = {
-    "semantic_gpt": (SemanticGPTStage, False),
-    "semantic_gpt_engine": (SemanticGPTEngineStage, True),
-    "sovits_v4": (SoVITSStage, False),
+# The models that can be told.
+CANCELLABLE: dict[str, Any] = {
+    "semantic_gpt": SemanticGPTStage,
+    "semantic_gpt_engine": SemanticGPTEngineStage,
+    "sovits_v4": SoVITSStage,
 }
 CANCEL_PREFIX = "cancel:"  # before the job in the id of a request that only cancels
 
@@ -33,47 +32,19 @@ class Bridge:
     """Models of the same server, as :class:`gsv.stages.calls.CallModel`."""
 
     def __call__(
-        self,
-        model: str,
-        tensors: Tensors,
-        outputs: Sequence[str],
-        *,
-        decoupled: bool = False,
-        job: str = "",
-    ) -> Iterator[Tensors]:
-        """Call ``model`` and yield its responses."""
+        self, model: str, tensors: Tensors, outputs: Sequence[str], *, job: str = ""
+    ) -> Tensors:
+        """Call ``model`` and return its response."""
         request = pb_utils.InferenceRequest(
             model_name=model,
             inputs=[to_tensor(name, value) for name, value in tensors.items()],
             requested_output_names=list(outputs),
             request_id=job,
         )
-        if not decoupled:
-            response = request.exec()
-            _raise_error(response)
-            yield _read(response)
-            return
-        yield from self._heard_out(request.exec(decoupled=True), model, job)
-
-    def _heard_out(self, responses: Any, model: str, job: str) -> Iterator[Tensors]:
-        """Responses of a decoupled model, always taken to the last one; a listener that leaves
-        early cancels the call first."""
-        error: GsvError | None = None
-        ended = False
-        try:
-            for response in responses:
-                if response.has_error():
-                    error = error or from_message(response.error().message())
-                elif error is None and response.output_tensors():  # the last may carry none
-                    yield _read(response)
-            ended = True
-        finally:
-            if not ended:
-                self.cancel(model, job)
-                for _ in responses:
-                    pass
-        if error is not None:
-            raise error
+        response = request.exec()
+        if response.has_error():
+            raise from_message(response.error().message())
+        return {t.name(): _read_tensor(t) for t in response.output_tensors()}
 
     def cancel(self, model: str, job: str) -> None:
         """Send ``model`` a request that only says, by its id, which calls to drop.
@@ -83,15 +54,13 @@ class Bridge:
         """
         if model not in CANCELLABLE:
             return
-        stage, decoupled = CANCELLABLE[model]
-        request = pb_utils.InferenceRequest(
+        stage = CANCELLABLE[model]
+        pb_utils.InferenceRequest(
             model_name=model,
             inputs=[to_tensor(n, v) for n, v in stand_ins(stage.request_type).items()],
             requested_output_names=[f.name.upper() for f in dataclasses.fields(stage.result_type)],
             request_id=CANCEL_PREFIX + job,
-        )
-        for _ in request.exec(decoupled=True) if decoupled else [request.exec()]:
-            pass
+        ).exec()
 
 
 def to_tensor(name: str, value: Any) -> Any:
@@ -106,16 +75,7 @@ def to_tensor(name: str, value: Any) -> Any:
     return pb_utils.Tensor.from_dlpack(name, value.unsqueeze(0).contiguous())
 
 
-def _read(response: Any) -> Tensors:
-    return {t.name(): _read_tensor(t) for t in response.output_tensors()}
-
-
 def _read_tensor(tensor: Any) -> Any:
     if tensor.is_cpu():
         return tensor.as_numpy()[0].copy()
     return torch.utils.dlpack.from_dlpack(tensor.to_dlpack())[0].clone()
-
-
-def _raise_error(response: Any) -> None:
-    if response.has_error():
-        raise from_message(response.error().message())

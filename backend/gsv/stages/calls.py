@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -20,15 +20,9 @@ class CallModel(Protocol):
     """The models of one server, called by name; ``serving/bls.py`` or ``offline.py``."""
 
     def __call__(
-        self,
-        model: str,
-        tensors: Tensors,
-        outputs: Sequence[str],
-        *,
-        decoupled: bool = False,
-        job: str = "",
-    ) -> Iterator[Tensors]:
-        """Yield the model's responses, one if it is not decoupled.
+        self, model: str, tensors: Tensors, outputs: Sequence[str], *, job: str = ""
+    ) -> Tensors:
+        """The model's response.
 
         Its error comes back as the exception that it was. ``job`` names the call, so that it can
         be cancelled; an ensemble hands the name on to its steps.
@@ -56,32 +50,30 @@ class CallScope:
         tensors: Tensors,
         outputs: Sequence[str],
         *,
-        decoupled: bool = False,
         inside: tuple[str, ...] = (),
-    ) -> Iterator[Tensors]:
-        """As :class:`CallModel`; ``inside`` names the steps of an ensemble that can be cancelled.
+        job: str = "",
+    ) -> Tensors:
+        """As :class:`CallModel`.
 
-        A generator that is closed early cancels its call.
+        Args:
+            model, tensors, outputs: the call.
+            inside: the steps of an ensemble that can be cancelled.
+            job: a name for the call; by default one that nobody else has.
         """
-        job = uuid.uuid4().hex
+        job = job or uuid.uuid4().hex
         with self._lock:
             if self.cancelled.is_set():
                 raise Cancelled("the caller went away")
             self._live[job] = inside or (model,)
-        finished = False
         try:
-            yield from self._call(model, tensors, outputs, decoupled=decoupled, job=job)
-            finished = True
+            return self._call(model, tensors, outputs, job=job)
         finally:
             with self._lock:
-                models = self._live.pop(job)
-            if not finished:
-                self._tell(job, models)
+                del self._live[job]
 
-    def one(self, model: str, tensors: Tensors, outputs: Sequence[str], **options: Any) -> Tensors:
-        """The single response of a model that is not decoupled."""
-        (answer,) = self(model, tensors, outputs, **options)
-        return answer
+    def abandon(self, model: str, job: str) -> None:
+        """Tell ``model`` that there will be no more calls named ``job``."""
+        self._call.cancel(model, job)
 
     def inner(self) -> CallScope:
         """A scope for one attempt: it can be cancelled alone, and is cancelled with this one."""

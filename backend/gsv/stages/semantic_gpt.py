@@ -1,8 +1,8 @@
 """semantic_gpt_engine and semantic_gpt: phonemes and prompt tokens → semantic tokens.
 
-The engine is decoupled and owns weights, cache and the running batch; every sentence of a request
-is a sequence of its own. ``semantic_gpt``, the pipeline's step, is a thin face on it that gathers
-a whole answer, so that one engine serves whole answers and streams alike.
+The engine owns weights, cache and the running batch; every sentence of a request is a sequence of
+its own. It serves whole answers, to ``semantic_gpt``, the pipeline's step, which is a thin face on
+it, and sentences in portions, to streams.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from gsv.stages.calls import CallModel, CallPool, CallScope
 from gsv.stages.in_voice import start_in_voice
 from gsv.stages.resident import Residents
 from gsv.stages.tally import Tally
+from gsv.stages.writing import Writings
 
 ENGINE = "semantic_gpt_engine"
 
@@ -88,8 +89,23 @@ class Request:
 class EngineRequest(Request):
     """The same, and in what portions to answer."""
 
-    chunk_tokens: int = 0  # tokens a response; 0 answers once, with everything
     first_sentence: int = 0  # index of the first sentence in the caller's whole text
+    chunk_tokens: int = (
+        0  # answer with so many tokens of one sentence at a time; 0: with everything
+    )
+    job: str = ""  # the caller's name for that sentence
+    portion: int = 0  # 0 begins the sentence, n asks for its next tokens and reads nothing else
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.chunk_tokens < 0 or (self.chunk_tokens > 0) != bool(self.job):
+            raise InvalidRequest.value(
+                "CHUNK_TOKENS", self.chunk_tokens, "1 or more with a JOB, 0 without"
+            )
+        if self.job and len(self.phoneme_counts) != 1:
+            raise InvalidRequest.value(
+                "PHONEME_COUNTS", f"{len(self.phoneme_counts)} sentences", "one sentence with JOB"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +114,13 @@ class Result:
 
     tokens: NDArray[np.int32]  # [m], all sentences
     token_counts: NDArray[np.int32]  # [sentences]
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineResult(Result):
+    """The same, and whether the sentence of a JOB goes on."""
+
+    ended: int = 1  # 0: there is another portion
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +140,7 @@ class SemanticGPTEngineStage:
     """The continuous batch; one sequence a sentence."""
 
     request_type = EngineRequest
-    result_type = Result
+    result_type = EngineResult
     settings_type = EngineSettings
 
     def __init__(self, place: Place, settings: EngineSettings) -> None:
@@ -137,6 +160,7 @@ class SemanticGPTEngineStage:
         self._on_gpu = place.device != "cpu"
         self._itemsize = max(2, dtype.itemsize)
         self._voice_slots = settings.voice_slots
+        self._writings = Writings()
         voices = place.voices(settings.voice_folder, "")
         self.tally = Tally(voices)
         self._residents: Residents[str] = Residents(
@@ -167,7 +191,29 @@ class SemanticGPTEngineStage:
         return Load(stats.running, stats.waiting, stats.counters.steps, stats.counters.rows)
 
     def submit(self, request: EngineRequest, reply: Reply) -> Callable[[], None]:
-        """Put every sentence into the running batch of its voice, loading that first if need be."""
+        """Put every sentence into the running batch of its voice, loading that first if need be.
+
+        The portions of a job come out of one sentence; to cancel one of them cancels the sentence.
+        """
+        if not request.job:
+            return self._start(request, reply)
+        if request.portion > 0:
+            writing = self._writings.find(request.job)
+        else:
+            writing = self._writings.begin(request.job, _portion)
+            try:
+                writing.cancel = self._start(request, writing)
+            except BaseException:
+                self._writings.abandon(request.job)
+                raise
+        writing.ask(reply, request.chunk_tokens, request.portion)
+        return writing.cancel
+
+    def abandon(self, job: str) -> None:
+        """Stop a job that nobody will ask for any more."""
+        self._writings.abandon(job)
+
+    def _start(self, request: EngineRequest, reply: Reply) -> Callable[[], None]:
         return start_in_voice(
             self._residents,
             request.voice,
@@ -191,7 +237,7 @@ class SemanticGPTEngineStage:
         return key
 
     def _begin(self, request: EngineRequest, model: str, reply: Reply) -> Callable[[], None]:
-        answer = _Gathering(reply, len(request.phoneme_counts), streaming=request.chunk_tokens > 0)
+        answer = _Gathering(reply, len(request.phoneme_counts), streaming=bool(request.job))
         try:
             for index, sequence in enumerate(self._sequences(request, model)):
                 answer.add(self._engine.submit(sequence, *answer.callbacks(index)))
@@ -229,14 +275,14 @@ class SemanticGPTEngineStage:
         ]
 
 
+def _portion(tokens: NDArray[np.int32], last: bool) -> EngineResult:
+    return EngineResult(tokens, np.array([len(tokens)], np.int32), ended=int(last))
+
+
 class _Gathering:
     """Collects the sentences of one request, or passes one sentence's portions on."""
 
     def __init__(self, reply: Reply, sentences: int, *, streaming: bool) -> None:
-        if streaming and sentences != 1:
-            raise InvalidRequest.value(
-                "PHONEME_COUNTS", f"{sentences} sentences", "one sentence with CHUNK_TOKENS"
-            )
         self._reply = reply
         self._streaming = streaming
         self._portions: list[list[NDArray[np.int32]]] = [[] for _ in range(sentences)]
@@ -261,7 +307,7 @@ class _Gathering:
     def _take(self, index: int, tokens: NDArray[np.int32], done: bool) -> None:
         tokens = tokens.astype(np.int32, copy=False)
         if self._streaming:
-            self._reply.send(Result(tokens, np.array([len(tokens)], np.int32)), final=done)
+            self._reply.send(_portion(tokens, done), final=done)
             return
         with self._lock:
             self._portions[index].append(tokens)
@@ -270,7 +316,7 @@ class _Gathering:
         if finished:
             sentences = [np.concatenate(portions) for portions in self._portions]
             counts = np.array([len(s) for s in sentences], np.int32)
-            self._reply.send(Result(np.concatenate(sentences), counts), final=True)
+            self._reply.send(EngineResult(np.concatenate(sentences), counts), final=True)
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:
@@ -315,7 +361,7 @@ class SemanticGPTStage:
             tensors = {
                 f.name.upper(): getattr(request, f.name) for f in dataclasses.fields(Request)
             }
-            (answer,) = scope(ENGINE, tensors, ["TOKENS", "TOKEN_COUNTS"], decoupled=True)
+            answer = scope(ENGINE, tensors, ["TOKENS", "TOKEN_COUNTS"])
             reply.send(Result(answer["TOKENS"], answer["TOKEN_COUNTS"]), final=True)
 
         return self._pool.submit(work, reply)

@@ -199,7 +199,7 @@ class SpeechStage:
         """Hand the request to the pipeline."""
 
         def speak(pinned: Request, scope: CallScope) -> None:
-            answer = scope.one(PIPELINE, pinned.tensors(), ["AUDIO"], inside=CANCELLABLE_STEPS)
+            answer = scope(PIPELINE, pinned.tensors(), ["AUDIO"], inside=CANCELLABLE_STEPS)
             counted.send(Result(answer["AUDIO"], request.sample_rate), final=True)
 
         def work(scope: CallScope) -> None:

@@ -12,6 +12,7 @@ import dataclasses
 import math
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -28,7 +29,8 @@ from gsv.models.vocoder import context_frames
 from gsv.stages import speech
 from gsv.stages.base import Place, Reply, Tensors, split_by_counts, to_numpy
 from gsv.stages.base import Settings as BaseSettings
-from gsv.stages.calls import CallModel, CallPool, CallScope
+from gsv.stages.calls import CallModel, CallPool, CallScope, stand_ins
+from gsv.stages.semantic_gpt import ENGINE, EngineRequest
 from gsv.stages.tally import TalliedReply, Tally
 
 Mel = NDArray[np.float32]
@@ -49,8 +51,10 @@ PROMPT_TENSORS = (
 )  # fmt: skip
 SAMPLING_INPUTS = ("VOICE", "TOP_K", "TOP_P", "TEMPERATURE", "REPETITION_PENALTY", "SEED")
 FLOW_INPUTS = ("VOICE", "SPEED", "SAMPLE_STEPS", "SEED")
-# Tokens in one response of the engine: small enough that a chunk never waits for the next one.
-CHUNK_TOKENS = 4
+# Tokens in one response of the engine: a chunk hardly ever waits for more than it needs.
+CHUNK_TOKENS = 6
+# What the engine's required inputs hold when it is asked for more of a sentence; it reads none.
+CONTINUED = {**stand_ins(EngineRequest), "PHONEME_COUNTS": np.ones(1, np.int32)}
 SENTENCES_AHEAD = 2
 
 
@@ -210,8 +214,8 @@ class _Shared:
     def gather(cls, request: Request, call: CallScope) -> _Shared:
         """Ask the text frontend and the reference encoder."""
         given = request.tensors()
-        text = call.one("text_frontend", _pick(given, TEXT_INPUTS), TEXT_OUTPUTS)
-        heard = call.one("reference_encoder", _pick(given, REFERENCE_INPUTS), REFERENCE_OUTPUTS)
+        text = call("text_frontend", _pick(given, TEXT_INPUTS), TEXT_OUTPUTS)
+        heard = call("reference_encoder", _pick(given, REFERENCE_INPUTS), REFERENCE_OUTPUTS)
         counts = text["PHONEME_COUNTS"]
         return cls(
             options=given,
@@ -241,7 +245,6 @@ class _Shared:
                     "BERT_ROWS": own_rows.astype(np.int32),
                     **self.prompt,
                     **sampling,
-                    "CHUNK_TOKENS": CHUNK_TOKENS,
                     "FIRST_SENTENCE": index,
                 }
             )
@@ -287,9 +290,7 @@ def _speak_sentence(
         wanted = 0 if plan.whole_sentences else plan.size(player.buffered, player.previous_frames)
         tokens, last = feed.wait(index, made, wanted, plan, shared.options["SPEED"])
         count = 0 if last else wanted + plan.look_ahead
-        answer = call.one(
-            "sovits_v4", shared.mel_request(index, tokens, made, count, past), ["MEL"]
-        )
+        answer = call("sovits_v4", shared.mel_request(index, tokens, made, count, past), ["MEL"])
         mel = _fade(fading, to_numpy(answer["MEL"]))
         if not last:
             mel, fading = mel[:, :wanted], mel[:, wanted : wanted + plan.blend]
@@ -319,7 +320,7 @@ def _vocode(mels: MelStream, mel: Mel, last: bool, call: CallScope) -> Wave:
         "MEL": frames.numpy(),
         "MEL_COUNTS": np.array([frames.shape[1]], np.int32),
     }
-    wave: Wave = call.one("vocoder", request, ["AUDIO"])["AUDIO"]
+    wave: Wave = call("vocoder", request, ["AUDIO"])["AUDIO"]
     return wave[first * SAMPLES_PER_FRAME : end * SAMPLES_PER_FRAME]
 
 
@@ -392,15 +393,22 @@ class TokenFeed:
             self._changed.wait_for(lambda: sentence <= self._heard + SENTENCES_AHEAD)
 
     def _write(self, sentence: int, request: Tensors) -> None:
-        for answer in self._call(
-            "semantic_gpt_engine", request, ["TOKENS", "TOKEN_COUNTS"], decoupled=True
-        ):
-            with self._changed:
-                self._tokens[sentence].append(answer["TOKENS"])
-                self._changed.notify_all()
-        with self._changed:
-            self._ended[sentence] = True
-            self._changed.notify_all()
+        job, ended = uuid.uuid4().hex, False
+        portion: Tensors = {"JOB": job, "CHUNK_TOKENS": CHUNK_TOKENS, "PORTION": 0}
+        try:
+            while not ended:
+                asked = {**request, **portion}
+                answer = self._call(ENGINE, asked, ["TOKENS", "ENDED"], job=job)
+                ended = bool(np.asarray(answer["ENDED"]).item())
+                request = CONTINUED  # the engine has read the sentence
+                portion["PORTION"] += 1
+                with self._changed:
+                    self._tokens[sentence].append(answer["TOKENS"])
+                    self._ended[sentence] = ended
+                    self._changed.notify_all()
+        finally:
+            if not ended:
+                self._call.abandon(ENGINE, job)
 
 
 def _pick(tensors: Tensors, names: tuple[str, ...]) -> Tensors:

@@ -1,0 +1,113 @@
+"""Portions of a sentence: complete, in order, and never left behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gsv.errors import Cancelled, GsvError, InvalidRequest
+from gsv.stages import writing
+from gsv.stages.writing import Writing, Writings
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    tokens: np.ndarray
+
+
+class Caller:
+    """A reply that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.answers: list[Any] = []
+
+    def send(self, result: Any, *, final: bool) -> None:
+        assert final
+        self.answers.append(result)
+
+    def finish(self) -> None:
+        raise AssertionError("a portion is never empty-handed")
+
+    def fail(self, error: BaseException) -> None:
+        self.answers.append(error)
+
+
+def write(target: Writing, *tokens: int, last: bool = False) -> None:
+    target.send(Written(np.array(tokens, np.int32)), final=last)
+
+
+def begin(writings: Writings, job: str = "a") -> Writing:
+    return writings.begin(job, lambda tokens, last: (tokens.tolist(), last))
+
+
+def test_portions_wait_for_their_tokens_and_end_with_the_sentence() -> None:
+    writings, caller = Writings(), Caller()
+    sentence = begin(writings)
+    sentence.ask(caller, 3, 0)
+    write(sentence, 1, 2)
+    assert caller.answers == []
+    write(sentence, 3, 4)
+    write(sentence, 5)
+    assert caller.answers == [([1, 2, 3, 4], False)]
+    writings.find("a").ask(caller, 3, 1)
+    write(sentence, 6, last=True)
+    assert caller.answers[1:] == [([5, 6], True)]
+    assert len(writings) == 0
+
+
+def test_what_is_written_already_is_handed_out_at_once() -> None:
+    sentence, caller = begin(Writings()), Caller()
+    write(sentence, 1, 2)
+    write(sentence, last=True)
+    sentence.ask(caller, 8, 0)
+    assert caller.answers == [([1, 2], True)]
+
+
+def test_an_error_is_the_next_portion() -> None:
+    writings, caller, error = Writings(), Caller(), Cancelled("gone")
+    sentence = begin(writings)
+    sentence.fail(error)
+    sentence.ask(caller, 1, 0)
+    assert caller.answers == [error]
+    assert len(writings) == 0
+
+
+def test_portions_are_asked_for_in_order_and_once() -> None:
+    sentence = begin(Writings())
+    with pytest.raises(InvalidRequest, match="PORTION: got 1"):
+        sentence.ask(Caller(), 1, 1)
+    sentence.ask(Caller(), 1, 0)
+    with pytest.raises(InvalidRequest, match="PORTION"):
+        sentence.ask(Caller(), 1, 0)
+
+
+def test_names_are_unique_and_known() -> None:
+    writings = Writings()
+    begin(writings)
+    with pytest.raises(InvalidRequest, match="JOB: got 'a'"):
+        begin(writings)
+    with pytest.raises(GsvError, match="sentence b is not being written"):
+        writings.find("b")
+
+
+def test_an_abandoned_sentence_is_stopped_once() -> None:
+    writings, stopped = Writings(), []
+    begin(writings).cancel = lambda: stopped.append("a")
+    writings.abandon("a")
+    writings.abandon("a")
+    assert stopped == ["a"]
+    assert len(writings) == 0
+
+
+def test_a_sentence_that_nobody_fetches_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    writings, stopped = Writings(), []
+    begin(writings).cancel = lambda: stopped.append("a")
+    later = time.monotonic() + writing.IDLE_SECONDS + 1
+    monkeypatch.setattr("gsv.stages.writing.time.monotonic", lambda: later)
+    begin(writings, "b")
+    assert stopped == ["a"]
+    assert len(writings) == 1
