@@ -287,7 +287,7 @@ def test_every_answer_is_in_the_right_voice(stage: Stage) -> None:
         + " MiB"
     )
     assert not soak.errors, "\n".join(soak.errors)
-    assert soak.counts["answered"] > SECONDS
+    assert soak.counts["answered"] > SECONDS / 2
     assert all(soak.counts[what] for what in ("replaced", "added", "removed"))
     assert resident <= sum(BUDGETS.values()) << 20
     assert len(grown) >= 8
