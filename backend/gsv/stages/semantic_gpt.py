@@ -90,9 +90,7 @@ class EngineRequest(Request):
     """The same, and in what portions to answer."""
 
     first_sentence: int = 0  # index of the first sentence in the caller's whole text
-    chunk_tokens: int = (
-        0  # answer with so many tokens of one sentence at a time; 0: with everything
-    )
+    chunk_tokens: int = 0  # tokens of one sentence in an answer, at the least; 0 is everything
     job: str = ""  # the caller's name for that sentence
     portion: int = 0  # 0 begins the sentence, n asks for its next tokens and reads nothing else
 

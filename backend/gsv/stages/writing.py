@@ -30,14 +30,14 @@ class Written(Protocol):
 
 
 class Writing:
-    """One sentence: a :class:`~gsv.stages.base.Reply` to the engine, a source of portions to others.
+    """One sentence: to the engine a :class:`~gsv.stages.base.Reply`, to others where portions are.
 
     Args:
         answer: makes the response out of tokens and whether they are the last.
         forget: called once, when the last portion or the error has been handed over.
     """
 
-    def __init__(self, answer: Callable[[Tokens, bool], Any], forget: Callable[[], None]) -> None:
+    def __init__(self, answer: Callable[[Tokens, bool], Any], forget: Callable[[], object]) -> None:
         self._answer = answer
         self._forget = forget
         self._lock = threading.Lock()
