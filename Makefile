@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint bench clean
+.PHONY: help venv demo gate test lint bench clean
 
 export PYTHON TORCH_ARGS PIP_ARGS PYTEST_ARGS
 
@@ -17,8 +17,11 @@ venv: $(INSTALLED)  ## Make .venv with everything that the other targets need.
 $(INSTALLED): tools/make_venv.sh constraints.txt requirements-dev.txt backend/pyproject.toml client/pyproject.toml
 	@tools/make_venv.sh
 
-demo: venv  ## Serve demo weights, speak English and Chinese into out/*.wav, stop.
+demo: venv  ## Serve a small voice of our own, speak three sentences into out/*.wav, stop.
 	@.venv/bin/python tools/demo.py
+
+gate: venv  ## Is the demo voice understood? On every way to the listener.
+	@.venv/bin/python tools/demo_voice/gate.py
 
 test: lint  ## Linters, types and every test that this machine can run.
 	@tools/run_tests.sh

@@ -1,30 +1,45 @@
-"""The demo behind `make demo`: serve random weights, speak, listen to the figures, stop.
+"""The demo behind `make demo`: serve a small voice, speak, listen to the figures, stop.
 
-    .venv/bin/python tools/demo.py [--size tiny|full]
+    .venv/bin/python tools/demo.py [--size voice|tiny|full]
 
-Prepares build/demo/model_repository (once), starts the embedded server on free ports, speaks an
-English and a Chinese text in the bundled sample voice, writes out/*.wav and prints duration,
-real-time factor and time per stage. Exit code 0 only if all of it worked.
+Prepares a model repository in build/ (once), starts the embedded server on free ports, speaks,
+writes out/*.wav and prints duration, real-time factor and time per stage. ``voice`` speaks English
+sentences that it never learned; the random weights of ``tiny`` and ``full`` make noise of an
+English and a Chinese text. Exit code 0 only if all of it worked.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 import time
 import urllib.request
 from pathlib import Path
 
 import click
 import numpy as np
-from demo_server import OUT, ROOT, demo_server, say
+from demo_server import OUT, ROOT, SIZES, demo_server, say, voice_of
 
 from gsv.errors import GsvError
 from gsv_client import Audio, Client, GsvClientError
 
-TEXTS = {
+sys.path.insert(0, str(Path(__file__).resolve().parent / "demo_voice"))
+
+from sentences import SPOKEN_BY_DEMO  # noqa: E402
+
+NOISE = {
     "english": ("en", "Hello there. This wave went through four models on a real Triton server."),
     "chinese": ("zh", "你好。这段声音经过了四个模型，全部运行在服务器上。"),
+}
+SPEECH = {f"voice_{n}": ("en", text) for n, text in enumerate(SPOKEN_BY_DEMO, start=1)}
+REAL_ONE = (
+    "to hear the real model, run `gsv prepare --download` (README: Serve the official weights)"
+)
+CLOSING = {
+    "voice": "done; this is the project's own small voice, English on one note, trained on a "
+    f"synthesizer's speech (tools/demo_voice); {REAL_ONE}",
+    "tiny": f"done; these weights are random: the waves are noise, not speech; {REAL_ONE}",
 }
 STAGES = ("text_frontend", "reference_encoder", "semantic_gpt", "sovits_v4", "vocoder")
 RATE = 48_000
@@ -42,26 +57,26 @@ class Spoken:
 
 
 @click.command()
-@click.option("--size", type=click.Choice(["tiny", "full"]), default="tiny", show_default=True)
+@click.option("--size", type=click.Choice(SIZES), default="voice", show_default=True)
 def main(size: str) -> None:
-    """Serve random demo weights and speak with them."""
+    """Serve demo weights and speak with them."""
     try:
         with demo_server(size) as server, Client(server.http_url) as client:
-            for name, (language, text) in TEXTS.items():
-                spoken = speak(client, server.metrics_url, text, language)
+            for name, (language, text) in (SPEECH if size == "voice" else NOISE).items():
+                spoken = speak(client, server.metrics_url, text, language, voice_of(size))
                 path = OUT / f"{name}.wav"
                 save(spoken, path)
-                report(path, spoken)
+                report(path, text, spoken)
     except (GsvError, GsvClientError, OSError) as error:
         raise click.ClickException(str(error)) from error
-    say("done; these weights are random: the waves are noise, not speech")
+    say(CLOSING.get(size, CLOSING["tiny"]))
 
 
-def speak(client: Client, metrics_url: str, text: str, language: str) -> Spoken:
-    """Speak one text in the sample voice and take the times."""
+def speak(client: Client, metrics_url: str, text: str, language: str, voice: str) -> Spoken:
+    """Speak one text and take the times."""
     before = _stage_seconds(metrics_url)
     started = time.monotonic()
-    audio = client.say(text, language=language, voice="sample", seed=1)
+    audio = client.say(text, language=language, voice=voice, seed=1)
     seconds = time.monotonic() - started
     after = _stage_seconds(metrics_url)
     return Spoken(audio, seconds, {name: after[name] - before[name] for name in STAGES})
@@ -87,11 +102,11 @@ def save(spoken: Spoken, path: Path) -> None:
         raise click.ClickException(f"{path.name}: {'; '.join(problems)}")
 
 
-def report(path: Path, spoken: Spoken) -> None:
-    """Duration, real-time factor and time per stage, to stdout."""
+def report(path: Path, text: str, spoken: Spoken) -> None:
+    """Text, duration, real-time factor and time per stage, to stdout."""
     duration = spoken.audio.duration
     click.echo(
-        f"{path.relative_to(ROOT)}: {duration:.2f} s of audio in {spoken.seconds:.2f} s, "
+        f"{path.relative_to(ROOT)}: {text}\n  {duration:.2f} s of audio in {spoken.seconds:.2f} s, "
         f"real-time factor {spoken.seconds / duration:.2f}"
     )
     for name, seconds in spoken.stages.items():

@@ -21,11 +21,12 @@ from gsv.serving.launcher import EmbeddedServer, ServerOptions
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
 OUT = ROOT / "out"
+SIZES = ("voice", "tiny", "full")  # of gsv prepare --demo
 
 
 @contextlib.contextmanager
 def demo_server(size: str, dtype: str = "float32") -> Iterator[EmbeddedServer]:
-    """A running server with random weights; it is stopped when the block ends, however it ends."""
+    """A running server with demo weights; it is stopped when the block ends, however it ends."""
     repository = prepared(size, dtype)
     say("starting the embedded Triton server")
     started = time.monotonic()
@@ -34,6 +35,11 @@ def demo_server(size: str, dtype: str = "float32") -> Iterator[EmbeddedServer]:
     with EmbeddedServer(repository, ServerOptions(), on_ready_model=_tell_ready) as server:
         say(f"ready after {time.monotonic() - started:.1f} s on {server.http_url}")
         yield server
+
+
+def voice_of(size: str) -> str:
+    """The voice that is made for these weights."""
+    return "demo" if size == "voice" else "sample"
 
 
 def prepared(size: str, dtype: str = "float32") -> Path:
@@ -46,8 +52,8 @@ def prepared(size: str, dtype: str = "float32") -> Path:
         say(f"using {repository.relative_to(ROOT)}")
         return repository
     shutil.rmtree(folder, ignore_errors=True)
-    command = [Path(sys.executable).parent / "gsv", "prepare", "--demo", size, "--out", repository]
-    command += ["--dtype", dtype]
+    command = [str(Path(sys.executable).parent / "gsv"), "prepare", "--demo", size]
+    command += ["--out", str(repository), "--dtype", dtype]
     if subprocess.run(command, stdout=sys.stderr).returncode:
         raise click.ClickException("gsv prepare failed; its message stands above")
     mark.write_text(makers)
@@ -57,7 +63,7 @@ def prepared(size: str, dtype: str = "float32") -> Path:
 def _makers() -> str:
     """A sum over everything that decides what a prepared repository holds."""
     total = hashlib.sha256()
-    for folder in ("model_repository", "backend/gsv/checkpoints", "voices"):
+    for folder in ("model_repository", "backend/gsv/checkpoints", "voices", "demo_voice"):
         for path in sorted((ROOT / folder).rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
                 total.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())

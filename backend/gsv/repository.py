@@ -1,4 +1,4 @@
-"""Where the parts lie that come with the code: the model repository's skeleton, the sample voice.
+"""Where the parts lie that come with the code: the model repository's skeleton, the voices.
 
 In a source checkout (editable install) they stand at its root, readable by people and by Triton; a
 wheel carries copies of them inside the package.
@@ -35,3 +35,18 @@ def bundled_voices() -> Path | None:
         if folder.is_dir():
             return folder
     return None
+
+
+def demo_voice() -> Path:
+    """The folder of the small voice that was trained for demos: ``pretrained`` and ``voices``.
+
+    Raises:
+        ConfigurationError: this is no source checkout; wheels don't carry it.
+    """
+    folder = _CHECKOUT / "demo_voice"
+    if not folder.is_dir():
+        raise ConfigurationError(
+            f"{folder}: the demo voice is part of the source checkout only; prepare from one, or "
+            "use --demo tiny"
+        )
+    return folder

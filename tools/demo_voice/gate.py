@@ -10,6 +10,7 @@ out/gate.
 
 from __future__ import annotations
 
+import functools
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -56,8 +57,13 @@ def _spoken(speak: Callable[[str], Audio], callers: int) -> Waves:
         return dict(zip(JUDGED, pool.map(speak, JUDGED), strict=True))
 
 
+@functools.cache  # one for each process of the pool: it takes a second to load
+def _recogniser() -> Recogniser:
+    return Recogniser()
+
+
 def _judge(text: str, audio: Audio) -> Heard:
-    return Recogniser().judge(text, audio.samples, audio.rate)
+    return _recogniser().judge(text, audio.samples, audio.rate)
 
 
 def judge(ways: Mapping[str, Waves]) -> dict[str, list[Heard]]:

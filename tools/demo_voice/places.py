@@ -9,7 +9,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = Path(os.environ.get("DEMO_VOICE_RUN", ROOT / "build" / "demo_voice"))
-VOICE = ROOT / "voices" / "demo"
 
 
 def logger(step: str) -> logging.Logger:

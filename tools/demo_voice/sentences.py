@@ -2,7 +2,7 @@
 
 Most sentences come from a small grammar of everyday language, a quarter are strings of frequent
 words, so that the voice meets more neighbours of sounds than the grammar has. A training text never
-equals a judged one (``tests/demo_voice/test_sentences.py``).
+equals a judged one (``tests/demo_voice/test_demo_sentences.py``).
 """
 
 # ruff: noqa: E501  (a form of a sentence is easiest to read on one line)

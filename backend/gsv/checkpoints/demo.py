@@ -1,4 +1,6 @@
-"""Random weights in the official file formats: everything works with them, but they do not speak.
+"""Demo weights in the official file formats: a small voice that speaks, and random ones.
+
+The random ones do not speak, but everything works with them, at any size.
 
 Every tensor is drawn from its own generator, seeded by its key, and scaled so that signals keep a
 plausible size on their way through the networks. The rule is that of the parity tests' weights, so
@@ -12,6 +14,7 @@ import functools
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -26,11 +29,13 @@ from transformers import BertConfig, BertModel, HubertConfig, HubertModel
 from gsv.checkpoints.convert import expected_shapes
 from gsv.checkpoints.pretrained import BERT_FOLDER, HUBERT_FOLDER, OFFICIAL_BERT, OFFICIAL_HUBERT
 from gsv.constants import BERT_DIM, EOS, SSL_RATE
+from gsv.repository import demo_voice
 
 Shape = Sequence[int]
 Scale = Callable[[str, Shape], float]
 Progress = Callable[[str], None]
 
+VOICE = "voice"
 SIZES = ("tiny", "full")
 
 # The logit of the end of a sentence, the same at every step. A random GPT's best logits lie around
@@ -50,14 +55,23 @@ _FULL_VOCABULARY = 21_128
 
 
 def make_demo(size: str, target: Path, *, seed: int = 0, progress: Progress | None = None) -> None:
-    """Write the official files with random content, in upstream's folder layout.
+    """Write the official files in upstream's folder layout.
 
     Args:
-        size: ``tiny`` (some megabytes, float32) or ``full`` (the official shapes, 1.8 GB, float16).
+        size: ``voice`` (the trained demo voice; English, whose BERT is random and not used), or
+            random content: ``tiny`` (some megabytes, float32) or ``full`` (the official shapes,
+            1.8 GB, float16).
         target: folder to fill.
-        seed: of all tensors.
+        seed: of all random tensors.
         progress: called with each file's name before it is made.
+
+    Raises:
+        ConfigurationError: the demo voice is not there.
     """
+    if size == VOICE:
+        shutil.copytree(demo_voice() / "pretrained", target, dirs_exist_ok=True)
+        _make_bert(target / BERT_FOLDER, "tiny", seed)
+        return
     layouts = _layouts(size)
     half = size == "full"
     makers: dict[str, Callable[[Path], None]] = {

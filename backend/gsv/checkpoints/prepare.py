@@ -97,8 +97,9 @@ def prepare(
     demo: bool,
     report: Report,
     dtype: str = "float32",
+    bundled: Path | None = None,
 ) -> None:
-    """Build the model repository and put the sample voice into the voice folder.
+    """Build the model repository and put the bundled voices into the voice folder.
 
     Args:
         files: where the weights are.
@@ -106,9 +107,10 @@ def prepare(
         voices: the voice folder; made when it is not there, existing voices stay.
         text: where text data are.
         replace: take the place of an earlier repository.
-        demo: the weights are random; told in the manifests.
+        demo: the weights are demo weights; told in the manifests.
         report: called with lines for people.
         dtype: parameter of that name of both generators.
+        bundled: folder of the voices to put in, in place of the sample voice.
 
     Raises:
         CheckpointError: a file is not what it should be; nothing has been written.
@@ -128,7 +130,7 @@ def prepare(
         origin = {"prepared_by": f"gsv {__version__}", "demo": demo}
         for folder in _version_folders(staged):
             write_manifest(folder, origin | _sources(folder.parent.name, files))
-    _install_voices(voices, report)
+    _install_voices(bundled or bundled_voices(), voices, report)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,10 +255,9 @@ def _check_space(folder: Path, needed: int) -> None:
         raise CheckpointError(f"{folder.parent}: {needed:,} bytes needed, {free:,} are free")
 
 
-def _install_voices(voices: Path, report: Report) -> None:
+def _install_voices(bundled: Path | None, voices: Path, report: Report) -> None:
     """Copy the bundled voices that are not there yet."""
     voices.mkdir(parents=True, exist_ok=True)
-    bundled = bundled_voices()
     for source in sorted(bundled.glob("*/voice.toml")) if bundled else []:
         target = voices / source.parent.name
         if not target.exists():

@@ -19,9 +19,16 @@ if TYPE_CHECKING:
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+_TO_HEAR_MORE = (
+    "To hear a full-size voice, prepare the official files: gsv prepare --download --out REPOSITORY"
+)
+_VOICE_NOTICE = (
+    "This is the small demo voice: English, on one note, trained on a synthesizer's speech. "
+    + _TO_HEAR_MORE
+)
 _DEMO_WARNING = (
     "These are RANDOM demo weights: everything runs, but the sound is noise, not speech. "
-    "To hear a voice, prepare the official files: gsv prepare --download --out REPOSITORY"
+    + _TO_HEAR_MORE
 )
 
 
@@ -34,9 +41,10 @@ _DEMO_WARNING = (
 )
 @click.option(
     "--demo",
-    type=click.Choice(["tiny", "full"]),
-    help="Random weights in the official file formats: tiny for trying out, full for measuring. "
-    "They do not speak.",
+    type=click.Choice(["voice", "tiny", "full"]),
+    help="Weights for trying out, in the official file formats: voice is a small voice that speaks "
+    "English (from a source checkout); tiny and full are random, for tests and measuring, and do "
+    "not speak.",
 )
 @click.option(
     "--download",
@@ -127,7 +135,7 @@ def prepare(
 
     \b
     Examples:
-      gsv prepare --demo tiny --out repository
+      gsv prepare --demo voice --out repository
       gsv prepare --pretrained GPT_SoVITS/pretrained_models --out repository
       gsv prepare --download --g2pw --out repository
       gsv prepare --pretrained DIR --upstream ~/GPT-SoVITS --out repository
@@ -138,7 +146,9 @@ def prepare(
             "--demo makes its own weights: leave --pretrained, --download, --gpt, --sovits away"
         )
     if not demo and not download and pretrained is None:
-        raise click.UsageError("give one of --pretrained FOLDER, --download, --demo tiny or full")
+        raise click.UsageError(
+            "give one of --pretrained FOLDER, --download, --demo voice, tiny or full"
+        )
     if text_mirror and not (download or download_text or g2pw):
         raise click.UsageError("--text-mirror is for --download-text, --download and --g2pw")
     download_text = download_text or download or g2pw
@@ -146,6 +156,7 @@ def prepare(
     from gsv.checkpoints.prepare import Files
     from gsv.checkpoints.prepare import prepare as build
     from gsv.checkpoints.text_data import Sources
+    from gsv.repository import demo_voice
 
     if out.exists() and not force:
         raise click.ClickException(f"{out}: exists already; choose another folder or use --force")
@@ -171,6 +182,7 @@ def prepare(
                 demo=demo is not None,
                 report=_say,
                 dtype=dtype,
+                bundled=demo_voice() / "voices" if demo == "voice" else None,
             )
     except GsvError as error:
         raise click.ClickException(str(error)) from error
@@ -179,7 +191,7 @@ def prepare(
         raise click.ClickException(f"{where}{error.strerror or error}") from error
     _say(f"ready: {out}")
     if demo:
-        _say(_DEMO_WARNING)
+        _say(_VOICE_NOTICE if demo == "voice" else _DEMO_WARNING)
 
 
 def _say(line: str) -> None:
