@@ -1,6 +1,6 @@
 """Trains the GPT: phonemes to tokens, its attention guided by the times of the phones.
 
-.venv/bin/python tools/demo_voice/gpt.py [--minutes 60]
+.venv/bin/python tools/demo_voice/gpt.py [--minutes 22]
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ def losses(
 
 
 @click.command()
-@click.option("--minutes", default=60.0, show_default=True, help="Of processor time.")
+@click.option("--minutes", default=22.0, show_default=True, help="Of processor time.")
 def main(minutes: float) -> None:
     """Train, or go on training, the GPT."""
     gpt = build()

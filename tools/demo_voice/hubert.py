@@ -1,6 +1,6 @@
 """Trains the small HuBERT to find the codebook's tokens by ear.
 
-.venv/bin/python tools/demo_voice/hubert.py [--minutes 8]
+.venv/bin/python tools/demo_voice/hubert.py [--minutes 7]
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def losses(ear: Ear, waves: Tensor, wanted: Tensor) -> dict[str, Tensor]:
 
 
 @click.command()
-@click.option("--minutes", default=8.0, show_default=True, help="Of processor time.")
+@click.option("--minutes", default=7.0, show_default=True, help="Of processor time.")
 def main(minutes: float) -> None:
     """Train, or go on training; then say how well the tokens are found."""
     corpus, book = Corpus(places.RUN / "corpus.npz"), Codebook.load()

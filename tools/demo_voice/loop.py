@@ -90,6 +90,7 @@ class Trainer(Generic[Learner]):
         """Take steps until the time is over; the sum of ``losses()`` is what falls."""
         self._began = saved = time.process_time()
         sums: dict[str, float] = {}
+        counted = 0
         # Whoever ends the run early gets what it has learned so far.
         signal.signal(signal.SIGTERM, lambda number, frame: setattr(self, "_stopped", True))
         while self.progress < 1 and not self._stopped:
@@ -104,10 +105,11 @@ class Trainer(Generic[Learner]):
             self.steps += 1
             self._follow()
             for name, value in parts.items():
-                sums[name] = sums.get(name, 0.0) + float(value.detach()) / _LOG_STEPS
+                sums[name] = sums.get(name, 0.0) + float(value.detach())
+            counted += 1
             if self.steps % _LOG_STEPS == 0:
-                self._report(sums)
-                sums = {}
+                self._report({name: value / counted for name, value in sums.items()})
+                sums, counted = {}, 0
             if time.process_time() - saved > 60 * _SAVE_MINUTES:
                 self.save()
                 saved = time.process_time()
@@ -144,13 +146,13 @@ class Trainer(Generic[Learner]):
             else:
                 mean.copy_(value)
 
-    def _report(self, sums: dict[str, float]) -> None:
-        values = " ".join(f"{name} {value:.4f}" for name, value in sums.items())
+    def _report(self, means: dict[str, float]) -> None:
+        values = " ".join(f"{name} {value:.4f}" for name, value in means.items())
         self._log.info("step %d, %.0f %%: %s", self.steps, 100 * self.progress, values)
         path = places.RUN / f"{self._step_name}.csv"
         new = not path.is_file()
         with path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             if new:
-                writer.writerow(["step", *sums])
-            writer.writerow([self.steps, *(f"{value:.5f}" for value in sums.values())])
+                writer.writerow(["step", *means])
+            writer.writerow([self.steps, *(f"{value:.5f}" for value in means.values())])

@@ -1,6 +1,6 @@
 """Trains SoVITS: tokens and phonemes to mels, by flow matching and by a loss on the condition.
 
-.venv/bin/python tools/demo_voice/sovits.py [--minutes 60]
+.venv/bin/python tools/demo_voice/sovits.py [--minutes 26]
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ def losses(learner: Learner, source: Source) -> dict[str, Tensor]:
 
 
 @click.command()
-@click.option("--minutes", default=60.0, show_default=True, help="Of processor time.")
+@click.option("--minutes", default=26.0, show_default=True, help="Of processor time.")
 def main(minutes: float) -> None:
     """Train, or go on training, SoVITS."""
     learner = Learner()

@@ -1,6 +1,6 @@
 """Trains the vocoder: mels of the corpus to 48 kHz waves, by spectral losses alone.
 
-.venv/bin/python tools/demo_voice/vocoder.py [--minutes 40]
+.venv/bin/python tools/demo_voice/vocoder.py [--minutes 14]
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class Crops:
 
 
 @click.command()
-@click.option("--minutes", default=40.0, show_default=True, help="Of processor time.")
+@click.option("--minutes", default=14.0, show_default=True, help="Of processor time.")
 def main(minutes: float) -> None:
     """Train, or go on training, the vocoder."""
     vocoder, loss = build(), SpectralLoss()
