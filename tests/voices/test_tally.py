@@ -95,7 +95,7 @@ class Pipeline:
     def __call__(self, *_: Any, **__: Any) -> Any:
         if self.error is not None:
             raise self.error
-        yield {"AUDIO": np.zeros(24_000, np.float32)}
+        return {"AUDIO": np.zeros(24_000, np.float32)}
 
     def cancel(self, model: str, job: str) -> None:
         """Nothing runs."""
