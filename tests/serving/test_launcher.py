@@ -20,6 +20,7 @@ from trivial_models import infer, write_repository
 
 from gsv.errors import ServerError
 from gsv.serving import processes
+from gsv.serving.installation import Installation
 from gsv.serving.launcher import EmbeddedServer, ServerOptions
 from gsv.serving.server_options import CONTROL_HEADER
 from gsv.serving.supervisor import RecoveryPolicy, Supervisor
@@ -79,6 +80,24 @@ def test_a_model_that_fails_is_one_clear_line(tmp_path: Path) -> None:
     )
     assert server.ended()
     assert regions(server) == []
+
+
+def test_a_server_that_crashes_while_it_loads_is_started_once_more(tmp_path: Path) -> None:
+    repository = write_repository(tmp_path / "repository")
+    crashes, lines = [1], []
+
+    class Crashing(EmbeddedServer):
+        def _launch(self, found: Installation) -> None:
+            super()._launch(found)
+            if crashes and crashes.pop():
+                os.kill(self.pid, signal.SIGABRT)
+
+    with Crashing(repository, OPTIONS, on_line=lambda line, _: lines.append(line)) as server:
+        assert infer(server.http_url, "double", [1.0]) == (200, [2.0])
+    assert [line for line in lines if "SIGABRT" in line and line.endswith("starting again")]
+    crashes += [1, 1]
+    with pytest.raises(ServerError, match="SIGABRT"):
+        Crashing(repository, OPTIONS).start()
 
 
 def test_an_option_that_triton_refuses(tmp_path: Path) -> None:

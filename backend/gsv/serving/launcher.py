@@ -54,6 +54,10 @@ if os.getppid() == int(sys.argv[1]):
 """
 
 
+class _Crash(ServerError):
+    """The server was ended by a signal that nobody sent."""
+
+
 class EmbeddedServer:
     """One tritonserver as a child process; start it from a thread that outlives it."""
 
@@ -74,6 +78,7 @@ class EmbeddedServer:
         self.options = options or ServerOptions()
         self._on_ready_model = on_ready_model
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._on_line = on_line
         self.log = ServerLog(on_line, self._wake)
         self.region_prefix = processes.region_prefix()
         self._paths = PlainPaths()
@@ -120,6 +125,9 @@ class EmbeddedServer:
     def start(self) -> None:
         """Start and wait until every model is ready.
 
+        A server that crashes while its models load is started once more: Triton's Python backend
+        does so now and then on a busy machine (2.51: ``boost::interprocess::lock_exception``).
+
         ServerError, in one line, when a model fails, a port is taken or the time is up; Cancelled
         after ``interrupt``. Nothing is left behind then.
         """
@@ -135,7 +143,14 @@ class EmbeddedServer:
             wanted = (options.http_port, options.grpc_port, options.metrics_port)
             self.ports = choose_ports(options.host, wanted)
             self._launch(self.installation)
-            self._wait_until_ready(models)
+            try:
+                self._wait_until_ready(models)
+            except _Crash as crash:
+                self._on_line(f"{crash}; starting again", True)
+                processes.remove_regions(self.region_prefix)
+                self.log = ServerLog(self._on_line, self._wake)
+                self._launch(self.installation)
+                self._wait_until_ready(models)
         except BaseException:
             self.stop(kill=True)
             raise
@@ -290,7 +305,8 @@ class EmbeddedServer:
             if self.log.failures:
                 raise ServerError(self.log.reason())
             if self.ended():
-                raise ServerError(self.end_reason())
+                crashed = self._process is not None and self._process.returncode < 0
+                raise (_Crash if crashed else ServerError)(self.end_reason())
             if ready:
                 return
             if time.monotonic() > limit:
