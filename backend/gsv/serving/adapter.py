@@ -11,7 +11,7 @@ import dataclasses
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -97,10 +97,16 @@ def _read_tensor(tensor: Any, declared: Wire) -> Any:
         ) from error
 
 
-def write_response(result: Any, wire: list[Wire]) -> Any:
-    """An inference response with every field of ``result`` as a tensor with the leading 1."""
+def write_response(result: Any, wire: list[Wire], requested: Collection[str]) -> Any:
+    """An inference response with the ``requested`` fields of ``result``, each with the leading 1.
+
+    The others must not even be made: up to 24.11 a response sender drops tensors that nobody asked
+    for without holding Python's lock, which corrupts its memory (python_backend #390).
+    """
     return pb_utils.InferenceResponse(
-        output_tensors=[_write_tensor(getattr(result, w.name.lower()), w) for w in wire]
+        output_tensors=[
+            _write_tensor(getattr(result, w.name.lower()), w) for w in wire if w.name in requested
+        ]
     )
 
 
@@ -155,8 +161,13 @@ class _Model:
         return self.stage(place, settings)
 
     def finalize(self) -> None:
-        """End the stage's threads."""
+        """End the stage's threads, and let go of what lives in the server.
+
+        A metric tells the server of its end; one that outlives its model finds nobody to tell, and
+        takes the process down.
+        """
         self._stage.close()
+        del self._metrics, self._voice_metrics
 
     def _read(self, request: Any) -> Any:
         return self.stage.request_type(**read_request(request, self._inputs))
@@ -230,7 +241,7 @@ class BatchedModel(_Model):
         if isinstance(answer, BaseException):
             self._log_failure(request, answer)
             return pb_utils.InferenceResponse(error=to_triton_error(answer, tagged=self._tagged))
-        return write_response(answer, self._outputs)
+        return write_response(answer, self._outputs, request.requested_output_names())
 
 
 class _Caller:
@@ -239,6 +250,7 @@ class _Caller:
     def __init__(self, model: StreamingModel, request: Any) -> None:
         self._model = model
         self._request_id = request_id(request)
+        self._requested = frozenset(request.requested_output_names())
         self._sender = request.get_response_sender()
         self._lock = threading.Lock()
         self._open = True
@@ -255,7 +267,7 @@ class _Caller:
 
     def send(self, result: Any, *, final: bool) -> None:
         """Send one response; the last one closes the sender."""
-        self._send(write_response(result, self._model._outputs), final=final)
+        self._send(write_response(result, self._model._outputs, self._requested), final=final)
 
     def finish(self) -> None:
         """End a decoupled answer with an empty last message."""
@@ -332,6 +344,7 @@ class StreamingModel(_Model):
             self._changed.notify()
         self._watch.join()
         super().finalize()
+        del self._load
 
     def _cancel_job(self, job: str) -> None:
         with self._changed:
