@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import queue
 import threading
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -396,3 +398,26 @@ def test_two_hundred_random_sequences_alone_and_in_company():
             tokens.append([answer.result() for answer in answers])
     assert tokens[0] == tokens[1]
     assert sum(len(one) for one in tokens[0]) > 5_000
+
+
+def test_the_engine_rests_while_all_readers_have_enough():
+    enough = threading.Event()
+    enough.set()
+    held = dataclasses.replace(known_request([1, 2, 3]), enough=enough.is_set)
+    with running() as engine:
+        expected = engine.generate(known_request([1, 2, 3])).tolist()
+        assert len(expected) > 5
+        steps = engine.stats().counters.steps
+        answer, _ = submit(engine, held)
+        until = time.monotonic() + PATIENCE
+        while engine.stats().counters.prefills < 2:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        time.sleep(0.2)
+        assert engine.stats().counters.steps <= steps + 1
+        assert answer.events.empty()
+        engine.generate(known_request([7]))
+        assert engine.stats().counters.steps > steps + 1
+        enough.clear()
+        engine.wake()
+        assert answer.result() == expected

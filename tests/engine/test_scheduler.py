@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import pytest
@@ -46,6 +47,27 @@ def test_without_a_line_a_free_slot_is_still_taken():
     scheduler.add(sequence())
     with pytest.raises(Overloaded):
         scheduler.add(sequence())
+
+
+def test_hungry_while_anybody_waits_has_left_or_wants_tokens():
+    enough = True
+    request = dataclasses.replace(known_request([1]), enough=lambda: enough)
+    sated = Sequence(request, lambda *_: None, lambda *_: None)
+    scheduler = Scheduler(slots=1, waiting_limit=2, prefill_limit=1)
+    assert not scheduler.hungry
+    scheduler.add(sated)
+    assert scheduler.hungry  # to be read at all
+    scheduler.admit()
+    assert scheduler.busy
+    assert not scheduler.hungry
+    enough = False
+    assert scheduler.hungry
+    enough = True
+    scheduler.add(sequence())
+    assert scheduler.hungry  # whoever waits needs the slot, so let it be written to its end
+    scheduler.waiting.clear()
+    sated.cancel()
+    assert scheduler.hungry
 
 
 def test_cancelled_ones_leave_the_line_at_once():

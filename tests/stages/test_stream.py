@@ -13,7 +13,7 @@ from gsv.errors import Cancelled, GsvError
 from gsv.stages.base import Tensors
 from gsv.stages.calls import CallScope
 from gsv.stages.speech import Request
-from gsv.stages.stream import Result, synthesize
+from gsv.stages.stream import CHUNK_TOKENS, Result, synthesize
 
 TOKENS = (60, 13, 131)  # of the three sentences
 REFERENCE_FRAMES = 70
@@ -26,7 +26,8 @@ class FakeModels:
         self.mel_requests: list[Tensors] = []
         self.cancelled: list[str] = []
         self.fail_at: int | None = None  # the mel request that breaks
-        self.running: dict[str, int] = {}  # sentences being written, and their tokens
+        self.running: dict[str, tuple[int, int]] = {}  # being written: tokens so far and in all
+        self.written: dict[int, int] = {}  # tokens of each sentence that were handed out
 
     def __call__(
         self, model: str, tensors: Tensors, outputs: Sequence[str], *, job: str = ""
@@ -59,15 +60,17 @@ class FakeModels:
         }
 
     def semantic_gpt_engine(self, tensors: Tensors) -> Tensors:
-        job, portion, step = tensors["JOB"], tensors["PORTION"], tensors["CHUNK_TOKENS"]
-        if portion == 0:
-            self.running[job] = TOKENS[tensors["FIRST_SENTENCE"]]
-        total = self.running[job]
-        tokens = np.arange(portion * step, min((portion + 1) * step, total), dtype=np.int32)
-        ended = (portion + 1) * step >= total
-        if ended:
+        job, wanted = tensors["JOB"], tensors["CHUNK_TOKENS"]
+        if tensors["PORTION"] == 0:
+            self.running[job] = (tensors["FIRST_SENTENCE"], 0)
+        sentence, begin = self.running[job]
+        end = min(begin + wanted, TOKENS[sentence])
+        self.running[job] = (sentence, end)
+        self.written[sentence] = end
+        if end == TOKENS[sentence]:
             del self.running[job]
-        return {"TOKENS": tokens, "ENDED": np.array([int(ended)], np.int32)}
+        ended = np.array([int(end == TOKENS[sentence])], np.int32)
+        return {"TOKENS": np.arange(begin, end, dtype=np.int32), "ENDED": ended}
 
     def sovits_v4(self, tensors: Tensors) -> Tensors:
         if self.fail_at == len(self.mel_requests):
@@ -136,6 +139,18 @@ def test_the_first_chunk_is_short_and_chunks_grow_with_the_buffer() -> None:
     assert chunks[1].audio.size <= 20 * 480
     assert sizes == sorted(sizes) or sizes[-1] < sizes[-2]
     assert max(sizes) <= (200 + 100) * 480 + 0.3 * 48_000
+
+
+def test_tokens_are_written_for_the_next_chunk_and_not_further() -> None:
+    models, plan = FakeModels(), ChunkPlan(first=20, largest=40)
+    chunks = synthesize(Request(text="x", seed=5), CallScope(models), plan, clock=lambda: 0.0)
+    made = 0
+    for chunk in chunks:
+        if chunk.sentence_index == 2:
+            made += len(chunk.audio) // 480
+            written = models.written[2]
+            assert written <= made / 4 + plan.tokens_needed(3 * plan.largest, 1.0) + CHUNK_TOKENS
+    assert models.written[2] == TOKENS[2]
 
 
 class Patience:

@@ -67,6 +67,17 @@ def test_what_is_written_already_is_handed_out_at_once() -> None:
     assert caller.answers == [([1, 2], True)]
 
 
+def test_enough_is_what_lies_ready_and_was_not_asked_for() -> None:
+    sentence, caller = begin(Writings()), Caller()
+    sentence.ask(caller, 2, 0)
+    write(sentence, 1, 2)
+    assert not sentence.has_enough()
+    write(sentence, *range(writing.READY_TOKENS))
+    assert sentence.has_enough()
+    sentence.ask(caller, writing.READY_TOKENS + 1, 1)
+    assert not sentence.has_enough()
+
+
 def test_an_error_is_the_next_portion() -> None:
     writings, caller, error = Writings(), Caller(), Cancelled("gone")
     sentence = begin(writings)

@@ -193,7 +193,7 @@ class Engine:
                 raise self._ended
             lane.scheduler.add(sequence)
             self._lock.notify_all()
-        return Handle(sequence, self._wake)
+        return Handle(sequence, self.wake)
 
     def generate(self, request: SequenceRequest) -> NDArray[np.int32]:
         """Submit and wait; int32 [m] without EOS. Raises what ``submit`` raises or delivers."""
@@ -214,6 +214,11 @@ class Engine:
         finally:
             handle.cancel()  # in case the wait was interrupted
 
+    def wake(self) -> None:
+        """Look again at who wants tokens; from any thread."""
+        with self._lock:
+            self._lock.notify_all()
+
     def stats(self) -> EngineStats:
         """A snapshot."""
         with self._lock:
@@ -232,10 +237,6 @@ class Engine:
             raise InvalidRequest(f"model {name!r} is not resident; resident are {known}")
         return self._lanes[name]
 
-    def _wake(self) -> None:
-        with self._lock:
-            self._lock.notify_all()
-
     def _loop(self) -> None:
         try:
             while (lanes := self._wait_for_work()) is not None:
@@ -252,10 +253,15 @@ class Engine:
             self._abandon(Status.CANCELLED, Cancelled("the semantic GPT engine has been stopped"))
 
     def _wait_for_work(self) -> list[Lane] | None:
-        """The lanes with work, as soon as there are any; None when it is time to stop."""
+        """The lanes with work, as soon as there are any; None when it is time to stop.
+
+        A lane rests while all its readers have enough: a machine that is shared with the flow then
+        makes audio of what they have, first. One that is hungry takes the others along, which costs
+        next to nothing.
+        """
         with self._lock:
             while self._ended is None:
-                lanes = [lane for lane in self._lanes.values() if lane.scheduler.busy]
+                lanes = [lane for lane in self._lanes.values() if lane.scheduler.hungry]
                 if lanes:
                     return lanes
                 self._lock.wait()

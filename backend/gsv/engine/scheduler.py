@@ -44,6 +44,12 @@ class Scheduler:
     def busy(self) -> bool:
         return bool(self.waiting or self.running)
 
+    @property
+    def hungry(self) -> bool:
+        """Whether a step is wanted: somebody waits, has left, or has not enough tokens in hand."""
+        running = self.running
+        return bool(self.waiting) or any(s.cancelled or not s.request.enough() for s in running)
+
     def add(self, sequence: Sequence) -> None:
         """Put a sequence in line; Overloaded when the line is full."""
         free = self.slots - len(self.running)

@@ -17,6 +17,7 @@ from gsv.errors import GsvError, InvalidRequest
 # Called on the engine's thread with the next tokens and whether they are the last ones.
 OnTokens = Callable[[NDArray[np.int32], bool], None]
 OnError = Callable[[BaseException], None]
+Enough = Callable[[], bool]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +73,8 @@ class SequenceRequest:
         sentence: the sentence's index in its request; with the seed it names the noise.
         chunk_tokens: deliver after each so many tokens; 0 delivers once, at the end.
         model: name of the checkpoint; "" is the engine's first one.
+        enough: whether the reader has tokens in hand for now. The engine rests while all readers
+            have; must be quick, and ``Engine.wake`` is to be called when it turns false.
     """
 
     phonemes: NDArray[np.int32]
@@ -81,6 +84,7 @@ class SequenceRequest:
     sentence: int = 0
     chunk_tokens: int = 0
     model: str = ""
+    enough: Enough = lambda: False
 
     def verify(self, config: GPTConfig, max_length: int) -> None:
         """Raise InvalidRequest when the model can't read this; indices out of a table included."""

@@ -149,7 +149,7 @@ class _Model:
         device = f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu"
         settings = self.stage.settings_type.parse(parameters)
         # oneDNN keeps 1024 shapes of some 1.4 MB each, and sentences have hundreds of lengths.
-        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512")
         torch.backends.cudnn.allow_tf32 = False  # float32 means float32; cuDNN rounds by default
         if settings.threads:
             torch.set_num_threads(settings.threads)

@@ -20,7 +20,7 @@ from gsv.checkpoints.voice_weights import parameters_in, read_gpt
 from gsv.config import GPTConfig
 from gsv.constants import BERT_DIM, EOS, PHONEMES
 from gsv.engine.engine import Engine, Handle
-from gsv.engine.sequence import SamplingParams, SequenceRequest
+from gsv.engine.sequence import Enough, SamplingParams, SequenceRequest
 from gsv.errors import InvalidRequest
 from gsv.models.gpt import MAX_POSITIONS, SemanticGPT
 from gsv.options import DEFAULTS, check_range, check_seed, resolve_seed
@@ -200,23 +200,26 @@ class SemanticGPTEngineStage:
         else:
             writing = self._writings.begin(request.job, _portion)
             try:
-                writing.cancel = self._start(request, writing)
+                writing.cancel = self._start(request, writing, writing.has_enough)
             except BaseException:
                 self._writings.abandon(request.job)
                 raise
         writing.ask(reply, request.chunk_tokens, request.portion)
+        self._engine.wake()
         return writing.cancel
 
     def abandon(self, job: str) -> None:
         """Stop a job that nobody will ask for any more."""
         self._writings.abandon(job)
 
-    def _start(self, request: EngineRequest, reply: Reply) -> Callable[[], None]:
+    def _start(
+        self, request: EngineRequest, reply: Reply, enough: Enough = lambda: False
+    ) -> Callable[[], None]:
         return start_in_voice(
             self._residents,
             request.voice,
             reply,
-            lambda model, _, held: self._begin(request, model, held),
+            lambda model, _, held: self._begin(request, model, held, enough),
         )
 
     def _size(self, path: Path) -> int:
@@ -234,17 +237,21 @@ class SemanticGPTEngineStage:
         self._engine.add_model(key, model, self._voice_slots)
         return key
 
-    def _begin(self, request: EngineRequest, model: str, reply: Reply) -> Callable[[], None]:
+    def _begin(
+        self, request: EngineRequest, model: str, reply: Reply, enough: Enough
+    ) -> Callable[[], None]:
         answer = _Gathering(reply, len(request.phoneme_counts), streaming=bool(request.job))
         try:
-            for index, sequence in enumerate(self._sequences(request, model)):
+            for index, sequence in enumerate(self._sequences(request, model, enough)):
                 answer.add(self._engine.submit(sequence, *answer.callbacks(index)))
         except BaseException:
             answer.cancel()
             raise
         return answer.cancel
 
-    def _sequences(self, request: EngineRequest, model: str) -> list[SequenceRequest]:
+    def _sequences(
+        self, request: EngineRequest, model: str, enough: Enough
+    ) -> list[SequenceRequest]:
         params = SamplingParams(
             top_k=request.top_k,
             top_p=request.top_p,
@@ -266,8 +273,9 @@ class SemanticGPTEngineStage:
                 prompt_tokens=request.prompt_tokens,
                 params=params,
                 sentence=request.first_sentence + index,
-                chunk_tokens=request.chunk_tokens,
+                chunk_tokens=min(request.chunk_tokens, 1),  # portions are cut by who hands them out
                 model=model,
+                enough=enough,
             )
             for index, (phonemes, rows) in enumerate(sentences)
         ]

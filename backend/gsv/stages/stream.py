@@ -51,10 +51,12 @@ PROMPT_TENSORS = (
 )  # fmt: skip
 SAMPLING_INPUTS = ("VOICE", "TOP_K", "TOP_P", "TEMPERATURE", "REPETITION_PENALTY", "SEED")
 FLOW_INPUTS = ("VOICE", "SPEED", "SAMPLE_STEPS", "SEED")
-# Tokens in one response of the engine: a chunk hardly ever waits for more than it needs.
+# Fewest tokens to ask the engine for at once.
 CHUNK_TOKENS = 6
 # What the engine's required inputs hold when it is asked for more of a sentence; it reads none.
 CONTINUED = {**stand_ins(EngineRequest), "PHONEME_COUNTS": np.ones(1, np.int32)}
+LARGEST_PORTION = 64  # tokens
+NEXT_CHUNK = 2  # times a chunk's length that is written while it is made; the next is no longer
 SENTENCES_AHEAD = 2
 
 
@@ -142,7 +144,7 @@ def synthesize(
         clock: seconds, to estimate what the listener has left to play.
     """
     speech_tensors = _Shared.gather(request, call)
-    feed = TokenFeed(call, speech_tensors.engine_requests())
+    feed = TokenFeed(call, speech_tensors.engine_requests(), plan)
     player = _Player(clock, lead_seconds)
     finished = False
     try:
@@ -288,7 +290,7 @@ def _speak_sentence(
     while not last:
         player.catch_up(call)
         wanted = 0 if plan.whole_sentences else plan.size(player.buffered, player.previous_frames)
-        tokens, last = feed.wait(index, made, wanted, plan, shared.options["SPEED"])
+        tokens, last = feed.wait(index, made, wanted, shared.options["SPEED"])
         count = 0 if last else wanted + plan.look_ahead
         answer = call("sovits_v4", shared.mel_request(index, tokens, made, count, past), ["MEL"])
         mel = _fade(fading, to_numpy(answer["MEL"]))
@@ -325,11 +327,18 @@ def _vocode(mels: MelStream, mel: Mel, last: bool, call: CallScope) -> Wave:
 
 
 class TokenFeed:
-    """Runs the engine ahead of the listener, sentence by sentence, on a thread of its own."""
+    """Runs the engine ahead of the listener, sentence by sentence, on a thread of its own.
 
-    def __init__(self, call: CallScope, requests: list[Tensors]) -> None:
+    As far as the next chunk needs, not further: what is written too early takes the machine from
+    the chunk that is waited for.
+    """
+
+    def __init__(self, call: CallScope, requests: list[Tensors], plan: ChunkPlan) -> None:
         self._call = call
         self._requests = requests
+        self._plan = plan
+        # Tokens to have of the sentence that the consumer is at: at once, and in the end.
+        self._urgent, self._target = _first_targets(plan)
         self._tokens: list[list[NDArray[np.int32]]] = [[] for _ in requests]
         self._ended = [False] * len(requests)
         self._heard = 0  # the sentence that the consumer is at
@@ -349,7 +358,7 @@ class TokenFeed:
         self._thread.join()
 
     def wait(
-        self, sentence: int, made: int, wanted: int, plan: ChunkPlan, speed: float
+        self, sentence: int, made: int, wanted: int, speed: float
     ) -> tuple[NDArray[np.int32], bool]:
         """The tokens so far, once they suffice for ``wanted`` more frames or the sentence is over.
 
@@ -357,9 +366,13 @@ class TokenFeed:
             Tokens [n], and whether the chunk is the sentence's last: all tokens are written and
             what is left is hardly more than one chunk.
         """
+        plan = self._plan
         needed = plan.tokens_needed(made + wanted, speed)
         with self._changed:
             self._heard = max(self._heard, sentence)
+            if not plan.whole_sentences:
+                ahead = made + wanted + NEXT_CHUNK * wanted
+                self._urgent, self._target = needed, plan.tokens_needed(ahead, speed)
             self._changed.notify_all()
             self._changed.wait_for(
                 lambda: (
@@ -392,12 +405,27 @@ class TokenFeed:
         with self._changed:
             self._changed.wait_for(lambda: sentence <= self._heard + SENTENCES_AHEAD)
 
+    def _wait_for_need(self, sentence: int) -> int:
+        """Wait until the sentence has fewer tokens than it should, and say for how many to ask."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._count(sentence) < self._targets(sentence)[1])
+            urgent, target = self._targets(sentence)
+            count = self._count(sentence)
+            missing = (urgent if count < urgent else target) - count
+            return int(min(max(missing, CHUNK_TOKENS), LARGEST_PORTION))
+
+    def _targets(self, sentence: int) -> tuple[float, float]:
+        if sentence == self._heard:
+            return self._urgent, self._target
+        return _first_targets(self._plan) if sentence > self._heard else (math.inf, math.inf)
+
     def _write(self, sentence: int, request: Tensors) -> None:
         job, ended = uuid.uuid4().hex, False
-        portion: Tensors = {"JOB": job, "CHUNK_TOKENS": CHUNK_TOKENS, "PORTION": 0}
+        portion: Tensors = {"JOB": job, "PORTION": 0}
         try:
             while not ended:
-                asked = {**request, **portion}
+                tokens = self._wait_for_need(sentence)
+                asked = {**request, **portion, "CHUNK_TOKENS": tokens}
                 answer = self._call(ENGINE, asked, ["TOKENS", "ENDED"], job=job)
                 ended = bool(np.asarray(answer["ENDED"]).item())
                 request = CONTINUED  # the engine has read the sentence
@@ -409,6 +437,14 @@ class TokenFeed:
         finally:
             if not ended:
                 self._call.abandon(ENGINE, job)
+
+
+def _first_targets(plan: ChunkPlan) -> tuple[float, float]:
+    """Tokens to have of a sentence before its first chunk is asked for: at once, and in the end."""
+    if plan.whole_sentences:
+        return math.inf, math.inf
+    first = plan.tokens_needed(plan.first, 1.0)
+    return first, plan.tokens_needed((1 + NEXT_CHUNK) * plan.first, 1.0)
 
 
 def _pick(tensors: Tensors, names: tuple[str, ...]) -> Tensors:

@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 from gsv.errors import GsvError, InvalidRequest
 from gsv.stages.base import Reply
 
-IDLE_SECONDS = 60.0  # a sentence that nobody has asked for so long is given up
+READY_TOKENS = 6  # so many bridge the time until they are asked for
+# A sentence that nobody has asked for so long is given up. A listener may well be that far from the
+# next one: a sentence lasts up to a minute, pauses up to five.
+IDLE_SECONDS = 900.0
 
 Tokens = NDArray[np.int32]
 
@@ -67,6 +70,11 @@ class Writing:
         with self._lock:
             self._error = self._error or error
         self._serve()
+
+    def has_enough(self) -> bool:
+        """Whether tokens lie ready that nobody has asked for yet."""
+        with self._lock:
+            return self._asked is None and sum(map(len, self._tokens)) >= READY_TOKENS
 
     def ask(self, reply: Reply, tokens: int, portion: int) -> None:
         """Answer with the next portion, as soon as it has ``tokens`` or is the last.
