@@ -293,10 +293,14 @@ class _Caller:
             if not self._open:
                 return
             self._open = not final
+            sender = self._sender
+            if final:
+                # A stage may remember us longer than the server's memory is there, at its end.
+                self._sender = None
             if response is None:
-                self._sender.send(flags=flags)
+                sender.send(flags=flags)
             else:
-                self._sender.send(response, flags=flags)
+                sender.send(response, flags=flags)
         if final:
             seconds = time.monotonic() - self._started
             self._model._metrics.observe(outcome_of(self._error), seconds)
