@@ -8,6 +8,7 @@ types from ``config.pbtxt``, so a ``model.py`` only names its stage.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import os
 import threading
@@ -166,11 +167,13 @@ class _Model:
     def finalize(self) -> None:
         """End the stage's threads, and let go of what lives in the server.
 
-        A metric tells the server of its end; one that outlives its model finds nobody to tell, and
-        takes the process down.
+        Metrics, requests and responses tell the server of their end; one that outlives its model
+        finds nobody to tell, and takes the process down. Errors that were kept have tracebacks, and
+        so hold on to requests in circles.
         """
         self._stage.close()
-        del self._metrics, self._voice_metrics
+        del self._metrics, self._voice_metrics, self._stage
+        gc.collect()
 
     def _read(self, request: Any) -> Any:
         return self.stage.request_type(**read_request(request, self._inputs))

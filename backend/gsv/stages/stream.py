@@ -56,7 +56,11 @@ CHUNK_TOKENS = 6
 # What the engine's required inputs hold when it is asked for more of a sentence; it reads none.
 CONTINUED = {**stand_ins(EngineRequest), "PHONEME_COUNTS": np.ones(1, np.int32)}
 LARGEST_PORTION = 64  # tokens
-NEXT_CHUNK = 2  # times a chunk's length that is written while it is made; the next is no longer
+# Frames that are written ahead of a chunk while it is made: for the next chunk, which is at most
+# twice as long, and so far that joints of short chunks are no rougher than speech itself, since a
+# chunk's condition sees all that is written.
+NEXT_CHUNK = 2
+AHEAD_FRAMES = 180
 SENTENCES_AHEAD = 2
 
 
@@ -371,8 +375,8 @@ class TokenFeed:
         with self._changed:
             self._heard = max(self._heard, sentence)
             if not plan.whole_sentences:
-                ahead = made + wanted + NEXT_CHUNK * wanted
-                self._urgent, self._target = needed, plan.tokens_needed(ahead, speed)
+                self._urgent = needed
+                self._target = plan.tokens_needed(made + wanted + _ahead(wanted), speed)
             self._changed.notify_all()
             self._changed.wait_for(
                 lambda: (
@@ -444,7 +448,12 @@ def _first_targets(plan: ChunkPlan) -> tuple[float, float]:
     if plan.whole_sentences:
         return math.inf, math.inf
     first = plan.tokens_needed(plan.first, 1.0)
-    return first, plan.tokens_needed((1 + NEXT_CHUNK) * plan.first, 1.0)
+    return first, plan.tokens_needed(plan.first + _ahead(plan.first), 1.0)
+
+
+def _ahead(frames: int) -> int:
+    """Frames to write beyond a chunk of ``frames``."""
+    return max(NEXT_CHUNK * frames, AHEAD_FRAMES)
 
 
 def _pick(tensors: Tensors, names: tuple[str, ...]) -> Tensors:
