@@ -27,7 +27,13 @@ SIZES = ("voice", "tiny", "full")  # of gsv prepare --demo
 @contextlib.contextmanager
 def demo_server(size: str, dtype: str = "float32") -> Iterator[EmbeddedServer]:
     """A running server with demo weights; it is stopped when the block ends, however it ends."""
-    repository = prepared(size, dtype)
+    with served(prepared(size, dtype)) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def served(repository: Path) -> Iterator[EmbeddedServer]:
+    """A running server with that repository; it is stopped when the block ends, however it ends."""
     say("starting the embedded Triton server")
     started = time.monotonic()
     # SIGTERM would end Python at once; as an exception it takes the server along in good order.

@@ -17,11 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
-from demo_server import BUILD, SIZES, prepared, say, voice_of
+from demo_server import BUILD, SIZES, prepared, served, voice_of
 
 from gsv.constants import TOKEN_RATE
 from gsv.errors import GsvError
-from gsv.serving.launcher import EmbeddedServer, ServerOptions
 from gsv_client import Client, GsvClientError
 
 SENTENCE = (
@@ -43,10 +42,9 @@ def main(size: str, dtype: str, seconds: float, steps: int, repeat: int) -> None
     try:
         with (
             _limited(prepared(size, dtype), round(seconds * TOKEN_RATE)) as repository,
-            EmbeddedServer(repository, ServerOptions()) as server,
+            served(repository) as server,
             Client(server.grpc_url, protocol="grpc", timeout=900) as client,
         ):
-            say("ready")
             # A repetition penalty makes the end token likely when all others have been drawn.
             options = {
                 "voice": voice_of(size), "language": "en", "split_method": "cut0", "top_k": 5,

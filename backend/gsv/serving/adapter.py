@@ -133,8 +133,6 @@ class _Model:
         """Check the weights' manifest, build the stage on the device that Triton gave, warm up."""
         config = json.loads(args["model_config"])
         self._name = args["model_name"]
-        policy = config.get("model_transaction_policy", {})
-        self._decoupled = bool(policy.get("decoupled", False))
         self._metrics = RequestMetrics(self._name)
         self._tagged = not self._name.startswith(PUBLIC_PREFIX)
         self._inputs = read_wire(config["input"])
@@ -336,7 +334,6 @@ class StreamingModel(_Model):
             if caller.request_id().startswith(CANCEL_PREFIX):
                 job = caller.request_id().removeprefix(CANCEL_PREFIX)
                 self._cancel_job(job)
-                caller.left = True
                 caller.fail(Cancelled(f"job {job} is cancelled"))
                 continue
             with self._changed:
