@@ -107,8 +107,13 @@ def test_voices_elsewhere_are_told_to_the_models(demo: Path, tmp_path: Path) -> 
         assert '"voice_folder" value: { string_value: "../../other/my voices" }' in config
 
 
-def test_voices_beside_leave_the_configuration_alone(repository: Path) -> None:
-    for config in repository.glob("*/config.pbtxt"):
+def test_voices_beside_leave_the_configuration_alone(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gsv.checkpoints.prepare._ONE_THREAD_WEIGHTS", 1)
+    target = tmp_path / "repository"
+    assert run("--pretrained", demo, "--out", target).exit_code == 0
+    for config in target.glob("*/config.pbtxt"):
         template = template_root() / config.parent.name / "config.pbtxt"
         assert config.read_text() == template.read_text()
 
@@ -117,12 +122,18 @@ def test_dtype_is_told_to_the_generators(demo: Path, tmp_path: Path) -> None:
     target = tmp_path / "repository"
     result = run("--pretrained", demo, "--out", target, "--dtype", "auto")
     assert result.exit_code == 0, result.output
-    told = {
-        config.parent.name
-        for config in target.glob("*/config.pbtxt")
-        if 'key: "dtype" value: { string_value: "auto" }' in config.read_text()
-    }
-    assert told == {"semantic_gpt_engine", "sovits_v4"}
+    assert models_with(target, "dtype", "auto") == {"semantic_gpt_engine", "sovits_v4"}
+
+
+def test_small_generators_get_one_thread(repository: Path) -> None:
+    assert models_with(repository, "threads", "1") == {"semantic_gpt_engine", "sovits_v4"}
+
+
+def models_with(repository: Path, key: str, value: str) -> set[str]:
+    """The models whose parameter ``key`` is ``value``."""
+    wanted = f'key: "{key}" value: {{ string_value: "{value}" }}'
+    configs = repository.glob("*/config.pbtxt")
+    return {config.parent.name for config in configs if wanted in config.read_text()}
 
 
 def test_existing_voices_stay(demo: Path, tmp_path: Path) -> None:

@@ -202,6 +202,26 @@ def test_the_first_chunk_goes_before_others() -> None:
     assert waits == [1] + [0] * (len(waits) - 1)
 
 
+class Meeting(FakeModels):
+    """Text and reference wait for each other, as long as a test may take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.barrier = threading.Barrier(2, timeout=10)
+
+    def text_frontend(self, tensors: Tensors) -> Tensors:
+        self.barrier.wait()
+        return super().text_frontend(tensors)
+
+    def reference_encoder(self, tensors: Tensors) -> Tensors:
+        self.barrier.wait()
+        return super().reference_encoder(tensors)
+
+
+def test_text_and_reference_are_asked_for_at_once() -> None:
+    run(Meeting(), ChunkPlan(first=20))
+
+
 def test_a_failure_ends_the_stream_with_its_error_and_stops_the_engine() -> None:
     models = FakeModels()
     models.fail_at = 2

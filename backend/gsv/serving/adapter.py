@@ -25,6 +25,7 @@ from gsv.checkpoints.manifest import verify_manifest
 from gsv.errors import Cancelled, CheckpointError, GsvError, InvalidRequest, Overloaded, VoiceError
 from gsv.serving.bls import CANCEL_PREFIX, Bridge
 from gsv.serving.error_codes import to_triton_error
+from gsv.serving.memory import keep_freed_memory
 from gsv.serving.metrics import LoadMetrics, RequestMetrics, VoiceMetrics
 from gsv.stages.base import AsyncStage, BatchStage, Place
 from gsv.stages.tally import Tally, outcome_of
@@ -153,6 +154,7 @@ class _Model:
         if settings.threads:
             torch.set_num_threads(settings.threads)
         self._stage = self._build(Place(folder, device), settings)
+        keep_freed_memory()  # not before: what loading leaves behind may go
         self._stage.warm_up()
         # A stage that knows voices counts what happens in them.
         self._tally: Tally | None = getattr(self._stage, "tally", None)

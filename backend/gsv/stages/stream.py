@@ -14,6 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -218,10 +219,14 @@ class _Shared:
 
     @classmethod
     def gather(cls, request: Request, call: CallScope) -> _Shared:
-        """Ask the text frontend and the reference encoder."""
+        """Ask the text frontend and the reference encoder, both at once."""
         given = request.tensors()
-        text = call("text_frontend", _pick(given, TEXT_INPUTS), TEXT_OUTPUTS)
-        heard = call("reference_encoder", _pick(given, REFERENCE_INPUTS), REFERENCE_OUTPUTS)
+        with ThreadPoolExecutor(1, thread_name_prefix="reference") as beside:
+            hearing = beside.submit(
+                call, "reference_encoder", _pick(given, REFERENCE_INPUTS), REFERENCE_OUTPUTS
+            )
+            text = call("text_frontend", _pick(given, TEXT_INPUTS), TEXT_OUTPUTS)
+            heard = hearing.result()
         counts = text["PHONEME_COUNTS"]
         return cls(
             options=given,

@@ -14,6 +14,7 @@ from gsv import audio
 from gsv.checkpoints.store import load_module_state
 from gsv.config import VocoderConfig
 from gsv.constants import MEL_CHANNELS, OUTPUT_RATE, OUTPUT_RATES
+from gsv.engine.chunk_plan import ChunkPlan
 from gsv.engine.native.convolution import accelerate
 from gsv.engine.vocoding import vocode
 from gsv.errors import GsvError, InvalidRequest
@@ -96,8 +97,9 @@ class VocoderStage:
         accelerate(self._model)
 
     def warm_up(self) -> None:
-        """One short mel."""
-        self._vocode(self._model, [torch.zeros(MEL_CHANNELS, 20, device=self._device)])
+        """The first chunk of a stream, which somebody waits for; each length costs some once."""
+        frames = ChunkPlan().first
+        self._vocode(self._model, [torch.zeros(MEL_CHANNELS, frames, device=self._device)])
 
     def close(self) -> None:
         """Nothing runs between requests."""
