@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -17,9 +19,12 @@ def run_of(
     model: str = "",
     *,
     urgent: bool = False,
+    buffered: float = math.inf,
 ) -> FlowRun:
     condition, prompt = torch.zeros(2, frames), torch.zeros(3, 0)
-    job = FlowJob(condition, prompt, steps, guidance=guidance, model=model, urgent=urgent)
+    job = FlowJob(
+        condition, prompt, steps, 0, 0, 0, guidance, model=model, urgent=urgent, buffered=buffered
+    )
     return FlowRun(job, lambda mel: None, lambda error: None)
 
 
@@ -97,6 +102,45 @@ def test_urgent_jobs_get_the_next_free_slot() -> None:
     made = scheduler(first, other, urgent, slots=1)
     assert made.running == [urgent]
     assert list(made.waiting) == [first, other]
+
+
+def paced(*runs: FlowRun, **limits: int) -> FlowScheduler:
+    """A scheduler whose machine takes a millisecond a frame."""
+    made = scheduler(run_of(100, steps=1), batch_frames=200, **limits)
+    made.advance(batch := made.select(), seconds=0.1)
+    made.remove(*batch)
+    for run in runs:
+        made.add(run)
+    made.admit()
+    return made
+
+
+def test_who_runs_dry_first_goes_before_who_has_more_to_play() -> None:
+    runs = [run_of(200, buffered=seconds) for seconds in (3.0, 1.0, 2.0)]
+    assert finish(paced(*runs)) == [runs[1], runs[2], runs[0]]
+
+
+def test_first_chunks_go_before_who_has_run_dry() -> None:
+    dry, first = run_of(200, buffered=0.0), run_of(200, urgent=True)
+    assert finish(paced(dry, first)) == [first, dry]
+
+
+def test_who_runs_dry_goes_before_whole_answers() -> None:
+    answers = [run_of(100) for _ in range(3)]
+    dry = run_of(200, steps=8, buffered=0.5)
+    assert finish(paced(*answers, dry))[0] is dry
+
+
+def test_who_has_plenty_to_play_does_not_go_before_whole_answers() -> None:
+    answer, listener = run_of(200, steps=2), run_of(200, steps=4, buffered=60.0)
+    assert finish(paced(listener, answer)) == [answer, listener]
+
+
+def test_who_runs_dry_gets_the_next_free_slot() -> None:
+    first, later, sooner = run_of(200), run_of(200, buffered=0.5), run_of(200, buffered=0.1)
+    made = paced(first, later, sooner, slots=1)
+    assert made.running == [sooner]
+    assert list(made.waiting) == [first, later]
 
 
 def test_urgent_jobs_do_not_starve_others() -> None:

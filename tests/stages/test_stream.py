@@ -202,6 +202,16 @@ def test_the_first_chunk_goes_before_others() -> None:
     assert waits == [1] + [0] * (len(waits) - 1)
 
 
+def test_later_chunks_tell_how_long_the_listener_can_wait() -> None:
+    models = FakeModels()
+    chunks = run(models, ChunkPlan(first=20))
+    played = np.cumsum([0.0] + [len(chunk.audio) / chunk.sample_rate for chunk in chunks])
+    told = [request["LISTENER_SECONDS"] for request in models.mel_requests]
+    assert told[0] <= 0.25  # the pause before the first sentence
+    assert set(np.round(told, 6)) <= set(np.round(played, 6))
+    assert sorted(told) == told
+
+
 class Meeting(FakeModels):
     """Text and reference wait for each other, as long as a test may take."""
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 
@@ -97,6 +98,7 @@ class FlowEngine:
         self._thread: threading.Thread | None = None
         self._stopping = False
         self._broken: BaseException | None = None
+        self._counted = 0.0  # until when the time of steps is counted
 
     def add_model(self, name: str, flow: FlowMatching) -> None:
         """Serve another estimator of the same shape and device under ``name``."""
@@ -213,8 +215,16 @@ class FlowEngine:
     def _wait_for_work(self) -> bool:
         """Whether there is a turn to take; false when the engine is to stop."""
         with self._changed:
-            self._changed.wait_for(lambda: self._stopping or self._scheduler.busy)
+            if not self._scheduler.busy:
+                self._changed.wait_for(lambda: self._stopping or self._scheduler.busy)
+                self._counted = time.monotonic()
             return not self._stopping
+
+    def _seconds_since_last(self) -> float:
+        """Time that this step took: since the last one, for a GPU's steps end later than they are
+        called, or since there is work."""
+        last, self._counted = self._counted, time.monotonic()
+        return self._counted - last
 
     def _turn(self) -> None:
         """Let the cancelled go, take newcomers in, step one batch, answer those that are done."""
@@ -237,7 +247,7 @@ class FlowEngine:
                 self._end(run, error)
             return
         with self._changed:
-            self._scheduler.advance(batch)
+            self._scheduler.advance(batch, self._seconds_since_last())
         self._count(batch)
         for run in batch:
             if run.finished:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import torch
@@ -36,6 +37,8 @@ class FlowJob:
         model: name of the estimator; "" is the engine's first one.
         adapter: name of the low-rank changes to it; "" is none.
         urgent: somebody waits for the first sound of an answer; goes before the others.
+        buffered: seconds until a listener who hears the answer already has nothing left to play;
+            infinite where nobody listens yet.
     """
 
     condition: Tensor
@@ -50,6 +53,7 @@ class FlowJob:
     model: str = ""
     adapter: str = ""
     urgent: bool = False
+    buffered: float = math.inf
 
     @property
     def frames(self) -> int:
@@ -101,6 +105,7 @@ class FlowRun:
         self.job = job
         self.step = 0  # Euler steps taken
         self.arrival = 0  # the scheduler's clock when it came
+        self.deadline = math.inf  # and when the listener runs dry
         self.cancelled = False
         self._on_done: OnDone | None = on_done
         self._on_error = on_error

@@ -7,6 +7,7 @@ one window and joins overlaps; it is not reproduced.)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from dataclasses import dataclass
 
@@ -48,6 +49,7 @@ def sentence_jobs(
     sentence: int,
     first_frame: int = 0,
     urgent: bool = False,
+    buffered: float = math.inf,
     window: int = FLOW_WINDOW,
 ) -> Generator[FlowJob, Tensor, Tensor]:
     """Yield the jobs of one sentence in order; send each job's frames back for the next one.
@@ -57,7 +59,7 @@ def sentence_jobs(
         condition: [C, frames] of the sentence, on the reference's device.
         steps, seed, sentence: of :class:`FlowJob`.
         first_frame: index of ``condition``'s first frame in the sentence, for a stream.
-        urgent: of :class:`FlowJob`.
+        urgent, buffered: of :class:`FlowJob`.
         window: frames of prompt and new ones together.
 
     Returns:
@@ -75,6 +77,7 @@ def sentence_jobs(
             sentence=sentence,
             first_frame=first_frame + first,
             urgent=urgent,
+            buffered=buffered,
         )
         mels.append(mel)
         # Only the last chunk can be shorter than the prompt, and nothing comes after it.

@@ -6,20 +6,25 @@ schedule, and every step is taken by a batch that is chosen anew.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 from gsv.engine.flow_job import FlowRun
 from gsv.errors import Overloaded
 
+_URGENT, _PRESSING, _OTHER = 2, 1, 0
+_PACE_SHARE = 0.1  # of the newest step in the mean pace
+
 
 class FlowScheduler:
-    """Highest response ratio first, in company of those of about its length.
+    """Who waits to hear goes first, then who runs dry soon, then the highest response ratio.
 
-    The leader of a step is the job whose wait is longest against the work it has left (P. B.
-    Hansen, 1971): short ones don't queue behind long ones, and a long one's turn comes too. Urgent
-    jobs go before all others, but for those that have waited ``patience`` times their work. It is
-    joined by the jobs nearest in length, as many as the limits allow; where one batch holds them
-    all, every job moves at every step.
+    A step has a leader. Urgent jobs come first, and those that have waited ``patience`` times the
+    work they have left. Jobs whose listener has less to play than ``haste`` times that work come
+    next, by their deadlines (Liu and Layland, 1973). All others by their wait against their work
+    (P. B. Hansen, 1971): short ones don't queue behind long ones, and a long one's turn comes too.
+    The leader is joined by the jobs nearest in length, as many as the limits allow; where one batch
+    holds them all, every job moves at every step.
 
     Args:
         slots: jobs in work at once; their tensors are kept.
@@ -27,6 +32,7 @@ class FlowScheduler:
         batch_frames: most frames of a batch, padding included; a longer job goes alone.
         max_padding: largest share of a row that may be padding.
         patience: wait against work left from which on a job is as urgent as the urgent ones.
+        haste: time left against work left from which on a deadline counts.
     """
 
     def __init__(
@@ -36,15 +42,18 @@ class FlowScheduler:
         batch_frames: int,
         max_padding: float = 0.25,
         patience: float = 10.0,
+        haste: float = 10.0,
     ) -> None:
         self.slots = slots
         self.waiting_limit = waiting_limit
         self.batch_frames = batch_frames
         self.max_padding = max_padding
         self.patience = patience
+        self.haste = haste
         self.waiting: deque[FlowRun] = deque()
         self.running: list[FlowRun] = []
         self._clock = 0  # frames estimated since the start
+        self._pace = 0.0  # seconds that one takes, of late; 0 is not known yet
 
     @property
     def busy(self) -> bool:
@@ -60,14 +69,15 @@ class FlowScheduler:
                 f"which is the limit (waiting_limit {self.waiting_limit}); try again later"
             )
         run.arrival = self._clock
+        run.deadline = self._deadline(run.job.buffered)
         self.waiting.append(run)
 
     def admit(self) -> None:
-        """Move newcomers from the line to the free slots, the urgent ones first."""
+        """Move newcomers from the line to the free slots: by rank, by deadline, by arrival."""
         free = min(self.slots - len(self.running), len(self.waiting))
         if free <= 0:
             return
-        line = sorted(self.waiting, key=lambda run: not run.job.urgent)
+        line = sorted(self.waiting, key=self._place_in_line)
         self.running += line[:free]
         admitted = set(line[:free])
         self.waiting = deque(run for run in self.waiting if run not in admitted)
@@ -91,15 +101,39 @@ class FlowScheduler:
         # In the slots' order, so that the same jobs make the same batch again.
         return [run for run in self.running if run in batch]
 
-    def _urgency(self, run: FlowRun) -> tuple[bool, float, int]:
-        wait = (self._clock - run.arrival) / run.remaining
-        return run.job.urgent or wait > self.patience, wait, -run.remaining
+    def _deadline(self, seconds: float) -> float:
+        """The clock in ``seconds``, at the present pace."""
+        if math.isinf(seconds):
+            return math.inf
+        return self._clock + (seconds / self._pace if self._pace else 0.0)
 
-    def advance(self, batch: list[FlowRun]) -> None:
-        """Count one step of ``batch``."""
+    def _rank(self, run: FlowRun) -> int:
+        if run.job.urgent or self._wait(run) > self.patience:
+            return _URGENT
+        in_haste = run.deadline - self._clock < self.haste * run.remaining
+        return _PRESSING if in_haste else _OTHER
+
+    def _wait(self, run: FlowRun) -> float:
+        return (self._clock - run.arrival) / run.remaining
+
+    def _place_in_line(self, run: FlowRun) -> tuple[int, float]:
+        rank = self._rank(run)
+        return -rank, run.deadline if rank == _PRESSING else 0.0
+
+    def _urgency(self, run: FlowRun) -> tuple[int, float, int]:
+        rank = self._rank(run)
+        within = -run.deadline if rank == _PRESSING else self._wait(run)
+        return rank, within, -run.remaining
+
+    def advance(self, batch: list[FlowRun], seconds: float = 0.0) -> None:
+        """Count one step of ``batch``, and the time that it took."""
+        frames = sum(run.rows * run.job.frames for run in batch)
+        self._clock += frames
         for run in batch:
             run.step += 1
-            self._clock += run.rows * run.job.frames
+        if seconds > 0:
+            pace = seconds / frames
+            self._pace += (pace - self._pace) * _PACE_SHARE if self._pace else pace
 
     def drop_cancelled(self) -> list[FlowRun]:
         """Take out every cancelled job, in work or waiting."""

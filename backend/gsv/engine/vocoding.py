@@ -60,10 +60,13 @@ class MelStream:
 
     Args:
         context: the vocoder's ``context_frames``.
+        multiple: windows have a multiple of so many frames where there is enough past to add, which
+            keeps the number of different shapes small.
     """
 
-    def __init__(self, context: int) -> None:
+    def __init__(self, context: int, multiple: int = 1) -> None:
         self._context = context
+        self._multiple = multiple
         self._held: Tensor | None = None  # frames still needed
         self._given = 0  # leading ones of them whose samples are out already
 
@@ -79,6 +82,9 @@ class MelStream:
         if end <= first:
             self._held = held
             return None
-        start = max(0, end - self._context)
+        start = max(0, end - self._context - (self._multiple - 1))
         self._held, self._given = held[:, start:], end - start
-        return held, first, end
+        needless = max(0, first - self._context)  # leading frames that these samples don't hear
+        filling = -(held.shape[-1] - needless) % self._multiple
+        cut = max(0, needless - filling)
+        return held[:, cut:], first - cut, end - cut

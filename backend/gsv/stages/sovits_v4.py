@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Generator
@@ -59,6 +60,7 @@ class Request:
     frame_count: int = 0  # frames to make from there on; 0 is all
     past_mel: Array | None = None  # [100, frames] float32, log-mel, the last of those made
     listener_waits: int = 0  # 1: nothing of the answer has been heard yet; goes before others
+    listener_seconds: float = math.inf  # until a listener has nothing left to play
 
     def __post_init__(self) -> None:
         check_counts("TOKEN_COUNTS", self.token_counts, len(self.tokens), "TOKENS")
@@ -77,6 +79,8 @@ class Request:
         for name in ("prompt_tokens", "prompt_phonemes", "phoneme_counts"):
             if len(getattr(self, name)) == 0:
                 raise InvalidRequest.value(name.upper(), "nothing", "at least one entry")
+        if not self.listener_seconds >= 0:
+            raise InvalidRequest.value("LISTENER_SECONDS", self.listener_seconds, "0 or more")
         check_range("SPEED", self.speed)
         check_range("SAMPLE_STEPS", self.sample_steps)
         check_seed(self.seed)
@@ -192,6 +196,7 @@ class SoVITSStage:
                 sentence=request.first_sentence + index,
                 first_frame=request.first_frame,
                 urgent=bool(request.listener_waits),
+                buffered=request.listener_seconds,
             )
             answer.start(index, plan)
         return answer.cancel

@@ -62,6 +62,7 @@ LARGEST_PORTION = 64  # tokens
 # chunk's condition sees all that is written.
 NEXT_CHUNK = 2
 AHEAD_FRAMES = 180
+WINDOW_MULTIPLE = 16  # frames; a shape that is new to the vocoder's process costs some 25 ms
 SENTENCES_AHEAD = 2
 
 
@@ -262,9 +263,18 @@ class _Shared:
         return requests
 
     def mel_request(
-        self, index: int, tokens: NDArray[np.int32], first_frame: int, frames: int, past: Mel
+        self,
+        index: int,
+        tokens: NDArray[np.int32],
+        first_frame: int,
+        frames: int,
+        past: Mel,
+        buffered: float,
     ) -> Tensors:
-        """The request to sovits_v4 for ``frames`` frames (0: all) from ``first_frame`` on."""
+        """The request to sovits_v4 for ``frames`` frames (0: all) from ``first_frame`` on.
+
+        With ``buffered`` seconds for it until the listener has nothing left.
+        """
         first = index == 0 and first_frame == 0
         phonemes = self.phonemes[index]
         tensors = {
@@ -279,6 +289,7 @@ class _Shared:
             "FIRST_FRAME": first_frame,
             "FRAME_COUNT": frames,
             "LISTENER_WAITS": int(first),
+            "LISTENER_SECONDS": buffered,
         }
         return {**tensors, "PAST_MEL": past} if first_frame else tensors
 
@@ -292,7 +303,7 @@ def _speak_sentence(
     player: _Player,
 ) -> Iterator[tuple[Wave, bool]]:
     """Waves at 48 kHz of one sentence, and whether each is its last."""
-    mels = MelStream(context_frames(VocoderConfig()))
+    mels = MelStream(context_frames(VocoderConfig()), WINDOW_MULTIPLE)
     past: Mel = np.zeros((MEL_CHANNELS, 0), np.float32)
     fading: Mel = past  # the last chunk's own version of the frames that come next
     made, last = 0, False
@@ -301,7 +312,8 @@ def _speak_sentence(
         wanted = 0 if plan.whole_sentences else plan.size(player.buffered, player.previous_frames)
         tokens, last = feed.wait(index, made, wanted, shared.options["SPEED"])
         count = 0 if last else wanted + plan.look_ahead
-        answer = call("sovits_v4", shared.mel_request(index, tokens, made, count, past), ["MEL"])
+        asked = shared.mel_request(index, tokens, made, count, past, player.buffered)
+        answer = call("sovits_v4", asked, ["MEL"])
         mel = _fade(fading, to_numpy(answer["MEL"]))
         if not last:
             mel, fading = mel[:, :wanted], mel[:, wanted : wanted + plan.blend]
