@@ -13,8 +13,8 @@ def keep_freed_memory() -> None:
     """Let the next tensor have the memory of the last one, instead of fresh pages.
 
     glibc gives every block above 128 KiB back to the kernel at once until it has seen larger ones
-    freed, and a page costs more to get than to fill: a step of a small network took half as long
-    again (1,200 page faults). Large networks bring glibc to these values by themselves. Without
+    freed, and a page costs more to get than to fill: with small networks that is a tenth of the
+    time of flow and vocoder. Large networks bring glibc to these values by themselves. Without
     glibc nothing happens.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
