@@ -25,6 +25,11 @@ def test_a_starved_listener_gets_larger_chunks() -> None:
     assert PLAN.size(buffered=0.0, previous=400) == 400
 
 
+def test_small_chunks_do_not_stay_small_when_they_come_too_late() -> None:
+    assert PLAN.size(buffered=0.3, previous=50, took=0.2) == 50
+    assert PLAN.size(buffered=0.3, previous=50, took=0.4) == 100
+
+
 def test_tokens_cover_the_look_ahead() -> None:
     frames = PLAN.tokens_needed(50, speed=1.0) * 4
     assert 50 + PLAN.look_ahead < frames <= 50 + PLAN.look_ahead + 4

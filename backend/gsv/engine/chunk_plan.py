@@ -2,9 +2,9 @@
 
 The first chunk is short, so that the listener hears something soon. Each next one may grow, since
 a long chunk costs less per second of audio, but never beyond what the listener still has to play:
-a chunk that takes longer to make than the buffer lasts is heard as a gap. A listener who has
-nothing left hears a gap in any case: the machine is slower than speech, and larger chunks make up
-for it.
+a chunk that takes longer to make than the buffer lasts is heard as a gap. Where a chunk comes too
+late in any case, because the machine is slow or has many to serve, small chunks would keep it so:
+most of their work is the prompt's. Larger ones make up for it.
 """
 
 from __future__ import annotations
@@ -41,17 +41,18 @@ class ChunkPlan:
         """Whether a sentence is never cut."""
         return self.first == 0
 
-    def size(self, buffered: float, previous: int) -> int:
+    def size(self, buffered: float, previous: int, took: float = 0.0) -> int:
         """Frames of the next chunk.
 
         Args:
             buffered: seconds of audio that the listener has and has not played yet.
             previous: frames of the chunk before, 0 for the first of the answer.
+            took: seconds that it took to make that chunk.
         """
         if previous == 0:
             return self.first
         grown = min(2 * previous, self.largest)
-        if buffered > 0:
+        if buffered > took:
             grown = min(grown, int(buffered * MEL_RATE))
         return max(grown, self.first)
 

@@ -183,7 +183,8 @@ class _Player:
         self._lead_seconds = lead_seconds
         self._started: float | None = None
         self._sent_seconds = 0.0
-        self.previous_frames = 0  # of the last chunk made, in this answer
+        self._previous, self._took = 0, 0.0  # frames of the last chunk made, and seconds for it
+        self._asked = 0.0  # when the next one was asked for
 
     def sent(self, samples: Wave, request: Request, sentence: int) -> Result:
         """Count a chunk that is about to leave."""
@@ -191,6 +192,15 @@ class _Player:
             self._started = self._clock()
         self._sent_seconds += len(samples) / request.sample_rate
         return Result(samples, request.sample_rate, sentence)
+
+    def next_size(self, plan: ChunkPlan) -> int:
+        """Frames of the chunk that is asked for now."""
+        self._asked = self._clock()
+        return plan.size(self.buffered, self._previous, self._took)
+
+    def made(self, frames: int) -> None:
+        """Take note of the chunk that was asked for last."""
+        self._previous, self._took = frames, self._clock() - self._asked
 
     def catch_up(self, call: CallScope) -> None:
         """Wait while more than the lead is left to play; Cancelled when the caller leaves."""
@@ -309,7 +319,7 @@ def _speak_sentence(
     made, last = 0, False
     while not last:
         player.catch_up(call)
-        wanted = 0 if plan.whole_sentences else plan.size(player.buffered, player.previous_frames)
+        wanted = 0 if plan.whole_sentences else player.next_size(plan)
         tokens, last = feed.wait(index, made, wanted, shared.options["SPEED"])
         count = 0 if last else wanted + plan.look_ahead
         asked = shared.mel_request(index, tokens, made, count, past, player.buffered)
@@ -318,9 +328,10 @@ def _speak_sentence(
         if not last:
             mel, fading = mel[:, :wanted], mel[:, wanted : wanted + plan.blend]
         made += mel.shape[1]
-        player.previous_frames = mel.shape[1]
         past = np.concatenate([past, mel], axis=1)[:, -FLOW_REFERENCE_MAX:]
-        yield _vocode(mels, mel, last, call), last
+        wave = _vocode(mels, mel, last, call)
+        player.made(mel.shape[1])
+        yield wave, last
 
 
 def _fade(fading: Mel, mel: Mel) -> Mel:
