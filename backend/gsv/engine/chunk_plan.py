@@ -42,14 +42,14 @@ class ChunkPlan:
         return self.first == 0
 
     def size(self, buffered: float, previous: int, took: float = 0.0) -> int:
-        """Frames of the next chunk.
+        """Frames of the next chunk; 0 is all of the sentence.
 
         Args:
             buffered: seconds of audio that the listener has and has not played yet.
             previous: frames of the chunk before, 0 for the first of the answer.
             took: seconds that it took to make that chunk.
         """
-        if previous == 0:
+        if previous == 0 or self.whole_sentences:
             return self.first
         grown = min(2 * previous, self.largest)
         if buffered > took:

@@ -319,7 +319,7 @@ def _speak_sentence(
     made, last = 0, False
     while not last:
         player.catch_up(call)
-        wanted = 0 if plan.whole_sentences else player.next_size(plan)
+        wanted = player.next_size(plan)
         tokens, last = feed.wait(index, made, wanted, shared.options["SPEED"])
         count = 0 if last else wanted + plan.look_ahead
         asked = shared.mel_request(index, tokens, made, count, past, player.buffered)
