@@ -8,6 +8,10 @@ next projection.
 Every row is computed by the same operations in the same order whatever the number of rows and
 whatever their lengths: a row alone and the same row among thirty-two have equal bits.
 
+With ``early`` a kernel is started while the one before it still runs (programmatic dependent
+launch): it reads its weights, which nobody writes, and only then waits for what it depends on.
+Every kernel waits for the end of the one before it, so the end of one is the end of all before.
+
 Imports Triton's language, so import this module only where :func:`triton_serves` says yes.
 Letters in shapes: B rows, E width, H heads, D width of a head, V vocabulary.
 """
@@ -23,6 +27,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from gsv.engine.cache import KVCache
 from gsv.models.gpt import FEED_FORWARD, Block, SemanticGPT
@@ -53,10 +58,15 @@ def _normed(x, weight, bias, rows, width: tl.constexpr, row_block: tl.constexpr)
 
 
 @triton.jit
-def _product(x, weight, column, outputs, width: tl.constexpr):
-    """``x`` [rows, width] times the rows ``column`` of ``weight`` [outputs, width], float32."""
+def _matrix(weight, column, outputs, width: tl.constexpr):
+    """The rows ``column`` of ``weight`` [outputs, width]."""
     place = weight + column[:, None] * width + tl.arange(0, width)[None, :]
-    matrix = tl.load(place, mask=column[:, None] < outputs, other=0.0)
+    return tl.load(place, mask=column[:, None] < outputs, other=0.0)
+
+
+@triton.jit
+def _product(x, matrix):
+    """``x`` [rows, width] times ``matrix`` [outputs, width], float32."""
     return tl.dot(x.to(matrix.dtype), tl.trans(matrix))
 
 
@@ -92,20 +102,25 @@ def project_inputs(
     has_norm: tl.constexpr,
     row_block: tl.constexpr,
     column_block: tl.constexpr,
+    early: tl.constexpr,
 ):
     """The norm before a layer, then query, key and value; the latter two into the cache."""
     row = tl.program_id(1) * row_block + tl.arange(0, row_block)
     inside = row[:, None] < rows
     column = tl.arange(0, width)
+    first = tl.program_id(0) * column_block
+    output = first + tl.arange(0, column_block)
+    matrix = _matrix(weight, output, 3 * width, width)
+    if early:
+        gdc_launch_dependents()
+        gdc_wait()
     if has_norm:
         normed = _normed(x, norm_weight, norm_bias, rows, width, row_block)
     else:
         normed = tl.load(x + row[:, None] * width + column[None, :], mask=inside, other=0.0)
     if tl.program_id(0) == 0:
         tl.store(normed_out + row[:, None] * width + column[None, :], normed, mask=inside)
-    first = tl.program_id(0) * column_block
-    output = first + tl.arange(0, column_block)
-    made = _product(normed, weight, output, 3 * width, width)
+    made = _product(normed, matrix)
     made += tl.load(bias + output).to(tl.float32)[None, :]
     part = first // width
     channel = output - part * width
@@ -137,8 +152,12 @@ def attend(
     head_width: tl.constexpr,
     pieces: tl.constexpr,
     piece: tl.constexpr,
+    early: tl.constexpr,
 ):
     """One head of one row over one piece of its cached positions."""
+    if early:
+        gdc_launch_dependents()
+        gdc_wait()
     head, row, index = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     length = tl.load(positions + row) + 1
     if index * piece < length:
@@ -177,9 +196,15 @@ def project_attended(
     piece: tl.constexpr,
     row_block: tl.constexpr,
     column_block: tl.constexpr,
+    early: tl.constexpr,
 ):
     """Merge the pieces of each row, project, add the residual."""
     width: tl.constexpr = heads * head_width
+    output = tl.program_id(0) * column_block + tl.arange(0, column_block)
+    matrix = _matrix(weight, output, width, width)
+    if early:
+        gdc_launch_dependents()
+        gdc_wait()
     row = tl.program_id(1) * row_block + tl.arange(0, row_block)
     inside = row < rows
     head = tl.arange(0, heads)[None, :]
@@ -203,9 +228,8 @@ def project_attended(
         peak = higher
     attended = attended / tl.where(inside[:, None], weights, 1.0)[:, :, None]
     attended = tl.reshape(attended, (row_block, width))
-    output = tl.program_id(0) * column_block + tl.arange(0, column_block)
     # Rounded as the plain version rounds what attention gives.
-    made = _product(attended, weight, output, width, width)
+    made = _product(attended, matrix)
     made += tl.load(bias + output).to(tl.float32)[None, :]
     place = row[:, None] * width + output[None, :]
     made = made.to(weight.dtype.element_ty).to(tl.float32)
@@ -227,16 +251,21 @@ def expand(
     width: tl.constexpr,
     row_block: tl.constexpr,
     column_block: tl.constexpr,
+    early: tl.constexpr,
 ):
     """The norm after attention, then the feed-forward's first layer with ReLU."""
+    output = tl.program_id(0) * column_block + tl.arange(0, column_block)
+    matrix = _matrix(weight, output, outputs, width)
+    if early:
+        gdc_launch_dependents()
+        gdc_wait()
     row = tl.program_id(1) * row_block + tl.arange(0, row_block)
     inside = row[:, None] < rows
     normed = _normed(x, norm_weight, norm_bias, rows, width, row_block)
     if tl.program_id(0) == 0:
         column = tl.arange(0, width)
         tl.store(normed_out + row[:, None] * width + column[None, :], normed, mask=inside)
-    output = tl.program_id(0) * column_block + tl.arange(0, column_block)
-    made = _product(normed, weight, output, outputs, width)
+    made = _product(normed, matrix)
     made = tl.maximum(made + tl.load(bias + output).to(tl.float32)[None, :], 0.0)
     place = out + row[:, None] * outputs + output[None, :]
     tl.store(place, made.to(out.dtype.element_ty), mask=inside)
@@ -255,8 +284,12 @@ def contract(
     row_block: tl.constexpr,
     column_block: tl.constexpr,
     depth_block: tl.constexpr,
+    early: tl.constexpr,
 ):
     """The feed-forward's second layer and the residual."""
+    if early:
+        gdc_launch_dependents()
+        gdc_wait()
     row = tl.program_id(1) * row_block + tl.arange(0, row_block)
     inside = row[:, None] < rows
     output = tl.program_id(0) * column_block + tl.arange(0, column_block)
@@ -287,12 +320,17 @@ def predict(
     has_bias: tl.constexpr,
     row_block: tl.constexpr,
     column_block: tl.constexpr,
+    early: tl.constexpr,
 ):
     """The last norm and the logits."""
+    output = tl.program_id(0) * column_block + tl.arange(0, column_block)
+    matrix = _matrix(weight, output, outputs, width)
+    if early:
+        gdc_launch_dependents()
+        gdc_wait()
     row = tl.program_id(1) * row_block + tl.arange(0, row_block)
     normed = _normed(x, norm_weight, norm_bias, rows, width, row_block)
-    output = tl.program_id(0) * column_block + tl.arange(0, column_block)
-    made = _product(normed, weight, output, outputs, width)
+    made = _product(normed, matrix)
     if has_bias:
         made += tl.load(bias + output, mask=output < outputs, other=0.0).to(tl.float32)[None, :]
     # Rounded as the plain version's product is.
@@ -321,14 +359,16 @@ class FusedDecode:
     Args:
         model: on its device, in half precision.
         cache: of the model's precision.
+        early: start each kernel before the last one's end; from compute capability 9.0 on.
 
     ``serves`` tells beforehand whether the shapes fit.
     """
 
-    def __init__(self, model: SemanticGPT, cache: KVCache) -> None:
+    def __init__(self, model: SemanticGPT, cache: KVCache, *, early: bool = False) -> None:
         config, device, half = model.config, cache.storage.device, model.precision
         self._model = model
         self._cache = cache
+        self._early = early
         self._width, self._heads = config.hidden_dim, config.heads
         self._pieces = cache.max_length // PIECE
         slots = cache.slots
@@ -367,7 +407,8 @@ class FusedDecode:
         model, own, rows = self._model, self._buffers, len(tokens)
         width, config = self._width, self._model.config
         blocks = triton.cdiv(rows, ROW_BLOCK)
-        tiles = {"row_block": ROW_BLOCK, "column_block": COLUMN_BLOCK}
+        start = {"early": self._early, **({"launch_pdl": True} if self._early else {})}
+        tiles = {"row_block": ROW_BLOCK, "column_block": COLUMN_BLOCK, **start}
         storage, slot_stride = self._cache.storage, self._cache.storage.stride(0)
         shape = {
             "heads": self._heads,
@@ -396,7 +437,7 @@ class FusedDecode:
             )  # fmt: skip
             attend[self._heads, rows, self._pieces](
                 own.query, keys, values, positions, own.mixed, own.highest, own.total,
-                slot_stride, scale, num_warps=8, **shape,
+                slot_stride, scale, num_warps=8, **shape, **start,
             )  # fmt: skip
             project_attended[columns(width)](
                 own.mixed, own.highest, own.total, positions, own.normed, attention.output.weight,
