@@ -36,6 +36,9 @@ class CapturedCalls:
     def __len__(self) -> int:
         return len(self._graphs)
 
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._graphs
+
     def __call__(self, key: Hashable, call: Callable[[], object]) -> None:
         """Replay what was captured under ``key``, else call."""
         graph = self._graphs.get(key)

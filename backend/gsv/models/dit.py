@@ -293,6 +293,8 @@ class DiT(nn.Module):
         super().__init__()
         width, mel = config.dit_dim, config.mel_channels
         self.mel_channels = mel
+        self.width = width
+        self.modulation_width = (config.dit_depth * _BLOCK_PARTS + 2) * width
         self.add_and_norm: AddAndNorm = add_and_norm
         self.time = TimeEmbedding(width)
         self.step_size = TimeEmbedding(width)
@@ -333,7 +335,7 @@ class DiT(nn.Module):
             time, step_size: float32 [N], one entry per pair wanted.
 
         Returns:
-            float32 [N, depth * 6 * D + 2 * D]: the parts of each block, then final scale and shift.
+            float32 [N, M]: the 6 * D parts of each block, then final scale and shift.
         """
         vector = functional.silu(self.time(time) + self.step_size(step_size))
         layers = (*self.modulations, self.final_modulation)
