@@ -23,13 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-
-_ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(_ROOT / "tools"))
-
 from gpu_steps.plan import STEPS, Step
 from gpu_steps.report import BrokenDeviceError, Deadline, Report, Section, require_device
 
+_ROOT = Path(__file__).resolve().parent.parent
 _GRACE = 30.0  # seconds beyond a step's limit after which it hangs
 _POLL = 0.5
 _CPU_PATIENCE = 10.0  # as many times longer may a step take there
