@@ -17,12 +17,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from pretend_cuda.faults import IllegalCapture, Race, StaleMemory
 from pretend_cuda.machine import PoolId, machine
 from pretend_cuda.memory import Memory, poison, use
-from pretend_cuda.plain import plainly
+from pretend_cuda.plain import leaves, plainly
 from pretend_cuda.streams import Stream
 
 
@@ -37,7 +36,7 @@ class Step:
 
     def run(self) -> None:
         """Compute it again, into the same memory."""
-        again = [x for x in tree_leaves(self.call(*self.args, **self.kwargs)) if _is_tensor(x)]
+        again = [x for x in leaves(self.call(*self.args, **self.kwargs)) if _is_tensor(x)]
         for old, new in zip(self.made, again, strict=True):
             if old.numel() and old.data_ptr() != new.data_ptr():
                 old.copy_(new)

@@ -15,14 +15,13 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from pretend_cuda import host
 from pretend_cuda.graphs import CUDAGraph, graph, graph_pool_handle, is_capturing
 from pretend_cuda.log import Log, Site
 from pretend_cuda.machine import Machine, machine, switch_off, switch_on
 from pretend_cuda.memory import Memory, use
-from pretend_cuda.plain import plainly
+from pretend_cuda.plain import leaves, plainly
 from pretend_cuda.streams import Event, Stream
 from pretend_cuda.tensors import CudaTensor, attention, dispatch, is_cuda, move, signature, upload
 
@@ -88,17 +87,17 @@ class _Dispatch(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         own = machine()
-        leaves = tree_leaves((args, kwargs))
+        given = list(leaves((args, kwargs)))
         ours = {"cuda", "meta"} if own.inside else {"cuda"}
         if any(
             isinstance(x, CudaTensor) or (isinstance(x, torch.device) and x.type in ours)
-            for x in leaves
+            for x in given
         ):
             return dispatch(func, args, kwargs)
         if own.undelivered and not signature(func).views:
-            for leaf in leaves:
-                if isinstance(leaf, Tensor):
-                    host.check(own, leaf, signature(func).name)
+            for value in given:
+                if isinstance(value, Tensor):
+                    host.check(own, value, signature(func).name)
         return func(*args, **kwargs)
 
 
@@ -127,7 +126,7 @@ class _Functions(TorchFunctionMode):
         ):
             with plainly():
                 return func(args[0].inner, *args[1:], **kwargs)
-        on_device = [x for x in tree_leaves((args, kwargs)) if isinstance(x, CudaTensor)]
+        on_device = [x for x in leaves((args, kwargs)) if isinstance(x, CudaTensor)]
         if not on_device:
             return func(*args, **kwargs)
         inside = machine().inside

@@ -46,11 +46,20 @@ class Log:
 
     Args:
         loading: functions beneath which waiting is free: nobody listens yet.
+
+    Attributes:
+        waits: how often the host waited in which way.
+        lines: file and line of each wait, when it was last seen.
+        loaded: those of ``loading`` beneath which something has waited.
+        faults: also those that the product caught.
+        captures: begun since the start.
+        replays: of all graphs.
     """
 
     loading: Collection[Site] = ()
     waits: Counter[Wait] = dataclasses.field(default_factory=Counter)
-    lines: dict[Wait, str] = dataclasses.field(default_factory=dict)  # where each was seen last
+    lines: dict[Wait, str] = dataclasses.field(default_factory=dict)
+    loaded: set[Site] = dataclasses.field(default_factory=set)
     faults: list[DeviceFault] = dataclasses.field(default_factory=list)
     captures: int = 0
     replays: int = 0
@@ -61,7 +70,8 @@ class Log:
     def wait(self, what: str) -> None:
         """Count a wait of the calling thread."""
         sites = list(_sites())
-        if any(site in self.loading for site, _ in sites):
+        if loading := {site for site, _ in sites} & set(self.loading):
+            self.loaded |= loading
             return
         site, line = sites[0] if sites else (Site("?", "?"), "?")
         with self._lock:

@@ -13,14 +13,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils._pytree import tree_leaves, tree_map
 
 from pretend_cuda import host
 from pretend_cuda.faults import Misplaced
 from pretend_cuda.graphs import Step
 from pretend_cuda.machine import machine
 from pretend_cuda.memory import Memory, poison, use
-from pretend_cuda.plain import plainly
+from pretend_cuda.plain import leaves, mapped, plainly
 
 aten = torch.ops.aten
 # The host reads a number or a shape off the device before it can go on.
@@ -305,9 +304,9 @@ def _download_into(target: Tensor, source: CudaTensor, non_blocking: bool) -> No
 def _operate(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """An operator that stays on one device."""
     own, traits = machine(), signature(func)
-    leaves = tree_leaves((args, kwargs))
-    tensors = [leaf for leaf in leaves if isinstance(leaf, CudaTensor)]
-    foreign = [x for x in leaves if isinstance(x, Tensor) and not isinstance(x, CudaTensor)]
+    given = [x for x in leaves((args, kwargs)) if isinstance(x, Tensor)]
+    tensors = [x for x in given if isinstance(x, CudaTensor)]
+    foreign = [x for x in given if not isinstance(x, CudaTensor)]
     device = kwargs.get("device")
     if device is not None and is_cuda(device):
         index = own.index_of(device)
@@ -315,9 +314,7 @@ def _operate(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         index = tensors[0].index if tensors else own.inside[-1]
     foreign = _uploaded_indices(traits.name, args, foreign, bool(tensors))
     if any(x.dim() for x in foreign) or len({x.index for x in tensors}) > 1:
-        places = ", ".join(
-            f"{tuple(x.shape)} on {x.device}" for x in leaves if isinstance(x, Tensor)
-        )
+        places = ", ".join(f"{tuple(x.shape)} on {x.device}" for x in given)
         message = f"{traits.name}: expected all tensors to be on the same device; got {places}"
         raise own.fault(Misplaced(message))
     if traits.name in WAITING or f"{traits.name}.{func._overloadname}" in WAITING:
@@ -325,7 +322,7 @@ def _operate(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         own.current_stream(index).finish()
     written = [x for i, x in enumerate(args) if i in traits.written]
     written += [kwargs[key] for key in traits.written_keywords if key in kwargs]
-    written = [x for x in tree_leaves(written) if isinstance(x, CudaTensor)]
+    written = [x for x in leaves(written) if isinstance(x, CudaTensor)]
     if "device" in kwargs:
         kwargs = {**kwargs, "device": torch.device("cpu")}
     if kwargs.get("pin_memory") is not None:
@@ -358,6 +355,7 @@ def launch(
     written: Sequence[CudaTensor] = (),
     *,
     empty: bool = False,
+    sketch: Callable[..., Any] | None = None,
 ) -> Any:
     """Compute ``call`` on the values behind its arguments, as one kernel of device ``index``.
 
@@ -366,29 +364,31 @@ def launch(
         index: the device.
         written: arguments that it writes into.
         empty: it only allocates.
+        sketch: makes what ``call`` would make but for the values, which a capture doesn't need.
     """
     own = machine()
     stream = own.current_stream(index)
     if index != own.device:
         own.wrong_current_device += 1
-    tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, CudaTensor)]
+    tensors = [x for x in leaves((args, kwargs)) if isinstance(x, CudaTensor)]
     by_value = {id(x.inner): x for x in tensors}
-    plain_args, plain_kwargs = tree_map(_inner, (args, kwargs))
+    plain_args, plain_kwargs = mapped(_inner, (args, kwargs))
     capture = stream.capture
     with plainly():
         if capture is not None:
             for target in written:
                 capture.keep(target.inner)
-        made = call(*plain_args, **plain_kwargs)
-        results = [x for x in tree_leaves(made) if isinstance(x, Tensor)]
+        compute = call if capture is None or sketch is None else sketch
+        made = compute(*plain_args, **plain_kwargs)
+        results = [x for x in leaves(made) if isinstance(x, Tensor)]
         old = {id(x.memory) for x in tensors}
         if empty:
             for result in results:
                 poison(result)
-        wrapped = tree_map(
+        wrapped = mapped(
             lambda x: by_value.get(id(x)) if id(x) in by_value else _wrapped(x, index), made
         )
-        made_tensors = [x for x in tree_leaves(wrapped) if isinstance(x, CudaTensor)]
+        made_tensors = [x for x in leaves(wrapped) if isinstance(x, CudaTensor)]
         fresh = [x.memory for x in made_tensors if id(x.memory) not in old]
         if made_tensors and not fresh and not written:
             return wrapped  # another view of the same memory: no kernel runs
@@ -410,11 +410,32 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: A
     if len(places) > 1:
         message = f"scaled_dot_product_attention: tensors on {sorted(map(str, places))}"
         raise machine().fault(Misplaced(message))
-    call = functional.scaled_dot_product_attention
     if not isinstance(query, CudaTensor):
-        return call(query, key, value, *args, **kwargs)
-    made: Tensor = launch(call, (query, key, value, *args), kwargs, query.index)
+        return functional.scaled_dot_product_attention(query, key, value, *args, **kwargs)
+    made: Tensor = launch(
+        _attention, (query, key, value, *args), kwargs, query.index, sketch=_attention_sketch
+    )
     return made
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    if query.dtype != torch.float16:
+        return functional.scaled_dot_product_attention(query, key, value, *args, **kwargs)
+    # A CPU takes several times as long in float16, which GPUs sum up in float32 as well.
+    parts, args = (query.float(), key.float(), value.float()), tuple(mapped(_single, list(args)))
+    kwargs = mapped(_single, kwargs)
+    made = functional.scaled_dot_product_attention(*parts, *args, **kwargs)
+    return made.to(query.dtype)
+
+
+def _attention_sketch(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
+    rows, heads, length, _width = query.shape
+    return query.new_empty(rows, length, heads, value.shape[-1]).transpose(1, 2)
+
+
+def _single(value: Any) -> Any:
+    half = isinstance(value, Tensor) and value.dtype == torch.float16
+    return value.float() if half else value
 
 
 def _inner(value: Any) -> Any:
