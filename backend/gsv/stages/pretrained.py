@@ -13,12 +13,16 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 from transformers import BertConfig, BertModel, HubertConfig, HubertModel
-from transformers.modeling_utils import no_init_weights
 
 from gsv.checkpoints.store import load_module_state
 from gsv.errors import CheckpointError
 from gsv.models.pretrained import BERT_SKIPPED_LAYERS, CharacterFeatures, SpeechFeatures
 from gsv.precision import torch_dtype
+
+try:
+    from transformers.initialization import no_init_weights  # from 5 on
+except ImportError:
+    from transformers.modeling_utils import no_init_weights
 
 _MAX_CHARACTERS = 510  # BERT has 512 positions, two of them for [CLS] and [SEP]
 _BATCH_TOKENS = 4_096  # of a padded batch; bounds the memory
