@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gsv.device import end_if_fatal, prepare
 from gsv.engine.lane import Counters, Lane
 from gsv.engine.noise import exponential_steps
 from gsv.engine.runner import Noise, Runner
@@ -239,11 +240,13 @@ class Engine:
 
     def _loop(self) -> None:
         try:
+            prepare(self._device)
             while (lanes := self._wait_for_work()) is not None:
                 for lane in lanes:
                     lane.step()
         except BaseException as error:
             # A fault of ours, or no memory left. Nobody may wait for a thread that is gone.
+            end_if_fatal(error)
             logger.exception("the semantic GPT engine broke")
             with self._lock:
                 self._ended = GsvError(f"the semantic GPT engine broke: {error!r}")

@@ -18,6 +18,7 @@ from concurrent.futures import Future
 import torch
 from torch import Tensor
 
+from gsv.device import end_if_fatal, prepare
 from gsv.engine.flow_job import FlowJob, FlowRun, OnDone, OnError
 from gsv.engine.flow_runner import FlowRunner
 from gsv.engine.flow_scheduler import FlowScheduler
@@ -199,9 +200,11 @@ class FlowEngine:
     def _loop(self) -> None:
         error: BaseException = GsvError("the flow engine was stopped")
         try:
+            prepare(self._flows[""].device)
             while self._wait_for_work():
                 self._turn()
         except BaseException as broken:
+            end_if_fatal(broken)
             logger.exception("the flow engine broke")
             error = broken
         with self._changed:
@@ -285,6 +288,7 @@ class FlowEngine:
             self._stats.finished += 1
             return
         self._stats.failed += 1
+        end_if_fatal(error)
         logger.error("a mel chunk failed", exc_info=error)
         self._fail(run, error if isinstance(error, GsvError) else _wrapped(error))
 

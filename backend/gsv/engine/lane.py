@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Sequence as Rows
 
+from gsv.device import end_if_fatal
 from gsv.engine.runner import Runner
 from gsv.engine.scheduler import Scheduler
 from gsv.engine.sequence import Drawn, Sequence, Status
@@ -72,6 +73,7 @@ class Lane:
         try:
             drawn = self.runner.prefill(newcomers, first)
         except Exception as error:
+            end_if_fatal(error)
             if len(newcomers) == 1:
                 _fail(newcomers, "prefill", error)
                 return
@@ -127,6 +129,7 @@ class Lane:
 
 
 def _fail(sequences: Rows[Sequence], action: str, cause: Exception) -> None:
+    end_if_fatal(cause)
     logger.error("%s of %d sequences failed", action, len(sequences), exc_info=cause)
     error = GsvError(f"the semantic GPT's {action} failed: {cause}")
     error.__cause__ = cause

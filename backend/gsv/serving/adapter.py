@@ -22,6 +22,7 @@ import torch
 import triton_python_backend_utils as pb_utils
 
 from gsv.checkpoints.manifest import verify_manifest
+from gsv.device import end_if_fatal, end_on_fatal, prepare
 from gsv.errors import Cancelled, CheckpointError, GsvError, InvalidRequest, Overloaded, VoiceError
 from gsv.serving.bls import CANCEL_PREFIX, Bridge
 from gsv.serving.error_codes import to_triton_error
@@ -150,7 +151,8 @@ class _Model:
         settings = self.stage.settings_type.parse(parameters)
         # oneDNN keeps 1024 shapes of some 1.4 MB each, and sentences have hundreds of lengths.
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512")
-        torch.backends.cudnn.allow_tf32 = False  # float32 means float32; cuDNN rounds by default
+        prepare(device)
+        end_on_fatal()
         if settings.threads:
             torch.set_num_threads(settings.threads)
         self._stage = self._build(Place(folder, device), settings)
@@ -189,6 +191,7 @@ class _Model:
 
         A broken voice is the operator's: logged once, not at every request for it.
         """
+        end_if_fatal(error)
         if isinstance(error, (InvalidRequest, Overloaded, Cancelled)):
             return
         if isinstance(error, (VoiceError, CheckpointError)):
@@ -237,6 +240,7 @@ class BatchedModel(_Model):
         try:
             return list(self._stage.run_batch(parsed))
         except Exception as error:
+            end_if_fatal(error)
             # A fault of ours must not name an innocent request: each of the batch runs once more
             # by itself, so that only the one at fault fails.
             if len(parsed) == 1:

@@ -170,6 +170,7 @@ class SemanticGPTEngineStage:
             unload=lambda key, _: self._engine.remove_model(key),
             budget=settings.memory_budget_mib << 20,
             waiting_limit=settings.waiting,
+            device=place.device,
             tally=self.tally,
         )
 

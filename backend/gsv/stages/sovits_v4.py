@@ -146,6 +146,7 @@ class SoVITSStage:
             unload=self._speakers.unload,
             budget=settings.memory_budget_mib << 20,
             waiting_limit=settings.waiting,
+            device=place.device,
             tally=self.tally,
         )
         self._references: OrderedDict[bytes, tuple[Tensor, Reference]] = OrderedDict()
