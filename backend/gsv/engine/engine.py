@@ -244,6 +244,7 @@ class Engine:
             while (lanes := self._wait_for_work()) is not None:
                 for lane in lanes:
                     lane.step()
+                del lanes, lane  # one that is removed while all rest takes its memory along
         except BaseException as error:
             # A fault of ours, or no memory left. Nobody may wait for a thread that is gone.
             end_if_fatal(error)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
+import logging
 import os
 import threading
 import time
@@ -33,7 +34,10 @@ from gsv.stages.tally import Tally, outcome_of
 
 CANCEL_CHECK_SECONDS = 0.05
 IDLE_CHECK_SECONDS = 5.0  # between looks for voices that are gone while nobody asks for anything
+GPU_THREADS = 2  # of a process whose work a GPU does: more only get in the way of the others
 PUBLIC_PREFIX = "gpt_sovits_v4"  # these answer callers, all others answer (also) each other
+
+_package_log = logging.getLogger("gsv")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +130,23 @@ def _write_tensor(value: Any, declared: Wire) -> Any:
     return pb_utils.Tensor(declared.name, np.ascontiguousarray(shaped))
 
 
+class ServerLog(logging.Handler):
+    """Hands what this package logs to the server's log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record, at the server's level that is nearest."""
+        try:
+            text = self.format(record)
+            if record.levelno >= logging.ERROR:
+                pb_utils.Logger.log_error(text)
+            elif record.levelno >= logging.WARNING:
+                pb_utils.Logger.log_warn(text)
+            else:
+                pb_utils.Logger.log_info(text)
+        except Exception:
+            self.handleError(record)
+
+
 class _Model:
     """What both kinds of model do at load and unload."""
 
@@ -135,6 +156,10 @@ class _Model:
         """Check the weights' manifest, build the stage on the device that Triton gave, warm up."""
         config = json.loads(args["model_config"])
         self._name = args["model_name"]
+        self._log = ServerLog()
+        _package_log.addHandler(self._log)
+        _package_log.setLevel(logging.INFO)
+        _package_log.propagate = False
         self._metrics = RequestMetrics(self._name)
         self._tagged = not self._name.startswith(PUBLIC_PREFIX)
         self._inputs = read_wire(config["input"])
@@ -153,8 +178,8 @@ class _Model:
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512")
         prepare(device)
         end_on_fatal()
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
+        if threads := settings.threads or (GPU_THREADS if on_gpu else 0):
+            torch.set_num_threads(threads)
         self._stage = self._build(Place(folder, device), settings)
         keep_freed_memory()  # not before: what loading leaves behind may go
         self._stage.warm_up()
@@ -176,6 +201,7 @@ class _Model:
         self._stage.close()
         del self._metrics, self._voice_metrics, self._stage
         gc.collect()
+        _package_log.removeHandler(self._log)
 
     def _read(self, request: Any) -> Any:
         return self.stage.request_type(**read_request(request, self._inputs))

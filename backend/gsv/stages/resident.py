@@ -91,9 +91,9 @@ class Residents(Generic[Weights]):
         unload: undoes that; InvalidRequest while they are still in use.
         budget: bytes of all voices' weights together.
         waiting_limit: requests that may wait for weights.
-        device: what ``load`` computes on.
         tally: where loads and residency are counted.
         clock: seconds.
+        device: what ``load`` computes on.
     """
 
     def __init__(
@@ -106,9 +106,9 @@ class Residents(Generic[Weights]):
         unload: Callable[[str, Weights], None],
         budget: int,
         waiting_limit: int,
-        device: str = "cpu",
         tally: Tally | None = None,
         clock: Callable[[], float] = time.monotonic,
+        device: str = "cpu",
     ) -> None:
         self._name = name
         self._tally = tally or Tally(voices)
