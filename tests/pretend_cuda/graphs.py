@@ -56,7 +56,7 @@ class Capture:
     owned: dict[int, Tensor] = dataclasses.field(default_factory=dict)  # by address of the storage
     reads: list[weakref.ref[Memory]] = dataclasses.field(default_factory=list)
     writes: list[weakref.ref[Memory]] = dataclasses.field(default_factory=list)
-    forked: set[Stream] = dataclasses.field(default_factory=set)
+    joined: dict[Stream, bool] = dataclasses.field(default_factory=dict)  # forked streams
 
     def __post_init__(self) -> None:
         self._before: list[tuple[Tensor, Tensor]] = []
@@ -65,11 +65,12 @@ class Capture:
     def fork(self, stream: Stream) -> None:
         """A stream that waits for an event of this capture is captured, too."""
         stream.capture = self
-        self.forked.add(stream)
+        self.joined[stream] = False
 
     def join(self, stream: Stream) -> None:
         """A forked stream has been waited for."""
-        self.forked.discard(stream)
+        if stream in self.joined:
+            self.joined[stream] = True
 
     def keep(self, written: Tensor) -> None:
         """Remember memory from outside that an operation is about to write."""
@@ -100,7 +101,7 @@ class Capture:
             for target, value in reversed(self._before):
                 target.copy_(value)
         self._before.clear()
-        for stream in self.forked:
+        for stream in self.joined:
             stream.capture = None
 
 
@@ -160,8 +161,8 @@ class CUDAGraph:
             raise own.fault(IllegalCapture("a capture must end on the stream on which it began"))
         if capture.broken:
             raise RuntimeError("CUDA error: operation failed due to a previous error in capture")
-        if capture.forked:
-            raise own.fault(IllegalCapture(f"not joined again: {capture.forked}"))
+        if left := [stream for stream, joined in capture.joined.items() if not joined]:
+            raise own.fault(IllegalCapture(f"not joined again: {left}"))
         self._tape, self._index = capture.tape, capture.stream.device.index
         self._owned = list(capture.owned.values())
         self._reads, self._writes = capture.reads, capture.writes
@@ -209,7 +210,7 @@ class CUDAGraph:
 
 
 class graph:  # noqa: N801 (torch's name)
-    """As ``torch.cuda.graph``: a capture on a stream of its own, after the device has come to rest."""
+    """As ``torch.cuda.graph``: a capture on a stream of its own, once the device rests."""
 
     default_capture_stream: Stream | None = None  # torch's threads share one, too
 

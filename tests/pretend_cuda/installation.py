@@ -20,7 +20,7 @@ from pretend_cuda import host
 from pretend_cuda.graphs import CUDAGraph, graph, graph_pool_handle, is_capturing
 from pretend_cuda.log import Log, Site
 from pretend_cuda.machine import Machine, machine, switch_off, switch_on
-from pretend_cuda.memory import Memory, use
+from pretend_cuda.memory import use
 from pretend_cuda.plain import leaves, plainly
 from pretend_cuda.streams import Event, Stream
 from pretend_cuda.tensors import CudaTensor, attention, dispatch, is_cuda, move, signature, upload
@@ -225,11 +225,6 @@ def _is_pinned(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return not isinstance(args[0], CudaTensor) and host.is_pinned(args[0])
 
 
-def _record_stream(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    values, stream = args
-    values.memory.recorded.add(stream)
-
-
 def _data_ptr(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return args[0].inner.data_ptr() if isinstance(args[0], CudaTensor) else NotImplemented
 
@@ -241,7 +236,6 @@ _HANDLERS: dict[str, Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]] = {
     **dict.fromkeys(("numpy", "__array__"), _numpy),
     "pin_memory": _pin_memory,
     "is_pinned": _is_pinned,
-    "record_stream": _record_stream,
     "data_ptr": _data_ptr,
 }
 

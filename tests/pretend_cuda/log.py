@@ -105,7 +105,9 @@ def _sites() -> Iterator[tuple[Site, str]]:
         code = frame.f_code
         # A comprehension is a frame of its own up to Python 3.11; it belongs to its function.
         ours = code.co_filename.startswith(PRODUCT)
-        if (code.co_name[0] != "<" or code.co_name == "<module>") and (ours or not code.co_filename.startswith(PASSED_OVER)):
+        if (code.co_name[0] != "<" or code.co_name == "<module>") and (
+            ours or not code.co_filename.startswith(PASSED_OVER)
+        ):
             file = code.co_filename.removeprefix(PRODUCT) if ours else Path(code.co_filename).name
             yield Site(file, code.co_name), f"{file}:{frame.f_lineno}"
         frame = frame.f_back

@@ -60,8 +60,8 @@ class Memory:
         for stream, number in [*self.readers.items(), *([self.writer] if self.writer else [])]:
             if stream not in self.recorded and not self.home.follows(stream, number):
                 message = (
-                    f"memory of {self.home} is freed while {stream} may still use it; let {self.home}"
-                    " wait for it first, or call record_stream"
+                    f"memory of {self.home} is freed while {stream} may still use it; let the "
+                    "first wait for the second, or call record_stream"
                 )
                 self.machine.fault(Race(message))
 
@@ -92,9 +92,7 @@ def use(stream: Stream, reads: Iterable[Memory], writes: Iterable[Memory]) -> No
 
 def _follow_writer(stream: Stream, memory: Memory) -> None:
     if memory.writer is not None and not stream.follows(*memory.writer):
-        message = (
-            f"{stream} uses what {memory.writer[0]} may still write; wait for an event of it"
-        )
+        message = f"{stream} uses what {memory.writer[0]} may still write; wait for an event of it"
         raise stream._machine.fault(Race(message))
 
 

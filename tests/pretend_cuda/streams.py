@@ -50,12 +50,10 @@ class Stream:
 
     def follows(self, other: Stream, number: int) -> bool:
         """Whether new work here comes after operation ``number`` of another stream."""
-        return (
-            other is self or number <= other.finished or number <= self.known.get(other, 0)
-        )
+        return other is self or number <= other.finished or number <= self.known.get(other, 0)
 
     def finish(self, number: int | None = None) -> None:
-        """Let the host know that everything up to ``number`` is over, and all that it waited for."""
+        """Let the host know that all up to ``number`` is over, and what that waited for."""
         with self._machine.lock:
             number = self.issued if number is None else number
             while self._due and self._due[0][0] <= number:

@@ -20,6 +20,7 @@ from pretend_cuda.graphs import Step
 from pretend_cuda.machine import machine
 from pretend_cuda.memory import Memory, poison, use
 from pretend_cuda.plain import leaves, mapped, plainly
+from pretend_cuda.streams import Stream
 
 aten = torch.ops.aten
 # The host reads a number or a shape off the device before it can go on.
@@ -84,6 +85,10 @@ class CudaTensor(Tensor):
     def get_device(self) -> int:
         return self.index
 
+    def record_stream(self, stream: Stream) -> None:
+        """Let the memory be reused, once it is freed, only after what ``stream`` does now."""
+        self.memory.recorded.add(stream)
+
     def __repr__(self) -> str:  # type: ignore[override]
         return f"{self.inner!r} on {self.device}"
 
@@ -137,9 +142,7 @@ def signature(func: Any) -> Signature:
 
 def is_cuda(device: Any) -> bool:
     """Whether a device, its name or its number is a CUDA device."""
-    return isinstance(device, int) or (
-        device is not None and torch.device(device).type == "cuda"
-    )
+    return isinstance(device, int) or (device is not None and torch.device(device).type == "cuda")
 
 
 def dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -230,7 +233,8 @@ def _to_copy(source: Tensor, options: dict[str, Any]) -> Tensor:
 
 def _to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     """``to`` before torch's own code has taken it apart, which inference mode shows."""
-    given = dict(zip(("device", "dtype", "non_blocking", "copy", "memory_format"), args[1:]))
+    names = ("device", "dtype", "non_blocking", "copy", "memory_format")
+    given = dict(zip(names, args[1:], strict=False))
     given |= {key: value for key, value in kwargs.items() if key not in ("layout", "pin_memory")}
     if given.get("memory_format") in (None, torch.preserve_format):
         given.pop("memory_format", None)

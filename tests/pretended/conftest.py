@@ -26,7 +26,11 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     voices, shapes = root / "voices", Shapes.of(root / "repository")
     make_voice(voices / "plain", seed=1)
     recording = write_wave(root / "take.wav", seed=4)
-    gpt, lora, full = gpt_file(root / "g.ckpt"), lora_file(root / "l.pth"), full_file(root / "f.pth")
+    gpt, lora, full = (
+        gpt_file(root / "g.ckpt"),
+        lora_file(root / "l.pth"),
+        full_file(root / "f.pth"),
+    )
     add_voice(voices, NewVoice("tuned", recording, "Words.", "en", gpt, lora), shapes)
     add_voice(voices, NewVoice("full", recording, "Words.", "en", None, full), shapes)
     return root / "repository"

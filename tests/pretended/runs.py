@@ -24,7 +24,7 @@ from gsv.voices.features import FOLDER
 VOICES = ("plain", "tuned", "full")
 OPTIONS = {"text": "Hello there.", "seed": 3, "sample_steps": 2, "pause_seconds": 0.0}
 TOKENS = 24  # where a sentence is cut
-DTYPED = ("semantic_gpt_engine", "sovits_v4", "vocoder")
+DTYPED = ("text_frontend", "reference_encoder", "semantic_gpt_engine", "sovits_v4", "vocoder")
 
 Wave = NDArray[np.float32]
 
@@ -97,14 +97,15 @@ def run_on_cpu(
     """
     with Offline(repository, settings=settings(dtype)) as speaker:
         return {
-            voice: {"own": pipeline(speaker, voice), "given": pipeline(speaker, voice, given[voice])}
+            voice: {
+                "own": pipeline(speaker, voice),
+                "given": pipeline(speaker, voice, given[voice]),
+            }
             for voice in VOICES
         }
 
 
-def pipeline(
-    speaker: Offline, voice: str, given: dict[str, Any] | None = None
-) -> dict[str, Any]:
+def pipeline(speaker: Offline, voice: str, given: dict[str, Any] | None = None) -> dict[str, Any]:
     """Every tensor of one answer by name; with the tokens of ``given``, if there are any."""
     known = Request(voice=voice, **OPTIONS).tensors()
     for step in PIPELINE_STEPS:
