@@ -87,33 +87,37 @@ def run_pretended(repository: Path, dtype: str, device: str) -> Run:
         )
 
 
-def run_on_cpu(
-    repository: Path, dtype: str, given: dict[str, dict[str, Any]]
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """All tensors of the CPU by voice: with its "own" tokens, and with the "given" ones.
+@dataclasses.dataclass
+class Reference:
+    """What the CPU answers.
 
-    In half precision a token may fall otherwise where two were equally likely; everything behind it
-    is then another sentence. With the same tokens the rest can be compared.
+    Attributes:
+        alone: whole answers by voice.
+        tensors: what its stages make of the GPU's tensors, by voice and name. In half precision a
+            token may fall otherwise where two were equally likely, and all behind it is then another
+            sentence; from the same tokens the rest can be compared.
     """
+
+    alone: dict[str, Wave]
+    tensors: dict[str, dict[str, Any]]
+
+
+def run_on_cpu(repository: Path, dtype: str, given: dict[str, dict[str, Any]]) -> Reference:
+    """Speak on the CPU, and run each of its stages on what the one before it has ``given``."""
     with Offline(repository, settings=settings(dtype)) as speaker:
-        return {
-            voice: {
-                "own": pipeline(speaker, voice),
-                "given": pipeline(speaker, voice, given[voice]),
-            }
-            for voice in VOICES
-        }
+        return Reference(
+            alone={voice: speaker.say(voice=voice, **OPTIONS)[0] for voice in VOICES},
+            tensors={voice: pipeline(speaker, voice, given[voice]) for voice in VOICES},
+        )
 
 
 def pipeline(speaker: Offline, voice: str, given: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Every tensor of one answer by name; with the tokens of ``given``, if there are any."""
+    """Every tensor of one answer by name; each stage's inputs are those ``given``, if any are."""
     known = Request(voice=voice, **OPTIONS).tensors()
+    made: dict[str, Any] = {}
     for step in PIPELINE_STEPS:
-        if step == "semantic_gpt" and given is not None:
-            known |= {name: given[name] for name in ("TOKENS", "TOKEN_COUNTS")}
-        else:
-            known |= speaker(step, known, [], job="")
-    return known
+        made |= speaker(step, given or {**known, **made}, [], job="")
+    return known | made
 
 
 def _speak(speaker: Offline) -> tuple[Any, ...]:
