@@ -1,13 +1,15 @@
 """Speed of the flow's estimator and of the vocoder, against plain float32 and the machine's limit.
 
     python -m gsv.bench acoustic --frames 1000,500,250 --dtype float32 --dtype bfloat16
+    python -m gsv.bench acoustic --frames 1024,576 --batch 1,16 --dtype bfloat16 --device cuda
 
-Weights are random: they change no speed.
+Weights are random: they change no speed. On a GPU kernels and CUDA graphs are used as served.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +24,8 @@ from gsv.bench import plain
 from gsv.bench.semantic import numbers
 from gsv.config import SoVITSConfig, VocoderConfig
 from gsv.constants import MEL_RATE
+from gsv.engine.flow_graphs import GraphedEstimator, shapes
+from gsv.engine.kernels import flow as kernels
 from gsv.engine.native import attention, convolution
 from gsv.engine.vocoding import vocode
 from gsv.models.flow import FlowMatching
@@ -32,7 +36,9 @@ from gsv.precision import torch_dtype
 Module = TypeVar("Module", bound=nn.Module)
 
 REPEATS = 3
-_PROBE = (1000, 1024, 4096)  # rows, inputs, outputs of the matrix product that is the limit
+# Rows, inputs, outputs of the matrix product that is the limit; a GPU needs a large one to be busy.
+_CPU_PROBE, _GPU_PROBE = (1000, 1024, 4096), (8192, 8192, 8192)
+_QUEUED = 4  # calls that a GPU is given at once, as it has steps in line when it serves
 _VOCODER_WINDOW = 400
 
 
@@ -74,7 +80,7 @@ def measure(
 
 def gemm_rate(dtype: torch.dtype, device: str = "cpu") -> float:
     """Floating-point operations per second of one large matrix product."""
-    rows, inputs, outputs = _PROBE
+    rows, inputs, outputs = _CPU_PROBE if device == "cpu" else _GPU_PROBE
     values = torch.randn(rows, inputs, device=device).to(dtype)
     weight = torch.randn(outputs, inputs, device=device).to(dtype)
     seconds = best(lambda: nn.functional.linear(values, weight), device, repeats=10)
@@ -93,13 +99,14 @@ def dit_operations(config: SoVITSConfig, frames: int) -> int:
 def best(function: Callable[[], object], device: str, repeats: int = REPEATS) -> float:
     """Seconds of the fastest of several calls, after one that doesn't count."""
     function()
-    seconds = []
+    seconds, calls = [], 1 if device == "cpu" else _QUEUED
     for _ in range(repeats):
         wait(device)
         start = time.perf_counter()
-        function()
+        for _ in range(calls):
+            function()
         wait(device)
-        seconds.append(time.perf_counter() - start)
+        seconds.append((time.perf_counter() - start) / calls)
     return min(seconds)
 
 
@@ -122,18 +129,45 @@ def _measure_dit(
         plain_seconds[shape] = best(partial(plain.dit_step, *arguments), device)
         given.embedded = flow.estimator.embed_inputs(given.prompt, embedded)
     set_precision(flow, torch_dtype(dtype, device))
+    kernels.accelerate(flow)
     attention.accelerate(flow)
+    graphed = GraphedEstimator(flow.estimator)
+    buckets = {min(_fitting(shape), default=None, key=math.prod) for shape in inputs}
+    for bucket in sorted(filter(None, buckets), key=math.prod, reverse=True):
+        graphed.capture(*bucket)
     modulation = flow.schedule(8)[:1]
     limit = gemm_rate(torch_dtype(dtype, device), device)
     rows = []
     for (batch, length), given in inputs.items():
-        step = (given.noisy, given.embedded, modulation.expand(batch, -1))
-        seconds = best(partial(flow.estimator, *step), device)
+        step = _as_served(graphed, given, modulation.expand(batch, -1).contiguous())
+        seconds = best(partial(graphed, *step), device)
         share = batch * dit_operations(config, length) / seconds / limit
         rows.append(
             Row("dit step", dtype, length, batch, seconds, plain_seconds[batch, length], share)
         )
     return rows
+
+
+def _as_served(
+    graphed: GraphedEstimator, given: _DitInputs, modulation: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """What the flow engine calls the estimator with: on a GPU in its graph's own memory."""
+    rows, frames, _ = given.noisy.shape
+    device = given.noisy.device
+    if device.type == "cpu":
+        return given.noisy, given.embedded, modulation, None
+    lengths = torch.full((rows,), frames, dtype=torch.int32, device=device)
+    graphed(given.noisy, given.embedded, modulation, lengths)
+    bucket = graphed.bucket(rows, frames)
+    if bucket is None:
+        return given.noisy, given.embedded, modulation, lengths
+    own = graphed.inputs_of(bucket)
+    return own.noisy, own.inputs, own.modulation, own.lengths
+
+
+def _fitting(shape: tuple[int, int]) -> list[tuple[int, int]]:
+    """Captured shapes that a batch fits into."""
+    return [bucket for bucket in shapes() if bucket[0] >= shape[0] and bucket[1] >= shape[1]]
 
 
 class _DitInputs:
