@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gsv.device import end_if_fatal, prepare
 from gsv.engine.gpu_runner import GpuRunner
 from gsv.engine.lane import Counters, Lane
 from gsv.engine.noise import exponential_steps
@@ -241,11 +242,14 @@ class Engine:
 
     def _loop(self) -> None:
         try:
+            prepare(self._device)
             while (lanes := self._wait_for_work()) is not None:
                 for lane in lanes:
                     lane.step()
+                del lanes, lane  # one that is removed while all rest takes its memory along
         except BaseException as error:
             # A fault of ours, or no memory left. Nobody may wait for a thread that is gone.
+            end_if_fatal(error)
             logger.exception("the semantic GPT engine broke")
             with self._lock:
                 self._ended = GsvError(f"the semantic GPT engine broke: {error!r}")

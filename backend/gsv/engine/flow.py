@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gsv.device import end_if_fatal, prepare
 from gsv.engine.flow_job import FlowJob, FlowRun, OnDone, OnError
 from gsv.engine.flow_runner import FlowRunner
 from gsv.engine.flow_scheduler import FlowScheduler
@@ -209,9 +210,11 @@ class FlowEngine:
     def _loop(self) -> None:
         error: BaseException = GsvError("the flow engine was stopped")
         try:
+            prepare(self._flows[""].device)
             while self._wait_for_work():
                 self._turn()
         except BaseException as broken:
+            end_if_fatal(broken)
             logger.exception("the flow engine broke")
             error = broken
         with self._changed:
@@ -356,6 +359,7 @@ class FlowEngine:
 
     def _failed(self, run: FlowRun, error: Exception) -> None:
         self._stats.failed += 1
+        end_if_fatal(error)
         logger.error("a mel chunk failed", exc_info=error)
         self._fail(run, error if isinstance(error, GsvError) else _wrapped(error))
 

@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence as Rows
 
+from gsv.device import end_if_fatal
 from gsv.engine.runner import Drawing, Runner
 from gsv.engine.scheduler import Scheduler
 from gsv.engine.sequence import Drawn, Sequence, Status
@@ -124,6 +125,7 @@ class Lane:
             self._counters.tokens += len(sequence.tokens) - before
 
     def _fail(self, sequences: Rows[Sequence], action: str, cause: Exception) -> None:
+        end_if_fatal(cause)
         logger.error("%s of %d sequences failed", action, len(sequences), exc_info=cause)
         error = GsvError(f"the semantic GPT's {action} failed: {cause}")
         error.__cause__ = cause
