@@ -24,7 +24,7 @@ from gsv.bench import plain
 from gsv.bench.semantic import numbers
 from gsv.config import SoVITSConfig, VocoderConfig
 from gsv.constants import MEL_RATE
-from gsv.engine.flow_graphs import GraphedEstimator, shapes
+from gsv.engine.flow_graphs import GraphedEstimator, shape_for
 from gsv.engine.kernels import flow as kernels
 from gsv.engine.native import attention, convolution
 from gsv.engine.vocoding import vocode
@@ -132,8 +132,8 @@ def _measure_dit(
     kernels.accelerate(flow)
     attention.accelerate(flow)
     graphed = GraphedEstimator(flow.estimator)
-    buckets = {min(_fitting(shape), default=None, key=math.prod) for shape in inputs}
-    for bucket in sorted(filter(None, buckets), key=math.prod, reverse=True):
+    buckets = {bucket for shape in inputs if (bucket := shape_for(*shape)) is not None}
+    for bucket in sorted(buckets, key=math.prod, reverse=True):
         graphed.capture(*bucket)
     modulation = flow.schedule(8)[:1]
     limit = gemm_rate(torch_dtype(dtype, device), device)
@@ -163,11 +163,6 @@ def _as_served(
         return given.noisy, given.embedded, modulation, lengths
     own = graphed.inputs_of(bucket)
     return own.noisy, own.inputs, own.modulation, own.lengths
-
-
-def _fitting(shape: tuple[int, int]) -> list[tuple[int, int]]:
-    """Captured shapes that a batch fits into."""
-    return [bucket for bucket in shapes() if bucket[0] >= shape[0] and bucket[1] >= shape[1]]
 
 
 class _DitInputs:
