@@ -6,7 +6,7 @@ import json
 
 import pytest
 from click.testing import CliRunner
-from golden import sovits_config
+from golden import sovits_config, vocoder_config
 
 from gsv.bench import kernels
 
@@ -15,7 +15,9 @@ pytestmark = pytest.mark.usefixtures("no_grad")
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_every_way_computes_the_same(dtype: str) -> None:
-    rows = list(kernels.measure([(2, 70)], dtype, "cpu", sovits_config("tiny")))
+    configs = sovits_config("tiny"), vocoder_config("tiny")
+    rows = list(kernels.measure([(2, 70)], dtype, "cpu", *configs))
+    assert sum(row.operation.startswith("vocoder") for row in rows) == 10
     assert {row.operation for row in rows} >= {
         "attention",
         "attention, padded",

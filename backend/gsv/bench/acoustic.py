@@ -25,9 +25,10 @@ from gsv.bench.semantic import numbers
 from gsv.config import SoVITSConfig, VocoderConfig
 from gsv.constants import MEL_RATE
 from gsv.engine.flow_graphs import GraphedEstimator, shape_for
-from gsv.engine.kernels import flow as kernels
+from gsv.engine.kernels import flow as flow_kernels
+from gsv.engine.kernels import vocoder as vocoder_kernels
 from gsv.engine.native import attention, convolution
-from gsv.engine.vocoding import vocode
+from gsv.engine.vocoding import GraphedVocoder, batch_shapes, vocode
 from gsv.models.flow import FlowMatching
 from gsv.models.layers import set_precision
 from gsv.models.vocoder import Vocoder
@@ -40,6 +41,7 @@ REPEATS = 3
 _CPU_PROBE, _GPU_PROBE = (1000, 1024, 4096), (8192, 8192, 8192)
 _QUEUED = 4  # calls that a GPU is given at once, as it has steps in line when it serves
 _VOCODER_WINDOW = 400
+_GPU_WINDOWS = (64, 1024)  # multiple, and frames of a batch, as gsv.stages.vocoder has them
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def _measure_dit(
         plain_seconds[shape] = best(partial(plain.dit_step, *arguments), device)
         given.embedded = flow.estimator.embed_inputs(given.prompt, embedded)
     set_precision(flow, torch_dtype(dtype, device))
-    kernels.accelerate(flow)
+    flow_kernels.accelerate(flow)
     attention.accelerate(flow)
     graphed = GraphedEstimator(flow.estimator)
     buckets = {bucket for shape in inputs if (bucket := shape_for(*shape)) is not None}
@@ -187,10 +189,15 @@ def _measure_vocoder(
         for length, mel in mels.items()
     }
     vocoder.set_precision(torch_dtype(dtype, device))
+    vocoder_kernels.accelerate(vocoder)
     convolution.accelerate(vocoder)
+    limits = (_VOCODER_WINDOW, 1, 0) if device == "cpu" else (_VOCODER_WINDOW, *_GPU_WINDOWS)
+    graphed = GraphedVocoder(vocoder)
+    if device != "cpu":
+        graphed.capture_all(batch_shapes(*limits))
     rows = []
     for length, mel in mels.items():
-        seconds = best(partial(vocode, vocoder, [mel], _VOCODER_WINDOW), device)
+        seconds = best(partial(vocode, vocoder, [mel], *limits, graphed), device)
         audio = length / MEL_RATE
         rows.append(
             Row("vocoder", dtype, length, 1, seconds / audio, plain_seconds[length] / audio, None)

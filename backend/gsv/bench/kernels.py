@@ -1,4 +1,4 @@
-"""Speed and rounding of the flow's single operations, each in all the ways that a device knows.
+"""Speed and rounding of single operations of the flow and the vocoder, in every way there is.
 
     python -m gsv.bench kernels --device cuda --dtype bfloat16
 
@@ -20,19 +20,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from gsv.config import SoVITSConfig
+from gsv.config import SoVITSConfig, VocoderConfig
 from gsv.engine.kernels.available import triton_serves
 from gsv.engine.kernels.flow import can_run
 from gsv.models import dit
 from gsv.models.attention import attend, attention_mask
 from gsv.models.flow import FlowMatching
-from gsv.models.layers import gelu_tanh, set_precision
+from gsv.models.layers import RowConv1d, gelu_tanh, set_precision
 from gsv.models.masking import length_mask
+from gsv.models.vocoder import ActivatedConv1d
 from gsv.precision import torch_dtype
 
 SHAPES = ((16, 1024), (8, 576), (1, 576))
 _CALLS = 10  # of a measurement
 _REPEATS = 5
+_WINDOW = 64
 _PYTORCHS = {
     "flash": SDPBackend.FLASH_ATTENTION,
     "cudnn": SDPBackend.CUDNN_ATTENTION,
@@ -83,12 +85,21 @@ def measure(
     dtype: str = "bfloat16",
     device: str = "cuda",
     config: SoVITSConfig | None = None,
+    vocoder: VocoderConfig | None = None,
 ) -> Iterator[Row]:
-    """Rows as they are measured; a way that a device doesn't know has its failure."""
+    """Rows as they are measured; a way that a device doesn't know has its failure.
+
+    The vocoder's have windows of ``_WINDOW`` frames, in float16 on a GPU.
+    """
     flow = _random_flow(config or SoVITSConfig(), torch_dtype(dtype, device), device)
     for rows, frames in shapes:
         for operation in _operations(flow, rows, frames):
             yield from _measured(operation, rows, frames, device)
+    del flow
+    half = torch.float16 if torch.device(device).type == "cuda" else torch_dtype(dtype, device)
+    for rows in (1, 8):
+        for operation in _vocoder_operations(vocoder or VocoderConfig(), rows, half, device):
+            yield from _measured(operation, rows, _WINDOW, device)
 
 
 @torch.inference_mode()
@@ -349,6 +360,70 @@ def _position(estimator: dit.DiT, values: Tensor, lengths: Tensor, own: bool) ->
         )
     taps, inputs = first.kernel_size[0], first.in_channels // first.groups
     return Operation("position convolutions", 4.0 * values.numel() * taps * inputs, exact, ways)
+
+
+@torch.inference_mode()
+def _vocoder_operations(
+    config: VocoderConfig, rows: int, dtype: torch.dtype, device: str
+) -> Iterator[Operation]:
+    """Convolutions of each stage, with most taps."""
+    channels, samples = config.initial_channels, _WINDOW
+    taps = max(config.resblock_kernels)
+    for rate in config.upsample_rates:
+        channels, samples = channels // 2, samples * rate
+        layer = ActivatedConv1d(channels, taps, 3).requires_grad_(False)
+        nn.init.normal_(layer.weight, std=(channels * taps) ** -0.5)
+        layer.to(device)
+        exact = layer.weight.detach().clone(), layer.bias
+        set_precision(layer, dtype)
+        values, residual = torch.randn(2, rows, samples, channels, device=device)
+        yield _vocoder_convolution(layer, exact, values, residual)
+
+
+def _vocoder_convolution(
+    layer: ActivatedConv1d, exact: tuple[Tensor, Tensor | None], values: Tensor, residual: Tensor
+) -> Operation:
+    channels, taps = layer.in_channels, layer.kernel_size[0]
+    dtype = layer.weight.dtype
+
+    def reference() -> Tensor:
+        weight, bias = exact
+        active = functional.leaky_relu(values, layer.slope).mT
+        padding, dilation = int(layer.padding[0]), layer.dilation[0]
+        bias = None if bias is None else bias.float()
+        made = functional.conv1d(active, weight.float(), bias, 1, padding, dilation)
+        return residual + made.mT
+
+    def time_last() -> Tensor:
+        active = functional.leaky_relu(values, layer.slope).to(dtype).mT.contiguous()
+        return residual + nn.Conv1d.forward(layer, active).mT
+
+    rows_layer = RowConv1d.forward
+    ways = [Way("plain", lambda: layer(values, residual))]
+    if values.device.type == "cuda":
+        ways.append(Way("plain, time last", time_last))
+        half = values.to(dtype)
+        image = values.to(dtype).mT.contiguous()
+        ways.append(Way("convolution alone", lambda: rows_layer(layer, half), time_last))
+        ways.append(
+            Way("convolution alone, time last", lambda: nn.Conv1d.forward(layer, image), time_last)
+        )
+    if triton_serves(values.device):
+        from gsv.engine.kernels.vocoder_convolution import ConvolutionKernel
+
+        kernel = ConvolutionKernel(layer)
+        ways.append(Way("kernel", lambda: kernel(values, residual)))
+        second, half = ConvolutionKernel(layer, activates_input=False), values.to(dtype)
+        active = functional.leaky_relu(values, layer.slope).to(dtype)
+        ways.append(
+            Way(
+                "kernel, activated before",
+                lambda: second(half, residual),
+                lambda: second(active, residual),
+            )
+        )
+    work = 2.0 * values.numel() * channels * taps
+    return Operation(f"vocoder convolution of {channels} channels", work, reference, ways)
 
 
 def _shape(text: str) -> tuple[int, int]:

@@ -90,6 +90,6 @@ def _probe(flow: FlowMatching) -> None:
     noisy = torch.zeros(1, _PROBE_FRAMES, flow.mel_channels, device=device)
     inputs = torch.zeros(1, _PROBE_FRAMES, flow.estimator.input.out_features, device=device)
     lengths = torch.full((1,), _PROBE_FRAMES, dtype=torch.int32, device=device)
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.cuda.device(device):
         flow.estimator(noisy, inputs, flow.schedule(1), lengths)
-    torch.cuda.synchronize(device)
+        torch.cuda.synchronize()
