@@ -37,11 +37,11 @@ class Tiles:
 # What is worth trying for heads of 64 on GPUs from Ampere to Hopper.
 CANDIDATES = (
     Tiles(128, 64, 4, 3),
-    Tiles(128, 128, 8, 3),
+    Tiles(128, 64, 4, 2),
+    Tiles(128, 128, 8, 2),
     Tiles(128, 64, 8, 3),
-    Tiles(128, 128, 4, 2),
     Tiles(64, 64, 4, 3),
-    Tiles(64, 128, 4, 3),
+    Tiles(64, 128, 4, 2),
 )
 _FEW_BLOCKS = 264  # below so many blocks of 128 queries, smaller ones keep more of the GPU busy
 _SMALL, _LARGE = Tiles(64, 64, 4, 3), Tiles(128, 64, 4, 3)
