@@ -40,6 +40,7 @@ REPEATS = 3
 # Rows, inputs, outputs of the matrix product that is the limit; a GPU needs a large one to be busy.
 _CPU_PROBE, _GPU_PROBE = (1000, 1024, 4096), (8192, 8192, 8192)
 _QUEUED = 4  # calls that a GPU is given at once, as it has steps in line when it serves
+_WAYS = (("dit step", False), ("dit step, early starts", True))
 _VOCODER_WINDOW = 400
 _GPU_WINDOWS = (64, 1024)  # multiple, and frames of a batch, as gsv.stages.vocoder has them
 
@@ -131,23 +132,32 @@ def _measure_dit(
         plain_seconds[shape] = best(partial(plain.dit_step, *arguments), device)
         given.embedded = flow.estimator.embed_inputs(given.prompt, embedded)
     set_precision(flow, torch_dtype(dtype, device))
-    flow_kernels.accelerate(flow)
-    attention.accelerate(flow)
+    limit = gemm_rate(torch_dtype(dtype, device), device)
+    rows = []
+    for what, early in _WAYS if device != "cpu" else _WAYS[:1]:
+        flow_kernels.accelerate(flow, early=early)
+        attention.accelerate(flow)
+        seconds = _step_seconds(flow, inputs, device)
+        for (batch, length), taken in seconds.items():
+            share = batch * dit_operations(config, length) / taken / limit
+            own_plain = plain_seconds[batch, length]
+            rows.append(Row(what, dtype, length, batch, taken, own_plain, share))
+    return rows
+
+
+def _step_seconds(
+    flow: FlowMatching, inputs: dict[tuple[int, int], _DitInputs], device: str
+) -> dict[tuple[int, int], float]:
     graphed = GraphedEstimator(flow.estimator)
     buckets = {bucket for shape in inputs if (bucket := shape_for(*shape)) is not None}
     for bucket in sorted(buckets, key=math.prod, reverse=True):
         graphed.capture(*bucket)
     modulation = flow.schedule(8)[:1]
-    limit = gemm_rate(torch_dtype(dtype, device), device)
-    rows = []
-    for (batch, length), given in inputs.items():
-        step = _as_served(graphed, given, modulation.expand(batch, -1).contiguous())
-        seconds = best(partial(graphed, *step), device)
-        share = batch * dit_operations(config, length) / seconds / limit
-        rows.append(
-            Row("dit step", dtype, length, batch, seconds, plain_seconds[batch, length], share)
-        )
-    return rows
+    seconds = {}
+    for shape, given in inputs.items():
+        step = _as_served(graphed, given, modulation.expand(shape[0], -1).contiguous())
+        seconds[shape] = best(partial(graphed, *step), device)
+    return seconds
 
 
 def _as_served(
@@ -216,13 +226,13 @@ def random_weights(module: Module, device: str) -> Module:
 def table(rows: Sequence[Row]) -> str:
     """The measurements as text."""
     lines = [
-        f"{'':12}{'dtype':10}{'frames':>8}{'batch':>6}{'seconds':>10}{'plain':>9}{'ratio':>8}"
+        f"{'':24}{'dtype':10}{'frames':>8}{'batch':>6}{'seconds':>10}{'plain':>9}{'ratio':>8}"
         f"{'of GEMM':>9}"
     ]
     for row in rows:
         share = "" if row.gemm_share is None else f"{row.gemm_share:9.0%}"
         lines.append(
-            f"{row.what:12}{row.dtype:10}{row.frames:8}{row.batch:6}{row.seconds:10.4f}"
+            f"{row.what:24}{row.dtype:10}{row.frames:8}{row.batch:6}{row.seconds:10.4f}"
             f"{row.plain_seconds:9.4f}{row.speedup:7.1f}x{share}"
         )
     return "\n".join(lines)
