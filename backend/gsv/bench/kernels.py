@@ -126,9 +126,10 @@ def seconds_of(call: Callable[[], object], device: str) -> float:
         call()
         return time.perf_counter() - begin
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         call()
-    stream.synchronize()
+    torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=stream):
         for _ in range(_CALLS):
@@ -362,7 +363,6 @@ def _position(estimator: dit.DiT, values: Tensor, lengths: Tensor, own: bool) ->
     return Operation("position convolutions", 4.0 * values.numel() * taps * inputs, exact, ways)
 
 
-@torch.inference_mode()
 def _vocoder_operations(
     config: VocoderConfig, rows: int, dtype: torch.dtype, device: str
 ) -> Iterator[Operation]:
