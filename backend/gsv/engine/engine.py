@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from gsv.device import end_if_fatal, prepare
+from gsv.engine.gpu_runner import GpuRunner
 from gsv.engine.lane import Counters, Lane
 from gsv.engine.noise import exponential_steps
 from gsv.engine.runner import Noise, Runner
@@ -125,7 +126,8 @@ class Engine:
             slots: sequences of it that run at once; by default as many as of the first.
         """
         slots = slots or self._slots
-        runner = Runner(
+        kind = GpuRunner if self._device.type == "cuda" else Runner
+        runner = kind(
             model,
             self._device,
             self._dtype,
@@ -265,7 +267,7 @@ class Engine:
         """
         with self._lock:
             while self._ended is None:
-                lanes = [lane for lane in self._lanes.values() if lane.scheduler.hungry]
+                lanes = [lane for lane in self._lanes.values() if lane.busy]
                 if lanes:
                     return lanes
                 self._lock.wait()
