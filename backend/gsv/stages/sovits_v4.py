@@ -471,8 +471,7 @@ class _Answer:
         mels = [m for m in self._mels if m is not None]
         whole = audio.denormalize_mel(torch.cat(mels, dim=-1).float())
         counts = np.array([m.shape[-1] for m in mels], np.int32)
-        # The engine has waited for these frames when it looked whether they are finite.
-        self._reply.send(Result(whole.contiguous().cpu().numpy(), counts), final=True)
+        self._reply.send(Result(whole.contiguous().numpy(), counts), final=True)
         self._prepared = None
 
     def _fail(self, error: BaseException) -> None:
