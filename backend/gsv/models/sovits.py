@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gsv.config import SoVITSConfig
 from gsv.models.flow import FlowMatching
 from gsv.models.layers import set_precision
-from gsv.models.masking import length_mask
+from gsv.models.masking import row_mask
 from gsv.models.quantizer import Quantizer
 from gsv.models.style import StyleEncoder
 from gsv.models.text_encoder import TextEncoder
@@ -54,7 +54,7 @@ class SoVITS(nn.Module):
             setattr(twin, name, part)
         return twin
 
-    def style(self, spectrum: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def style(self, spectrum: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
         """Timbre [B, gin_channels, 1] of linear magnitudes [B, 704, T]."""
         timbre: Tensor = self.style_encoder(spectrum, lengths)
         return timbre
@@ -62,61 +62,72 @@ class SoVITS(nn.Module):
     def condition(
         self,
         tokens: Tensor,
-        token_lengths: Tensor | None,
+        token_lengths: Sequence[int] | None,
         phonemes: Tensor,
-        phoneme_lengths: Tensor | None,
+        phoneme_lengths: Sequence[int] | None,
         timbre: Tensor,
         speed: float | Sequence[float] = 1.0,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, list[int]]:
         """The flow's condition at 100 frames a second; each row equal to itself alone.
+
+        Nothing is read from the device, so a GPU's queue goes on.
 
         Args:
             tokens: int64 [B, N], 25 a second.
-            token_lengths: [B] or None when every row has N.
+            token_lengths: of each row; None when every row has N.
             phonemes: int64 [B, P].
-            phoneme_lengths: [B] or None when every row has P.
+            phoneme_lengths: of each row; None when every row has P.
             timbre: [B, gin_channels, 1].
             speed: of all rows, or of each; 2 is twice as fast.
 
         Returns:
-            Condition [B, condition_channels, T] and the frames of each row, int64 [B]. At a speed
+            Condition [B, condition_channels, T] and the frames of each row, up to T. At a speed
             other than 1 a row's last frame may be zero: its mask counts int(4 N / speed) + 1
             frames, its tensor 2 (int(2 N / speed) + 1).
         """
-        rows, device = tokens.shape[0], tokens.device
+        rows, size = tokens.shape
+        device = tokens.device
         speeds = [speed] * rows if isinstance(speed, float | int) else list(speed)
-        counts = [tokens.shape[1]] * rows if token_lengths is None else token_lengths.tolist()
+        counts = [size] * rows if token_lengths is None else list(token_lengths)
         content = self.quantizer.embed(tokens).repeat_interleave(2, dim=-1)  # 50 Hz
         encoded = self.text_encoder(
             content,
-            length_mask(None if token_lengths is None else 2 * token_lengths, content.shape[-1]),
+            row_mask([2 * count for count in counts], 2 * size, device),
             phonemes,
-            length_mask(phoneme_lengths, phonemes.shape[1]),
+            row_mask(phoneme_lengths, phonemes.shape[1], device),
             timbre,
         )
-        stretched = [
-            _stretch(row[None, :, : 2 * count], row_speed)
-            for row, count, row_speed in zip(encoded, counts, speeds, strict=True)
-        ]
-        frames = torch.tensor([2 * row.shape[-1] for row in stretched], device=device)
-        heard = torch.tensor(
-            [_heard_frames(count, s) for count, s in zip(counts, speeds, strict=True)],
-            device=device,
-        )
-        half = max(row.shape[-1] for row in stretched)
-        padded = [nn.functional.pad(row, (0, half - row.shape[-1])) for row in stretched]
-        values = nn.functional.leaky_relu(self.bridge(torch.cat(padded))).mT
+        values = nn.functional.leaky_relu(self.bridge(_stretched(encoded, counts, speeds))).mT
         values = values.repeat_interleave(2, dim=1)  # [B, T, C] at 100 Hz
-        mask = length_mask(heard, values.shape[1])
-        return self.wavenet(values, mask, timbre).float().mT, frames
+        heard = [_heard_frames(*row) for row in zip(counts, speeds, strict=True)]
+        smoothed = self.wavenet(values, row_mask(heard, values.shape[1], device), timbre)
+        frames = [2 * _half_frames(*row) for row in zip(counts, speeds, strict=True)]
+        return smoothed.float().mT, frames
+
+
+def _stretched(encoded: Tensor, counts: Sequence[int], speeds: Sequence[float]) -> Tensor:
+    """Rows [B, C, 2 N] at their speeds, [B, C, half frames]; zero behind each row's own."""
+    if all(speed == 1 for speed in speeds):
+        return encoded  # the encoder has zeros there
+    size = max(_half_frames(encoded.shape[-1] // 2, speed) for speed in speeds)
+    rows = [
+        _stretch(row[None, :, : 2 * count], speed)
+        for row, count, speed in zip(encoded, counts, speeds, strict=True)
+    ]
+    return torch.cat([nn.functional.pad(row, (0, size - row.shape[-1])) for row in rows])
 
 
 def _stretch(encoded: Tensor, speed: float) -> Tensor:
     """[1, C, 2 N] to [1, C, int(2 N / speed) + 1], linearly; unchanged at speed 1."""
     if speed == 1:
         return encoded
-    size = int(encoded.shape[-1] / speed) + 1
+    size = _half_frames(encoded.shape[-1] // 2, speed)
     return nn.functional.interpolate(encoded, size=size, mode="linear")
+
+
+def _half_frames(tokens: int, speed: float) -> int:
+    """Frames at 50 Hz that ``tokens`` become."""
+    return 2 * tokens if speed == 1 else int(2 * tokens / speed) + 1
 
 
 def _heard_frames(tokens: int, speed: float) -> int:
