@@ -31,10 +31,12 @@ def main() -> None:
 @main.command()
 @click.argument("archive", type=FILE)
 @click.option("--python", default="3.12", show_default=True, help="Of the machine that serves.")
-def pack(archive: Path, python: str) -> None:
+@click.option("--wheels", type=FOLDER, help="Folder of wheels to take along.")
+def pack(archive: Path, python: str, wheels: Path | None) -> None:
     """Write ARCHIVE (.tar.xz) with what serving needs."""
     try:
-        size = server_archive.pack(archive, python)
+        packages = sorted(wheels.glob("*.whl")) if wheels else []
+        size = server_archive.pack(archive, python, packages)
     except FileNotFoundError as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"{archive}: {size / 2**20:.1f} MiB")
