@@ -93,8 +93,8 @@ class Reference:
 
     Attributes:
         alone: whole answers by voice.
-        tensors: what its stages make of the GPU's tensors, by voice and name. In half precision a
-            token may fall otherwise where two were equally likely, and all behind it is then another
+        tensors: what its stages make of the GPU's tensors, by voice and name. In half precision
+            another token may fall where two were equally likely, and all behind it is then another
             sentence; from the same tokens the rest can be compared.
     """
 
