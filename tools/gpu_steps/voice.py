@@ -36,7 +36,8 @@ def run(setup: Setup, section: Section, report: Report) -> None:
 def stage(setup: Setup) -> VocoderStage:
     """The stage, warm, in the precision that streams are measured with."""
     place = Place(setup.repository / "vocoder" / "1", setup.device)
-    made = VocoderStage(place, Settings(dtype=vocoder_dtype(setup)))
+    with torch.inference_mode(False):  # parameters are to be ordinary tensors, whoever asks
+        made = VocoderStage(place, Settings(dtype=vocoder_dtype(setup)))
     made.warm_up()
     return made
 
