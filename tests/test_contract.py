@@ -114,3 +114,20 @@ def test_the_pipeline_takes_what_the_public_model_hands_on() -> None:
     optional = {name for name, tensor in pipeline.items() if tensor.optional}
     # Only what a voice replaces may be absent: Triton batches no requests with different sets.
     assert optional == {"REFERENCE_AUDIO", "REFERENCE_SAMPLE_RATE"}
+
+
+def test_tensors_stay_in_main_memory() -> None:
+    """In a GPU's memory each model that they pass would need a CUDA context of its own."""
+    for name, config in PYTHON_MODELS.items():
+        assert "FORCE_CPU_ONLY_INPUT_TENSORS" not in config.parameters, name
+
+
+def test_models_without_a_network_never_see_a_gpu() -> None:
+    kinds = {name: config.instance_group[0].kind for name, config in PYTHON_MODELS.items()}
+    on_cpu = model_config_pb2.ModelInstanceGroup.KIND_CPU
+    assert {name for name, kind in kinds.items() if kind == on_cpu} == {
+        "gpt_sovits_v4",
+        "gpt_sovits_v4_stream",
+        "semantic_gpt",
+        "voices",
+    }

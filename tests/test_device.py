@@ -6,12 +6,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from gsv import device
-from gsv.engine.lane import _fail
+from gsv.engine.lane import Counters, Lane
 from gsv.errors import GsvError, VoiceError
 from gsv.stages.resident import Residents
 
@@ -158,8 +159,9 @@ def test_outside_of_a_server_the_process_goes_on(
 
 
 def test_the_semantic_engine_ends_the_process(ends: list[int]) -> None:
+    lane = Lane(None, SimpleNamespace(runs_ahead=False), Counters(), threading.Condition())  # type: ignore[arg-type]
     with pytest.raises(Ended):
-        _fail([], "decoding", Coded(700))
+        lane._fail([], "decoding", Coded(700))
     assert ends == [1]
 
 

@@ -1,4 +1,4 @@
-"""The device that a thread computes on: how it is set up, its free memory, and its fatal errors."""
+"""The device that a thread computes on: its settings, memory, uploads and fatal errors."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 # CUDA errors after which the process can go on: the call at fault has failed and nothing else. All
 # others may have left the context in a state in which every later call fails too (driver_types.h).
@@ -80,6 +82,26 @@ def memory_free(device: str | torch.device) -> int | None:
     """Bytes of ``device`` that no process has taken; None for a CPU, whose memory can be shared."""
     device = torch.device(device)
     return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else None
+
+
+def synchronize(device: str | torch.device) -> None:
+    """Wait until ``device`` has done what this thread's stream was given, so that others may read.
+
+    Nothing to wait for on a CPU.
+    """
+    if torch.device(device).type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
+
+
+def upload(array: NDArray[Any], device: str | torch.device) -> torch.Tensor:
+    """``array`` on ``device``, without waiting for what the device still has to do.
+
+    On a CPU the tensor shares the array's memory.
+    """
+    tensor = torch.from_numpy(array)
+    if torch.device(device).type != "cuda":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def is_fatal(error: BaseException) -> bool:

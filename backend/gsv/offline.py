@@ -59,13 +59,13 @@ class Offline:
         device: str = "cpu",
         settings: dict[str, dict[str, str]] | None = None,
     ) -> None:
-        device = str(prepare(device))
+        self._device = str(prepare(device))
         self._stages: dict[str, Any] = {}
         self._running: dict[tuple[str, str], Callable[[], None]] = {}
         self._locks = {name: threading.Lock() for name in STAGES}
         voices = {"voice_folder": "../voices", "default_voice": "sample"}
         for name, kind in STAGES.items():
-            place = Place(repository / name / "1", device)
+            place = Place(repository / name / "1", self._device)
             known = {field.name for field in dataclasses.fields(kind.settings_type)}
             chosen = {k: v for k, v in voices.items() if k in known} | (settings or {}).get(
                 name, {}
@@ -111,6 +111,7 @@ class Offline:
         return answer
 
     def _responses(self, model: str, tensors: Tensors, job: str) -> Iterator[Tensors]:
+        prepare(self._device)  # stages compute on whatever thread asks
         stage = self._stages[model]
         fields = {field.name for field in dataclasses.fields(stage.request_type)}
         request = stage.request_type(

@@ -107,3 +107,33 @@ def test_a_batch_that_breaks_the_gpu_ends_the_process(
     model._stage = OneStage()
     (answer,) = model._run([object()])
     assert ended == [answer]
+
+
+class Call:
+    """A call to another model, as it is made; it is answered with what it asks for."""
+
+    made: list[dict[str, Any]]
+
+    def __init__(self, **arguments: Any) -> None:
+        Call.made.append(arguments)
+        self._names = arguments["requested_output_names"]
+
+    def exec(self) -> Any:
+        tensors = [
+            SimpleNamespace(name=lambda n=n: n, as_numpy=lambda: np.ones((1, 3)))
+            for n in self._names
+        ]
+        return SimpleNamespace(has_error=lambda: False, output_tensors=lambda: tensors)
+
+
+def test_calls_between_models_are_answered_in_main_memory(adapter: Any) -> None:
+    bls = importlib.import_module(OURS + "bls")
+    wire = bls.pb_utils
+    wire.InferenceRequest, Call.made = Call, []
+    wire.TRITONSERVER_MEMORY_CPU = "cpu"
+    wire.PreferredMemory = lambda kind, device: (kind, device)
+    answer = bls.Bridge()("vocoder", {"MEL": np.zeros((2, 3), np.float32)}, ["AUDIO"], job="j")
+    assert answer["AUDIO"].tolist() == [1, 1, 1]
+    bls.Bridge().cancel("sovits_v4", "j")
+    assert [call["preferred_memory"] for call in Call.made] == [("cpu", 0)] * 2
+    assert [call["request_id"] for call in Call.made] == ["j", "cancel:j"]

@@ -168,7 +168,7 @@ def losses(learner: Learner, source: Source) -> dict[str, Tensor]:
     tokens, phonemes, lengths, mel = source.batch()
     timbre = sovits.style(source.spectrum())
     condition, _ = sovits.condition(
-        tokens, None, phonemes, lengths, timbre.expand(len(tokens), -1, -1)
+        tokens, None, phonemes, lengths.tolist(), timbre.expand(len(tokens), -1, -1)
     )
     linear = (learner.linear_mel(condition) - mel).abs().mean()
     frames, offset = source.prompt_frames()

@@ -25,22 +25,26 @@ def run(setup: Setup, section: Section, report: Report) -> None:
     """Sentences of different lengths together, in float32 and in the run's precision."""
     requests = sentences(setup)
     exact: dict[str, list[list[int]]] = {}
-    for name, device, dtype, graphs in (
-        ("cpu_float32", "cpu", torch.float32, True),
-        ("float32", setup.device, torch.float32, True),
-        ("float32_plain", setup.device, torch.float32, False),
-        (setup.dtype, setup.device, setup.torch_dtype, True),
-        (f"{setup.dtype}_plain", setup.device, setup.torch_dtype, False),
+    for name, device, dtype, graphs, kernel in (
+        ("cpu_float32", "cpu", torch.float32, True, True),
+        ("float32", setup.device, torch.float32, True, True),
+        ("float32_plain", setup.device, torch.float32, False, True),
+        (setup.dtype, setup.device, setup.torch_dtype, True, True),
+        (f"{setup.dtype}_plain", setup.device, setup.torch_dtype, False, True),
+        (f"{setup.dtype}_pytorch", setup.device, setup.torch_dtype, True, False),
     ):
 
-        def measure(device=device, dtype=dtype, graphs=graphs, name=name) -> dict[str, Any]:
-            found, exact[name] = tokens(setup, requests, device, dtype, graphs)
+        def measure(
+            device=device, dtype=dtype, graphs=graphs, kernel=kernel, name=name
+        ) -> dict[str, Any]:
+            found, exact[name] = tokens(setup, requests, device, dtype, graphs, kernel)
             return found
 
         section.attempt(name, measure)
     for one, other in (
         ("float32", "cpu_float32"), ("float32", "float32_plain"),
-        (setup.dtype, f"{setup.dtype}_plain"), (setup.dtype, "cpu_float32"),
+        (setup.dtype, f"{setup.dtype}_plain"), (setup.dtype, f"{setup.dtype}_pytorch"),
+        (setup.dtype, "cpu_float32"),
     ):  # fmt: skip
         if one in exact and other in exact and one != other:
             section.put(f"{one} = {other}", agreement(exact[one], exact[other]))
@@ -61,13 +65,17 @@ def sentences(setup: Setup) -> list[SequenceRequest]:
 
 
 def tokens(
-    setup: Setup, requests: list[SequenceRequest], device: str, dtype: torch.dtype, graphs: bool
+    setup: Setup,
+    requests: list[SequenceRequest],
+    device: str,
+    dtype: torch.dtype,
+    graphs: bool,
+    kernel: bool,
 ) -> tuple[dict[str, Any], list[list[int]]]:
     """Seconds of the warm-up, memory, and the sentences' tokens."""
     before = memory(setup.device)
-    # Plain is PyTorch's own kernels, called one by one.
     engine = Engine(
-        networks.gpt(setup), device, dtype, len(requests), max_length=_LENGTH, kernel=graphs
+        networks.gpt(setup), device, dtype, len(requests), max_length=_LENGTH, kernel=kernel
     )
     if not graphs:
         without_graphs(engine)

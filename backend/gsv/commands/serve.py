@@ -16,6 +16,7 @@ import click
 
 from gsv.errors import Cancelled, GsvError
 from gsv.serving.launcher import EmbeddedServer, ServerOptions
+from gsv.serving.mps import MODES
 from gsv.serving.supervisor import RecoveryPolicy, Supervisor
 
 EPILOG = """\b
@@ -67,6 +68,14 @@ port_type = click.IntRange(0, 65535)
     envvar="GSV_CONTROL_KEY",
     help="Key that others must send (header gsv-control-key) to list, load and unload models. "
     "Without it: nobody is asked on a loopback address, and a random key is made on any other.",
+)
+@click.option(
+    "--mps",
+    type=click.Choice(MODES),
+    default="off",
+    show_default=True,
+    help="NVIDIA's Multi-Process Service, so that the models' kernels run side by side on a GPU: "
+    "auto uses it where it can be, on insists.",
 )
 @click.option(
     "--log-file",

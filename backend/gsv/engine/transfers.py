@@ -4,22 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from gsv.device import upload
 
-def upload(array: NDArray[np.generic], device: torch.device) -> Tensor:
-    """``array`` on ``device``.
-
-    On a GPU the copy goes through page-locked memory and is only queued; on a CPU the tensor shares
-    the array's memory.
-    """
-    tensor = torch.from_numpy(array)
-    if device.type != "cuda":
-        return tensor
-    return tensor.pin_memory().to(device, non_blocking=True)
+__all__ = ["Download", "upload"]
 
 
 class Download:

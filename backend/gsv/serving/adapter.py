@@ -83,8 +83,6 @@ def read_request(request: Any, wire: list[Wire]) -> dict[str, Any]:
 
 
 def _read_tensor(tensor: Any, declared: Wire) -> Any:
-    if not tensor.is_cpu():
-        return torch.utils.dlpack.from_dlpack(tensor.to_dlpack())[0].clone()
     array = tensor.as_numpy()
     if array.ndim < 1 or array.shape[0] != 1:
         raise InvalidRequest(
@@ -119,10 +117,6 @@ def write_response(result: Any, wire: list[Wire], requested: Collection[str]) ->
 
 
 def _write_tensor(value: Any, declared: Wire) -> Any:
-    if isinstance(value, torch.Tensor) and value.is_cuda:
-        return pb_utils.Tensor.from_dlpack(declared.name, value.unsqueeze(0).contiguous())
-    if isinstance(value, torch.Tensor):
-        value = value.numpy()
     if isinstance(value, str):
         value = value.encode("utf-8")
     array = np.asarray(value, dtype=declared.numpy_type)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 import triton_python_backend_utils as pb_utils
 
 from gsv.serving.error_codes import from_message
@@ -40,11 +39,12 @@ class Bridge:
             inputs=[to_tensor(name, value) for name, value in tensors.items()],
             requested_output_names=list(outputs),
             request_id=job,
+            preferred_memory=_in_main_memory(),
         )
         response = request.exec()
         if response.has_error():
             raise from_message(response.error().message())
-        return {t.name(): _read_tensor(t) for t in response.output_tensors()}
+        return {t.name(): t.as_numpy()[0].copy() for t in response.output_tensors()}
 
     def cancel(self, model: str, job: str) -> None:
         """Send ``model`` a request that only says, by its id, which calls to drop.
@@ -60,22 +60,20 @@ class Bridge:
             inputs=[to_tensor(n, v) for n, v in stand_ins(stage.request_type).items()],
             requested_output_names=[f.name.upper() for f in dataclasses.fields(stage.result_type)],
             request_id=CANCEL_PREFIX + job,
+            preferred_memory=_in_main_memory(),
         ).exec()
 
 
 def to_tensor(name: str, value: Any) -> Any:
-    """A Triton tensor with the leading 1 of a plain value, text, array or torch tensor."""
+    """A Triton tensor with the leading 1 of a plain value, text or array."""
     if isinstance(value, str):
         return pb_utils.Tensor(name, np.array([[value.encode("utf-8")]], dtype=np.object_))
     if isinstance(value, (bool, int, float)):
         kind = np.int64 if name in _INT64_TENSORS else _NUMPY_TYPES[type(value)]
         return pb_utils.Tensor(name, np.array([[value]], dtype=kind))
-    if isinstance(value, np.ndarray):
-        return pb_utils.Tensor(name, np.ascontiguousarray(value[None]))
-    return pb_utils.Tensor.from_dlpack(name, value.unsqueeze(0).contiguous())
+    return pb_utils.Tensor(name, np.ascontiguousarray(value[None]))
 
 
-def _read_tensor(tensor: Any) -> Any:
-    if tensor.is_cpu():
-        return tensor.as_numpy()[0].copy()
-    return torch.utils.dlpack.from_dlpack(tensor.to_dlpack())[0].clone()
+def _in_main_memory() -> Any:
+    """Where answers go: a GPU's memory would open a CUDA context in the calling process."""
+    return pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0)

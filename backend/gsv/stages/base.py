@@ -2,8 +2,9 @@
 
 A stage takes frozen request dataclasses and gives frozen result dataclasses. Their field names are
 the lower-case tensor names of the model's ``config.pbtxt``: a field with a default is an optional
-input. Arrays come and go without the wire's leading dimension 1, as numpy arrays or, between
-stages on one GPU, as torch tensors.
+input. Arrays come and go as numpy arrays, without the wire's leading dimension 1: what one stage
+tells another is small (a mel has 40 KB a second), and a GPU's memory on the wire would cost every
+model a CUDA context and a wait for whatever the GPU is doing.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from gsv import __version__
@@ -22,7 +22,6 @@ from gsv.checkpoints.manifest import fingerprint
 from gsv.errors import ConfigurationError, GsvError, InvalidRequest
 from gsv.voices import VoiceFolder
 
-Array = NDArray[Any] | torch.Tensor
 Tensors = dict[str, Any]  # by wire name; scalars and texts as plain values
 SettingsType = TypeVar("SettingsType", bound="Settings")
 
@@ -158,8 +157,3 @@ def check_ids(tensor: str, ids: NDArray[np.int32], limit: int) -> None:
     """InvalidRequest unless every entry is from 0 to ``limit - 1``."""
     if ids.ndim != 1 or (len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < limit):
         raise InvalidRequest.value(tensor, ids.tolist()[:8], f"one row of ids 0 to {limit - 1}")
-
-
-def to_numpy(array: Array) -> NDArray[Any]:
-    """The same values as a numpy array, from whatever device."""
-    return array.cpu().numpy() if isinstance(array, torch.Tensor) else array

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import BertConfig, BertModel, HubertConfig, HubertModel
 
 from gsv.checkpoints.store import load_module_state
+from gsv.device import upload
 from gsv.errors import CheckpointError
 from gsv.models.pretrained import BERT_SKIPPED_LAYERS, CharacterFeatures, SpeechFeatures
 
@@ -134,12 +135,12 @@ class BertFeatures:
             [ids["[CLS]"], *(ids.get(char, ids["[UNK]"]) for char in text), ids["[SEP]"]]
             for text in texts
         ]
-        lengths = torch.tensor([len(row) for row in rows])
-        tokens = torch.full((len(rows), int(lengths.max())), ids["[PAD]"])
+        lengths = [len(row) for row in rows]
+        tokens = np.full((len(rows), max(lengths)), ids["[PAD]"], np.int64)
         for target, row in zip(tokens, rows, strict=True):
-            target[: len(row)] = torch.tensor(row)
-        features = self._model(tokens.to(self._device), lengths.to(self._device))
-        return [row.cpu().numpy() for row in features]
+            target[: len(row)] = row
+        features = self._model(upload(tokens, self._device), lengths)
+        return [row.numpy().copy() for row in features]  # a kept row keeps nothing else
 
     def _nothing(self) -> NDArray[np.float32]:
         return np.zeros((0, self._model.width), np.float32)

@@ -40,7 +40,7 @@ from gsv.stages.base import Settings as BaseSettings
 from gsv.stages.calls import CallModel, CallPool, CallScope
 from gsv.stages.in_voice import start_in_voice
 from gsv.stages.resident import Residents
-from gsv.stages.sizing import positions, row_bytes, slots, voices_budget
+from gsv.stages.sizing import LANDING_ROWS, positions, row_bytes, slots, voices_budget
 from gsv.stages.tally import Tally
 from gsv.stages.writing import Writings
 
@@ -247,9 +247,8 @@ class SemanticGPTEngineStage:
         weights = parameters_in(path) * self._itemsize
         if not self._on_gpu:
             return 2 * weights
-        return weights + self._voice_slots * row_bytes(
-            self._config, self._max_length, self._itemsize
-        )
+        row = row_bytes(self._config, self._max_length, self._itemsize)
+        return weights + (self._voice_slots + LANDING_ROWS) * row
 
     def _load(self, key: str, path: Path) -> str:
         model = SemanticGPT(self._config)

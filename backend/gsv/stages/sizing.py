@@ -16,6 +16,7 @@ from gsv.models.gpt import MAX_POSITIONS
 GPU_POSITIONS = 2_560
 CPU_SLOTS = 32
 MOST_SLOTS = 64
+LANDING_ROWS = 1  # of a cache on a GPU, beside the slots: prompts are read into it
 CACHE_SHARE = 0.2
 VOICES_SHARE = 0.15  # once for voices' own GPTs, once for their SoVITS
 MIB = 1 << 20
@@ -47,7 +48,7 @@ def slots(chosen: int, free: int | None, row: int) -> int:
     """
     if chosen or free is None:
         return chosen or CPU_SLOTS
-    return max(1, min(MOST_SLOTS, int(free * CACHE_SHARE) // row))
+    return max(1, min(MOST_SLOTS, int(free * CACHE_SHARE) // row - LANDING_ROWS))
 
 
 def voices_budget(chosen_mib: int, free: int | None, cpu_mib: int) -> int:

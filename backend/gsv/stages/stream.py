@@ -28,7 +28,7 @@ from gsv.engine.vocoding import MelStream
 from gsv.errors import Cancelled
 from gsv.models.vocoder import context_frames
 from gsv.stages import speech
-from gsv.stages.base import Place, Reply, Tensors, split_by_counts, to_numpy
+from gsv.stages.base import Place, Reply, Tensors, split_by_counts
 from gsv.stages.base import Settings as BaseSettings
 from gsv.stages.calls import CallModel, CallPool, CallScope, stand_ins
 from gsv.stages.semantic_gpt import ENGINE, EngineRequest
@@ -324,7 +324,7 @@ def _speak_sentence(
         count = 0 if last else wanted + plan.look_ahead
         asked = shared.mel_request(index, tokens, made, count, past, player.buffered)
         answer = call("sovits_v4", asked, ["MEL"])
-        mel = _fade(fading, to_numpy(answer["MEL"]))
+        mel = _fade(fading, answer["MEL"])
         if not last:
             mel, fading = mel[:, :wanted], mel[:, wanted : wanted + plan.blend]
         made += mel.shape[1]

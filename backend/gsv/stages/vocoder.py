@@ -13,16 +13,17 @@ from gsv import audio
 from gsv.checkpoints.store import load_module_state
 from gsv.config import VocoderConfig
 from gsv.constants import MEL_CHANNELS, OUTPUT_RATE, OUTPUT_RATES
+from gsv.device import upload
 from gsv.engine.chunk_plan import ChunkPlan
 from gsv.engine.kernels import vocoder as kernels
 from gsv.engine.native import convolution as native
-from gsv.engine.transfers import Download, upload
+from gsv.engine.transfers import Download
 from gsv.engine.vocoding import GraphedVocoder, batch_shapes, vocode
 from gsv.errors import GsvError, InvalidRequest
 from gsv.models.vocoder import Vocoder
 from gsv.options import DEFAULTS, check_choice
 from gsv.precision import DEFAULT, torch_dtype
-from gsv.stages.base import Array, Place, check_counts
+from gsv.stages.base import Place, check_counts
 from gsv.stages.base import Settings as BaseSettings
 
 PAUSE_MAX_SECONDS = 10.0
@@ -37,7 +38,7 @@ CUDA_ROUND_TO = 64
 class Request:
     """The mel of all sentences, and what to do between them."""
 
-    mel: Array  # [100, frames] float32, log-mel
+    mel: NDArray[np.float32]  # [100, frames] float32, log-mel
     mel_counts: NDArray[np.int32]  # [sentences]
     pauses: NDArray[np.float32] | None = None  # [sentences + 1] seconds
     sample_rate: int = DEFAULTS.sample_rate
@@ -128,9 +129,7 @@ class VocoderStage:
         )
 
     def _sentences(self, request: Request) -> list[torch.Tensor]:
-        mel = torch.as_tensor(request.mel)
-        if mel.device.type == "cpu":
-            mel = upload(mel.numpy(), self._device)
+        mel = upload(request.mel, self._device)
         return list(torch.split(mel, request.mel_counts.tolist(), dim=-1))
 
 
