@@ -22,17 +22,23 @@ from gsv.bench import plain
 from gsv.bench.semantic import numbers
 from gsv.config import SoVITSConfig, VocoderConfig
 from gsv.constants import MEL_RATE
+from gsv.device import prepare
+from gsv.engine.flow_graphs import MOST_FRAMES, GraphedEstimator
+from gsv.engine.kernels import flow as kernels
 from gsv.engine.native import attention, convolution
 from gsv.engine.vocoding import vocode
 from gsv.models.flow import FlowMatching
 from gsv.models.layers import set_precision
 from gsv.models.vocoder import Vocoder
 from gsv.precision import torch_dtype
+from gsv.stages.vocoder import CUDA_BATCH_FRAMES, CUDA_ROUND_TO
 
 Module = TypeVar("Module", bound=nn.Module)
 
 REPEATS = 3
-_PROBE = (1000, 1024, 4096)  # rows, inputs, outputs of the matrix product that is the limit
+# Rows, inputs and outputs of the matrix product that is the limit; a GPU is busy with a large one.
+_PROBE = (1000, 1024, 4096)
+_GPU_PROBE = (8192, 8192, 8192)
 _VOCODER_WINDOW = 400
 
 
@@ -63,6 +69,7 @@ def measure(
     vocoder: VocoderConfig | None = None,
 ) -> list[Row]:
     """Measure the estimator at every length and batch, and the vocoder at every length."""
+    prepare(device)
     sovits, vocoder = sovits or SoVITSConfig(), vocoder or VocoderConfig()
     with torch.inference_mode():
         rows = []
@@ -74,7 +81,7 @@ def measure(
 
 def gemm_rate(dtype: torch.dtype, device: str = "cpu") -> float:
     """Floating-point operations per second of one large matrix product."""
-    rows, inputs, outputs = _PROBE
+    rows, inputs, outputs = _PROBE if device == "cpu" else _GPU_PROBE
     values = torch.randn(rows, inputs, device=device).to(dtype)
     weight = torch.randn(outputs, inputs, device=device).to(dtype)
     seconds = best(lambda: nn.functional.linear(values, weight), device, repeats=10)
@@ -122,13 +129,17 @@ def _measure_dit(
         plain_seconds[shape] = best(partial(plain.dit_step, *arguments), device)
         given.embedded = flow.estimator.embed_inputs(given.prompt, embedded)
     set_precision(flow, torch_dtype(dtype, device))
+    kernels.accelerate(flow)
     attention.accelerate(flow)
+    estimator = GraphedEstimator(flow.estimator)
     modulation = flow.schedule(8)[:1]
     limit = gemm_rate(torch_dtype(dtype, device), device)
     rows = []
     for (batch, length), given in inputs.items():
-        step = (given.noisy, given.embedded, modulation.expand(batch, -1))
-        seconds = best(partial(flow.estimator, *step), device)
+        if batch * length <= MOST_FRAMES:
+            estimator.capture(batch, length)  # on a GPU, as the engine does
+        step = (given.noisy, given.embedded, modulation.expand(batch, -1), None)
+        seconds = best(partial(estimator, *step), device)
         share = batch * dit_operations(config, length) / seconds / limit
         rows.append(
             Row("dit step", dtype, length, batch, seconds, plain_seconds[batch, length], share)
@@ -159,9 +170,10 @@ def _measure_vocoder(
     }
     vocoder.set_precision(torch_dtype(dtype, device))
     convolution.accelerate(vocoder)
+    shapes = () if device == "cpu" else (CUDA_ROUND_TO, CUDA_BATCH_FRAMES)
     rows = []
     for length, mel in mels.items():
-        seconds = best(partial(vocode, vocoder, [mel], _VOCODER_WINDOW), device)
+        seconds = best(partial(vocode, vocoder, [mel], _VOCODER_WINDOW, *shapes), device)
         audio = length / MEL_RATE
         rows.append(
             Row("vocoder", dtype, length, 1, seconds / audio, plain_seconds[length] / audio, None)
@@ -196,7 +208,7 @@ def table(rows: Sequence[Row]) -> str:
 @click.option("--frames", default="1000,500,250", callback=numbers, help="Lengths in mel frames.")
 @click.option("--batch", "batches", default="1", callback=numbers, help="Rows of a batch.")
 @click.option("--dtype", "dtypes", default=["float32", "bfloat16"], multiple=True)
-@click.option("--device", default="cpu")
+@click.option("--device", default="cpu", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def main(
     frames: list[int], batches: list[int], dtypes: tuple[str, ...], device: str, as_json: bool
