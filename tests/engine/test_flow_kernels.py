@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from gsv.config import SoVITSConfig
+from gsv.engine.flow_graphs import GraphedEstimator
 from gsv.models import attention, dit
 from gsv.models.flow import FlowMatching
 from gsv.models.layers import set_precision
@@ -191,10 +192,23 @@ def test_an_estimator_in_its_kernels() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_gpu_takes_them() -> None:
+@pytest.mark.parametrize("early", [False, True])
+def test_a_gpu_takes_them(early: bool) -> None:
     flow = tiny_flow()
+    noisy, inputs = random(2, 192, 100), random(2, 192, 256, seed=1)
+    lengths = torch.tensor([192, 70], device=DEVICE, dtype=torch.int32)
+    times = flow.schedule(4)[:2]
+    wanted = flow.estimator(noisy, inputs, times, lengths)
     set_precision(flow, torch.bfloat16)
-    assert flow_kernels.accelerate(flow)
+    assert flow_kernels.accelerate(flow, early=early)
+    graphed = GraphedEstimator(flow.estimator)
+    graphed.capture(2, 256)
+    assert len(graphed) == 1
+    for _ in range(20):
+        for estimate in (flow.estimator, graphed):
+            made = estimate(noisy, inputs, times, lengths)
+            for row, length in enumerate(lengths.tolist()):
+                assert error(made[row, :length], wanted[row, :length]) < 0.03
 
 
 def test_a_cpu_stays_as_it_is() -> None:

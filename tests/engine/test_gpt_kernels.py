@@ -113,6 +113,19 @@ def small_model(dtype: torch.dtype) -> SemanticGPT:
     return model.to(DEVICE).set_precision(dtype)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(DEVICE.type == "cpu", reason="no CUDA device")
+def test_kernels_that_start_early_give_the_same() -> None:
+    if torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip("needs compute capability 9.0")
+    model = small_model(torch.bfloat16)
+    cache = KVCache(model.config, 2, 600, torch.bfloat16, DEVICE)
+    state = [torch.tensor([n, n + 1], device=DEVICE) for n in (3, 270, 100)]
+    with torch.inference_mode():
+        made = [FusedDecode(model, cache, early=early)(*state).clone() for early in (False, True)]
+    assert torch.equal(*made)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_decoding_equals_the_plain_version(dtype: torch.dtype) -> None:
     model = small_model(dtype)
@@ -125,7 +138,7 @@ def test_decoding_equals_the_plain_version(dtype: torch.dtype) -> None:
     text_lengths = positions // 2
     tokens = torch.randint(0, 97, (rows,), generator=generator).to(DEVICE)
     assert FusedDecode.serves(model, cache)
-    fused = FusedDecode(model, cache)
+    fused = FusedDecode(model, cache, early=False)
     with torch.inference_mode():
         made = fused(tokens, positions, text_lengths).clone()
         written = cache.storage.clone()
@@ -147,7 +160,7 @@ def test_decoding_equals_the_plain_version(dtype: torch.dtype) -> None:
 def test_what_lies_beyond_a_row_is_never_read() -> None:
     model = small_model(torch.float16)
     cache = KVCache(model.config, 2, 600, torch.float16, DEVICE)
-    fused = FusedDecode(model, cache)
+    fused = FusedDecode(model, cache, early=False)
     state = [torch.tensor([n, n + 1], device=DEVICE) for n in (3, 270, 100)]
     with torch.inference_mode():
         expected = fused(*state).clone()

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from gpt_models import golden_config, golden_gpt, random_request
+from replayed import ReplayedCalls
+
+os.environ.setdefault("TRITON_INTERPRET", "1")  # read when the kernels are defined
 
 from gsv.engine import engine as engine_module
 from gsv.engine.engine import Engine
 from gsv.engine.gpu_runner import GpuRunner
-from gsv.engine.graphs import CapturedCalls, length_buckets, row_buckets
+from gsv.engine.graphs import length_buckets, row_buckets
 from gsv.engine.sequence import SequenceRequest
 from gsv.errors import Cancelled
 
@@ -53,23 +58,29 @@ def together(engine: Engine, asked: list[SequenceRequest]) -> list[list[int]]:
 
 def running(monkeypatch: pytest.MonkeyPatch, kind: type, **options: object) -> Engine:
     monkeypatch.setattr(engine_module, "Runner", kind)
-    defaults = {"slots": 3, "max_length": 700, "kernel": False, "waiting_limit": 100}
+    defaults = {"slots": 3, "max_length": 700, "waiting_limit": 100}
     engine = Engine(golden_gpt("tiny"), **{**defaults, **options})
     engine.warm_up()
     engine.start()
     return engine
 
 
-class Replayed(CapturedCalls):
-    """Captures as a GPU does: the call is kept, and later calls under its key run that one."""
-
-    def capture(self, key: Hashable, call: Callable[[], object]) -> None:
-        call()
-        self._graphs[key] = self._Graph(call)
-
-    class _Graph:
-        def __init__(self, call: Callable[[], object]) -> None:
-            self.replay = call
+def test_the_kernel_draws_beside_the_plain_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in float32, which has no decoder of its own."""
+    pytest.importorskip("triton", reason="Triton's language is not installed")
+    asked = [
+        dataclasses.replace(request, params=dataclasses.replace(request.params, max_tokens=4))
+        for request in requests(2)
+    ]
+    plain = running(monkeypatch, engine_module.Runner)
+    expected = [plain.generate(request).tolist() for request in asked]
+    plain.stop()
+    monkeypatch.setattr("gsv.engine.gpu_runner.triton_serves", lambda _: True)
+    engine = running(monkeypatch, GpuRunner)
+    try:
+        assert together(engine, asked) == expected
+    finally:
+        engine.stop()
 
 
 @pytest.mark.parametrize("graphs", [False, True])
@@ -77,7 +88,7 @@ def test_tokens_equal_those_of_the_plain_runner(
     monkeypatch: pytest.MonkeyPatch, graphs: bool
 ) -> None:
     if graphs:
-        monkeypatch.setattr("gsv.engine.gpu_runner.CapturedCalls", Replayed)
+        monkeypatch.setattr("gsv.engine.gpu_runner.CapturedCalls", ReplayedCalls)
     asked = requests()
     plain = running(monkeypatch, engine_module.Runner)
     expected = [plain.generate(request).tolist() for request in asked]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from acoustic_models import vocoder
 from torch.testing import assert_close
 
-from gsv.engine.vocoding import MelStream, vocode
+from gsv.engine.vocoding import GraphedVocoder, MelStream, batch_shapes, vocode
 from gsv.models.windows import windows
 
 pytestmark = pytest.mark.usefixtures("no_grad")
@@ -84,3 +86,37 @@ def test_later_windows_of_a_stream_come_in_few_sizes() -> None:
         sizes.append(window[0].shape[-1])
     assert sizes[0] == 60
     assert all(size % 16 == 0 for size in sizes[1:])
+
+
+def test_batches_have_few_shapes() -> None:
+    shapes = batch_shapes(64, 16, 64)
+    assert sorted(shapes) == sorted([(1, 16), (2, 16), (4, 16), (1, 32), (2, 32), (1, 48), (1, 64)])
+    met = set()
+
+    def compute(mel: torch.Tensor) -> torch.Tensor:
+        met.add((mel.shape[0], mel.shape[2]))
+        return vocoder("tiny")(mel)
+
+    mels = [random_mel(frames) for frames in (150, 37, 90, 64, 200)]
+    vocode(vocoder("tiny"), mels, 64, 16, 64, compute)
+    assert met <= set(shapes)
+    assert len(met) > 1
+
+
+def test_on_a_cpu_nothing_is_captured() -> None:
+    graphed, mel = GraphedVocoder(vocoder("tiny")), random_mel(30)[None]
+    graphed.capture_all([(1, 30)])
+    assert len(graphed) == 0
+    assert torch.equal(graphed(mel), vocoder("tiny")(mel))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_graphs_give_the_waves_of_plain_calls() -> None:
+    model = copy.deepcopy(vocoder("tiny")).cuda()
+    graphed = GraphedVocoder(model)
+    graphed.capture_all(batch_shapes(64, 16, 128))
+    mels = [random_mel(frames).cuda() for frames in (150, 37, 5, 90, 64, 0)]
+    plain = vocode(model, mels, 64, 16, 128)
+    for one, other in zip(vocode(model, mels, 64, 16, 128, graphed), plain, strict=True):
+        assert_close(one, other, atol=1e-5, rtol=0)

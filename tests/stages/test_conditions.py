@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from acoustic_models import sovits
+from replayed import ReplayedCalls
 from torch.testing import assert_close
 from voices.test_adapters import mel_of, open_stage, request
 from voices.test_resident import Recorder
@@ -77,6 +78,39 @@ def test_a_sentence_is_that_of_the_sentence_alone() -> None:
         (alone,) = encode(model, [sentence], "cpu")
         assert made.shape == alone.shape
         assert_close(made, alone, atol=2e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_graphs_give_the_same_and_leave_what_they_do_not_fit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(conditions, "CapturedCalls", ReplayedCalls)
+    shapes = [conditions.Shape(2, 32, 64), conditions.Shape(1, 64, 64)]
+    monkeypatch.setattr(conditions, "GRAPH_SHAPES", shapes)
+    model = sovits("tiny")
+    graphed = conditions.GraphedConditions(model, "cpu")
+    graphed.capture_all()
+    rng = np.random.default_rng(1)
+
+    def sentence(tokens: int, phonemes: int, speed: float = 1.0) -> Sentence:
+        return Sentence(
+            rng.integers(0, 1024, tokens, dtype=np.int32),
+            rng.integers(0, 732, phonemes, dtype=np.int32),
+            torch.randn(1, model.config.gin_channels, 1),
+            speed,
+        )
+
+    for batch in ([sentence(17, 30), sentence(32, 64)], [sentence(9, 8)], [sentence(60, 20)]):
+        made = graphed(batch)
+        assert made is not None
+        again = graphed([sentence(5, 5)])  # overwrites what the graph made
+        assert again is not None
+        for one, own in zip(batch, made, strict=True):
+            assert_close(own, encode(model, [one], "cpu")[0], atol=2e-5, rtol=0)
+    for batch in ([sentence(33, 5)] * 2, [sentence(8, 65)], [sentence(8, 8, 1.2)]):
+        assert graphed(batch) is None
+        (whole, *_) = encode(model, batch, "cpu", 32, graphed)
+        assert_close(whole, encode(model, batch[:1], "cpu")[0], atol=2e-5, rtol=0)
 
 
 def test_shapes_are_rounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,22 +24,26 @@ def run(setup: Setup, section: Section, report: Report) -> None:
     """Sentences of different lengths together, in float32 and in the run's precision."""
     requests = sentences(setup)
     exact: dict[str, list[list[int]]] = {}
-    for name, device, dtype, graphs in (
-        ("cpu_float32", "cpu", torch.float32, True),
-        ("float32", setup.device, torch.float32, True),
-        ("float32_plain", setup.device, torch.float32, False),
-        (setup.dtype, setup.device, setup.torch_dtype, True),
-        (f"{setup.dtype}_plain", setup.device, setup.torch_dtype, False),
+    for name, device, dtype, graphs, kernel in (
+        ("cpu_float32", "cpu", torch.float32, True, True),
+        ("float32", setup.device, torch.float32, True, True),
+        ("float32_plain", setup.device, torch.float32, False, True),
+        (setup.dtype, setup.device, setup.torch_dtype, True, True),
+        (f"{setup.dtype}_plain", setup.device, setup.torch_dtype, False, True),
+        (f"{setup.dtype}_pytorch", setup.device, setup.torch_dtype, True, False),
     ):
 
-        def measure(device=device, dtype=dtype, graphs=graphs, name=name) -> dict[str, Any]:
-            found, exact[name] = tokens(setup, requests, device, dtype, graphs)
+        def measure(
+            device=device, dtype=dtype, graphs=graphs, kernel=kernel, name=name
+        ) -> dict[str, Any]:
+            found, exact[name] = tokens(setup, requests, device, dtype, graphs, kernel)
             return found
 
         section.attempt(name, measure)
     for one, other in (
         ("float32", "cpu_float32"), ("float32", "float32_plain"),
-        (setup.dtype, f"{setup.dtype}_plain"), (setup.dtype, "cpu_float32"),
+        (setup.dtype, f"{setup.dtype}_plain"), (setup.dtype, f"{setup.dtype}_pytorch"),
+        (setup.dtype, "cpu_float32"),
     ):  # fmt: skip
         if one in exact and other in exact and one != other:
             section.put(f"{one} = {other}", agreement(exact[one], exact[other]))
@@ -60,11 +64,18 @@ def sentences(setup: Setup) -> list[SequenceRequest]:
 
 
 def tokens(
-    setup: Setup, requests: list[SequenceRequest], device: str, dtype: torch.dtype, graphs: bool
+    setup: Setup,
+    requests: list[SequenceRequest],
+    device: str,
+    dtype: torch.dtype,
+    graphs: bool,
+    kernel: bool,
 ) -> tuple[dict[str, Any], list[list[int]]]:
     """Seconds of the warm-up, memory, and the sentences' tokens."""
     before = memory(setup.device)
-    engine = Engine(networks.gpt(setup), device, dtype, len(requests), max_length=_LENGTH)
+    engine = Engine(
+        networks.gpt(setup), device, dtype, len(requests), max_length=_LENGTH, kernel=kernel
+    )
     if not graphs and not without_graphs(engine):
         raise NotImplementedError("this engine's graphs can't be turned off from outside")
     started = time.perf_counter()
@@ -88,13 +99,10 @@ def without_graphs(engine: Engine) -> bool:
     The only place here that looks into the engine.
     """
     for lane in engine._lanes.values():
-        for name in ("_decode", "_step", "_graphs", "_graphed"):
-            graphed = getattr(lane.runner, name, None)
-            if hasattr(graphed, "_disable"):
-                graphed._disable = True
-                break
-        else:
+        calls = getattr(lane.runner, "_calls", None)
+        if calls is None:
             return False
+        calls.capture = lambda key, call: None
     return True
 
 

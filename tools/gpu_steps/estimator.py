@@ -16,7 +16,7 @@ from gpu_steps.setup import Setup, tidy
 from gpu_steps.timing import MILLI, call_seconds, spread, steady
 from gsv.bench.acoustic import dit_operations
 from gsv.engine.flow import FlowEngine, FlowJob
-from gsv.engine.flow_graphs import GraphedEstimator
+from gsv.engine.flow_graphs import GraphedEstimator, shape_for
 from gsv.models.flow import FlowMatching
 
 # Rows and frames; the first one is the goal's.
@@ -71,28 +71,48 @@ def inputs(
 Estimate = Callable[..., Tensor]
 
 
-def plain(setup: Setup, flow: FlowMatching) -> Estimate:
+def plain(setup: Setup, flow: FlowMatching, rows: int, frames: int) -> Estimate:
     """The estimator itself."""
     estimate: Estimate = flow.estimator
     return estimate
 
 
-def product(setup: Setup, flow: FlowMatching) -> Estimate:
-    """The estimator as the flow engine calls it, through graphs where it does."""
-    return GraphedEstimator(flow.estimator, disable=not setup.on_gpu)
+def product(setup: Setup, flow: FlowMatching, rows: int, frames: int) -> GraphedEstimator:
+    """The estimator as the flow engine calls it, with the graph of one shape where it has one."""
+    graphed = GraphedEstimator(flow.estimator, disable=not setup.on_gpu)
+    bucket = shape_for(rows, frames)
+    if bucket is not None:
+        graphed.capture(*bucket)
+    return graphed
+
+
+def as_served(
+    graphed: GraphedEstimator, given: tuple[Tensor, Tensor, Tensor, Tensor | None]
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Inputs in the graph's own memory, where the flow engine writes them once a batch."""
+    graphed(*given)
+    bucket = graphed.bucket(*given[0].shape[:2])
+    if bucket is None:
+        return given
+    own = graphed.inputs_of(bucket)
+    return own.noisy, own.inputs, own.modulation, own.lengths
 
 
 @torch.inference_mode()
 def step(
     setup: Setup,
     flow: FlowMatching,
-    prepare: Callable[[Setup, FlowMatching], Estimate],
+    prepare: Callable[[Setup, FlowMatching, int, int], Estimate],
     report: Report,
     rows: int,
     frames: int,
 ) -> dict[str, Any]:
     """One estimate: its time, and its share of the matrix product rate."""
-    given, estimate = inputs(setup, flow, rows, frames), prepare(setup, flow)
+    given, estimate = inputs(setup, flow, rows, frames), prepare(setup, flow, rows, frames)
+    if setup.on_gpu:  # where all batches have lengths
+        given = (*given[:3], torch.full((rows,), frames, dtype=torch.int32, device=setup.device))
+    if isinstance(estimate, GraphedEstimator):
+        given = as_served(estimate, given)
     repeats = setup.pick(10 if rows * frames < 10_000 else 5, 2)
     found = steady(lambda: estimate(*given), setup.device, repeats)
     seconds = min(found["best_ms"], found["queued_ms"]) / MILLI

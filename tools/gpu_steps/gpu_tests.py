@@ -8,8 +8,9 @@ import subprocess
 import sys
 from typing import Any
 
+from gpu_steps import ROOT
 from gpu_steps.report import Report, Section
-from gpu_steps.setup import ROOT, Setup
+from gpu_steps.setup import Setup
 
 _FOLDERS = ("tests/engine", "tests/models", "tests/stages")
 _LINES = 60  # of the output that are kept

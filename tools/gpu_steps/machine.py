@@ -15,10 +15,14 @@ import torch
 from torch.nn import functional
 
 from gpu_steps.report import Report, Section
+from gpu_steps.server_archive import libpython
 from gpu_steps.setup import Setup
 from gpu_steps.timing import MILLI, call_seconds, memory, steady, wait
 
-_PACKAGES = ("numpy", "transformers", "triton", "safetensors", "soundfile", "soxr", "click")
+_PACKAGES = (
+    "numpy", "transformers", "triton", "safetensors", "soundfile", "soxr", "click", "grpcio",
+    "protobuf", "urllib3", "ml_dtypes",
+)  # fmt: skip
 _LAUNCHES = 400
 
 
@@ -45,6 +49,7 @@ def describe(setup: Setup) -> dict[str, Any]:
         "cpus": len(os.sched_getaffinity(0)),
         "torch": torch.__version__,
         "torch_threads": torch.get_num_threads(),
+        "libpython": str(libpython()),
         "device": setup.device,
         "device_name": "cpu",
     }

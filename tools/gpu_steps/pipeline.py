@@ -12,47 +12,17 @@ from typing import Any
 
 import numpy as np
 
+from gpu_steps.inputs import MOST_SENTENCES, reference, text
 from gpu_steps.setup import Setup
-from gsv.constants import BERT_DIM, FRAMES_PER_TOKEN, MEL_CHANNELS, STYLE_BINS
 from gsv.stages.base import Place, Tensors
 from gsv.stages.semantic_gpt import SemanticGPTEngineStage
 from gsv.stages.sovits_v4 import SoVITSStage
 from gsv.stages.stream import SpeechStreamStage
 from gsv.stages.vocoder import VocoderStage
 
-PROMPT_TOKENS = 125  # five seconds of reference
-PHONEMES = 40  # of a sentence of some four seconds
 _VOCODER_BATCH = 16  # as in the model's configuration
 _VOCODER_DELAY = 0.002  # seconds, likewise
 _ANSWER_SECONDS = 120.0
-
-
-def text(sentences: int, bert_dim: int = BERT_DIM) -> Tensors:
-    """What the text frontend would give for a text and its reference."""
-    rng = np.random.default_rng(sentences)
-    counts = np.full(sentences, PHONEMES, np.int32)
-    return {
-        "PHONEMES": rng.integers(0, 732, PHONEMES * sentences, dtype=np.int32),
-        "PHONEME_COUNTS": counts,
-        "BERT_FEATURES": np.zeros((1, bert_dim), np.float32),  # English: one row of zeros for all
-        "BERT_ROWS": np.zeros(PHONEMES * sentences, np.int32),
-        "PAUSES": np.zeros(sentences + 1, np.float32),
-        "PROMPT_PHONEMES": rng.integers(0, 732, 50, dtype=np.int32),
-        "PROMPT_BERT_FEATURES": np.zeros((1, bert_dim), np.float32),
-        "PROMPT_BERT_ROWS": np.zeros(50, np.int32),
-    }
-
-
-def reference() -> Tensors:
-    """What the reference encoder would give: the same every time, so that the voice is warm."""
-    rng = np.random.default_rng(0)
-    frames = PROMPT_TOKENS * FRAMES_PER_TOKEN
-    mel = rng.random((MEL_CHANNELS, frames), dtype=np.float32) * 2 - 1
-    return {
-        "PROMPT_TOKENS": rng.integers(0, 1024, PROMPT_TOKENS, dtype=np.int32),
-        "REFERENCE_SPECTRUM": rng.random((STYLE_BINS, frames // 2), dtype=np.float32),
-        "REFERENCE_MEL": mel,
-    }
 
 
 def vocoder_dtype(setup: Setup) -> str:
@@ -73,7 +43,7 @@ class Pipeline:
 
     def __init__(self, setup: Setup, sentence_tokens: int) -> None:
         self.calls: list[tuple[str, float, float]] | None = None
-        self._text = {n: text(n) for n in range(1, 9)}
+        self._text = {n: text(n) for n in range(1, MOST_SENTENCES + 1)}
         self._reference = reference()
         self._running: dict[tuple[str, str], Callable[[], None]] = {}
         settings: dict[type[Any], dict[str, str]] = {

@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 
-from gpu_steps import estimator
+from gpu_steps import ROOT, estimator
 from gpu_steps import setup as networks
 from gpu_steps.report import Report, Section
 from gpu_steps.sentences import generate, sentence
-from gpu_steps.setup import ROOT, Setup
+from gpu_steps.setup import Setup
 from gsv.engine.engine import Engine
 from gsv.engine.flow import FlowEngine
 

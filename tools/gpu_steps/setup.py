@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import gc
 import os
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,15 +15,11 @@ from typing import TypeVar
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-# The golden cases, and the networks that carry their weights, are the tests'.
-sys.path[:0] = [str(ROOT / name) for name in ("backend", "client", "tests")]
-
-from gsv.checkpoints.store import load_module_state, save_tensors  # noqa: E402
-from gsv.config import GPTConfig, SoVITSConfig, VocoderConfig  # noqa: E402
-from gsv.models.gpt import SemanticGPT  # noqa: E402
-from gsv.models.sovits import SoVITS  # noqa: E402
-from gsv.models.vocoder import Vocoder  # noqa: E402
+from gsv.checkpoints.store import load_module_state, save_tensors
+from gsv.config import GPTConfig, SoVITSConfig, VocoderConfig
+from gsv.models.gpt import SemanticGPT
+from gsv.models.sovits import SoVITS
+from gsv.models.vocoder import Vocoder
 
 Value = TypeVar("Value")
 

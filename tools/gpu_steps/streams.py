@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import functools
-import statistics
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
+from gpu_steps.listening import Listened, Parallel, listen, summary
 from gpu_steps.pipeline import Pipeline, vocoder_dtype
 from gpu_steps.report import Report, Section
 from gpu_steps.setup import Setup, tidy
-from gpu_steps.timing import MILLI, memory, spread
+from gpu_steps.timing import MILLI, memory
 
 SENTENCE_TOKENS = 125  # five seconds
 SENTENCES = 3  # of a text
-_GAP_SECONDS = 0.05  # a listener notices
 
 
 def run(setup: Setup, section: Section, report: Report) -> None:
@@ -56,32 +54,21 @@ def run(setup: Setup, section: Section, report: Report) -> None:
 def callers(
     setup: Setup, pipeline: Pipeline, count: int, rounds: int, steps: int, sentences: int = 0
 ) -> dict[str, Any]:
-    """``count`` callers at once, ``rounds`` answers each.
-
-    Returns:
-        First audio (ms), the longest time a listener would have stood dry, and audio-seconds per
-        second from the first request until the last answer's end.
-    """
+    """``count`` callers at once, ``rounds`` answers each."""
     sentences = sentences or setup.pick(SENTENCES, 1)
-    heard = _Parallel(
-        count,
-        lambda caller: [
-            _listen(pipeline, sentences, 1000 * caller + turn, steps) for turn in range(rounds)
-        ],
-    )
-    answers = [answer for caller in heard.values for answer in caller]
-    audio = sum(answer["audio_s"] for answer in answers)
-    return {
-        "callers": count,
-        "answers": len(answers),
-        "first_ms": spread([answer["first_ms"] for answer in answers]),
-        "whole_ms": spread([answer["whole_ms"] for answer in answers]),
-        "dry_ms": spread([answer["dry_ms"] for answer in answers]),
-        "smooth_share": statistics.mean(a["dry_ms"] <= MILLI * _GAP_SECONDS for a in answers),
-        "audio_s": audio,
-        "seconds": heard.seconds,
-        "audio_s_per_s": audio / heard.seconds,
-    }
+
+    def ask(caller: int) -> list[Listened]:
+        return [
+            listen(functools.partial(_durations, pipeline, sentences, 1000 * caller + n, steps))
+            for n in range(rounds)
+        ]
+
+    return summary(Parallel(count, ask))
+
+
+def _durations(pipeline: Pipeline, sentences: int, seed: int, steps: int) -> Iterator[float]:
+    for chunk in pipeline.stream(sentences, seed, steps):
+        yield len(chunk["AUDIO"]) / chunk["SAMPLE_RATE"]
 
 
 def calls(pipeline: Pipeline, steps: int) -> list[list[Any]]:
@@ -112,55 +99,6 @@ def wholes(setup: Setup, pipeline: Pipeline, count: int, steps: int) -> dict[str
             samples += len(answer["AUDIO"]) / answer["SAMPLE_RATE"]
         return samples
 
-    made = _Parallel(count, ask)
+    made = Parallel(count, ask)
     audio = sum(made.values)
     return {"audio_s": audio, "seconds": made.seconds, "audio_s_per_s": audio / made.seconds}
-
-
-def _listen(pipeline: Pipeline, sentences: int, seed: int, steps: int) -> dict[str, float]:
-    """One stream, heard from its first chunk on."""
-    started = time.perf_counter()
-    first = 0.0
-    audio, dry = 0.0, 0.0
-    for chunk in pipeline.stream(sentences, seed, steps):
-        now = time.perf_counter()
-        if not first:
-            first = now
-        # Playing began with the first chunk; when this one comes, so much has been played.
-        late = (now - first) - audio - dry
-        dry += max(0.0, late)
-        audio += len(chunk["AUDIO"]) / chunk["SAMPLE_RATE"]
-    ended = time.perf_counter()
-    return {
-        "first_ms": MILLI * (first - started),
-        "whole_ms": MILLI * (ended - started),
-        "dry_ms": MILLI * dry,
-        "audio_s": audio,
-    }
-
-
-class _Parallel:
-    """``ask(caller)`` of each caller on a thread of its own; their values and the time of all."""
-
-    def __init__(self, count: int, ask: Callable[[int], Any]) -> None:
-        self.values: list[Any] = [None] * count
-        self._errors: list[BaseException] = []
-        gate = threading.Barrier(count + 1)
-
-        def work(caller: int) -> None:
-            gate.wait()
-            try:
-                self.values[caller] = ask(caller)
-            except BaseException as error:
-                self._errors.append(error)
-
-        threads = [threading.Thread(target=work, args=(n,), daemon=True) for n in range(count)]
-        for thread in threads:
-            thread.start()
-        gate.wait()
-        started = time.perf_counter()
-        for thread in threads:
-            thread.join()
-        self.seconds = time.perf_counter() - started
-        if self._errors:
-            raise self._errors[0]

@@ -29,7 +29,7 @@ def table(report: Report) -> str:
 
 def _parity(report: Report) -> list[str]:
     found: dict[str, Any] = report.results("parity").get("summary", {})
-    if not found:
+    if not found.get("outputs"):
         return ["parity: not checked"]
     share = f"the largest difference is {found['largest_share']:.0%} of what is allowed"
     if not found["off"]:

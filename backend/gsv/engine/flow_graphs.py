@@ -166,5 +166,11 @@ def shapes() -> list[tuple[int, int]]:
     return [(r, t) for r in ROW_BUCKETS for t in LENGTH_BUCKETS if r * t <= MOST_FRAMES]
 
 
+def shape_for(rows: int, frames: int) -> tuple[int, int] | None:
+    """The smallest shape of the plan that holds a batch."""
+    fitting = [shape for shape in shapes() if shape[0] >= rows and shape[1] >= frames]
+    return min(fitting, key=math.prod, default=None)
+
+
 def _not_captured() -> None:
     raise AssertionError("only captured shapes are replayed")

@@ -26,6 +26,7 @@ from gsv.engine.transfers import upload
 from gsv.models.gpt import SemanticGPT
 
 PROMPT_GRAPHS = 768  # positions up to which reading a prompt is captured
+EARLY_CAPABILITY = (9, 0)  # from which on a kernel may start before the last one's end
 FEW = 64  # top_k up to which the best logits are found without sorting all of them
 
 
@@ -146,14 +147,14 @@ class GpuRunner(Runner):
             self._calls(("draw", rows, wide), partial(self._draw_rows, rows, wide))
 
     def _decode_rows(self, rows: int, length: int) -> None:
-        """Decode the first rows; with our own kernels, draw as well."""
+        """Decode the first rows; with a kernel of our own, draw as well."""
         if self._fused_decode is None:
-            self._all_logits[:rows] = self._logits(rows, length)
-            return
-        state = self._state
-        logits = self._fused_decode(
-            state.tokens[:rows], state.positions[:rows], state.text_lengths[:rows]
-        )
+            logits = self._logits(rows, length)
+        else:
+            state = self._state
+            logits = self._fused_decode(
+                state.tokens[:rows], state.positions[:rows], state.text_lengths[:rows]
+            )
         if self._fused_draw is None:
             self._all_logits[:rows] = logits
         else:
@@ -201,7 +202,8 @@ def _fused_decode(runner: Runner) -> Any:
 
     if not FusedDecode.serves(runner.model, runner.cache):
         return None
-    return FusedDecode(runner.model, runner.cache)
+    early = torch.cuda.get_device_capability(runner.device) >= EARLY_CAPABILITY
+    return FusedDecode(runner.model, runner.cache, early=early)
 
 
 def _fused_draw() -> Any:

@@ -32,6 +32,7 @@ class CapturedCalls:
         self._device = device
         self._graphs: dict[Hashable, Any] = {}
         self._pool: Any = None
+        self._stream: Any = None  # one for all: libraries keep a workspace for each stream
 
     def __len__(self) -> int:
         return len(self._graphs)
@@ -61,7 +62,9 @@ class CapturedCalls:
                 logger.warning("no memory for the CUDA graph of %s: %s", key, error)
 
     def _capture(self, call: Callable[[], object]) -> Any:
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        if self._stream is None:
+            self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream = self._stream
         stream.wait_stream(torch.cuda.current_stream())
         # Libraries choose and allocate on the first call, which a capture must not see.
         with torch.cuda.stream(stream):

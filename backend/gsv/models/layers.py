@@ -108,6 +108,11 @@ class RowConv1d(nn.Conv1d):
         )
         self.weight = nn.Parameter(self.weight.to("meta"), requires_grad=False)
 
+    def put_channels_last(self) -> None:
+        """Lay the weights out as the values lie, so that cuDNN need not do it at each call."""
+        rows = self.weight.detach().permute(0, 2, 1).contiguous()
+        self.weight = nn.Parameter(rows.permute(0, 2, 1), requires_grad=False)
+
     def _geometry(self) -> tuple[list[int], list[int], list[int]]:
         """Padding, stride and dilation of a convolution of width 1."""
         return [int(self.padding[0]), 0], [1, 1], [self.dilation[0], 1]
@@ -221,6 +226,8 @@ def set_precision(module: nn.Module, dtype: torch.dtype) -> None:
         layer.to(dtype)
         if _gains_from_packing(layer):
             layer.pack()
+        elif isinstance(layer, RowConv1d) and layer.weight.device.type == "cuda":
+            layer.put_channels_last()
 
 
 def _gains_from_packing(layer: Linear | RowConv1d | RowUpsample) -> bool:

@@ -89,20 +89,57 @@ class SoVITS(nn.Module):
         device = tokens.device
         speeds = [speed] * rows if isinstance(speed, float | int) else list(speed)
         counts = [size] * rows if token_lengths is None else list(token_lengths)
-        content = self.quantizer.embed(tokens).repeat_interleave(2, dim=-1)  # 50 Hz
-        encoded = self.text_encoder(
-            content,
-            row_mask([2 * count for count in counts], 2 * size, device),
-            phonemes,
-            row_mask(phoneme_lengths, phonemes.shape[1], device),
-            timbre,
-        )
-        values = nn.functional.leaky_relu(self.bridge(_stretched(encoded, counts, speeds))).mT
-        values = values.repeat_interleave(2, dim=1)  # [B, T, C] at 100 Hz
+        content_mask = row_mask([2 * count for count in counts], 2 * size, device)
+        phoneme_mask = row_mask(phoneme_lengths, phonemes.shape[1], device)
+        encoded = self._encode(tokens, content_mask, phonemes, phoneme_mask, timbre)
+        stretched = _stretched(encoded, counts, speeds)
         heard = [_heard_frames(*row) for row in zip(counts, speeds, strict=True)]
-        smoothed = self.wavenet(values, row_mask(heard, values.shape[1], device), timbre)
+        heard_mask = row_mask(heard, 2 * stretched.shape[-1], device)
         frames = [2 * _half_frames(*row) for row in zip(counts, speeds, strict=True)]
-        return smoothed.float().mT, frames
+        return self._smooth(stretched, heard_mask, timbre), frames
+
+    def condition_by_masks(
+        self,
+        tokens: Tensor,
+        content_mask: Tensor,
+        phonemes: Tensor,
+        phoneme_mask: Tensor,
+        timbre: Tensor,
+    ) -> Tensor:
+        """:meth:`condition` at speed 1, of lengths that a captured graph reads from the device.
+
+        Args:
+            tokens: int64 [B, N].
+            content_mask: bool [B, 2 N], true inside each row's length.
+            phonemes: int64 [B, P].
+            phoneme_mask: bool [B, P], likewise.
+            timbre: [B, gin_channels, 1].
+
+        Returns:
+            [B, condition_channels, 4 N]
+        """
+        encoded = self._encode(tokens, content_mask, phonemes, phoneme_mask, timbre)
+        return self._smooth(encoded, content_mask.repeat_interleave(2, dim=1), timbre)
+
+    def _encode(
+        self,
+        tokens: Tensor,
+        content_mask: Tensor | None,
+        phonemes: Tensor,
+        phoneme_mask: Tensor | None,
+        timbre: Tensor,
+    ) -> Tensor:
+        """Hidden frames at 50 Hz, [B, C, 2 N]."""
+        content = self.quantizer.embed(tokens).repeat_interleave(2, dim=-1)
+        encoded: Tensor = self.text_encoder(content, content_mask, phonemes, phoneme_mask, timbre)
+        return encoded
+
+    def _smooth(self, encoded: Tensor, mask: Tensor | None, timbre: Tensor) -> Tensor:
+        """Hidden frames [B, C, T] at 50 Hz to the condition [B, C', 2 T] at 100 Hz."""
+        values = nn.functional.leaky_relu(self.bridge(encoded)).mT
+        values = values.repeat_interleave(2, dim=1)  # [B, T, C]
+        smoothed: Tensor = self.wavenet(values, mask, timbre)
+        return smoothed.float().mT
 
 
 def _stretched(encoded: Tensor, counts: Sequence[int], speeds: Sequence[float]) -> Tensor:

@@ -34,7 +34,14 @@ from gsv.options import DEFAULTS, check_range, check_seed, resolve_seed
 from gsv.precision import DEFAULT, torch_dtype
 from gsv.stages.base import Load, Place, Reply, check_counts, check_ids, split_by_counts
 from gsv.stages.base import Settings as BaseSettings
-from gsv.stages.conditions import ROUND_TO, BatchQueue, Sentence, Waiting, encode
+from gsv.stages.conditions import (
+    ROUND_TO,
+    BatchQueue,
+    GraphedConditions,
+    Sentence,
+    Waiting,
+    encode,
+)
 from gsv.stages.in_voice import start_in_voice
 from gsv.stages.resident import Residents
 from gsv.stages.sizing import voices_budget
@@ -208,6 +215,7 @@ class SoVITSStage:
         self._cache_size = settings.cache
         self._lock = threading.Lock()  # requests that waited for weights begin on another thread
         self._round_to = 1
+        self._graphed = GraphedConditions(self._model, place.device)
         self._queue: BatchQueue[_Work] | None = None
         self._stream: Any = None  # of the queue's thread, on a GPU
         if place.device != "cpu":
@@ -223,10 +231,11 @@ class SoVITSStage:
         )
 
     def warm_up(self) -> None:
-        """Solve one short flow, and on a GPU meet the shapes of first chunks, before the model
-        reports ready."""
+        """Solve one short flow, and on a GPU capture or meet the shapes of chunks, before the
+        model reports ready."""
         self._engine.warm_up()
         if self._queue is not None:
+            self._graphed.capture_all()
             self._warm_up_conditions()
 
     @torch.inference_mode()
@@ -235,7 +244,7 @@ class SoVITSStage:
         timbre = self._model.style(spectrum)
         for tokens, phonemes in WARM_UP_SIZES:
             ids = np.zeros(tokens, np.int32), np.zeros(phonemes, np.int32)
-            for rows in (1, 2, 4, 8, 16, 32):
+            for rows in (1, 8):
                 encode(self._model, [Sentence(*ids, timbre)] * rows, self._device, self._round_to)
         synchronize(self._device)  # before another stream reads what all of them share
 
@@ -343,7 +352,7 @@ class SoVITSStage:
             for tokens, phonemes in _sentences(work.request)
         ]
         model = batch[0].speaker.model
-        conditions = iter(encode(model, sentences, self._device, self._round_to))
+        conditions = iter(encode(model, sentences, self._device, self._round_to, self._graphed))
         answers: list[_Prepared | GsvError] = []
         for work, (_, reference) in zip(batch, heard, strict=True):
             own = [next(conditions) for _ in range(work.rows)]
@@ -397,7 +406,7 @@ class SoVITSStage:
                 return self._references[key]
         timbre = model.style(upload(request.reference_spectrum, self._device)[None])
         prompt = Sentence(request.prompt_tokens, request.prompt_phonemes, timbre)
-        (condition,) = encode(model, [prompt], self._device, self._round_to)
+        (condition,) = encode(model, [prompt], self._device, self._round_to, self._graphed)
         mel = upload(request.reference_mel, self._device)
         found = (timbre, Reference.trimmed(condition, mel))
         with self._lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import torch
 
@@ -16,10 +17,14 @@ _HALF = (torch.bfloat16, torch.float16)
 _PROBE_FRAMES = 64
 
 
-def accelerate(flow: FlowMatching) -> bool:
+def accelerate(flow: FlowMatching, *, early: bool = False) -> bool:
     """Lay the estimator out for a GPU, and use kernels where they serve.
 
     Call it when weights, precision and device are final.
+
+    Args:
+        flow: changed.
+        early: kernels start before the last one's end, where a GPU can (from Hopper on).
 
     Returns:
         Whether it runs in the kernels: on a GPU that they serve, in bfloat16 or float16, if they
@@ -35,7 +40,9 @@ def accelerate(flow: FlowMatching) -> bool:
     if not (triton_serves(flow.device) and can_run(estimator)):
         return False
     try:
-        set_kernels(estimator)
+        set_kernels(
+            estimator, early=early and torch.cuda.get_device_capability(flow.device) >= (9, 0)
+        )
         _probe(flow)
     except Exception:
         logger.warning("the flow runs without its Triton kernels", exc_info=True)
@@ -54,18 +61,20 @@ def can_run(estimator: DiT) -> bool:
     return right and layer.query.weight.dtype in _HALF
 
 
-def set_kernels(estimator: DiT) -> None:
+def set_kernels(estimator: DiT, *, early: bool = False) -> None:
     """Put the kernels in the places of the plain functions."""
     from gsv.engine.kernels.flow_attention import attend, rotate_first_heads
     from gsv.engine.kernels.flow_convolution import PositionKernel
     from gsv.engine.kernels.flow_norm import add_and_norm
 
-    estimator.add_and_norm = add_and_norm
+    own_norm = partial(add_and_norm, early=early)
+    estimator.add_and_norm = own_norm
     for layer in estimator.modules():
         if isinstance(layer, Block):
-            layer.add_and_norm = add_and_norm
+            layer.add_and_norm = own_norm
         elif isinstance(layer, Attention):
-            layer.kernel, layer.rotate = attend, rotate_first_heads
+            layer.kernel = partial(attend, early=early)
+            layer.rotate = partial(rotate_first_heads, early=early)
         elif isinstance(layer, PositionConvolution):
             layer.kernel = PositionKernel(layer)
 
@@ -90,6 +99,6 @@ def _probe(flow: FlowMatching) -> None:
     noisy = torch.zeros(1, _PROBE_FRAMES, flow.mel_channels, device=device)
     inputs = torch.zeros(1, _PROBE_FRAMES, flow.estimator.input.out_features, device=device)
     lengths = torch.full((1,), _PROBE_FRAMES, dtype=torch.int32, device=device)
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.cuda.device(device):
         flow.estimator(noisy, inputs, flow.schedule(1), lengths)
-    torch.cuda.synchronize(device)
+        torch.cuda.synchronize()

@@ -14,6 +14,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 _LOG2_E = math.log2(math.e)
 
@@ -37,11 +38,11 @@ class Tiles:
 # What is worth trying for heads of 64 on GPUs from Ampere to Hopper.
 CANDIDATES = (
     Tiles(128, 64, 4, 3),
-    Tiles(128, 128, 8, 3),
+    Tiles(128, 64, 4, 2),
+    Tiles(128, 128, 8, 2),
     Tiles(128, 64, 8, 3),
-    Tiles(128, 128, 4, 2),
     Tiles(64, 64, 4, 3),
-    Tiles(64, 128, 4, 3),
+    Tiles(64, 128, 4, 2),
 )
 _FEW_BLOCKS = 264  # below so many blocks of 128 queries, smaller ones keep more of the GPU busy
 _SMALL, _LARGE = Tiles(64, 64, 4, 3), Tiles(128, 64, 4, 3)
@@ -64,7 +65,11 @@ def _attend(
     has_lengths: tl.constexpr,
     queries: tl.constexpr,
     keys: tl.constexpr,
+    early: tl.constexpr,
 ):
+    if early:
+        gdc_launch_dependents()
+        gdc_wait()
     first = tl.program_id(0) * queries
     head = tl.program_id(1)
     row = tl.program_id(2).to(tl.int64)
@@ -139,7 +144,11 @@ def _rotate(
     frames,
     pairs: tl.constexpr,
     block: tl.constexpr,
+    early: tl.constexpr,
 ):
+    if early:
+        gdc_launch_dependents()
+        gdc_wait()
     places = tl.program_id(0) * block + tl.arange(0, block)
     row = tl.program_id(1).to(tl.int64)
     columns = tl.arange(0, 2 * pairs)
@@ -164,8 +173,13 @@ def _rotate(
 _ROTATED_FRAMES = 32  # of a block
 
 
-def rotate_first_heads(query: Tensor, key: Tensor, rotation: Tensor) -> None:
-    """As :func:`gsv.models.dit.rotate_first_heads`; both have the same strides."""
+def rotate_first_heads(
+    query: Tensor, key: Tensor, rotation: Tensor, *, early: bool = False
+) -> None:
+    """As :func:`gsv.models.dit.rotate_first_heads`; both have the same strides.
+
+    ``early`` is that of :func:`attend`.
+    """
     rows, frames, _, head_dim = query.shape
     _check_strides(query, key)
     numbers = torch.view_as_real(rotation).contiguous()
@@ -180,6 +194,8 @@ def rotate_first_heads(query: Tensor, key: Tensor, rotation: Tensor) -> None:
         pairs=head_dim // 2,
         block=_ROTATED_FRAMES,
         num_warps=2,
+        early=early,
+        **({"launch_pdl": True} if early else {}),
     )
 
 
@@ -189,6 +205,8 @@ def attend(
     value: Tensor,
     lengths: Tensor | None,
     tiles: Tiles | None = None,
+    *,
+    early: bool = False,
 ) -> Tensor:
     """As :func:`gsv.models.attention.attend`, for bfloat16 and float16.
 
@@ -197,6 +215,8 @@ def attend(
     Args:
         query, key, value, lengths: as there.
         tiles: how the work is cut; None chooses by its size.
+        early: start before the last kernel's end and wait for it then; from compute capability 9.0
+            on.
     """
     rows, frames, heads, head_dim = query.shape
     _check_strides(query, key, value)
@@ -219,6 +239,8 @@ def attend(
         keys=tiles.keys,
         num_warps=tiles.warps,
         num_stages=tiles.stages,
+        early=early,
+        **({"launch_pdl": True} if early else {}),
     )
     return mixed
 

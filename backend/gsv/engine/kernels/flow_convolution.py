@@ -114,5 +114,5 @@ def _laid_out(layer: RowConv1d) -> tuple[Tensor, Tensor]:
     """Weight [taps, groups, inputs, outputs] and bias [D]."""
     assert layer.bias is not None
     outputs, inputs, taps = layer.weight.shape  # of all groups, of one
-    grouped = layer.weight.detach().view(layer.groups, outputs // layer.groups, inputs, taps)
+    grouped = layer.weight.detach().reshape(layer.groups, -1, inputs, taps)
     return grouped.permute(3, 0, 2, 1).contiguous(), layer.bias.detach().contiguous()

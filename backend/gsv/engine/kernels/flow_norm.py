@@ -9,6 +9,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 _EPS = 1e-6
 _WARPS = 4
@@ -30,12 +31,18 @@ def _add_and_norm(
     block: tl.constexpr,  # width, rounded up to a power of two
     adds: tl.constexpr,
     eps: tl.constexpr,
+    early: tl.constexpr,
 ):
     frame = tl.program_id(0).to(tl.int64)  # of all rows
     row = frame // frames
     columns = tl.arange(0, block)
     inside = columns < width
     places = frame * width + columns
+    factor = 1.0 + tl.load(scale + row * scale_stride + columns, mask=inside, other=0.0)
+    offset = tl.load(shift + row * shift_stride + columns, mask=inside, other=0.0)
+    if early:
+        gdc_launch_dependents()
+        gdc_wait()
     own = tl.load(values + places, mask=inside, other=0.0)
     if adds:
         added = tl.load(hidden + places, mask=inside, other=0.0).to(tl.float32)
@@ -43,8 +50,6 @@ def _add_and_norm(
         tl.store(values + places, own, mask=inside)
     centred = tl.where(inside, own - tl.sum(own, 0) / width, 0.0)
     centred *= tl.rsqrt(tl.sum(centred * centred, 0) / width + eps)
-    factor = 1.0 + tl.load(scale + row * scale_stride + columns, mask=inside, other=0.0)
-    offset = tl.load(shift + row * shift_stride + columns, mask=inside, other=0.0)
     made = centred * factor + offset
     tl.store(normed + places, made.to(normed.dtype.element_ty), mask=inside)
 
@@ -56,8 +61,16 @@ def add_and_norm(
     scale: Tensor,
     shift: Tensor,
     dtype: torch.dtype,
+    *,
+    early: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """As :func:`gsv.models.dit.add_and_norm`; ``values`` is contiguous and changed in place."""
+    """As :func:`gsv.models.dit.add_and_norm`; ``values`` is contiguous and changed in place.
+
+    Args:
+        values, hidden, gate, scale, shift, dtype: as there.
+        early: start before the last kernel's end and wait for it then; from compute capability 9.0
+            on. Scale and shift must have been there for longer.
+    """
     rows, frames, width = values.shape
     normed = torch.empty(values.shape, dtype=dtype, device=values.device)
     adds = hidden is not None and gate is not None
@@ -77,6 +90,8 @@ def add_and_norm(
         adds=adds,
         eps=_EPS,
         num_warps=_WARPS,
+        early=early,
+        **({"launch_pdl": True} if early else {}),
     )
     return values, normed
 

@@ -154,13 +154,13 @@ def attend(
     piece: tl.constexpr,
     early: tl.constexpr,
 ):
-    """One head of one row over one piece of its cached positions."""
+    """One head of one row over every n-th piece of its cached positions, n programs for all."""
     if early:
         gdc_launch_dependents()
         gdc_wait()
-    head, row, index = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    head, row = tl.program_id(0), tl.program_id(1)
     length = tl.load(positions + row) + 1
-    if index * piece < length:
+    for index in range(tl.program_id(2), tl.cdiv(length, piece), tl.num_programs(2)):
         width: tl.constexpr = heads * head_width
         channel = head * head_width + tl.arange(0, head_width)
         position = index * piece + tl.arange(0, piece)
@@ -364,7 +364,7 @@ class FusedDecode:
     ``serves`` tells beforehand whether the shapes fit.
     """
 
-    def __init__(self, model: SemanticGPT, cache: KVCache, *, early: bool = False) -> None:
+    def __init__(self, model: SemanticGPT, cache: KVCache, *, early: bool) -> None:
         config, device, half = model.config, cache.storage.device, model.precision
         self._model = model
         self._cache = cache
@@ -406,9 +406,10 @@ class FusedDecode:
         """
         model, own, rows = self._model, self._buffers, len(tokens)
         width, config = self._width, self._model.config
-        blocks = triton.cdiv(rows, ROW_BLOCK)
+        row_block = ROW_BLOCK if rows <= ROW_BLOCK else 2 * ROW_BLOCK
+        blocks = triton.cdiv(rows, row_block)
         start = {"early": self._early, **({"launch_pdl": True} if self._early else {})}
-        tiles = {"row_block": ROW_BLOCK, "column_block": COLUMN_BLOCK, **start}
+        tiles = {"row_block": row_block, "column_block": COLUMN_BLOCK, **start}
         storage, slot_stride = self._cache.storage, self._cache.storage.stride(0)
         shape = {
             "heads": self._heads,
@@ -435,7 +436,7 @@ class FusedDecode:
                 attention.qkv.bias, positions, own.query, keys, values, rows, slot_stride,
                 width=width, has_norm=norm is not None, num_warps=8, **tiles,
             )  # fmt: skip
-            attend[self._heads, rows, self._pieces](
+            attend[self._heads, rows, min(self._pieces, _splits(rows))](
                 own.query, keys, values, positions, own.mixed, own.highest, own.total,
                 slot_stride, scale, num_warps=8, **shape, **start,
             )  # fmt: skip
@@ -467,3 +468,8 @@ class FusedDecode:
         for layer in self._model.layers:
             assert isinstance(layer, Block)
             yield layer
+
+
+def _splits(rows: int) -> int:
+    """Programs that share the positions of one head of one row; many rows fill a GPU alone."""
+    return max(2, 16 // rows)

@@ -1,0 +1,54 @@
+"""Where the host may wait for a GPU while somebody listens: a complete list.
+
+A wait costs the time of everything that the GPU has been told before, and nothing new is queued
+meanwhile. So each needs a reason, and a new one fails ``test_product.py``. A wait for an event that
+is expected to be over costs nothing, but it stands here as well. Entries are functions, so that
+edits within them change nothing.
+"""
+
+from __future__ import annotations
+
+from pretend_cuda import Log, Site
+
+# Beneath these functions everything may wait: nobody listens yet, or only whoever brought a voice.
+LOADING = {
+    Site("offline.py", "__init__"): "a model is loaded, warmed up and captured",
+    Site("stages/semantic_gpt.py", "_load"): "a voice's own GPT is loaded and captured",
+    Site("stages/speakers.py", "load"): "a voice's own SoVITS or LoRA is loaded",
+}
+
+ALLOWED = {
+    Site("engine/transfers.py", "wait"): "three numbers a row come down, a step later",
+    Site("engine/flow.py", "_land"): "a job's last step is over; others are queued behind it",
+    Site("models/sovits.py", "condition"): "lengths go up and come down",
+    Site("models/style.py", "forward"): "a mask goes up, once a reference",
+    Site("audio.py", "log_mel"): "filters go up, once a reference",
+    Site("audio.py", "resample_sinc"): "filters go up, once a reference",
+    Site("stages/base.py", "to_numpy"): "features of a reference come down, to be kept",
+    Site("stages/reference_encoder.py", "_encode"): "a reference goes up, its tokens come down",
+    Site("stages/reference_encoder.py", "_encode_voice"): "a voice's reference goes up",
+    Site("stages/sovits_v4.py", "_after_past"): "the mel before a chunk goes up",
+    Site("stages/sovits_v4.py", "_conditions"): "lengths come down",
+    Site("stages/sovits_v4.py", "_ids"): "tokens and phonemes go up",
+    Site("stages/sovits_v4.py", "_lengths"): "lengths go up",
+    Site("stages/sovits_v4.py", "_reference"): "the reference comes down to be known again",
+    Site("stages/vocoder.py", "_sentences"): "the mel goes up",
+    Site("stages/vocoder.py", "run_batch"): "the wave comes down, to be sent",
+}
+
+
+def unlisted(log: Log) -> list[str]:
+    """Waits that are in no list, each as a line to add or a place to mend."""
+    return sorted(
+        f'Site("{wait.site.file}", "{wait.site.function}")  # {wait.what}, {count} times, '
+        f"last at {log.lines[wait]}"
+        for wait, count in log.waits.items()
+        if wait.site not in ALLOWED
+    )
+
+
+def unneeded(log: Log) -> list[str]:
+    """Entries of the lists that never waited."""
+    left = [site for site in ALLOWED if site not in log.sites]
+    left += [site for site in LOADING if site not in log.loaded]
+    return sorted(f'Site("{site.file}", "{site.function}")' for site in left)
