@@ -73,7 +73,7 @@ def measure(
     vocoder: VocoderConfig | None = None,
 ) -> list[Row]:
     """Measure the estimator at every length and batch, and the vocoder at every length."""
-    prepare(device)
+    device = str(prepare(device))
     sovits, vocoder = sovits or SoVITSConfig(), vocoder or VocoderConfig()
     with torch.inference_mode():
         rows = []

@@ -92,7 +92,7 @@ def measure(
 
     The vocoder's have windows of ``_WINDOW`` frames, in float16 on a GPU.
     """
-    prepare(device)
+    device = str(prepare(device))
     flow = _random_flow(config or SoVITSConfig(), torch_dtype(dtype, device), device)
     for rows, frames in shapes:
         for operation in _operations(flow, rows, frames):

@@ -50,7 +50,7 @@ def measure(
     Ours and the plain decoder take turns, so that other work on the machine meets both. Medians
     say what happened, minima what the machine can do when it is left alone.
     """
-    prepare(device)
+    device = str(prepare(device))
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     model = SemanticGPT(config or GPTConfig()).eval().requires_grad_(False)

@@ -60,7 +60,7 @@ def measure(
     config: SoVITSConfig | None = None,
 ) -> list[Row]:
     """Measure a batch of the base voice and one voice of each rank, at every length."""
-    prepare(device)
+    device = str(prepare(device))
     config = config or SoVITSConfig()
     rows = []
     with torch.inference_mode():
