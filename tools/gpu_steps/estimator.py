@@ -54,7 +54,7 @@ def run(setup: Setup, section: Section, report: Report) -> None:
 
 def inputs(
     setup: Setup, flow: FlowMatching, rows: int, frames: int, *, ragged: bool = False
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+) -> Inputs:
     """Random inputs of one estimate: noisy mel, embedded inputs, modulation, lengths."""
     generator = torch.Generator().manual_seed(rows * 1000 + frames)
     noisy = torch.randn(rows, frames, flow.mel_channels, generator=generator)
@@ -69,6 +69,7 @@ def inputs(
 
 
 Estimate = Callable[..., Tensor]
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor | None]
 
 
 def plain(setup: Setup, flow: FlowMatching, rows: int, frames: int) -> Estimate:
@@ -86,9 +87,15 @@ def product(setup: Setup, flow: FlowMatching, rows: int, frames: int) -> Graphed
     return graphed
 
 
-def as_served(
-    graphed: GraphedEstimator, given: tuple[Tensor, Tensor, Tensor, Tensor | None]
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+def full(setup: Setup, given: Inputs) -> Inputs:
+    """The same with lengths where all batches have them."""
+    if not setup.on_gpu:
+        return given
+    rows, frames = given[0].shape[:2]
+    return *given[:3], torch.full((rows,), frames, dtype=torch.int32, device=setup.device)
+
+
+def as_served(graphed: GraphedEstimator, given: Inputs) -> Inputs:
     """Inputs in the graph's own memory, where the flow engine writes them once a batch."""
     graphed(*given)
     bucket = graphed.bucket(*given[0].shape[:2])
@@ -108,9 +115,8 @@ def step(
     frames: int,
 ) -> dict[str, Any]:
     """One estimate: its time, and its share of the matrix product rate."""
-    given, estimate = inputs(setup, flow, rows, frames), prepare(setup, flow, rows, frames)
-    if setup.on_gpu:  # where all batches have lengths
-        given = (*given[:3], torch.full((rows,), frames, dtype=torch.int32, device=setup.device))
+    given = full(setup, inputs(setup, flow, rows, frames))
+    estimate = prepare(setup, flow, rows, frames)
     if isinstance(estimate, GraphedEstimator):
         given = as_served(estimate, given)
     repeats = setup.pick(10 if rows * frames < 10_000 else 5, 2)

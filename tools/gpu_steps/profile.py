@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -91,12 +92,14 @@ def flow(setup: Setup) -> dict[str, Any]:
     """One step at the goal's shape and one at a single stream's."""
     network = networks.sovits(setup, dtype=setup.torch_dtype).flow
     engine = FlowEngine(network)  # chooses the layers' kernels
-    product = estimator.product(setup, network)
     found = {}
     for rows, frames in setup.pick(((16, 1024), (1, 576)), ((2, 64),)):
-        given = estimator.inputs(setup, network, rows, frames)
-        product(*given)
-        found[f"{rows}x{frames}"] = kernels(lambda given=given: product(*given), setup.device)
+        product = estimator.product(setup, network, rows, frames)
+        given = estimator.as_served(
+            product, estimator.full(setup, estimator.inputs(setup, network, rows, frames))
+        )
+        call = functools.partial(product, *given)
+        found[f"{rows}x{frames}"] = kernels(call, setup.device)
     del engine
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from gpu_steps.report import Report, Section
 from gpu_steps.setup import Setup, tidy
 from gpu_steps.timing import MILLI, steady
 from gsv.constants import MEL_CHANNELS, MEL_RATE
-from gsv.engine.vocoding import vocode
+from gsv.engine.kernels import vocoder as kernels
+from gsv.engine.vocoding import GraphedVocoder, batch_shapes, vocode
 from gsv.stages import vocoder as stage
 
 
@@ -31,13 +33,26 @@ def run(setup: Setup, section: Section, report: Report) -> None:
 
 @torch.inference_mode()
 def windows(setup: Setup, dtype: str, rows: int, frames: int) -> dict[str, Any]:
-    """A batch of windows that fill it; the first call of a shape chooses its convolutions."""
+    """A batch of windows that fill it; the first call of a shape chooses its convolutions.
+
+    By PyTorch alone, in the kernels, and as a graph.
+    """
     model = networks.vocoder(setup, dtype=getattr(torch, dtype))
     mel = torch.randn(rows, MEL_CHANNELS, frames, device=setup.device)
-    found = steady(lambda: model(mel), setup.device, setup.pick(5, 2))
+    found = {"plain": _speed(setup, functools.partial(model, mel))}
+    if kernels.accelerate(model):
+        found["kernels"] = _speed(setup, functools.partial(model, mel))
+    graphed = GraphedVocoder(model)
+    graphed.capture(rows, frames)
+    if len(graphed):
+        found["graph"] = _speed(setup, functools.partial(graphed, mel))
     seconds = rows * frames / MEL_RATE
-    best = min(found["best_ms"], found["queued_ms"])
-    return found | {"audio_s_per_s": seconds / (best / MILLI)}
+    best = min(min(way["best_ms"], way["queued_ms"]) for way in found.values())
+    return {**found, "audio_s_per_s": seconds / (best / MILLI)}
+
+
+def _speed(setup: Setup, call: Callable[[], object]) -> dict[str, Any]:
+    return steady(call, setup.device, setup.pick(5, 2))
 
 
 @torch.inference_mode()
@@ -49,6 +64,10 @@ def whole(setup: Setup) -> dict[str, Any]:
     limit = stage.Settings().window
     multiple = getattr(stage, "CUDA_ROUND_TO", 64) if setup.on_gpu else 1
     batch = getattr(stage, "CUDA_BATCH_FRAMES", 4096) if setup.on_gpu else 0
-    call = functools.partial(vocode, model, mels, limit, multiple, batch)
+    kernels.accelerate(model)
+    graphed = GraphedVocoder(model)
+    if setup.on_gpu:
+        graphed.capture_all(batch_shapes(limit, multiple, batch))
+    call = functools.partial(vocode, model, mels, limit, multiple, batch, graphed)
     found = steady(call, setup.device, setup.pick(5, 1))
     return found | {"audio_s_per_s": sum(lengths) / MEL_RATE / (found["best_ms"] / MILLI)}
