@@ -344,7 +344,10 @@ def _operate(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         kwargs = {**kwargs, "pin_memory": None}
     empty = traits.name in UNINITIALISED
     sketch = functools.partial(_sketch, func) if traits.name in SKETCHED else None
-    return launch(func, args, kwargs, index, written, empty=empty, sketch=sketch)
+    # A CPU takes many times as long in float16, which GPUs sum up in float32 as well.
+    half = sketch is not None and tensors and tensors[0].dtype == torch.float16
+    call = functools.partial(_in_single, func) if half else func
+    return launch(call, args, kwargs, index, written, empty=empty, sketch=sketch)
 
 
 def _sketch(func: Any, *args: Any, **kwargs: Any) -> Tensor:
@@ -357,6 +360,12 @@ def _sketch(func: Any, *args: Any, **kwargs: Any) -> Tensor:
 
     made = func(*mapped(outline, args), **mapped(outline, kwargs))
     return torch.empty_strided(made.shape, made.stride(), dtype=made.dtype)
+
+
+def _in_single(func: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """An operator of float16 tensors, computed in float32."""
+    made: Tensor = func(*mapped(_single, args), **mapped(_single, kwargs))
+    return made.to(torch.float16)
 
 
 def _uploaded_indices(
@@ -479,15 +488,11 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: A
     return made
 
 
-def _attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    if query.dtype != torch.float16:
-        made = functional.scaled_dot_product_attention(query, key, value, *args, **kwargs)
-        return _in_rows(made)
-    # A CPU takes several times as long in float16, which GPUs sum up in float32 as well.
-    parts, args = (query.float(), key.float(), value.float()), tuple(mapped(_single, list(args)))
-    kwargs = mapped(_single, kwargs)
+def _attention(query: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    call = functional.scaled_dot_product_attention
+    half = query.dtype == torch.float16
     return _in_rows(
-        functional.scaled_dot_product_attention(*parts, *args, **kwargs).to(query.dtype)
+        _in_single(call, query, *args, **kwargs) if half else call(query, *args, **kwargs)
     )
 
 

@@ -7,9 +7,10 @@ import dataclasses
 import gc
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from pretended.waiting import LOADING
 
 from gsv.engine.chunk_plan import ChunkPlan
 from gsv.offline import PIPELINE_STEPS, Offline
+from gsv.stages.conditions import GRAPH_SHAPES
 from gsv.stages.speech import Request
 from gsv.voices.features import FOLDER
 
@@ -25,6 +27,15 @@ VOICES = ("plain", "tuned", "full")
 OPTIONS = {"text": "Hello there.", "seed": 3, "sample_steps": 2, "pause_seconds": 0.0}
 TOKENS = 24  # where a sentence is cut
 DTYPED = ("text_frontend", "reference_encoder", "semantic_gpt_engine", "sovits_v4", "vocoder")
+
+# Fewer shapes are captured than in service: a CPU would spend most of its time on the large ones.
+FEWER_SHAPES = {
+    "gsv.engine.flow_graphs.MOST_FRAMES": 2048,
+    "gsv.stages.vocoder.CUDA_BATCH_FRAMES": 256,
+    "gsv.stages.conditions.GRAPH_SHAPES": tuple(
+        s for s in GRAPH_SHAPES if s.rows * s.tokens <= 512
+    ),
+}
 
 Wave = NDArray[np.float32]
 
@@ -70,7 +81,9 @@ def run_pretended(repository: Path, dtype: str, device: str) -> Run:
     """Speak on a GPU that is pretended, with nothing known of the voices beforehand."""
     for voice in (repository.parent / "voices").iterdir():
         shutil.rmtree(voice / FOLDER, ignore_errors=True)
-    with pretend_cuda(loading=LOADING) as machine:
+    with ExitStack() as patches, pretend_cuda(loading=LOADING) as machine:
+        for name, value in FEWER_SHAPES.items():
+            patches.enter_context(mock.patch(name, value))
         with Offline(repository, device, settings(dtype)) as speaker:
             captured = machine.log.captures
             made = _speak(speaker)

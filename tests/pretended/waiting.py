@@ -18,6 +18,10 @@ LOADING = {
 }
 
 ALLOWED = {
+    Site("audio.py", "log_mel"): "filters go up, once a reference",
+    Site("audio.py", "resample_sinc"): "filters go up, once a reference",
+    Site("stages/reference_encoder.py", "_encode"): "a reference's features come down, once",
+    Site("stages/reference_encoder.py", "_encode_voice"): "a voice's recording goes up, once",
     Site("engine/transfers.py", "wait"): "numbers come down: copied behind their step, waited for "
     "when the next is queued",
     Site("engine/flow.py", "_land"): "a job's last step is over; others are queued behind it",
