@@ -68,6 +68,13 @@ def test_triton_and_torch_stay_where_they_belong(path: Path) -> None:
         assert "torch" not in modules
 
 
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(BACKEND)))
+def test_the_server_reads_only_the_clients_limits(path: Path) -> None:
+    if part_of(path) not in ("commands", "bench"):
+        ours = {module for module in imports(path) if module.startswith("gsv_client")}
+        assert ours <= {"gsv_client.limits"}
+
+
 def test_the_client_is_light() -> None:
     sources = list((ROOT / "client").rglob("*.py"))
     assert sources
