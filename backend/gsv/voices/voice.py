@@ -109,10 +109,12 @@ class VoiceEntry:
     signature: tuple[Any, ...]
 
 
-def read_values(folder: Path) -> dict[str, Any]:
-    """The plain values of a folder's ``voice.toml``; only their outermost keys are checked."""
+def read_text(folder: Path) -> str:
+    """The text of a folder's ``voice.toml``; that it is TOML is checked, and its outermost keys."""
     reader = _Reader(folder)
-    return reader.parse(reader.read(VOICE_FILE, TOML_LIMIT))
+    data = reader.read(VOICE_FILE, TOML_LIMIT)
+    reader.parse(data)
+    return data.decode("utf-8")
 
 
 def load_voice(folder: Path) -> Voice:
