@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsv_client.errors import AudioError, InvalidRequest, audio_errors
+from gsv_client.wav_header import wav_header
 
 Samples = NDArray[np.float32]
 
@@ -141,8 +142,6 @@ class Audio:
             file.write(data)
 
     def _encoded(self, format: str) -> bytes:
-        from gsv_client.wav import wav_header
-
         if format == "raw":
             return self.pcm16().tobytes()
         if format == "flac":

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from gsv_client import Audio, AudioError, Chunk, InvalidRequest, WavWriter
-from gsv_client.wav import UNKNOWN_SIZE, wav_header
+from gsv_client.wav_header import UNKNOWN_SIZE, wav_header
 
 RATE = 16_000
 NOISE = np.random.default_rng(0).uniform(-0.9, 0.9, RATE).astype(np.float32)

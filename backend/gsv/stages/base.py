@@ -68,6 +68,18 @@ class Place:
         """The model repository that the version folder lies in."""
         return self.folder.parent.parent
 
+    def of_model(self, model: str) -> Path:
+        """The version folder of another model of the repository: the newest that there is.
+
+        Raises:
+            ConfigurationError: there is none.
+        """
+        folder = self.repository / model
+        versions = [path for path in folder.glob("*") if path.name.isdigit() and path.is_dir()]
+        if not versions:
+            raise ConfigurationError(f"{folder}: no version of the model {model} is there")
+        return max(versions, key=lambda path: int(path.name))
+
     def identity(self, *settings: object) -> str | None:
         """Stands for the weights here, the kind of device, the settings and this package.
 
