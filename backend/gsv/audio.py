@@ -1,7 +1,8 @@
 """Waves in and out: decoding, resampling, spectrum, mel, and pauses.
 
-Functions on the reference's way (``resample_sinc``, ``spectrum``, ``log_mel``) take torch tensors
-with any leading dimensions and work on the tensor's device; the rest is NumPy.
+Functions for references (``resample_sinc``, ``spectrum``, ``log_mel``) take torch tensors with any
+leading dimensions and work on the tensor's device. The rest is NumPy: a process without a network
+does without torch.
 """
 
 from __future__ import annotations
@@ -9,14 +10,12 @@ from __future__ import annotations
 import functools
 import math
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import soundfile
 import soxr
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from gsv.constants import (
     MEL_CEILING,
@@ -28,6 +27,9 @@ from gsv.constants import (
     SPECTRUM_FFT,
     SPECTRUM_HOP,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Wave = NDArray[np.float32]
 
@@ -59,7 +61,7 @@ def read_wave(source: Path | BinaryIO) -> tuple[Wave, int]:
 
     Raises:
         OSError: the file can't be opened.
-        ValueError: the content is no sound that libsndfile knows.
+        ValueError: libsndfile does not know the content.
     """
     if isinstance(source, Path):
         with source.open("rb") as file:
@@ -102,6 +104,8 @@ def resample_sinc(wave: Tensor, source: int, target: int) -> Tensor:
     Returns:
         [..., ceil(samples * target / source)] at ``target`` Hz.
     """
+    import torch
+
     if source == target:
         return wave
     divisor = math.gcd(source, target)
@@ -123,6 +127,8 @@ def resample_sinc(wave: Tensor, source: int, target: int) -> Tensor:
 @functools.lru_cache(maxsize=8)
 def _sinc_kernel(step: int, phases: int) -> tuple[Tensor, int]:
     """Weights [phases, 2 * width + 2]: column k belongs to input sample ``centre - width + k``."""
+    import torch
+
     cutoff = min(step, phases) * _SINC_ROLLOFF
     width = math.ceil(_SINC_ZEROS * step / cutoff)
     # Output sample i lies at i * step / phases input samples; its phase is the remainder.
@@ -192,6 +198,8 @@ def log_mel(wave: Tensor) -> Tensor:
     Returns:
         [..., 100, samples // 320]
     """
+    import torch
+
     filters = torch.from_numpy(mel_filters(REFERENCE_RATE, MEL_FFT, MEL_CHANNELS))
     mel = filters.to(wave.device) @ _magnitudes(wave, MEL_FFT, MEL_HOP)
     return mel.clamp(min=_MEL_MINIMUM).log()
@@ -209,6 +217,8 @@ def denormalize_mel(mel: Tensor) -> Tensor:
 
 def _magnitudes(wave: Tensor, size: int, hop: int) -> Tensor:
     """[..., samples] to [..., size // 2 + 1, samples // hop]; windows centred on their hop."""
+    import torch
+
     flat = wave.reshape(1, -1, wave.shape[-1])  # reflect padding wants a channel dimension
     margin = (size - hop) // 2
     padded = torch.nn.functional.pad(flat, (margin, margin), mode="reflect")[0]

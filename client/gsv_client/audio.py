@@ -178,7 +178,7 @@ def format_of(file: object) -> str:
     suffix = Path(file).suffix.lower()
     if suffix not in _BY_SUFFIX:
         raise AudioError(
-            f"{file}: the suffix {suffix!r} tells no format; allowed: "
+            f"{file}: the suffix {suffix!r} is not one of a known format; allowed: "
             f"{', '.join(_BY_SUFFIX)}, or name one of {', '.join(FORMATS)} with format (--format)"
         )
     return _BY_SUFFIX[suffix]

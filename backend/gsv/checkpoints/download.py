@@ -113,7 +113,7 @@ class Source:
         headers = {"Range": f"bytes={here}-"} if here else {}
         with _opened(address, headers) as response:
             if here and response.status != http.HTTPStatus.PARTIAL_CONTENT:
-                here = 0  # a server that knows no ranges sends all of it
+                here = 0  # a server without ranges sends the whole file
             with _writable(part, append=here > 0) as output:
                 while block := response.read(_BLOCK):
                     here += len(block)
@@ -130,7 +130,7 @@ def _opened(address: str, headers: dict[str, str]) -> Any:
     return urllib.request.urlopen(request, timeout=TIMEOUT)
 
 
-# A disk that refuses is no broken connection: it must not be tried again.
+# A disk that refuses is not a broken connection: it must not be tried again.
 
 
 def _writable(path: Path, *, append: bool) -> BinaryIO:

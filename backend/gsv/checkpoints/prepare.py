@@ -246,7 +246,7 @@ def _sources(model: str, files: Files) -> dict[str, Any]:
 def _check_replaceable(repository: Path) -> None:
     """--force replaces a model repository, never a folder with other things in it."""
     if not repository.is_dir():
-        raise CheckpointError(f"{repository}: is no folder")
+        raise CheckpointError(f"{repository}: not a folder")
     strange = [p.name for p in repository.iterdir() if not (p / "config.pbtxt").is_file()]
     if strange:
         raise CheckpointError(

@@ -215,9 +215,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: no readable JSON: {brief(error)}") from error
+        raise CheckpointError(f"{path}: not readable as JSON: {brief(error)}") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: no JSON object")
+        raise CheckpointError(f"{path}: not a JSON object")
     return content
 
 

@@ -240,7 +240,7 @@ def _download_text(here: Sources, folder: Path, g2pw: bool, mirror: str) -> None
 
 
 class _Bars:
-    """One progress bar a file, on stderr; where that is no terminal, one line a file."""
+    """One progress bar a file, on stderr; where that is not a terminal, one line a file."""
 
     def __init__(self) -> None:
         self._path = ""

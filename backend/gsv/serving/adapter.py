@@ -11,6 +11,7 @@ import dataclasses
 import gc
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -18,7 +19,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 import triton_python_backend_utils as pb_utils
 
 from gsv.checkpoints.manifest import verify_manifest
@@ -79,6 +79,8 @@ def read_request(request: Any, wire: list[Wire]) -> dict[str, Any]:
 
 def _read_tensor(tensor: Any, declared: Wire) -> Any:
     if not tensor.is_cpu():
+        import torch
+
         return torch.utils.dlpack.from_dlpack(tensor.to_dlpack())[0].clone()
     array = tensor.as_numpy()
     if array.ndim < 1 or array.shape[0] != 1:
@@ -95,7 +97,7 @@ def _read_tensor(tensor: Any, declared: Wire) -> Any:
         return value.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InvalidRequest(
-            f"{declared.name}: got bytes that are no UTF-8 (at byte {error.start}); "
+            f"{declared.name}: got bytes that are not UTF-8 (at byte {error.start}); "
             "allowed: UTF-8 text without lone surrogates"
         ) from error
 
@@ -114,15 +116,26 @@ def write_response(result: Any, wire: list[Wire], requested: Collection[str]) ->
 
 
 def _write_tensor(value: Any, declared: Wire) -> Any:
-    if isinstance(value, torch.Tensor) and value.is_cuda:
+    if getattr(value, "is_cuda", False):
         return pb_utils.Tensor.from_dlpack(declared.name, value.unsqueeze(0).contiguous())
-    if isinstance(value, torch.Tensor):
+    if hasattr(value, "numpy"):  # a tensor of torch, which not every process imports
         value = value.numpy()
     if isinstance(value, str):
         value = value.encode("utf-8")
     array = np.asarray(value, dtype=declared.numpy_type)
     shaped = array.reshape(1, 1) if declared.scalar else array[None]
     return pb_utils.Tensor(declared.name, np.ascontiguousarray(shaped))
+
+
+def _set_up_torch(threads: int) -> None:
+    """What holds for every network of this process; ``threads`` 0 keeps torch's choice."""
+    import torch
+
+    # oneDNN keeps 1024 shapes of some 1.4 MB each, and sentences have hundreds of lengths.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512")
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32; cuDNN rounds by default
+    if threads:
+        torch.set_num_threads(threads)
 
 
 class _Model:
@@ -148,11 +161,8 @@ class _Model:
         on_gpu = args["model_instance_kind"] == "GPU"
         device = f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu"
         settings = self.stage.settings_type.parse(parameters)
-        # oneDNN keeps 1024 shapes of some 1.4 MB each, and sentences have hundreds of lengths.
-        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512")
-        torch.backends.cudnn.allow_tf32 = False  # float32 means float32; cuDNN rounds by default
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
+        if "torch" in sys.modules:  # stages without a network do without
+            _set_up_torch(settings.threads)
         self._stage = self._build(Place(folder, device), settings)
         keep_freed_memory()  # not before: what loading leaves behind may go
         self._stage.warm_up()

@@ -11,10 +11,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from gsv import __version__
@@ -22,10 +21,14 @@ from gsv.checkpoints.manifest import fingerprint
 from gsv.errors import ConfigurationError, GsvError, InvalidRequest
 from gsv.voices import VoiceFolder
 
-Array = NDArray[Any] | torch.Tensor
+if TYPE_CHECKING:  # processes of models without a network do without torch
+    import torch
+
+Array: TypeAlias = "NDArray[Any] | torch.Tensor"
 Tensors = dict[str, Any]  # by wire name; scalars and texts as plain values
 SettingsType = TypeVar("SettingsType", bound="Settings")
 
+_KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}
 _TRUE, _FALSE = {"true", "yes", "1"}, {"false", "no", "0"}
 
 
@@ -53,7 +56,9 @@ def _convert(key: str, text: str, kind: type) -> Any:
             return text.lower() in _TRUE
         return kind(text)
     except ValueError as error:
-        raise ConfigurationError(f"parameter {key}: {text!r} is no {kind.__name__}") from error
+        raise ConfigurationError(
+            f"parameter {key}: got {text!r}; it must be {_KINDS[kind]}"
+        ) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,4 +179,4 @@ def check_ids(tensor: str, ids: NDArray[np.int32], limit: int) -> None:
 
 def to_numpy(array: Array) -> NDArray[Any]:
     """The same values as a numpy array, from whatever device."""
-    return array.cpu().numpy() if isinstance(array, torch.Tensor) else array
+    return array if isinstance(array, np.ndarray) else array.cpu().numpy()

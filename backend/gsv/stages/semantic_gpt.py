@@ -34,13 +34,11 @@ from gsv.stages.base import (
     split_by_counts,
 )
 from gsv.stages.base import Settings as BaseSettings
-from gsv.stages.calls import CallModel, CallPool, CallScope
+from gsv.stages.calls import ENGINE, CallModel, CallPool, CallScope
 from gsv.stages.in_voice import start_in_voice
 from gsv.stages.resident import Residents
 from gsv.stages.tally import Tally
 from gsv.stages.writing import Writings
-
-ENGINE = "semantic_gpt_engine"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,9 +27,8 @@ from gsv.errors import Cancelled
 from gsv.stages import speech
 from gsv.stages.base import Place, Reply, Tensors, split_by_counts, to_numpy
 from gsv.stages.base import Settings as BaseSettings
-from gsv.stages.calls import CallModel, CallPool, CallScope, stand_ins
+from gsv.stages.calls import ENGINE, CallModel, CallPool, CallScope, placeholders
 from gsv.stages.mel_stream import MelStream
-from gsv.stages.semantic_gpt import ENGINE, EngineRequest
 from gsv.stages.tally import TalliedReply, Tally
 
 Mel = NDArray[np.float32]
@@ -53,7 +52,7 @@ FLOW_INPUTS = ("VOICE", "SPEED", "SAMPLE_STEPS", "SEED")
 # Fewest tokens to ask the engine for at once.
 CHUNK_TOKENS = 6
 # What the engine's required inputs hold when it is asked for more of a sentence; it reads none.
-CONTINUED = {**stand_ins(EngineRequest), "PHONEME_COUNTS": np.ones(1, np.int32)}
+CONTINUED = {**placeholders(ENGINE), "PHONEME_COUNTS": np.ones(1, np.int32)}
 LARGEST_PORTION = 64  # tokens
 # Frames that are written ahead of a chunk while it is made: for the next chunk, which is at most
 # twice as long, and so far that joints of short chunks are no rougher than speech itself, since a

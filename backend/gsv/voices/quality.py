@@ -135,7 +135,7 @@ def _remarks(report: Report) -> list[Remark]:
         )  # fmt: skip
     remark(
         False, report.rate < RATE_WARNING,
-        f"recorded at {report.rate} Hz; the model hears up to 16 kHz of bandwidth",
+        f"recorded at {report.rate} Hz; the model uses bandwidth up to 16 kHz",
         "take the original recording, at 32 kHz or more",
     )  # fmt: skip
     remark(

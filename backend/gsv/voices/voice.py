@@ -227,7 +227,7 @@ class _Reader:
         if not inside:
             raise self._error(f"{shown!r} leaves the voice's folder; move the file into it")
         if not known:
-            raise self._error(f"{shown!r} is no file")
+            raise self._error(f"{shown!r} is not a file")
         if size > limit:
             raise self._error(f"{shown!r} has {size:,} bytes; allowed: up to {limit:,}")
         return path
@@ -294,7 +294,7 @@ class _Reader:
             found[key] = value
         if found["language"] not in LANGUAGES:
             raise self._error(
-                f"{where}language {found['language']!r} is none of {', '.join(LANGUAGES)}"
+                f"{where}language {found['language']!r} is not one of {', '.join(LANGUAGES)}"
             )
         if len(found["text"]) > _TEXT_LIMIT:
             raise self._error(

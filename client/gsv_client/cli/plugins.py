@@ -92,7 +92,7 @@ def plugged_command(point: EntryPoint) -> click.Command:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         return _refusing(point.name, f"can't be loaded from {point.value}: {reason}")
     if not isinstance(command, click.Command):
-        return _refusing(point.name, f"can't be loaded: {point.value} is no click command")
+        return _refusing(point.name, f"can't be loaded: {point.value} is not a click command")
     return command
 
 
