@@ -1,4 +1,4 @@
-"""The demo behind `make demo`: serve a small voice, speak, listen to the figures, stop.
+"""The demo behind `make demo`: serve a small voice, speak, print figures, stop.
 
     .venv/bin/python tools/demo.py [--size voice|tiny|full]
 

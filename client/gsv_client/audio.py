@@ -20,7 +20,7 @@ Samples = NDArray[np.float32]
 # that was named by mistake from being read and sent.
 LONGEST_FILE_SECONDS = 120.0
 
-PCM16_SCALE = 32_768  # as everyone who reads the file divides by
+PCM16_SCALE = 32_768  # full scale of 16-bit PCM, by which readers divide
 FORMATS = ("wav", "wav-float", "flac", "raw")
 _BY_SUFFIX = {".wav": "wav", ".wave": "wav", ".flac": "flac", ".raw": "raw", ".pcm": "raw"}
 

@@ -115,7 +115,7 @@ VOICE_NAME = Tensor("NAME", "BYTES")  # voices: which one; empty for all
 
 
 class SpeechKeywords(TypedDict, total=False):
-    """The keyword arguments of `Client.say` and its kin: the fields of SpeechOptions."""
+    """Keyword arguments of `Client.say`, `stream`, `stream_text`: the fields of SpeechOptions."""
 
     language: str | None
     voice: str | None

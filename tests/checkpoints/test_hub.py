@@ -99,7 +99,7 @@ def test_passing_server_errors(hub: FakeHub, tmp_path: Path) -> None:
 
 def test_final_server_errors(hub: FakeHub, tmp_path: Path) -> None:
     hub.fail = [403]
-    with pytest.raises(CheckpointError, match="s1v3.ckpt: can't be had.*HTTP 403.*HF_ENDPOINT"):
+    with pytest.raises(CheckpointError, match="s1v3.ckpt: can't be downl.*HTTP 403.*HF_ENDPOINT"):
         download(hub, tmp_path)
 
 
@@ -163,7 +163,7 @@ def test_missing_files_are_named(hub: FakeHub, tmp_path: Path) -> None:
 def test_nobody_there(tmp_path: Path) -> None:
     with serving(FakeHub({})) as gone:
         pass
-    with pytest.raises(CheckpointError, match="can't be had from http://127.0.0.1"):
+    with pytest.raises(CheckpointError, match="can't be downloaded from http://127.0.0.1"):
         download(gone, tmp_path)
 
 

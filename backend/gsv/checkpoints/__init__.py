@@ -9,6 +9,6 @@
     hub       downloads                            demo       random weights in the official formats
     prepare   all steps together: a model repository that can be served
 
-Serving uses ``store`` and ``manifest`` for the models' own weights. For a voice whose folder holds a
-file of upstream it also uses ``reader``, which reads a pickle as data and runs nothing of it.
+Serving uses ``store`` and ``manifest`` for the models' own weights. For a voice whose folder holds
+a file of upstream it also uses ``reader``, which reads a pickle as data and runs nothing of it.
 """

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 from gsv import __version__
 from gsv.errors import CheckpointError
 
-# Called with the file's path, the bytes that are here, and all its bytes.
+# Called with the file's path, the bytes that have arrived, and its size in bytes.
 Progress = Callable[[str, int, int], None]
 
 TIMEOUT = 60.0  # seconds without a byte
@@ -53,8 +53,10 @@ class Source:
     patience: float = 1.0
 
     def failed(self, what: str, why: str) -> CheckpointError:
-        """The error for a file that can't be had."""
-        return CheckpointError(f"{what}: can't be had from {self.name}: {why}; {self.advice}")
+        """The error for a file that can't be downloaded."""
+        return CheckpointError(
+            f"{what}: can't be downloaded from {self.name}: {why}; {self.advice}"
+        )
 
     def download(self, address: str, file: RemoteFile, folder: Path, progress: Progress) -> Path:
         """Bring one file into ``folder``, unless it is there already and right.

@@ -95,7 +95,7 @@ class Hub:
         from huggingface_hub.errors import HfHubHTTPError
 
         try:
-            # No token: the files are public, and a mirror is not to be shown one.
+            # No token: the files are public, and a mirror must not see one.
             found = get_hf_file_metadata(self._address(path), token=False, timeout=TIMEOUT)
         except HfHubHTTPError as error:
             status = error.response.status_code if error.response is not None else None
@@ -103,7 +103,7 @@ class Hub:
                 return None
             raise self._source.failed(path, f"HTTP {status}") from error
         except Exception as error:
-            # Its versions let through the errors of three HTTP libraries.
+            # Depending on its version, errors of requests, httpx or httpx2 come through.
             raise self._source.failed(path, str(error)) from error
         if found.size is None:
             raise self._source.failed(path, "the hub does not tell its size")

@@ -31,7 +31,7 @@ Report = Callable[[str], None]
 GPT_FILE = "s1v3.ckpt"
 SOVITS_FILE = "gsv-v4-pretrained/s2Gv4.pth"
 VOCODER_FILE = "gsv-v4-pretrained/vocoder.pth"
-# Names that people look for in vain.
+# Files that don't exist, but that people ask for.
 _NEVER_EXISTED = ("s2v4.ckpt", "s1v4.ckpt", "s1Gv4.ckpt")
 _VERSION = "1"  # of every model: the folder that Triton loads
 _GENERATORS = ("semantic_gpt_engine", "sovits_v4")  # where the time goes
@@ -138,7 +138,7 @@ def prepare(
 
 @dataclasses.dataclass(frozen=True)
 class _Build:
-    """The repository that is being made."""
+    """A repository under construction."""
 
     root: Path
     report: Report

@@ -1,4 +1,4 @@
-"""The two helpers from other people: HuBERT (speech → features) and BERT (characters → features).
+"""The two pretrained encoders: HuBERT (speech → features) and BERT (characters → features).
 
 Their folders are in the form of ``transformers``. Each is checked, its weights are written as
 safetensors under the names that ``HubertModel`` and ``BertModel(add_pooling_layer=False)`` load

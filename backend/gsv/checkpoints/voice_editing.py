@@ -81,7 +81,7 @@ class NewVoice:
 
 @dataclasses.dataclass(frozen=True)
 class Added:
-    """What became of it."""
+    """The result of adding a voice."""
 
     entry: VoiceEntry
     report: Report
@@ -155,7 +155,7 @@ def remove_voice(folder: Path, name: str) -> None:
             (staged / VOICE_FILE).write_text(tomlkit.dumps(document), encoding="utf-8")
             load_entry(staged)
         return
-    # Out of sight in one step; then it may take its time.
+    # Renamed first, in one step; deleting may take longer.
     hidden = tempfile.TemporaryDirectory(
         prefix=f".{voice}.", dir=folder, ignore_cleanup_errors=True
     )
@@ -210,7 +210,7 @@ def _copy(source: Path, staged: Path) -> None:
 def _windowed(
     path: Path, window: str
 ) -> tuple[NDArray[np.float32], int, tuple[float, float] | None]:
-    """The part of the recording that is asked for; an offer where it is too long."""
+    """The chosen part of the recording; if it is too long, VoiceError with the best part."""
     try:
         wave, rate = read_recording(path, LONGEST_SECONDS)
     except (OSError, ValueError) as error:

@@ -64,7 +64,7 @@ def list_voices(folder: Path, as_json: bool) -> None:
 @_folder_option
 @_json_option
 def show_voice(name: str, folder: Path, as_json: bool) -> None:
-    """Show the voice NAME: what it holds, and what its recordings are worth.
+    """Show the voice NAME: its files and the quality of its recordings.
 
     \b
     Examples:

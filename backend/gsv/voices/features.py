@@ -82,7 +82,7 @@ class FeatureStore:
         self._layout = layout
 
     def key(self, voice: Voice, own: str = "") -> str:
-        """Stands for all that the features of ``voice`` depend on.
+        """A key for everything that the features of ``voice`` depend on.
 
         Args:
             own: stands for the voice's own part in making them.

@@ -1,4 +1,4 @@
-"""Files that somebody else may have put there."""
+"""Files of the voice folder, whose writers are not trusted."""
 
 from __future__ import annotations
 

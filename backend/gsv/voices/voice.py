@@ -90,7 +90,7 @@ class Voice:
 
     @property
     def pinned(self) -> str:
-        """The name that means this content and no later one, for calls between stages."""
+        """The name of this version of the voice, for calls between stages."""
         return f"{self.name}@{self.digest}"
 
 
@@ -268,7 +268,7 @@ class _Reader:
 
     def lexicon_bytes(self) -> bytes:
         """The lexicon's content; empty where there is none."""
-        # A link that leads nowhere is there, too, and gets its error.
+        # A dangling link counts as present, so that it is reported.
         present = os.path.lexists(self._folder / lexicons.FILE)
         return self.read(lexicons.FILE, LEXICON_LIMIT) if present else b""
 
@@ -351,7 +351,7 @@ class _Reader:
 
 
 def describe(entry: VoiceEntry) -> dict[str, Any]:
-    """What the world may know of a voice: names of files, no paths."""
+    """The public facts about a voice: names of files, no paths."""
     base = entry.base
     return {
         "name": base.name,
