@@ -16,7 +16,7 @@ from gsv.models.vocoder import ActivatedConv1d
 _BUSY = 264  # blocks that keep a large GPU busy
 
 
-# Compiled once for each number of channels and tile, and not for each kind of layer: a vocoder has 60
+# Compiled once for each number of channels and tile, not for each kind of layer: a vocoder has 60
 # kinds, and a start is waited for.
 @triton.jit(do_not_specialize=["frames", "taps", "dilation"])
 def _convolve(
