@@ -17,6 +17,7 @@ from gpu_steps.timing import MILLI, call_seconds, spread, steady
 from gsv.bench.acoustic import dit_operations
 from gsv.engine.flow import FlowEngine, FlowJob
 from gsv.engine.flow_graphs import GraphedEstimator, shape_for
+from gsv.engine.kernels import flow as kernels
 from gsv.models.flow import FlowMatching
 
 # Rows and frames; the first one is the goal's.
@@ -47,6 +48,13 @@ def run(setup: Setup, section: Section, report: Report) -> None:
                 needed=setup.pick(3, 0),
             )
         section.attempt("condition", lambda: condition(setup, model))
+        variants = (("torch", False), ("early", True)) if setup.on_gpu else ()
+        for name, early in variants:
+            section.attempt(
+                f"variant_{name}",
+                functools.partial(variant, setup, report, early=early),
+                needed=setup.pick(5, 0),
+            )
     finally:
         engine.stop()
         tidy()
@@ -64,8 +72,11 @@ def inputs(
     with torch.inference_mode():
         embedded = flow.embed(condition, prompt.to(setup.device))
         modulation = flow.schedule(8)[3:4].repeat(rows, 1)
-    lengths = torch.tensor([frames - 7 * row for row in range(rows)], device=setup.device)
-    return noisy.to(setup.device), embedded, modulation, lengths if ragged else None
+    sizes = [frames - 7 * row * ragged for row in range(rows)]
+    lengths = torch.tensor(sizes, dtype=torch.int32, device=setup.device)
+    # On a GPU all batches have lengths.
+    given = lengths if ragged or setup.on_gpu else None
+    return noisy.to(setup.device), embedded, modulation, given
 
 
 Estimate = Callable[..., Tensor]
@@ -85,14 +96,6 @@ def product(setup: Setup, flow: FlowMatching, rows: int, frames: int) -> Graphed
     if bucket is not None:
         graphed.capture(*bucket)
     return graphed
-
-
-def full(setup: Setup, given: Inputs) -> Inputs:
-    """The same with lengths where all batches have them."""
-    if not setup.on_gpu:
-        return given
-    rows, frames = given[0].shape[:2]
-    return *given[:3], torch.full((rows,), frames, dtype=torch.int32, device=setup.device)
 
 
 def as_served(graphed: GraphedEstimator, given: Inputs) -> Inputs:
@@ -115,14 +118,24 @@ def step(
     frames: int,
 ) -> dict[str, Any]:
     """One estimate: its time, and its share of the matrix product rate."""
-    given = full(setup, inputs(setup, flow, rows, frames))
-    estimate = prepare(setup, flow, rows, frames)
+    given, estimate = inputs(setup, flow, rows, frames), prepare(setup, flow, rows, frames)
     if isinstance(estimate, GraphedEstimator):
         given = as_served(estimate, given)
     repeats = setup.pick(10 if rows * frames < 10_000 else 5, 2)
     found = steady(lambda: estimate(*given), setup.device, repeats)
     seconds = min(found["best_ms"], found["queued_ms"]) / MILLI
     return found | share(setup, report, rows, frames, seconds)
+
+
+def variant(setup: Setup, report: Report, *, early: bool) -> dict[str, Any]:
+    """Steps without Triton's language, or with kernels that start before the last one's end."""
+    flow = networks.sovits(setup, dtype=setup.torch_dtype).flow
+    if early:
+        kernels.accelerate(flow, early=True)
+    return {
+        f"{rows}x{frames}": step(setup, flow, product, report, rows, frames)
+        for rows, frames in SHAPES[:3]
+    }
 
 
 def share(setup: Setup, report: Report, rows: int, frames: int, seconds: float) -> dict[str, float]:

@@ -15,6 +15,7 @@ from gpu_steps import setup as networks
 from gpu_steps.report import Report, Section
 from gpu_steps.setup import Setup, tidy
 from gsv.engine.flow import FlowEngine, FlowJob
+from gsv.engine.kernels import vocoder as kernels
 
 # In dB against the signal; those of tests/models/test_acoustic_precision.py.
 MEL_BOUNDS = {"float16": -55.0, "bfloat16": -40.0}
@@ -80,6 +81,7 @@ def wave(setup: Setup, size: str, dtype: str) -> dict[str, Any]:
     """The vocoder."""
     case = load_case(f"{size}_vocoder")
     model = networks.vocoder(setup, size, getattr(torch, dtype))
+    kernels.accelerate(model)  # as served, on a GPU
     with _Largest(model) as largest:
         made = model(case.tensor("mel").to(setup.device))
     exact = torch.from_numpy(case.outputs["wav"])

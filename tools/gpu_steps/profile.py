@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity
 
-from gpu_steps import estimator
+from gpu_steps import estimator, voice
 from gpu_steps import setup as networks
 from gpu_steps.decode import LENGTH
 from gpu_steps.report import Report, Section
 from gpu_steps.sentences import generate, sentence
 from gpu_steps.setup import Setup, tidy
 from gpu_steps.timing import MILLI, call_seconds
-from gsv.constants import MEL_CHANNELS
 from gsv.engine.engine import Engine
 from gsv.engine.flow import FlowEngine
 
@@ -95,9 +94,7 @@ def flow(setup: Setup) -> dict[str, Any]:
     found = {}
     for rows, frames in setup.pick(((16, 1024), (1, 576)), ((2, 64),)):
         product = estimator.product(setup, network, rows, frames)
-        given = estimator.as_served(
-            product, estimator.full(setup, estimator.inputs(setup, network, rows, frames))
-        )
+        given = estimator.as_served(product, estimator.inputs(setup, network, rows, frames))
         call = functools.partial(product, *given)
         found[f"{rows}x{frames}"] = kernels(call, setup.device)
     del engine
@@ -106,14 +103,14 @@ def flow(setup: Setup) -> dict[str, Any]:
 
 @torch.inference_mode()
 def vocoder(setup: Setup) -> dict[str, Any]:
-    """A stream's window, and a batch of long ones."""
+    """A stream's window, and two long ones, through the stage."""
     found = {}
-    dtype = torch.float16 if setup.on_gpu else torch.float32
-    model = networks.vocoder(setup, dtype=dtype)
-    for rows, frames in setup.pick(((1, 128), (8, 448)), ((1, 32),)):
-        mel = torch.randn(rows, MEL_CHANNELS, frames, device=setup.device)
-        model(mel)
-        found[f"{rows}x{frames}"] = kernels(lambda mel=mel: model(mel), setup.device)
+    stage = voice.stage(setup)
+    for rows, frames in setup.pick(((1, 128), (2, 400)), ((1, 32),)):
+        requests = voice.requests([frames] * rows)
+        stage.run_batch(requests)
+        call = functools.partial(stage.run_batch, requests)
+        found[f"{rows}x{frames}"] = kernels(call, setup.device)
     return found
 
 

@@ -157,15 +157,17 @@ def gpt(setup: Setup, size: str = "", *, endless: bool = True) -> SemanticGPT:
 
 def sovits(setup: Setup, size: str = "", dtype: torch.dtype = torch.float32) -> SoVITS:
     """A SoVITS of one's own on the device."""
-    model = copy.deepcopy(_sovits(setup.folder / (size or setup.size))).to(setup.device)
-    model.set_precision(dtype)
+    with torch.inference_mode(False):  # parameters are to be ordinary tensors, whoever asks
+        model = copy.deepcopy(_sovits(setup.folder / (size or setup.size))).to(setup.device)
+        model.set_precision(dtype)
     return model
 
 
 def vocoder(setup: Setup, size: str = "", dtype: torch.dtype = torch.float32) -> Vocoder:
     """A vocoder of one's own on the device."""
-    model = copy.deepcopy(_vocoder(setup.folder / (size or setup.size))).to(setup.device)
-    model.set_precision(dtype)
+    with torch.inference_mode(False):
+        model = copy.deepcopy(_vocoder(setup.folder / (size or setup.size))).to(setup.device)
+        model.set_precision(dtype)
     return model
 
 

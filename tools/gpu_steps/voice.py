@@ -3,32 +3,78 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from gpu_steps import setup as networks
+from gpu_steps.pipeline import vocoder_dtype
 from gpu_steps.report import Report, Section
 from gpu_steps.setup import Setup, tidy
-from gpu_steps.timing import MILLI, steady
+from gpu_steps.timing import MILLI, call_seconds, memory, steady
 from gsv.constants import MEL_CHANNELS, MEL_RATE
 from gsv.engine.kernels import vocoder as kernels
-from gsv.engine.vocoding import GraphedVocoder, batch_shapes, vocode
-from gsv.stages import vocoder as stage
+from gsv.engine.vocoding import GraphedVocoder
+from gsv.stages.base import Place
+from gsv.stages.vocoder import Request, Settings, VocoderStage
 
 
 def run(setup: Setup, section: Section, report: Report) -> None:
-    """Windows alone and in batches, in every precision of the device."""
+    """The stage as it serves, then single batches in every precision of the device."""
+    section.attempt("served", lambda: served(setup))
+    tidy()
     for dtype in setup.pick(("float32", "float16", "bfloat16"), ("float32",)):
-        for rows, frames in setup.pick(((1, 64), (1, 448), (8, 128), (16, 448)), ((1, 32),)):
+        for rows, frames in setup.pick(((1, 64), (1, 448), (8, 128)), ((1, 32),)):
             section.attempt(
                 f"{dtype}_{rows}x{frames}",
                 functools.partial(windows, setup, dtype, rows, frames),
                 needed=setup.pick(2, 0),
             )
-    section.attempt("ten_seconds", lambda: whole(setup))
     tidy()
+
+
+def stage(setup: Setup) -> VocoderStage:
+    """The stage, warm, in the precision that streams are measured with."""
+    place = Place(setup.repository / "vocoder" / "1", setup.device)
+    with torch.inference_mode(False):  # parameters are to be ordinary tensors, whoever asks
+        made = VocoderStage(place, Settings(dtype=vocoder_dtype(setup)))
+    made.warm_up()
+    return made
+
+
+def requests(lengths: Sequence[int]) -> list[Request]:
+    """Requests of so many frames each."""
+    rng = np.random.default_rng(0)
+    return [
+        Request(
+            mel=rng.standard_normal((MEL_CHANNELS, frames), dtype=np.float32),
+            mel_counts=np.array([frames], np.int32),
+        )
+        for frames in lengths
+    ]
+
+
+def served(setup: Setup) -> dict[str, Any]:
+    """Batches through the stage: kernels, graphs, transfers and joining included."""
+    before = memory(setup.device)
+    found: dict[str, Any] = {}
+    made: list[VocoderStage] = []
+    found["load_and_warm_up_s"] = call_seconds(lambda: made.append(stage(setup)), setup.device)
+    found |= {"memory_before": before, "memory_after": memory(setup.device)}
+    for name, lengths in setup.pick(
+        {
+            "first_chunk": (50,), "eight_first_chunks": (50,) * 8, "chunk": (176,),
+            "eight_chunks": (176, 240, 96, 400, 176, 208, 304, 128), "ten_seconds": (1000,),
+        },
+        {"first_chunk": (50,), "two": (60, 40)},
+    ).items():  # fmt: skip
+        call = functools.partial(made[0].run_batch, requests(lengths))
+        times = steady(call, setup.device, setup.pick(8, 1))
+        seconds = sum(lengths) / MEL_RATE
+        found[name] = times | {"audio_s_per_s": seconds / (times["ms"] / MILLI)}
+    return found
 
 
 @torch.inference_mode()
@@ -53,21 +99,3 @@ def windows(setup: Setup, dtype: str, rows: int, frames: int) -> dict[str, Any]:
 
 def _speed(setup: Setup, call: Callable[[], object]) -> dict[str, Any]:
     return steady(call, setup.device, setup.pick(5, 2))
-
-
-@torch.inference_mode()
-def whole(setup: Setup) -> dict[str, Any]:
-    """Mels of ten seconds and less together, cut into windows as the stage cuts them."""
-    model = networks.vocoder(setup, dtype=setup.torch_dtype)
-    lengths = setup.pick((1000, 730, 410, 999), (60, 40))
-    mels = [torch.randn(MEL_CHANNELS, n, device=setup.device) for n in lengths]
-    limit = stage.Settings().window
-    multiple = getattr(stage, "CUDA_ROUND_TO", 64) if setup.on_gpu else 1
-    batch = getattr(stage, "CUDA_BATCH_FRAMES", 4096) if setup.on_gpu else 0
-    kernels.accelerate(model)
-    graphed = GraphedVocoder(model)
-    if setup.on_gpu:
-        graphed.capture_all(batch_shapes(limit, multiple, batch))
-    call = functools.partial(vocode, model, mels, limit, multiple, batch, graphed)
-    found = steady(call, setup.device, setup.pick(5, 1))
-    return found | {"audio_s_per_s": sum(lengths) / MEL_RATE / (found["best_ms"] / MILLI)}
