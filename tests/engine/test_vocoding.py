@@ -1,4 +1,4 @@
-"""Windows, batches and streams of mel give the wave of the whole mel."""
+"""Windows and batches of mel give the wave of the whole mel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from acoustic_models import vocoder
 from torch.testing import assert_close
 
-from gsv.engine.vocoding import GraphedVocoder, MelStream, batch_shapes, vocode
+from gsv.engine.vocoding import GraphedVocoder, batch_shapes, vocode
 from gsv.models.windows import windows
 
 pytestmark = pytest.mark.usefixtures("no_grad")
@@ -60,32 +60,6 @@ def test_any_windows_and_company_give_the_wave_of_the_mel_alone(
     for mel, wave in zip(mels[:-1], waves, strict=False):
         assert_close(wave, model(mel[None])[0, 0], atol=1e-6, rtol=0)
     assert waves[-1].shape == (0,)
-
-
-@pytest.mark.parametrize("multiple", [1, 16])
-@pytest.mark.parametrize("cuts", [[0, 150], [0, 10, 150], [0, 1, 2, 3, 70, 71, 150, 150]])
-def test_stream_joins_to_the_whole(cuts: list[int], multiple: int) -> None:
-    model, mel = vocoder("tiny"), random_mel(150)
-    scale = model.samples_per_frame
-    stream, pieces = MelStream(model.context_frames, multiple), []
-    pairs = list(zip(cuts, cuts[1:], strict=False))
-    for index, (first, last) in enumerate(pairs):
-        window = stream.push(mel[:, first:last], last=index == len(pairs) - 1)
-        if window is not None:
-            held, begin, end = window
-            pieces.append(model(held[None])[0, 0, begin * scale : end * scale])
-    assert_close(torch.cat(pieces), model(mel[None])[0, 0], atol=1e-6, rtol=0)
-
-
-def test_later_windows_of_a_stream_come_in_few_sizes() -> None:
-    stream = MelStream(context=13, multiple=16)
-    sizes = []
-    for frames in (60, 41, 77, 130, 25, 100):
-        window = stream.push(random_mel(frames), last=False)
-        assert window is not None
-        sizes.append(window[0].shape[-1])
-    assert sizes[0] == 60
-    assert all(size % 16 == 0 for size in sizes[1:])
 
 
 def test_batches_have_few_shapes() -> None:

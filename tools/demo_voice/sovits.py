@@ -50,7 +50,7 @@ def _begin(sovits: SoVITS) -> None:
     sovits.quantizer.requires_grad_(False)
     sovits.quantizer.codebook.zero_()
     codes = torch.from_numpy(Codebook.load().codes)
-    # Codes that stand for nothing must not burst what hears them.
+    # Unused codes must not lead to values out of range.
     sovits.quantizer.codebook[:, :WIDTH] = codes
     for module in sovits.modules():
         if isinstance(module, RelativeAttention):

@@ -121,7 +121,7 @@ def is_loopback(host: str) -> bool:
 
 
 class LogView:
-    """Shows Triton's log: all of it while the server is ready, before and after what matters."""
+    """Shows Triton's log: all lines while the server is ready, important ones before and after."""
 
     def __init__(self, file: IO[str] | None, verbose: bool) -> None:
         self._file, self._verbose = file, verbose

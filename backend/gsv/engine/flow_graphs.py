@@ -195,6 +195,9 @@ class GraphedEmbedding:
         if bucket is None:
             return self._flow.embed(condition[None], prompt[None])[0]
         self._condition[0, :, :frames] = condition
+        # Masks multiply by zero, which leaves what another job may have left as it is if that
+        # isn't finite.
+        self._condition[0, :, frames:bucket] = 0
         self._prompt[0, :, :heard] = prompt
         self._prompt[0, :, heard:bucket] = 0
         self._length.fill_(frames)

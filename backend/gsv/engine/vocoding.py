@@ -133,38 +133,3 @@ def batch_shapes(limit: int, multiple: int, batch_frames: int) -> list[tuple[int
 def _power_of_two(count: int) -> int:
     """The largest that is not above ``count``."""
     return 1 << (count.bit_length() - 1)
-
-
-class MelStream:
-    """Windows of a mel that arrives in pieces; the waves of their kept parts join exactly.
-
-    Args:
-        context: the vocoder's ``context_frames``.
-        multiple: windows have a multiple of so many frames where there is enough past to add, which
-            keeps the number of different shapes small.
-    """
-
-    def __init__(self, context: int, multiple: int = 1) -> None:
-        self._context = context
-        self._multiple = multiple
-        self._held: Tensor | None = None  # frames still needed
-        self._given = 0  # leading ones of them whose samples are out already
-
-    def push(self, mel: Tensor, *, last: bool) -> tuple[Tensor, int, int] | None:
-        """Take more frames [mel, n]; n may be 0 with ``last``.
-
-        Returns:
-            The next window [mel, size] and the frames of it, ``first`` to ``end``, whose samples
-            are to be kept; None while all frames at hand lack context behind them.
-        """
-        held = mel if self._held is None else torch.cat([self._held, mel], dim=-1)
-        first, end = self._given, held.shape[-1] - (0 if last else self._context)
-        if end <= first:
-            self._held = held
-            return None
-        start = max(0, end - self._context - (self._multiple - 1))
-        self._held, self._given = held[:, start:], end - start
-        needless = max(0, first - self._context)  # leading frames that these samples don't hear
-        filling = -(held.shape[-1] - needless) % self._multiple
-        cut = max(0, needless - filling)
-        return held[:, cut:], first - cut, end - cut

@@ -12,6 +12,7 @@ import gc
 import json
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -19,11 +20,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 import triton_python_backend_utils as pb_utils
 
 from gsv.checkpoints.manifest import verify_manifest
-from gsv.device import end_if_fatal, end_on_fatal, prepare
 from gsv.errors import Cancelled, CheckpointError, GsvError, InvalidRequest, Overloaded, VoiceError
 from gsv.serving.bls import CANCEL_PREFIX, Bridge
 from gsv.serving.error_codes import to_triton_error
@@ -98,7 +97,7 @@ def _read_tensor(tensor: Any, declared: Wire) -> Any:
         return value.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InvalidRequest(
-            f"{declared.name}: got bytes that are no UTF-8 (at byte {error.start}); "
+            f"{declared.name}: got bytes that are not UTF-8 (at byte {error.start}); "
             "allowed: UTF-8 text without lone surrogates"
         ) from error
 
@@ -141,6 +140,28 @@ class ServerLog(logging.Handler):
             self.handleError(record)
 
 
+def _set_up_torch(device: str, threads: int) -> None:
+    """What holds for every network of this process; ``threads`` 0 keeps torch's choice."""
+    import torch
+
+    from gsv.device import end_on_fatal, prepare
+
+    # oneDNN keeps 1024 shapes of some 1.4 MB each, and sentences have hundreds of lengths.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512")
+    prepare(device)
+    end_on_fatal()
+    if threads:
+        torch.set_num_threads(threads)
+
+
+def _end_if_fatal(error: BaseException) -> None:
+    """As :func:`gsv.device.end_if_fatal`, where this process has torch at all."""
+    if "torch" in sys.modules:
+        from gsv.device import end_if_fatal
+
+        end_if_fatal(error)
+
+
 class _Model:
     """What both kinds of model do at load and unload."""
 
@@ -168,12 +189,8 @@ class _Model:
         on_gpu = args["model_instance_kind"] == "GPU"
         device = f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu"
         settings = self.stage.settings_type.parse(parameters)
-        # oneDNN keeps 1024 shapes of some 1.4 MB each, and sentences have hundreds of lengths.
-        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512")
-        prepare(device)
-        end_on_fatal()
-        if threads := settings.threads or (GPU_THREADS if on_gpu else 0):
-            torch.set_num_threads(threads)
+        if "torch" in sys.modules:  # stages without a network do without
+            _set_up_torch(device, settings.threads or (GPU_THREADS if on_gpu else 0))
         self._stage = self._build(Place(folder, device), settings)
         keep_freed_memory()  # not before: what loading leaves behind may go
         self._stage.warm_up()
@@ -212,7 +229,7 @@ class _Model:
 
         A broken voice is the operator's: logged once, not at every request for it.
         """
-        end_if_fatal(error)
+        _end_if_fatal(error)
         if isinstance(error, (InvalidRequest, Overloaded, Cancelled)):
             return
         if isinstance(error, (VoiceError, CheckpointError)):
@@ -261,7 +278,7 @@ class BatchedModel(_Model):
         try:
             return list(self._stage.run_batch(parsed))
         except Exception as error:
-            end_if_fatal(error)
+            _end_if_fatal(error)
             # A fault of ours must not name an innocent request: each of the batch runs once more
             # by itself, so that only the one at fault fails.
             if len(parsed) == 1:

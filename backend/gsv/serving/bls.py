@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,17 +10,9 @@ import triton_python_backend_utils as pb_utils
 
 from gsv.serving.error_codes import from_message
 from gsv.stages.base import Tensors
-from gsv.stages.calls import stand_ins
-from gsv.stages.semantic_gpt import SemanticGPTEngineStage, SemanticGPTStage
-from gsv.stages.sovits_v4 import SoVITSStage
+from gsv.stages.calls import CANCELLABLE, placeholders
 
 _NUMPY_TYPES: dict[type, Any] = {bool: np.bool_, int: np.int32, float: np.float32}
-# The models that can be told.
-CANCELLABLE: dict[str, Any] = {
-    "semantic_gpt": SemanticGPTStage,
-    "semantic_gpt_engine": SemanticGPTEngineStage,
-    "sovits_v4": SoVITSStage,
-}
 CANCEL_PREFIX = "cancel:"  # before the job in the id of a request that only cancels
 
 _INT64_TENSORS = {"SEED"}
@@ -54,11 +45,10 @@ class Bridge:
         """
         if model not in CANCELLABLE:
             return
-        stage = CANCELLABLE[model]
         pb_utils.InferenceRequest(
             model_name=model,
-            inputs=[to_tensor(n, v) for n, v in stand_ins(stage.request_type).items()],
-            requested_output_names=[f.name.upper() for f in dataclasses.fields(stage.result_type)],
+            inputs=[to_tensor(n, v) for n, v in placeholders(model).items()],
+            requested_output_names=list(CANCELLABLE[model].outputs),
             request_id=CANCEL_PREFIX + job,
             preferred_memory=_in_main_memory(),
         ).exec()

@@ -1,4 +1,4 @@
-"""Starts a tritonserver on a model repository, waits until it is ready, and stops it for good.
+"""Starts a tritonserver on a model repository, waits until it is ready, and stops it completely.
 
     with EmbeddedServer(repository) as server:
         Client(server.http_url).say("Hello.")

@@ -25,6 +25,7 @@ from gsv.voices import VoiceFolder
 Tensors = dict[str, Any]  # by wire name; scalars and texts as plain values
 SettingsType = TypeVar("SettingsType", bound="Settings")
 
+_KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}
 _TRUE, _FALSE = {"true", "yes", "1"}, {"false", "no", "0"}
 
 
@@ -52,7 +53,9 @@ def _convert(key: str, text: str, kind: type) -> Any:
             return text.lower() in _TRUE
         return kind(text)
     except ValueError as error:
-        raise ConfigurationError(f"parameter {key}: {text!r} is no {kind.__name__}") from error
+        raise ConfigurationError(
+            f"parameter {key}: got {text!r}; it must be {_KINDS[kind]}"
+        ) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +69,18 @@ class Place:
     def repository(self) -> Path:
         """The model repository that the version folder lies in."""
         return self.folder.parent.parent
+
+    def of_model(self, model: str) -> Path:
+        """The version folder of another model of the repository: the newest that there is.
+
+        Raises:
+            ConfigurationError: there is none.
+        """
+        folder = self.repository / model
+        versions = [path for path in folder.glob("*") if path.name.isdigit() and path.is_dir()]
+        if not versions:
+            raise ConfigurationError(f"{folder}: no version of the model {model} is there")
+        return max(versions, key=lambda path: int(path.name))
 
     def identity(self, *settings: object) -> str | None:
         """Stands for the weights here, the kind of device, the settings and this package.

@@ -37,7 +37,7 @@ from gsv.stages.base import (
     split_by_counts,
 )
 from gsv.stages.base import Settings as BaseSettings
-from gsv.stages.calls import CallModel, CallPool, CallScope
+from gsv.stages.calls import ENGINE, CallModel, CallPool, CallScope
 from gsv.stages.in_voice import start_in_voice
 from gsv.stages.resident import Residents
 from gsv.stages.sizing import LANDING_ROWS, positions, row_bytes, slots, voices_budget
@@ -46,7 +46,6 @@ from gsv.stages.writing import Writings
 
 logger = logging.getLogger(__name__)
 
-ENGINE = "semantic_gpt_engine"
 CPU_BUDGET_MIB = 4096
 
 

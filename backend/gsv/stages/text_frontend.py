@@ -275,11 +275,6 @@ def _bert_table(
     return np.concatenate(tables), np.concatenate(rows) if rows else empty
 
 
-def expand_bert(features: NDArray[np.float32], rows: NDArray[np.int32]) -> NDArray[np.float32]:
-    """One feature row a phoneme: [r, 1024] and [n] → [n, 1024]."""
-    return features[rows]
-
-
 def describe(sentences: Sequence[Sentence]) -> dict[str, Any]:
     """What was understood, for people: the ``ANALYSIS`` tensor's JSON."""
     return {

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gsv import audio
 from gsv.checkpoints.store import load_module_state
 from gsv.config import VocoderConfig
-from gsv.constants import MEL_CHANNELS, OUTPUT_RATE, OUTPUT_RATES
+from gsv.constants import MEL_CHANNELS, OUTPUT_RATE
 from gsv.device import upload
 from gsv.engine.chunk_plan import ChunkPlan
 from gsv.engine.kernels import vocoder as kernels
@@ -21,7 +21,7 @@ from gsv.engine.transfers import Download
 from gsv.engine.vocoding import GraphedVocoder, batch_shapes, vocode
 from gsv.errors import GsvError, InvalidRequest
 from gsv.models.vocoder import Vocoder
-from gsv.options import DEFAULTS, check_choice
+from gsv.options import DEFAULTS, SAMPLE_RATES, check_choice
 from gsv.precision import DEFAULT, torch_dtype
 from gsv.stages.base import Place, check_counts
 from gsv.stages.base import Settings as BaseSettings
@@ -47,7 +47,7 @@ class Request:
         if self.mel.ndim != 2 or self.mel.shape[0] != MEL_CHANNELS:
             raise InvalidRequest.value("MEL", list(self.mel.shape), f"[{MEL_CHANNELS}, frames]")
         check_counts("MEL_COUNTS", self.mel_counts, self.mel.shape[1], "MEL")
-        check_choice("SAMPLE_RATE", self.sample_rate, OUTPUT_RATES)
+        check_choice("SAMPLE_RATE", self.sample_rate, SAMPLE_RATES)
         if self.pauses is None:
             return
         in_range = ((self.pauses >= 0) & (self.pauses <= PAUSE_MAX_SECONDS)).all()

@@ -16,8 +16,8 @@ from gsv.models.vocoder import ActivatedConv1d
 _BUSY = 264  # blocks that keep a large GPU busy
 
 
-# Compiled once for each number of channels and tile, and not for each kind of layer: a vocoder has 60
-# kinds, and a start is waited for.
+# Compiled once for each number of channels and tile, and not for each kind of layer: a vocoder has
+# 60 kinds, and a start is waited for.
 @triton.jit(do_not_specialize=["frames", "taps", "dilation"])
 def _convolve(
     source,  # [B, T, C]
@@ -128,6 +128,7 @@ class ConvolutionKernel:
             inputs=min(channels, 64),
             outputs=outputs,
             num_warps=8 if block * outputs > 128 * 64 else 4,
-            num_stages=3,
+            # Within the 99 KiB of shared memory that GPUs have which are smaller than an H100.
+            num_stages=2 if block * outputs > 128 * 64 else 3,
         )
         return made
