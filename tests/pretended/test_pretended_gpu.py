@@ -28,7 +28,7 @@ from torch.testing import assert_close
 pytestmark = pytest.mark.pretend
 
 GPU = torch.device("cuda", 0)
-HERE = "test_device.py"
+HERE = "test_pretended_gpu.py"
 
 
 @pytest.fixture

@@ -123,7 +123,7 @@ def test_a_wait_that_is_not_listed(monkeypatch: pytest.MonkeyPatch, loading: set
     with pretend_cuda(loading=loading) as machine:
         write(machine)
     (line,) = unlisted(machine.log)
-    assert line.startswith('Site("test_controls.py", "wait")  # torch.cuda.synchronize, ')
+    assert line.startswith('Site("test_planted_faults.py", "wait")  # torch.cuda.synchronize, ')
 
 
 def test_an_entry_that_is_not_needed() -> None:
