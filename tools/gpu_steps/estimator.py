@@ -62,7 +62,7 @@ def run(setup: Setup, section: Section, report: Report) -> None:
 
 def inputs(
     setup: Setup, flow: FlowMatching, rows: int, frames: int, *, ragged: bool = False
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+) -> Inputs:
     """Random inputs of one estimate: noisy mel, embedded inputs, modulation, lengths."""
     generator = torch.Generator().manual_seed(rows * 1000 + frames)
     noisy = torch.randn(rows, frames, flow.mel_channels, generator=generator)
@@ -80,6 +80,7 @@ def inputs(
 
 
 Estimate = Callable[..., Tensor]
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor | None]
 
 
 def plain(setup: Setup, flow: FlowMatching, rows: int, frames: int) -> Estimate:
@@ -97,9 +98,7 @@ def product(setup: Setup, flow: FlowMatching, rows: int, frames: int) -> Graphed
     return graphed
 
 
-def as_served(
-    graphed: GraphedEstimator, given: tuple[Tensor, Tensor, Tensor, Tensor | None]
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+def as_served(graphed: GraphedEstimator, given: Inputs) -> Inputs:
     """Inputs in the graph's own memory, where the flow engine writes them once a batch."""
     graphed(*given)
     bucket = graphed.bucket(*given[0].shape[:2])

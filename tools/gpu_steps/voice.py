@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,18 +15,20 @@ from gpu_steps.report import Report, Section
 from gpu_steps.setup import Setup, tidy
 from gpu_steps.timing import MILLI, call_seconds, memory, steady
 from gsv.constants import MEL_CHANNELS, MEL_RATE
+from gsv.engine.kernels import vocoder as kernels
+from gsv.engine.vocoding import GraphedVocoder
 from gsv.stages.base import Place
 from gsv.stages.vocoder import Request, Settings, VocoderStage
 
 
 def run(setup: Setup, section: Section, report: Report) -> None:
-    """The stage as it serves, then plain windows in every precision of the device."""
+    """The stage as it serves, then single batches in every precision of the device."""
     section.attempt("served", lambda: served(setup))
     tidy()
     for dtype in setup.pick(("float32", "float16", "bfloat16"), ("float32",)):
         for rows, frames in setup.pick(((1, 64), (1, 448), (8, 128)), ((1, 32),)):
             section.attempt(
-                f"plain_{dtype}_{rows}x{frames}",
+                f"{dtype}_{rows}x{frames}",
                 functools.partial(windows, setup, dtype, rows, frames),
                 needed=setup.pick(2, 0),
             )
@@ -77,10 +79,23 @@ def served(setup: Setup) -> dict[str, Any]:
 
 @torch.inference_mode()
 def windows(setup: Setup, dtype: str, rows: int, frames: int) -> dict[str, Any]:
-    """A batch of windows by PyTorch alone; the first call of a shape chooses its convolutions."""
+    """A batch of windows that fill it; the first call of a shape chooses its convolutions.
+
+    By PyTorch alone, in the kernels, and as a graph.
+    """
     model = networks.vocoder(setup, dtype=getattr(torch, dtype))
     mel = torch.randn(rows, MEL_CHANNELS, frames, device=setup.device)
-    found = steady(lambda: model(mel), setup.device, setup.pick(5, 2))
+    found = {"plain": _speed(setup, functools.partial(model, mel))}
+    if kernels.accelerate(model):
+        found["kernels"] = _speed(setup, functools.partial(model, mel))
+    graphed = GraphedVocoder(model)
+    graphed.capture(rows, frames)
+    if len(graphed):
+        found["graph"] = _speed(setup, functools.partial(graphed, mel))
     seconds = rows * frames / MEL_RATE
-    best = min(found["best_ms"], found["queued_ms"])
-    return found | {"audio_s_per_s": seconds / (best / MILLI)}
+    best = min(min(way["best_ms"], way["queued_ms"]) for way in found.values())
+    return {**found, "audio_s_per_s": seconds / (best / MILLI)}
+
+
+def _speed(setup: Setup, call: Callable[[], object]) -> dict[str, Any]:
+    return steady(call, setup.device, setup.pick(5, 2))

@@ -20,6 +20,7 @@ from torch import Tensor
 from gsv.engine.graphs import CapturedCalls
 from gsv.models.adapters import BatchAdapters
 from gsv.models.dit import DiT
+from gsv.models.flow import FlowMatching
 
 logger = logging.getLogger(__name__)
 
@@ -159,6 +160,50 @@ class GraphedEstimator:
             modulation=torch.zeros(rows, estimator.modulation_width, device=self._device),
             lengths=torch.ones(rows, dtype=torch.int32, device=self._device),
         )
+
+
+class GraphedEmbedding:
+    """What a job tells the estimator besides its noise, through CUDA graphs of rounded lengths.
+
+    Args:
+        flow: on its device, in its final precision.
+    """
+
+    def __init__(self, flow: FlowMatching) -> None:
+        self._flow = flow
+        self._calls = CapturedCalls(flow.device)
+        longest, device = max(LENGTH_BUCKETS), flow.device
+        self._condition = torch.zeros(1, flow.condition_channels, longest, device=device)
+        self._prompt = torch.zeros(1, flow.mel_channels, longest, device=device)
+        self._length = torch.ones(1, dtype=torch.int64, device=device)
+        self._made: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        """Graphs captured."""
+        return len(self._calls)
+
+    @torch.inference_mode()
+    def capture_all(self) -> None:
+        """Capture every length, the longest first."""
+        for frames in reversed(LENGTH_BUCKETS):
+            self._calls.capture(frames, partial(self._embed, frames))
+
+    def __call__(self, condition: Tensor, prompt: Tensor) -> Tensor:
+        """As :meth:`FlowMatching.embed` of one row: [C, T] and [mel, P] to [T, D]."""
+        frames, heard = condition.shape[-1], prompt.shape[-1]
+        bucket = next((b for b in LENGTH_BUCKETS if b >= frames and b in self._calls), None)
+        if bucket is None:
+            return self._flow.embed(condition[None], prompt[None])[0]
+        self._condition[0, :, :frames] = condition
+        self._prompt[0, :, :heard] = prompt
+        self._prompt[0, :, heard:bucket] = 0
+        self._length.fill_(frames)
+        self._calls(bucket, partial(self._embed, bucket))
+        return self._made[bucket][0, :frames].clone()  # the next job overwrites it
+
+    def _embed(self, frames: int) -> None:
+        given = self._condition[..., :frames], self._prompt[..., :frames]
+        self._made[frames] = self._flow.embed(*given, self._length)
 
 
 def shapes() -> list[tuple[int, int]]:

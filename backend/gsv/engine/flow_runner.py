@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gsv.engine.flow_graphs import EstimatorInputs, GraphedEstimator
+from gsv.engine.flow_graphs import EstimatorInputs, GraphedEmbedding, GraphedEstimator
 from gsv.engine.flow_job import FlowJob, FlowRun
 from gsv.engine.transfers import Download, upload
 from gsv.models.adapters import Adapter, BatchAdapters, gather
@@ -47,22 +47,30 @@ class FlowRunner:
         self._estimators: dict[str, GraphedEstimator] = {}
         self._schedules: OrderedDict[tuple[str, int], Tensor] = OrderedDict()
         self._batch: Batch | None = None
+        self._embedding: GraphedEmbedding | None = None  # of the first estimator
 
     def warm_up(self) -> None:
         """Capture the first estimator's graphs; those of voices that come later run without."""
         self.estimator("").capture_all()
+        self._embedding = GraphedEmbedding(self.flows[""])
+        self._embedding.capture_all()
 
     def admit(self, run: FlowRun) -> None:
         """Compute what stays the same over the job's steps, and where it starts."""
-        job, flow = run.job, self.flows[run.job.model]
-        device = flow.device
-        condition, prompt = (_on(part, device)[None] for part in (job.condition, job.prompt))
+        job = run.job
+        device = self.flows[job.model].device
+        condition, prompt = (_on(part, device) for part in (job.condition, job.prompt))
         noise = _on(job.initial_noise(), device)
         self._solutions[run] = Solution(
             noisy=functional.pad(noise, (0, 0, job.prompt_frames, 0)),
-            inputs=flow.embed(condition, prompt)[0],
+            inputs=self._embed(job.model, condition, prompt),
             schedule=self._schedule(job),
         )
+
+    def _embed(self, model: str, condition: Tensor, prompt: Tensor) -> Tensor:
+        if model == "" and self._embedding is not None:
+            return self._embedding(condition, prompt)
+        return self.flows[model].embed(condition[None], prompt[None])[0]
 
     def step(self, runs: Sequence[FlowRun]) -> None:
         """Take one Euler step of every run; they must name the same model."""

@@ -16,7 +16,9 @@ from gsv.models.vocoder import ActivatedConv1d
 _BUSY = 264  # blocks that keep a large GPU busy
 
 
-@triton.jit
+# Compiled once for each number of channels and tile, and not for each kind of layer: a vocoder has 60
+# kinds, and a start is waited for.
+@triton.jit(do_not_specialize=["frames", "taps", "dilation"])
 def _convolve(
     source,  # [B, T, C]
     weight,  # [taps, inputs, outputs] in half precision
@@ -24,10 +26,10 @@ def _convolve(
     residual,  # [B, T, C]
     made,  # [B, T, C]
     frames,
+    taps,
+    dilation,
     slope,
     channels: tl.constexpr,
-    taps: tl.constexpr,
-    dilation: tl.constexpr,
     activates_input: tl.constexpr,
     activates_output: tl.constexpr,
     adds: tl.constexpr,
@@ -115,10 +117,10 @@ class ConvolutionKernel:
             values if residual is None else residual.contiguous(),
             made,
             frames,
+            self._weight.shape[0],
+            self._dilation,
             self._slope,
             channels=channels,
-            taps=self._weight.shape[0],
-            dilation=self._dilation,
             activates_input=self._activates[0],
             activates_output=self._activates[1],
             adds=residual is not None,
