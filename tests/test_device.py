@@ -10,8 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from acoustic_models import sovits
 
 from gsv import device
+from gsv.engine.flow import FlowEngine, FlowJob
 from gsv.engine.lane import Counters, Lane
 from gsv.errors import GsvError, VoiceError
 from gsv.stages.resident import Residents
@@ -195,3 +197,27 @@ def test_the_loader_of_voices_prepares_its_thread_and_ends_the_process(
     assert prepared == ["cuda:1"]
     assert ends == [1]
     assert failed
+
+
+def test_the_flow_engine_prepares_its_thread_and_ends_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    codes: list[int] = []
+    prepared: list[torch.device] = []
+    monkeypatch.setattr(device.os, "_exit", codes.append)
+    monkeypatch.setattr(device, "_ends_process", True)
+    monkeypatch.setattr("gsv.engine.flow.prepare", prepared.append)
+    flow = sovits("tiny").flow
+    engine = FlowEngine(flow)
+
+    def broken(runs: object) -> None:
+        raise Coded(719)
+
+    monkeypatch.setattr(engine._runner, "step", broken)
+    engine.start()
+    condition = torch.zeros(flow.condition_channels, 8)
+    with pytest.raises(GsvError, match="flow matching failed"):
+        engine.run(FlowJob(condition, torch.zeros(flow.mel_channels, 4), steps=1))
+    engine.stop()
+    assert codes == [1]
+    assert prepared == [torch.device("cpu")]

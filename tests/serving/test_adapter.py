@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 import logging
 import sys
 from collections.abc import Iterator
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+
+from gsv.stages.base import Place, Settings
 
 OURS = "gsv.serving."
 
@@ -137,3 +140,63 @@ def test_calls_between_models_are_answered_in_main_memory(adapter: Any) -> None:
     bls.Bridge().cancel("sovits_v4", "j")
     assert [call["preferred_memory"] for call in Call.made] == [("cpu", 0)] * 2
     assert [call["request_id"] for call in Call.made] == ["j", "cancel:j"]
+
+
+class QuietStage:
+    """A stage that only notes where it was put."""
+
+    settings_type = Settings
+    places: ClassVar[list[Place]] = []
+
+    def __init__(self, place: Place, settings: Settings) -> None:
+        QuietStage.places.append(place)
+
+    def warm_up(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "chosen", "device", "threads"),
+    [
+        ("GPU", "0", "cuda:3", [2]),
+        ("GPU", "5", "cuda:3", [5]),
+        ("CPU", "0", "cpu", []),
+        ("CPU", "5", "cpu", [5]),
+    ],
+)
+def test_a_model_is_put_on_its_device(
+    adapter: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    chosen: str,
+    device: str,
+    threads: list[int],
+) -> None:
+    called: list[Any] = []
+    monkeypatch.setattr(adapter, "verify_manifest", lambda folder: None)
+    monkeypatch.setattr(adapter, "RequestMetrics", lambda name: None)
+    monkeypatch.setattr(adapter, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(adapter, "prepare", called.append)
+    monkeypatch.setattr(adapter, "end_on_fatal", lambda: called.append("ends on fatal errors"))
+    monkeypatch.setattr(adapter.torch, "set_num_threads", called.append)
+    config = {"input": [], "output": [], "parameters": {"threads": {"string_value": chosen}}}
+    model = type("Model", (adapter.BatchedModel,), {"stage": QuietStage})()
+    model.initialize(
+        {
+            "model_config": json.dumps(config),
+            "model_name": "vocoder",
+            "model_repository": "/models/vocoder",
+            "model_version": "1",
+            "model_instance_kind": kind,
+            "model_instance_device_id": "3",
+        }
+    )
+    try:
+        assert called == [device, "ends on fatal errors", *threads]
+        assert QuietStage.places[-1].device == device
+    finally:
+        model.finalize()
+    assert model._log not in logging.getLogger("gsv").handlers

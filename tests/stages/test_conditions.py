@@ -17,7 +17,7 @@ from voices.test_adapters import mel_of, open_stage, request
 from voices.test_resident import Recorder
 
 from gsv.checkpoints.store import save_tensors
-from gsv.errors import Cancelled, InvalidRequest
+from gsv.errors import Cancelled, GsvError, InvalidRequest
 from gsv.stages import conditions, sovits_v4
 from gsv.stages.conditions import Sentence, Waiting, encode, next_batch
 from gsv.stages.sovits_v4 import SoVITSStage
@@ -233,7 +233,7 @@ def test_the_end_answers_who_waits(folder: Path, monkeypatch: pytest.MonkeyPatch
     stage.submit(request("", 1), second)
     closing = threading.Thread(target=stage.close)
     closing.start()
-    while not stage._queue._closing:  # type: ignore[union-attr]
+    while stage._queue._ended is None:  # type: ignore[union-attr]
         closing.join(0.01)
     gate.open.set()
     closing.join(60)
@@ -242,3 +242,18 @@ def test_the_end_answers_who_waits(folder: Path, monkeypatch: pytest.MonkeyPatch
     assert first.done.wait(60)
     with pytest.raises(Cancelled):
         stage.submit(request("", 2), Recorder())
+
+
+def test_nobody_waits_for_a_thread_that_broke(
+    stage: SoVITSStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(batch: list[sovits_v4._Work]) -> None:
+        raise SystemExit("out of reach")
+
+    monkeypatch.setattr(stage._queue, "_serve", broken)
+    recorder = Recorder()
+    stage.submit(request("", 0), recorder)
+    assert recorder.done.wait(60)
+    assert "the thread conditions broke: SystemExit" in str(recorder.events[0])
+    with pytest.raises(GsvError, match="the thread conditions broke"):
+        stage.submit(request("", 1), Recorder())

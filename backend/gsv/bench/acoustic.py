@@ -24,6 +24,7 @@ from gsv.bench import plain
 from gsv.bench.semantic import numbers
 from gsv.config import SoVITSConfig, VocoderConfig
 from gsv.constants import MEL_RATE
+from gsv.device import prepare
 from gsv.engine.flow_graphs import GraphedEstimator, shape_for
 from gsv.engine.kernels import flow as flow_kernels
 from gsv.engine.kernels import vocoder as vocoder_kernels
@@ -72,6 +73,7 @@ def measure(
     vocoder: VocoderConfig | None = None,
 ) -> list[Row]:
     """Measure the estimator at every length and batch, and the vocoder at every length."""
+    device = str(prepare(device))
     sovits, vocoder = sovits or SoVITSConfig(), vocoder or VocoderConfig()
     with torch.inference_mode():
         rows = []

@@ -21,6 +21,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gsv.config import SoVITSConfig, VocoderConfig
+from gsv.device import prepare
 from gsv.engine.kernels.available import triton_serves
 from gsv.engine.kernels.flow import can_run
 from gsv.models import dit
@@ -91,6 +92,7 @@ def measure(
 
     The vocoder's have windows of ``_WINDOW`` frames, in float16 on a GPU.
     """
+    device = str(prepare(device))
     flow = _random_flow(config or SoVITSConfig(), torch_dtype(dtype, device), device)
     for rows, frames in shapes:
         for operation in _operations(flow, rows, frames):

@@ -196,6 +196,7 @@ class _Model:
         del self._metrics, self._voice_metrics, self._stage
         gc.collect()
         _package_log.removeHandler(self._log)
+        _package_log.propagate = True
 
     def _read(self, request: Any) -> Any:
         return self.stage.request_type(**read_request(request, self._inputs))

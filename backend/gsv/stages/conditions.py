@@ -9,6 +9,7 @@ request is encoded in the thread that brings it.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import threading
 from collections.abc import Callable, Sequence
@@ -21,10 +22,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gsv.config import SoVITSConfig
-from gsv.device import prepare, upload
+from gsv.device import end_if_fatal, prepare, upload
 from gsv.engine.graphs import CapturedCalls
-from gsv.errors import Cancelled
+from gsv.errors import Cancelled, GsvError
 from gsv.models.sovits import SoVITS
+
+logger = logging.getLogger(__name__)
 
 MOST_ROWS = 32
 # Rows times squared tokens of a batch: its attention scores are 32 bytes for each of them.
@@ -236,8 +239,10 @@ class BatchQueue(Generic[Work]):
     Args:
         name: of the thread.
         device: that the thread computes on.
-        serve: gets the next batch; must not raise.
-        drop: gets what is left when the queue is closed, and why.
+        serve: gets the next batch and answers each one's error itself; what it raises ends the
+            thread.
+        drop: gets what is left when the thread ends, and why; without effect on work that has been
+            answered.
     """
 
     def __init__(
@@ -251,38 +256,46 @@ class BatchQueue(Generic[Work]):
         self._serve = serve
         self._drop = drop
         self._waiting: list[Work] = []
-        self._closing = False
+        self._ended: GsvError | None = None  # why nothing more is taken
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def put(self, work: Work) -> None:
-        """Put work in line; Cancelled after the end."""
+        """Put work in line; Cancelled after the end, GsvError if the thread has broken."""
         with self._changed:
-            if self._closing:
-                raise Cancelled("the server is shutting down")
+            if self._ended is not None:
+                raise self._ended
             self._waiting.append(work)
             self._changed.notify()
 
     def close(self) -> None:
         """End the thread after its present batch."""
         with self._changed:
-            self._closing = True
+            self._ended = self._ended or Cancelled("the server is shutting down")
             self._changed.notify()
         self._thread.join()
 
     def _run(self) -> None:
-        prepare(self._device)
-        while batch := self._next():
-            self._serve(batch)
-        for work in self._waiting:
-            self._drop(work, Cancelled("the server is shutting down"))
+        batch: list[Work] = []
+        try:
+            prepare(self._device)
+            while batch := self._next():
+                self._serve(batch)
+        except BaseException as error:  # nobody may wait for a thread that is gone
+            end_if_fatal(error)
+            logger.exception("the thread %s broke", self._thread.name)
+            with self._changed:
+                self._ended = GsvError(f"the thread {self._thread.name} broke: {error!r}")
+        assert self._ended is not None
+        for work in (*batch, *self._waiting):
+            self._drop(work, self._ended)
 
     def _next(self) -> list[Work]:
         """The next batch as soon as something waits; nothing when it is time to end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closing or bool(self._waiting))
-            if self._closing:
+            self._changed.wait_for(lambda: self._ended is not None or bool(self._waiting))
+            if self._ended is not None:
                 return []
             batch = next_batch(self._waiting)
             self._waiting = [work for work in self._waiting if work not in batch]
