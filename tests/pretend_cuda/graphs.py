@@ -11,35 +11,72 @@ import contextlib
 import dataclasses
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pretend_cuda.faults import IllegalCapture, Race, StaleMemory
 from pretend_cuda.machine import PoolId, machine
 from pretend_cuda.memory import Memory, poison, use
-from pretend_cuda.plain import leaves, plainly
+from pretend_cuda.plain import leaves, mapped, plainly
 from pretend_cuda.streams import Stream
+
+
+class Value:
+    """A tensor that a capture makes, by number: it has no memory between replays."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
 
 
 @dataclasses.dataclass
 class Step:
-    """One operation of a tape, on the host's memory behind the device's."""
+    """One operation of a tape.
+
+    Attributes:
+        call: computes it, on the host's memory behind the device's.
+        args, kwargs: what it takes; a Value stands for what an earlier step has made.
+        made: numbers of the tensors that it makes, None for those that were there before.
+        dropped: numbers of values that no later step takes.
+    """
 
     call: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    made: list[Tensor]
+    made: list[int | None]
+    dropped: list[int] = dataclasses.field(default_factory=list)
 
-    def run(self) -> None:
-        """Compute it again, into the same memory."""
-        again = [x for x in leaves(self.call(*self.args, **self.kwargs)) if _is_tensor(x)]
-        for old, new in zip(self.made, again, strict=True):
-            if old.numel() and old.data_ptr() != new.data_ptr():
-                old.copy_(new)
+    def run(self, values: dict[int, Tensor]) -> None:
+        """Compute it again, from ``values`` and into them."""
+
+        def filled(part: Any) -> Any:
+            return values[part.number] if isinstance(part, Value) else part
+
+        made = self.call(*mapped(filled, self.args), **mapped(filled, self.kwargs))
+        tensors = [part for part in leaves(made) if isinstance(part, Tensor)]
+        for number, tensor in zip(self.made, tensors, strict=True):
+            if number is not None:
+                values[number] = tensor
+        for number in self.dropped:
+            values.pop(number, None)
+
+    def uses(self) -> set[int]:
+        """Numbers of all values that it takes or makes."""
+        taken = {
+            part.number for part in leaves((self.args, self.kwargs)) if isinstance(part, Value)
+        }
+        return taken | {number for number in self.made if number is not None}
+
+
+@dataclasses.dataclass
+class Output:
+    """Memory of a graph that somebody holds when its capture ends, filled by each replay."""
+
+    number: int
+    kept: Tensor
+    memory: weakref.ref[Memory]
 
 
 @dataclasses.dataclass(eq=False)
@@ -53,14 +90,15 @@ class Capture:
     thread: threading.Thread = dataclasses.field(default_factory=threading.current_thread)
     broken: bool = False
     tape: list[Step] = dataclasses.field(default_factory=list)
-    owned: dict[int, Tensor] = dataclasses.field(default_factory=dict)  # by address of the storage
+    number: int = 0
+    made: list[tuple[int, weakref.ref[Memory]]] = dataclasses.field(default_factory=list)
     reads: list[weakref.ref[Memory]] = dataclasses.field(default_factory=list)
     writes: list[weakref.ref[Memory]] = dataclasses.field(default_factory=list)
     joined: dict[Stream, bool] = dataclasses.field(default_factory=dict)  # forked streams
 
     def __post_init__(self) -> None:
+        self.number = next(machine().numbers)
         self._before: list[tuple[Tensor, Tensor]] = []
-        self._seen: set[int] = set()
 
     def fork(self, stream: Stream) -> None:
         """A stream that waits for an event of this capture is captured, too."""
@@ -72,27 +110,32 @@ class Capture:
         if stream in self.joined:
             self.joined[stream] = True
 
+    def owns(self, memory: Memory) -> bool:
+        """Whether memory was allocated in this capture."""
+        return memory.owner == self.number
+
     def keep(self, written: Tensor) -> None:
         """Remember memory from outside that an operation is about to write."""
-        if written.untyped_storage().data_ptr() not in self.owned:
-            self._before.append((written, written.clone()))
+        self._before.append((written, written.clone()))
 
-    def note(
-        self, step: Step, reads: list[Memory], writes: list[Memory], fresh: list[Memory]
-    ) -> None:
+    def note(self, step: Step, reads: Iterable[Memory], writes: Iterable[Memory]) -> None:
         """Put an operation on the tape."""
         self.tape.append(step)
-        for memory in fresh:
-            memory.graph_owned = True
-        for made in step.made:
-            storage = made.untyped_storage()
-            memory = Memory.of(made)
-            if memory is not None and memory.graph_owned and storage.nbytes():
-                self.owned.setdefault(storage.data_ptr(), _whole(made))
         for kept, memories in ((self.reads, reads), (self.writes, writes)):
-            for memory in memories:
-                if not memory.graph_owned and id(memory) not in self._seen:
-                    kept.append(weakref.ref(memory))
+            kept.extend(weakref.ref(memory) for memory in memories if not self.owns(memory))
+
+    def outputs(self) -> list[Output]:
+        """What of the graph's memory is held by somebody; sets when values can be dropped."""
+        made = []
+        for number, reference in self.made:
+            memory = reference()
+            if memory is not None and (kept := memory.first_view()) is not None:
+                made.append(Output(number, kept, reference))
+        needed = {output.number for output in made}
+        for step in reversed(self.tape):
+            step.dropped = sorted(step.uses() - needed)
+            needed |= step.uses()
+        return made
 
     def end(self) -> None:
         """Put everything back: nothing of it has been computed."""
@@ -113,7 +156,7 @@ class CUDAGraph:
         self._capture: Capture | None = None
         self._tape: list[Step] | None = None
         self._pool: PoolId | None = None
-        self._owned: list[Tensor] = []
+        self._outputs: list[Output] = []
         self._reads: list[weakref.ref[Memory]] = []
         self._writes: list[weakref.ref[Memory]] = []
         self._index = 0  # of the device
@@ -164,7 +207,8 @@ class CUDAGraph:
         if left := [stream for stream, joined in capture.joined.items() if not joined]:
             raise own.fault(IllegalCapture(f"not joined again: {left}"))
         self._tape, self._index = capture.tape, capture.stream.device.index
-        self._owned = list(capture.owned.values())
+        with plainly():
+            self._outputs = capture.outputs()
         self._reads, self._writes = capture.reads, capture.writes
         self._spoil("its graph has not been replayed yet")
         with own.lock:
@@ -188,24 +232,27 @@ class CUDAGraph:
             memories = [[kept() for kept in part] for part in (self._reads, self._writes)]
             if any(memory is None for part in memories for memory in part):
                 raise own.fault(StaleMemory("a graph reads or writes memory that was freed"))
-            owned = [memory for values in self._owned if (memory := Memory.of(values))]
+            owned = [memory for output in self._outputs if (memory := output.memory())]
             use(stream, *([m for m in part if m] for part in memories))
             use(stream, (), owned)
             self._last, self._stale = (stream, stream.issued), False
+            values: dict[int, Tensor] = {}
             for step in self._tape:
-                step.run()
+                step.run(values)
+            for output in self._outputs:
+                output.kept.copy_(values[output.number])
 
     def reset(self) -> None:
         """Forget the capture."""
         self._tape, self._pool = None, None
-        self._owned, self._reads, self._writes = [], [], []
+        self._outputs, self._reads, self._writes = [], [], []
 
     def _spoil(self, why: str) -> None:
         self._stale = True
         with plainly():
-            for values in self._owned:
-                poison(values)
-                if memory := Memory.of(values):
+            for output in self._outputs:
+                poison(output.kept)
+                if memory := output.memory():
                     memory.stale = why
 
 
@@ -261,14 +308,3 @@ def is_capturing() -> bool:
     """Whether the calling thread's current stream is captured."""
     own = machine()
     return own.current_stream(own.device).capture is not None
-
-
-def _is_tensor(value: object) -> bool:
-    return isinstance(value, Tensor)
-
-
-def _whole(values: Tensor) -> Tensor:
-    """All of a tensor's storage, in one dimension."""
-    storage = values.untyped_storage()
-    count = storage.nbytes() // values.element_size()
-    return torch.empty(0, dtype=values.dtype).set_(storage, 0, (count,), (1,))

@@ -31,7 +31,7 @@ class Memory:
         self.writer: tuple[Stream, int] | None = None
         self.readers: dict[Stream, int] = {}
         self.recorded: set[Stream] = set()  # by record_stream
-        self.graph_owned = False
+        self.owner = 0  # number of the capture that allocated it
         self.stale = ""  # why its content is not to be read
         with machine.lock:
             usage = machine.usage[self.index]
@@ -45,6 +45,13 @@ class Memory:
             usage.reserved = max(usage.reserved, usage.allocated)
             usage.peak = max(usage.peak, usage.allocated)
         setattr(storage, _ATTRIBUTE, weakref.ref(self))
+        self._storage = weakref.ref(storage)
+        self._layout = (inner.dtype, inner.storage_offset(), inner.shape, inner.stride())
+
+    def first_view(self) -> Tensor | None:
+        """The tensor that it was allocated for."""
+        storage, (dtype, *layout) = self._storage(), self._layout
+        return None if storage is None else torch.empty(0, dtype=dtype).set_(storage, *layout)
 
     @staticmethod
     def of(inner: Tensor) -> Memory | None:
@@ -55,7 +62,7 @@ class Memory:
     def __del__(self) -> None:
         with self.machine.lock:
             self.machine.usage[self.index].allocated -= self.bytes
-        if self.graph_owned:
+        if self.owner:
             return
         for stream, number in [*self.readers.items(), *([self.writer] if self.writer else [])]:
             if stream not in self.recorded and not self.home.follows(stream, number):

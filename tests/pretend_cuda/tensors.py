@@ -7,6 +7,7 @@ streams and captures, and counts what makes the host wait.
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from torch.nn import functional
 
 from pretend_cuda import host
 from pretend_cuda.faults import Misplaced
-from pretend_cuda.graphs import Step
+from pretend_cuda.graphs import Capture, Step, Value
 from pretend_cuda.machine import machine
 from pretend_cuda.memory import Memory, poison, use
 from pretend_cuda.plain import leaves, mapped, plainly
@@ -29,6 +30,11 @@ WAITING = {
     "_local_scalar_dense", "item", "equal", "repeat_interleave.Tensor",
 }  # fmt: skip
 INDEXING = {"index", "_unsafe_index", "index_put", "index_put_", "_index_put_impl_"}
+# Not computed in a capture, where nobody sees the values.
+SKETCHED = {
+    "convolution", "conv1d", "conv2d", "conv_transpose1d", "linear", "addmm", "mm", "bmm", "matmul",
+    "baddbmm",
+}  # fmt: skip
 UNINITIALISED = {"empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided"}
 
 
@@ -38,6 +44,7 @@ class CudaTensor(Tensor):
     inner: Tensor
     memory: Memory
     index: int
+    number: int | None  # as a value of the capture that made it
 
     @staticmethod
     def __new__(cls, inner: Tensor, index: int) -> CudaTensor:
@@ -56,7 +63,7 @@ class CudaTensor(Tensor):
                 device_for_backend_keys=torch.device("cuda", 0),
             )
             made.inner = inner.detach()
-        made.index = index
+        made.index, made.number = index, None
         memory = Memory.of(inner)
         if memory is None:
             own = machine()
@@ -266,15 +273,19 @@ def _upload_into(
     with plainly():
         if stream.capture is not None:
 
-            def again() -> Tensor:
+            def again(there: Tensor) -> Tensor:
                 host.start_upload(own, own.current_stream(index), source)
-                return inner.copy_(source)
+                return there.copy_(source)
 
-            stream.capture.keep(inner)
-            own_memory = [target.memory]
-            stream.capture.note(
-                Step(again, (), {}, [inner]), [], own_memory, own_memory if fresh else []
-            )
+            def anew() -> Tensor:
+                return again(torch.empty_like(inner))
+
+            if fresh:
+                _note(stream.capture, anew, (), {}, [target], fresh=[target.memory])
+            else:
+                if not stream.capture.owns(target.memory):
+                    stream.capture.keep(inner)
+                _note(stream.capture, again, (target,), {}, [target], writes=[target.memory])
             return
         use(stream, [], [target.memory])
         inner.copy_(source)
@@ -292,10 +303,10 @@ def _download_into(target: Tensor, source: CudaTensor, non_blocking: bool) -> No
     with plainly():
         if stream.capture is not None:
 
-            def again() -> None:
-                host.start_download(own, own.current_stream(index), target, inner.clone())
+            def again(values: Tensor) -> None:
+                host.start_download(own, own.current_stream(index), target, values.clone())
 
-            stream.capture.note(Step(again, (), {}, []), [source.memory], [], [])
+            _note(stream.capture, again, (source,), {}, [], reads=[source.memory])
             return
         use(stream, [source.memory], [])
         if free:
@@ -332,7 +343,29 @@ def _operate(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if kwargs.get("pin_memory") is not None:
         kwargs = {**kwargs, "pin_memory": None}
     empty = traits.name in UNINITIALISED
-    return launch(func, args, kwargs, index, written, empty=empty)
+    sketch = functools.partial(_sketch, func) if traits.name in SKETCHED else None
+    # A CPU takes many times as long in float16, which GPUs sum up in float32 as well.
+    half = sketch is not None and tensors and tensors[0].dtype == torch.float16
+    call = functools.partial(_in_single, func) if half else func
+    return launch(call, args, kwargs, index, written, empty=empty, sketch=sketch)
+
+
+def _sketch(func: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """A result of the right shape and layout, for an operator that takes long to compute."""
+
+    def outline(part: Any) -> Any:
+        if not isinstance(part, Tensor):
+            return part
+        return torch.empty_strided(part.shape, part.stride(), dtype=part.dtype, device="meta")
+
+    made = func(*mapped(outline, args), **mapped(outline, kwargs))
+    return torch.empty_strided(made.shape, made.stride(), dtype=made.dtype)
+
+
+def _in_single(func: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """An operator of float16 tensors, computed in float32."""
+    made: Tensor = func(*mapped(_single, args), **mapped(_single, kwargs))
+    return made.to(torch.float16)
 
 
 def _uploaded_indices(
@@ -381,7 +414,8 @@ def launch(
     with plainly():
         if capture is not None:
             for target in written:
-                capture.keep(target.inner)
+                if not capture.owns(target.memory):
+                    capture.keep(target.inner)
         compute = call if capture is None or sketch is None else sketch
         made = compute(*plain_args, **plain_kwargs)
         results = [x for x in leaves(made) if isinstance(x, Tensor)]
@@ -394,17 +428,49 @@ def launch(
         )
         made_tensors = [x for x in leaves(wrapped) if isinstance(x, CudaTensor)]
         fresh = [x.memory for x in made_tensors if id(x.memory) not in old]
-        if made_tensors and not fresh and not written:
-            return wrapped  # another view of the same memory: no kernel runs
+        views = bool(made_tensors) and not fresh and not written  # no kernel runs
+        if views and not (capture and any(capture.owns(x.memory) for x in made_tensors)):
+            return wrapped
         writes = list({id(m): m for m in [*(x.memory for x in written), *fresh]}.values())
         targets = {id(x) for x in written}
         reads = list({id(x.memory): x.memory for x in tensors if id(x) not in targets}.values())
         if capture is not None:
-            step = Step(call, plain_args, plain_kwargs, results)
-            capture.note(step, reads, writes, fresh)
+            _note(capture, call, args, kwargs, wrapped, reads, writes, fresh)
         elif not empty:
             use(stream, reads, writes)
     return wrapped
+
+
+def _note(
+    capture: Capture,
+    call: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    made: Any,
+    reads: Sequence[Memory] = (),
+    writes: Sequence[Memory] = (),
+    fresh: Sequence[Memory] = (),
+) -> None:
+    """Put a kernel on a capture's tape, and number what it makes."""
+    tensors = [x for x in leaves(made) if isinstance(x, CudaTensor)]
+    for memory in fresh:
+        memory.owner = capture.number
+    numbers: list[int | None] = []
+    for tensor in tensors:
+        if capture.owns(tensor.memory) and tensor.number is None:
+            tensor.number = next(machine().numbers)
+        numbers.append(tensor.number if capture.owns(tensor.memory) else None)
+    for memory in fresh:
+        first = next(x for x in tensors if x.memory is memory)
+        capture.made.append((first.number or 0, weakref.ref(memory)))
+
+    def reference(part: Any) -> Any:
+        if not isinstance(part, CudaTensor):
+            return part
+        return Value(part.number or 0) if capture.owns(part.memory) else part.inner
+
+    step = Step(call, mapped(reference, args), mapped(reference, kwargs), numbers)
+    capture.note(step, reads, writes)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -422,14 +488,17 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: A
     return made
 
 
-def _attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    if query.dtype != torch.float16:
-        return functional.scaled_dot_product_attention(query, key, value, *args, **kwargs)
-    # A CPU takes several times as long in float16, which GPUs sum up in float32 as well.
-    parts, args = (query.float(), key.float(), value.float()), tuple(mapped(_single, list(args)))
-    kwargs = mapped(_single, kwargs)
-    made = functional.scaled_dot_product_attention(*parts, *args, **kwargs)
-    return made.to(query.dtype)
+def _attention(query: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    call = functional.scaled_dot_product_attention
+    half = query.dtype == torch.float16
+    return _in_rows(
+        _in_single(call, query, *args, **kwargs) if half else call(query, *args, **kwargs)
+    )
+
+
+def _in_rows(made: Tensor) -> Tensor:
+    """In the layout that the sketch has, whatever kernel the CPU chose."""
+    return made.transpose(1, 2).contiguous().transpose(1, 2)
 
 
 def _attention_sketch(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:

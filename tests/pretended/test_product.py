@@ -18,7 +18,7 @@ STAGES = ("BERT_FEATURES", "REFERENCE_SPECTRUM", "REFERENCE_MEL", "MEL", "AUDIO"
 # A GPU's kernels, which a CPU has not, round in other places: what that may change in an answer.
 TOLERANCES = {"float32": 1e-4, "bfloat16": 4e-2, "float16": 5e-3}
 # The last GPU of two: whatever isn't told where to go lands on the first.
-DEVICES = {"float32": "cuda:0", "bfloat16": "cuda:0", "float16": "cuda:0"}
+DEVICES = {"float32": "cuda:0", "bfloat16": "cuda:1", "float16": "cuda:0"}
 
 
 @pytest.fixture(scope="module", params=list(TOLERANCES))
@@ -105,6 +105,7 @@ def test_graphs_are_captured_in_warm_up_and_replayed(run: Run) -> None:
 
 
 def test_only_the_given_gpu_is_used(run: Run, dtype: str) -> None:
+    assert run.wrong_current_device == 0, "gsv.device.prepare is due in every thread"
     used = [index for index, peak in enumerate(run.peaks) if peak]
     assert [f"cuda:{index}" for index in used] == [DEVICES[dtype]]
 

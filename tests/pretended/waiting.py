@@ -18,22 +18,15 @@ LOADING = {
 }
 
 ALLOWED = {
-    Site("engine/transfers.py", "wait"): "three numbers a row come down, a step later",
-    Site("engine/flow.py", "_land"): "a job's last step is over; others are queued behind it",
-    Site("models/sovits.py", "condition"): "lengths go up and come down",
-    Site("models/style.py", "forward"): "a mask goes up, once a reference",
     Site("audio.py", "log_mel"): "filters go up, once a reference",
     Site("audio.py", "resample_sinc"): "filters go up, once a reference",
-    Site("stages/base.py", "to_numpy"): "features of a reference come down, to be kept",
-    Site("stages/reference_encoder.py", "_encode"): "a reference goes up, its tokens come down",
-    Site("stages/reference_encoder.py", "_encode_voice"): "a voice's reference goes up",
-    Site("stages/sovits_v4.py", "_after_past"): "the mel before a chunk goes up",
-    Site("stages/sovits_v4.py", "_conditions"): "lengths come down",
-    Site("stages/sovits_v4.py", "_ids"): "tokens and phonemes go up",
-    Site("stages/sovits_v4.py", "_lengths"): "lengths go up",
-    Site("stages/sovits_v4.py", "_reference"): "the reference comes down to be known again",
-    Site("stages/vocoder.py", "_sentences"): "the mel goes up",
-    Site("stages/vocoder.py", "run_batch"): "the wave comes down, to be sent",
+    Site("stages/reference_encoder.py", "_encode"): "a reference's features come down, once",
+    Site("stages/reference_encoder.py", "_encode_voice"): "a voice's recording goes up, once",
+    Site("engine/transfers.py", "wait"): "numbers come down: copied behind their step, waited for "
+    "when the next is queued",
+    Site("engine/flow.py", "_land"): "a job's last step is over; others are queued behind it",
+    Site("stages/sovits_v4.py", "_prepare"): "conditions are computed, before flow steps read them "
+    "on another thread",
 }
 
 
