@@ -21,7 +21,7 @@ PRODUCT = str(Path(gsv.__file__).parent) + os.sep
 # Frames that are nobody's own decision to wait.
 PASSED_OVER = (
     str(Path(__file__).parent) + os.sep,
-    str(Path(torch.__file__).parent) + os.sep,
+    str(Path(torch.__file__).parent.parent) + os.sep,  # with all other packages
     str(Path(threading.__file__).parent) + os.sep,
 )
 
