@@ -55,6 +55,13 @@ def pack(archive: Path, python: str, wheels: Path | None) -> None:
     show_default=True,
     help="Folder for weights, repository and server; kept. May be that of gpu_check.py --work.",
 )
+@click.option(
+    "--mps",
+    type=click.Choice(["off", "on", "both"]),
+    default="off",
+    show_default=True,
+    help="NVIDIA's Multi-Process Service; both serves twice.",
+)
 @click.option("--out", type=FILE, default=Path("gpu-triton.json"), show_default=True)
 @click.option("--inner", is_flag=True, hidden=True)
 def run(
@@ -64,6 +71,7 @@ def run(
     quick: bool,
     minutes: float,
     work: Path,
+    mps: str,
     out: Path,
     inner: bool,
 ) -> None:
@@ -86,7 +94,8 @@ def run(
     report.content["machine"] = describe(setup)
     section = Section(report, "triton", Deadline(60 * minutes))
     section.attempt("unpacked_s", lambda: _unpacked(archive, site))
-    triton_streams.run(setup, site, section, report)
+    modes = ["off", "on"] if mps == "both" else [mps]
+    triton_streams.run(setup, site, modes, section, report)
     report.content["seconds"] = time.monotonic() - started
     report.save()
     click.echo(_table(report))

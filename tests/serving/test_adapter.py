@@ -105,7 +105,7 @@ def test_a_batch_that_breaks_the_gpu_ends_the_process(
     adapter: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended: list[BaseException] = []
-    monkeypatch.setattr(adapter, "end_if_fatal", ended.append)
+    monkeypatch.setattr(adapter, "_end_if_fatal", ended.append)
     model = adapter.BatchedModel()
     model._stage = OneStage()
     (answer,) = model._run([object()])

@@ -6,7 +6,7 @@ import functools
 import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,13 @@ _ANSWER_SECONDS = 120.0
 _READY_SECONDS = 240.0
 
 
-def run(setup: Setup, site: Path, section: Section, report: Report) -> None:
+def run(setup: Setup, site: Path, modes: Sequence[str], section: Section, report: Report) -> None:
     """Make a repository, serve it, listen over each protocol, stop.
 
     Args:
         setup: the run.
-        site: folder with the unpacked server, and with the packages that are not installed.
+        site: folder with the unpacked server.
+        modes: of MPS, each served in turn: ``off``, ``on``.
         section: of the report.
         report: the whole.
     """
@@ -41,7 +42,10 @@ def run(setup: Setup, site: Path, section: Section, report: Report) -> None:
     if root is None:
         return
     section.attempt("stub", lambda: stub(site))
-    section.attempt("serve", functools.partial(serve, setup, Path(root), section))
+    for mode in modes:
+        name = "serve" if mode == "off" else f"serve_mps_{mode}"
+        serving = functools.partial(serve, setup, Path(root), section, mode)
+        section.attempt(name, serving, needed=setup.pick(30, 0))
 
 
 def _weights(setup: Setup) -> float:
@@ -65,7 +69,7 @@ def stub(site: Path) -> str:
     return ", ".join(missing) or "complete"
 
 
-def serve(setup: Setup, root: Path, section: Section) -> dict[str, Any]:
+def serve(setup: Setup, root: Path, section: Section, mps: str) -> dict[str, Any]:
     """Start, measure, stop; the log's important lines are kept whatever happens."""
     from gsv.serving.launcher import EmbeddedServer, ServerOptions
 
@@ -76,25 +80,29 @@ def serve(setup: Setup, root: Path, section: Section) -> dict[str, Any]:
             log.append(line[:400])
 
     os.environ["GSV_CACHE"] = str(setup.folder / "server-cache")
-    options = ServerOptions(ready_timeout=min(_READY_SECONDS, max(10.0, section.deadline.left)))
+    patience = min(_READY_SECONDS, max(10.0, section.deadline.left))
+    options = ServerOptions(ready_timeout=patience, mps=mps)
     server = EmbeddedServer(root, options, on_line=hear)
+    prefix = "" if mps == "off" else f"mps_{mps}_"
     started = time.perf_counter()
     try:
         server.start()
         ready = time.perf_counter() - started
-        section.put("ready_s", ready)
-        section.put("memory", smi("memory.used,memory.total") if setup.on_gpu else "")
-        measure(setup, section, {"grpc": server.grpc_url, "http": server.http_url})
-        section.put("memory_after", smi("memory.used,memory.total") if setup.on_gpu else "")
+        section.put(f"{prefix}ready_s", ready)
+        section.put(f"{prefix}memory", smi("memory.used,memory.total") if setup.on_gpu else "")
+        measure(setup, section, {"grpc": server.grpc_url, "http": server.http_url}, prefix)
+        section.put(
+            f"{prefix}memory_after", smi("memory.used,memory.total") if setup.on_gpu else ""
+        )
         stopping = time.perf_counter()
         server.stop()
         return {"ready_s": ready, "stop_s": time.perf_counter() - stopping}
     finally:
         server.stop(kill=True)
-        section.put("log", log[-40:])
+        section.put(f"{prefix}log", log[-40:])
 
 
-def measure(setup: Setup, section: Section, addresses: dict[str, str]) -> None:
+def measure(setup: Setup, section: Section, addresses: dict[str, str], prefix: str) -> None:
     """One protocol after the other; gRPC first, since HTTP has samples as text."""
     loads = setup.pick(
         (("grpc", 1, 8, 6), ("grpc", 8, 8, 2), ("grpc", 32, 8, 1), ("grpc", 16, 8, 1),
@@ -102,7 +110,9 @@ def measure(setup: Setup, section: Section, addresses: dict[str, str]) -> None:
         (("grpc", 1, 2, 1), ("http", 1, 2, 1), ("grpc", 2, 2, 1)),
     )  # fmt: skip
     for protocol, count, steps, rounds in loads:
-        name = f"{protocol}_{count}_{steps}"
+        if prefix and protocol == "http":
+            continue  # the same server: one protocol will do
+        name = f"{prefix}{protocol}_{count}_{steps}"
         ask = functools.partial(load, setup, protocol, addresses[protocol], count, steps)
         if count > 1 and setup.on_gpu:
             section.attempt(f"warm_{name}", functools.partial(ask, 1, 1), needed=3)
