@@ -39,7 +39,7 @@ require "text cases" "$golden_text/*"
 require "lexica" "$text_data/*"
 
 level "units and tiny models" "not golden and not golden_text and not full and not server and not gpu and not pretend"
-level "GPU code on a pretended GPU" "pretend"
+level "GPU code on a pretended GPU" "pretend" tests/pretended
 level "acoustic parity (tiny)" "golden and not full and not server and not gpu"
 level "text parity" "golden_text and not server"
 compgen -G "$golden_text/*" >/dev/null || not_run "all text cases" "nothing in $golden_text"

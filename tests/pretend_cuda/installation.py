@@ -140,18 +140,18 @@ class _Functions(TorchFunctionMode):
 def _to(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """``to``, ``cpu``, ``cuda`` and ``type_as``, whenever a pretended device is concerned."""
     source, *rest = args
+    more: dict[str, Any] = {}
     name = func.__name__
     copy = kwargs.pop("copy", False)
     other = kwargs.get("other", rest[0] if rest else None)
     if isinstance(other, Tensor):
         device, dtype, non_blocking = other.device, other.dtype, kwargs.get("non_blocking", False)
-        more = {}
     elif name == "cpu":
-        device, dtype, non_blocking, more = torch.device("cpu"), None, False, {}
+        device, dtype, non_blocking = torch.device("cpu"), None, False
     elif name == "cuda":
         chosen = kwargs.get("device", rest[0] if rest else None)
         device = torch.device("cuda", machine().index_of(chosen))
-        dtype, non_blocking, more = None, kwargs.get("non_blocking", False), {}
+        dtype, non_blocking = None, kwargs.get("non_blocking", False)
     else:
         if rest and isinstance(rest[0], int):
             rest[0] = torch.device("cuda", rest[0])
@@ -172,28 +172,18 @@ def _made_of_data(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
     if device is None or not is_cuda(device):
         return NotImplemented
     index = machine().index_of(kwargs.pop("device"))
-    pinned = isinstance(data, Tensor) and host.is_pinned(data)
     with plainly():
         made = func(*args, **kwargs)
-        if pinned:
-            host.pin(made)
     return upload(made, index, made.dtype, non_blocking=False)
 
 
 def _read(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Values as Python's own numbers."""
+    """Values as Python's own numbers, for which the host waits."""
     (values,) = args
-    if not isinstance(values, CudaTensor):
-        host.check(machine(), values, func.__name__)
-        return NotImplemented
-    return getattr(move(values, "cpu"), func.__name__)(*kwargs)
-
-
-def _waiting_read(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    (values,) = args
-    if not isinstance(values, CudaTensor):
-        return _read(func, args, kwargs)
     own = machine()
+    if not isinstance(values, CudaTensor):
+        host.check(own, values, func.__name__)
+        return NotImplemented
     own.wait(func.__name__)
     stream = own.current_stream(values.index)
     use(stream, [values.memory], [])
@@ -203,6 +193,7 @@ def _waiting_read(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
 
 
 def _numpy(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """An array of the same memory, which the host alone has."""
     values = args[0]
     if isinstance(values, CudaTensor):
         raise TypeError(f"can't convert {values.device} device type tensor to numpy")
@@ -211,6 +202,7 @@ def _numpy(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def _pin_memory(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A copy in pinned memory."""
     values = args[0]
     if isinstance(values, CudaTensor):
         raise RuntimeError(f"cannot pin a tensor of {values.device}: only CPU memory can be pinned")
@@ -232,7 +224,7 @@ def _data_ptr(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 _HANDLERS: dict[str, Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]] = {
     **dict.fromkeys(("to", "cpu", "cuda", "type_as"), _to),
     **dict.fromkeys(("tensor", "as_tensor", "asarray"), _made_of_data),
-    **dict.fromkeys(READING, _waiting_read),
+    **dict.fromkeys(READING, _read),
     **dict.fromkeys(("numpy", "__array__"), _numpy),
     "pin_memory": _pin_memory,
     "is_pinned": _is_pinned,
@@ -324,7 +316,7 @@ def _torch_cuda(own: Machine) -> dict[str, Any]:
         "Event": Event,
         "current_stream": lambda device=None: own.current_stream(own.index_of(device)),
         "default_stream": lambda device=None: own.default_stream(own.index_of(device)),
-        "set_stream": lambda stream: stream and own.choose_stream(stream),
+        "set_stream": own.choose_stream,
         "stream": stream_context,
         "StreamContext": stream_context,
         "CUDAGraph": CUDAGraph,
@@ -379,7 +371,9 @@ def _kept_flags() -> Iterator[None]:
         )
         if hasattr(cuda.matmul, name)
     ]
-    before = [(cuda.matmul, name, getattr(cuda.matmul, name)) for name in matmul]
+    before: list[tuple[Any, str, Any]] = [
+        (cuda.matmul, name, getattr(cuda.matmul, name)) for name in matmul
+    ]
     before += [(cudnn, name, getattr(cudnn, name)) for name in ("allow_tf32", "benchmark")]
     attention_before = [
         (enable, enabled())

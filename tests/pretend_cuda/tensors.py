@@ -186,7 +186,8 @@ def move(
         return source
     if here == there:
         return _operate(aten._to_copy.default, (source,), {"dtype": dtype, **more})
-    if here is None:
+    if not isinstance(source, CudaTensor):
+        assert there is not None
         return upload(source, there, dtype, non_blocking)
     if there is None:
         return download(source, dtype, non_blocking)
@@ -194,7 +195,7 @@ def move(
     with plainly():
         inner = source.inner.to(dtype, copy=True)
     made = CudaTensor(inner, there)
-    machine().current_stream(here).finish()
+    machine().current_stream(source.index).finish()
     use(machine().current_stream(there), [], [made.memory])
     return made
 

@@ -1,9 +1,9 @@
 """Where the host may wait for a GPU while somebody listens: a complete list.
 
 A wait costs the time of everything that the GPU has been told before, and nothing new is queued
-meanwhile. So each needs a reason, and a new one fails ``test_product_on_a_gpu.py``. A wait for an event that
-is expected to be over costs nothing, but it stands here as well. Entries are functions, so that
-edits within them change nothing.
+meanwhile. So each needs a reason, and a new one fails ``test_product_on_a_gpu.py``. A wait for an
+event that is expected to be over costs nothing, but it stands here as well. Entries are functions,
+so that edits within them change nothing.
 """
 
 from __future__ import annotations
