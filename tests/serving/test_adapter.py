@@ -179,9 +179,9 @@ def test_a_model_is_put_on_its_device(
     monkeypatch.setattr(adapter, "verify_manifest", lambda folder: None)
     monkeypatch.setattr(adapter, "RequestMetrics", lambda name: None)
     monkeypatch.setattr(adapter, "keep_freed_memory", lambda: None)
-    monkeypatch.setattr(adapter, "prepare", called.append)
-    monkeypatch.setattr(adapter, "end_on_fatal", lambda: called.append("ends on fatal errors"))
-    monkeypatch.setattr(adapter.torch, "set_num_threads", called.append)
+    monkeypatch.setattr("gsv.device.prepare", called.append)
+    monkeypatch.setattr("gsv.device.end_on_fatal", lambda: called.append("ends on fatal errors"))
+    monkeypatch.setattr("torch.set_num_threads", called.append)
     config = {"input": [], "output": [], "parameters": {"threads": {"string_value": chosen}}}
     model = type("Model", (adapter.BatchedModel,), {"stage": QuietStage})()
     model.initialize(

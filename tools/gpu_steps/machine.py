@@ -6,7 +6,6 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 import time
 from importlib import metadata
 from typing import Any
@@ -43,13 +42,12 @@ def describe(setup: Setup) -> dict[str, Any]:
     """What the figures were taken on."""
     found: dict[str, Any] = {
         "python": platform.python_version(),
-        "executable": sys.executable,
         "kernel": platform.release(),
         "cpu": _cpu_name(),
         "cpus": len(os.sched_getaffinity(0)),
         "torch": torch.__version__,
         "torch_threads": torch.get_num_threads(),
-        "libpython": str(libpython()),
+        "libpython": getattr(libpython(), "name", None),
         "device": setup.device,
         "device_name": "cpu",
     }

@@ -35,17 +35,23 @@ def run(setup: Setup, site: Path, modes: Sequence[str], section: Section, report
     """
     if not networks.has_weights(setup, setup.size):
         section.attempt("weights_s", functools.partial(_weights, setup))
-    section.attempt("libpython", lambda: str(server_archive.libpython()))
+    section.attempt("libpython", lambda: getattr(server_archive.libpython(), "name", "missing"))
     tokens = setup.pick(SENTENCE_TOKENS, 30)
     folder = setup.folder / f"triton-{setup.size}"
-    root = section.attempt("repository", lambda: str(repository.make(setup, folder, tokens)))
-    if root is None:
+    root = folder / "model_repository"
+    section.attempt("models", lambda: models_of(repository.make(setup, folder, tokens)))
+    if "models" not in section.results:
         return
     section.attempt("stub", lambda: stub(site))
     for mode in modes:
         name = "serve" if mode == "off" else f"serve_mps_{mode}"
-        serving = functools.partial(serve, setup, Path(root), section, mode)
+        serving = functools.partial(serve, setup, root, section, mode)
         section.attempt(name, serving, needed=setup.pick(30, 0))
+
+
+def models_of(root: Path) -> list[str]:
+    """Names of a repository's models."""
+    return sorted(config.parent.name for config in root.glob("*/config.pbtxt"))
 
 
 def _weights(setup: Setup) -> float:
