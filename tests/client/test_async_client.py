@@ -71,11 +71,11 @@ def test_times_come_where_they_are_offered() -> None:
         chunks = [chunk async for chunk in client.stream("One. Two three.", times=True)]
         assert [w.word for c in chunks for w in c.times] == ["One", "Two", "three"]
         assert [w.start for c in chunks for w in c.times] == [0.0, 0.4, 0.8]
-        with pytest.raises(ServerError, match="TIMES"):  # this answer was not asked for them
-            transport.infer = lambda request: FakeTransport.infer(  # type: ignore[method-assign]
-                transport, Request("gpt_sovits_v4", request.inputs, ("AUDIO", "SAMPLE_RATE"))
-            )
-            await client.say_with_times("Hi.")
+        transport.infer = lambda request: FakeTransport.infer(  # type: ignore[method-assign]
+            transport, Request("gpt_sovits_v4", request.inputs, ("AUDIO", "SAMPLE_RATE"))
+        )
+        with pytest.raises(ServerError, match="TIMES"):
+            await client.say_with_times("Hi.")  # the answer lacks them
 
     run(work, AsyncClient(transport=FakeAsyncTransport(transport)))
 
