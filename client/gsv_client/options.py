@@ -104,6 +104,28 @@ TENSORS: dict[str, Tensor] = {
     "sample_rate": Tensor("SAMPLE_RATE", "INT32"),
 }
 
+
+@dataclasses.dataclass(frozen=True)
+class Limit:
+    """What the server allows for a number, and its default; `above`: but not `low` itself."""
+
+    low: float
+    high: float
+    default: float
+    above: bool = False
+
+
+# For forms and documents; the server is the judge.
+LIMITS: dict[str, Limit] = {
+    "top_k": Limit(1, 1_025, 15),
+    "top_p": Limit(0, 1, 1, above=True),
+    "temperature": Limit(0, 2, 1, above=True),
+    "repetition_penalty": Limit(1, 2, 1.35),
+    "speed": Limit(0.6, 1.65, 1),
+    "sample_steps": Limit(1, 100, 32),
+    "pause_seconds": Limit(0, 5, 0.3),
+}
+
 OUTPUTS: dict[str, Tensor] = {
     "audio": Tensor("AUDIO", "FP32", length=-1),
     "rate": Tensor("SAMPLE_RATE", "INT32"),
