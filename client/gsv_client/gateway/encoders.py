@@ -10,7 +10,7 @@ import dataclasses
 import io
 import struct
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import av
 import numpy as np
@@ -166,10 +166,11 @@ class _Codec:
         self._whole = io.BytesIO() if whole else None
         self._sink = _Sink()
         flags = {"fflags": "+flush_packets", **(options or {})}
-        self._container: Any = av.open(
-            self._whole or self._sink, "w", format=container, container_options=flags
+        # Any: to the type checker a stream of unknown codec might be one of pictures.
+        self._container = cast(
+            Any, av.open(self._whole or self._sink, "w", format=container, container_options=flags)
         )
-        self._stream: Any = self._container.add_stream(codec, rate=rate, layout="mono")
+        self._stream = self._container.add_stream(codec, rate=rate, layout="mono")
         if bit_rate is not None:
             self._stream.bit_rate = bit_rate
 
