@@ -184,13 +184,14 @@ class _Codec:
         return self._sink.take()
 
     def finish(self) -> bytes:
+        begun = b""
         if self._position == 0:
             # A container without a single packet is no file; an eighth of a second of silence is.
-            self.encode(np.zeros(self._rate // 8, np.float32))
+            begun = self.encode(np.zeros(self._rate // 8, np.float32))
         self._container.mux(self._stream.encode(None))
         # Before the last read: the end of an Ogg stream leaves when it is closed.
         self._container.close()
-        return self._whole.getvalue() if self._whole else self._sink.take()
+        return self._whole.getvalue() if self._whole else begun + self._sink.take()
 
 
 class _Sink:
