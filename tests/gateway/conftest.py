@@ -18,16 +18,24 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "*")
 
 
-@pytest.fixture
-def triton() -> FakeTransport:
-    return FakeTransport()
+@pytest.fixture(scope="session")
+def shared() -> Iterator[tuple[Gateway, FakeTransport]]:
+    """One for all tests that change nothing of it."""
+    triton = FakeTransport()
+    with running(AsyncClient(transport=FakeAsyncTransport(triton))) as gateway:
+        yield gateway, triton
 
 
 @pytest.fixture
-def gateway(triton: FakeTransport) -> Iterator[Gateway]:
-    client = AsyncClient(transport=FakeAsyncTransport(triton))
-    with running(client) as gateway:
-        yield gateway
+def triton(shared: tuple[Gateway, FakeTransport]) -> FakeTransport:
+    """What the gateway speaks to; `requests` holds those of this test."""
+    shared[1].requests.clear()
+    return shared[1]
+
+
+@pytest.fixture
+def gateway(shared: tuple[Gateway, FakeTransport]) -> Gateway:
+    return shared[0]
 
 
 @pytest.fixture

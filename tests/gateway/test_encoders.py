@@ -80,9 +80,10 @@ def test_a_stream_decodes_to_what_went_in(name: str, rate: int) -> None:
         assert 0 <= extra + 64 <= FRAMES[name] + 64, extra
     else:
         assert (len(heard), heard_rate) == (len(wave), rate)
-    heard = aligned(wave, heard)
     if name in LOSSLESS:
-        assert np.abs(heard - wave[: len(heard)]).max() <= 1 / 32_768
+        assert np.abs(heard - wave).max() <= 1 / 32_768
+    elif name != "mulaw":
+        heard = aligned(wave, heard)
     # No seam is heard: the level of every 20 ms is that of the source.
     size = rate // 50
     count = min(len(heard), len(wave)) // size
@@ -118,9 +119,8 @@ def test_a_whole_answer_has_exact_headers(name: str) -> None:
 
 def test_a_streams_wav_says_until_the_end() -> None:
     data = b"".join(streamed("wav", speech(1, 8_000), 8_000))
-    assert (
-        struct.unpack_from("<I", data, 4)[0] == struct.unpack_from("<I", data, 40)[0] == 2**32 - 1
-    )
+    sizes = [struct.unpack_from("<I", data, place)[0] for place in (4, 40)]
+    assert sizes == [2**32 - 1, 2**32 - 1]
     assert len(data) == 44 + 2 * 8_000  # and no byte after it: players make a click of those
 
 

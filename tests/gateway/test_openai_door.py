@@ -201,7 +201,7 @@ def test_numbers_and_letters_that_json_should_not_hold(http: httpx.Client) -> No
 @pytest.mark.parametrize(
     ("error", "status", "retry"),
     [
-        (ServerUnavailable("grpc://10.0.0.7:8001: 64 requests are waiting; try again later"), 503, "2"),
+        (ServerUnavailable("grpc://10.0.0.7:8001: 64 are waiting; try again later"), 503, "2"),
         (ServerUnavailable("no server answers at grpc://10.0.0.7:8001 (refused)"), 503, "2"),
         (Timeout("grpc://10.0.0.7:8001: no answer within 5 s"), 504, None),
         (ServerError("grpc://10.0.0.7:8001: At: /opt/model.py(19): execute"), 502, None),

@@ -77,12 +77,13 @@ def test_a_playlist_opens_nothing(tmp_path: Path) -> None:
     """The decoder is never told to look what else it might be, so no file is followed."""
     target = tmp_path / "secret.wav"
     target.write_bytes(by_libsndfile("WAV"))
+    playlists = [f"#EXTM3U\n{target}".encode(), f"ffconcat version 1.0\nfile {target}".encode()]
     script = f"""
 import sys
 from gsv_client.gateway.recordings import decode
 opened = []
 sys.addaudithook(lambda e, a: opened.append(str(a[0])) if e == "open" else None)
-for data in ({f"#EXTM3U{chr(10)}{target}".encode()!r}, {f"ffconcat version 1.0{chr(10)}file {target}".encode()!r}):
+for data in {playlists!r}:
     try:
         decode(data)
     except Exception as error:
@@ -103,7 +104,7 @@ def test_too_long_and_strange_rates(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_small_file_can_not_fill_the_memory() -> None:
-    """Ten hours of silence are a few kilobytes of FLAC each minute; no more than the limit is made."""
+    """Silence is a few kilobytes of FLAC a minute; no more than the limit is unpacked."""
     file = io.BytesIO()
     with soundfile.SoundFile(file, "w", 8_000, 1, format="FLAC") as sound:
         for _ in range(20):
