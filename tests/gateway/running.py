@@ -25,8 +25,9 @@ class Gateway:
     port: int
     metrics: Metrics
     server: Server
+    loop: asyncio.AbstractEventLoop | None = None
 
-    def threads_and_tasks(self) -> int:
+    def tasks(self) -> int:
         """asyncio tasks that are alive in it."""
 
         async def count() -> int:
@@ -34,8 +35,6 @@ class Gateway:
 
         assert self.loop is not None
         return asyncio.run_coroutine_threadsafe(count(), self.loop).result(10)
-
-    loop: asyncio.AbstractEventLoop | None = None
 
 
 @contextlib.contextmanager

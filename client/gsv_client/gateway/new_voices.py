@@ -16,6 +16,7 @@ from gsv_client.cli.plugins import points
 from gsv_client.errors import InvalidRequest, ServerError
 from gsv_client.gateway.recordings import cut, decode, from_base64
 from gsv_client.options import LANGUAGES
+from gsv_client.quality import inspect
 
 ADDING_SECONDS = 120.0  # the command imports torch, to read checkpoints
 AT_ONCE = asyncio.Semaphore(1)
@@ -65,6 +66,16 @@ async def add_voice(folder: Path, fields: NewVoiceFields) -> dict[str, Any]:
     audio = await asyncio.to_thread(decode, from_base64(fields.reference, "reference"), "reference")
     if fields.reference_window:
         audio = cut(audio, *fields.reference_window)
+    # The command checks both again; here they cost no new process.
+    report = inspect(audio.samples, audio.rate)
+    if not report.usable:
+        found = "; ".join(f"{r.message}: {r.advice}" for r in report.remarks if r.level == "error")
+        raise InvalidRequest(f"reference: {found}")
+    if (folder / fields.name).exists():
+        raise InvalidRequest(
+            f"name: there is a voice {fields.name!r} already; allowed: a new name, or ask the "
+            "operator to remove that one"
+        )
     with tempfile.TemporaryDirectory(prefix="gsv-gateway-") as scratch:
         file = Path(scratch) / "reference.wav"
         await asyncio.to_thread(audio.save, file)

@@ -112,11 +112,9 @@ class _Talk:
         listening = asyncio.ensure_future(self._listen(pieces))
         speaking = asyncio.ensure_future(self._speak(stream, open_encoder(form, rate)))
         try:
-            await asyncio.wait((listening, speaking), return_when=asyncio.FIRST_EXCEPTION)
-            for task in (listening, speaking):
-                if task.done() and task.exception():
-                    await task
-            await speaking
+            await asyncio.wait((listening, speaking), return_when=asyncio.FIRST_COMPLETED)
+            # Listening ends with an error only: of the caller's, or that they have left.
+            await (listening if listening.done() and not speaking.done() else speaking)
         finally:
             for task in (listening, speaking):
                 task.cancel()
