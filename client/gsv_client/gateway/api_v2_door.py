@@ -95,12 +95,13 @@ def api_v2_router(settings: Settings, speaker: Speaker, names: VoiceNames) -> AP
     ) -> Response:
         fields = validated(TtsFields, values, place)
         refused = check(fields, upload is not None)
+        record = record_of(request.scope)
         if refused:
+            record.problem = refused
             return json_response({"message": refused}, 400)
         check_text(fields.text, settings, "text")
         options = await _options(fields, upload, names)
         form = FORMATS[_FORMATS[fields.media_type]]
-        record = record_of(request.scope)
         order = Order(fields.text, options, form, record.request_id)
         media_type = f"audio/{fields.media_type}"
         if int(fields.streaming_mode) in _STREAMS:

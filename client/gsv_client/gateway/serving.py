@@ -63,15 +63,12 @@ def serve(
     if settings.voices is not None:
         check_can_add()
     client, metrics = AsyncClient(url, timeout=timeout, headers=headers), Metrics()
-    listening = _listen(host, port)
-    address = _address(listening)
+    app = create_app(client, settings, metrics)
     log_to_stderr(quiet)
-    server = Server(
-        configuration(create_app(client, settings, metrics), settings, metrics),
-        lambda: (on_ready or _tell)(address),
-    )
-    with listening:
-        server.run(sockets=[listening])
+    with _listen(host, port) as listening:
+        address = _address(listening)
+        config = configuration(app, settings, metrics)
+        Server(config, lambda: (on_ready or _tell)(address)).run(sockets=[listening])
 
 
 def configuration(app: object, settings: Settings, metrics: Metrics) -> uvicorn.Config:
