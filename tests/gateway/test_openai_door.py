@@ -128,12 +128,16 @@ def test_voices(http: httpx.Client, triton: FakeTransport) -> None:
 
 def test_aliases() -> None:
     triton = FakeTransport()
-    settings = Settings(local=True, aliases={"alloy": "demo/happy", "nova": "demo"})
+    aliases = {"alloy": "demo/happy", "nova": "demo"}
+    settings = Settings(local=True, aliases=aliases, default_voice="demo/happy")
     with (
         running(AsyncClient(transport=FakeAsyncTransport(triton)), settings) as gateway,
         httpx.Client(base_url=gateway.url) as http,
     ):
-        for name, voice in (("alloy", b"demo/happy"), ("nova", b"demo")):
+        for name, voice in (
+            ("alloy", b"demo/happy"), ("nova", b"demo"), (None, b"demo/happy"),
+            ("onyx", b"demo/happy"), ("demo", b"demo"),
+        ):  # fmt: skip
             assert http.post("/v1/audio/speech", json={"input": "x", "voice": name}).is_success
             assert triton.requests[-1].inputs["VOICE"].item() == voice
 

@@ -52,6 +52,10 @@ _who = with_options(
 )  # fmt: skip
 _what = with_options(
     click.option(
+        "--default-voice", metavar="VOICE",
+        help="Of requests that name none.  [default: the server's]",
+    ),
+    click.option(
         "--alias", "aliases", multiple=True, callback=_pairs, metavar="NAME=VOICE",
         help="Speak with VOICE when a client asks for NAME, such as alloy=alice. Repeatable.",
     ),
@@ -93,6 +97,7 @@ def gateway(
     new_key: str | None,
     is_open: bool,
     cors: tuple[str, ...],
+    default_voice: str | None,
     aliases: dict[str, str],
     voices: Path | None,
     text_limit: int,
@@ -133,8 +138,8 @@ def gateway(
             "NAME), or --open to let everybody in."
         )
     settings = Settings(
-        keys=keys, local=local, cors=cors, aliases=aliases, voices=voices, most_text=text_limit,
-        most_body=body_limit * MIB, concurrency=concurrency, per_key=per_key,
+        keys=keys, local=local, cors=cors, default_voice=default_voice, aliases=aliases,
+        voices=voices, most_text=text_limit, most_body=body_limit * MIB, concurrency=concurrency, per_key=per_key,
     )  # fmt: skip
     try:
         serve(url, host, port, settings, timeout=timeout, headers=headers, quiet=quiet)

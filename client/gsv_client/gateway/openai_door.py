@@ -58,17 +58,18 @@ class VoiceNames:
 
     def __init__(self, settings: Settings, speaker: Speaker) -> None:
         self._aliases = settings.aliases
+        self._default = settings.default_voice
         self._speaker = speaker
 
     async def resolve(self, name: str | None) -> str | None:
         """The server's name of a voice; None for its default."""
         if not name or name == "default":
-            return None
+            return self._default
         if name in self._aliases:
             return self._aliases[name]
         if name in OPENAI_VOICES:
             known = {voice.name for voice in await self._speaker.voices()}
-            return name if name in known else None
+            return name if name in known else self._default
         return name
 
 

@@ -18,6 +18,7 @@ class Settings:
         keys: file of hashed API keys (`keys.py`); None lets everybody in.
         local: it listens on a loopback address only.
         cors: origins whose pages may call; `*` for all.
+        default_voice: of requests that name none; None leaves that to the server.
         aliases: names that clients use → voices of the server.
         voices: voice folder that the page may add to; None switches that off.
         most_text: characters of one request.
@@ -33,6 +34,7 @@ class Settings:
     keys: Path | None = None
     local: bool = False
     cors: tuple[str, ...] = ()
+    default_voice: str | None = None
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
     voices: Path | None = None
     most_text: int = 10_000
