@@ -1,4 +1,4 @@
-"""The gateway before a real Triton: formats against the native stream, latency, leaving, the page."""
+"""The gateway before a real Triton: formats, latency, callers who leave, the page."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ import pytest
 from gateway.browser import chromium, need_chromium
 from gateway.running import Gateway, running
 from gateway.test_api_v2_door import UpstreamClient
+from server.test_soak import Holdings, metrics, wait_until_idle
 
 from gsv.serving.launcher import EmbeddedServer
 from gsv_client import AsyncClient, Audio, Client
 from gsv_client.gateway.settings import Settings
-from server.test_soak import Holdings, metrics, wait_until_idle
 
 pytestmark = pytest.mark.server
 

@@ -139,7 +139,8 @@ def gateway(
         )
     settings = Settings(
         keys=keys, local=local, cors=cors, default_voice=default_voice, aliases=aliases,
-        voices=voices, most_text=text_limit, most_body=body_limit * MIB, concurrency=concurrency, per_key=per_key,
+        voices=voices, most_text=text_limit, most_body=body_limit * MIB,
+        concurrency=concurrency, per_key=per_key,
     )  # fmt: skip
     try:
         serve(url, host, port, settings, timeout=timeout, headers=headers, quiet=quiet)
