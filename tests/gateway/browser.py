@@ -28,25 +28,19 @@ def need_chromium() -> None:
 
 
 @contextlib.contextmanager
-def chromium(width: int = 1200, height: int = 1300, *, dark: bool = False) -> Iterator[Browser]:
+def chromium() -> Iterator[Browser]:
     """A fresh browser; its microphone is a beep, its loudspeaker goes nowhere."""
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or ""
     for argument in (
         "headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu", "lang=en",
         "use-fake-device-for-media-stream", "use-fake-ui-for-media-stream",
-        "disable-background-networking", f"window-size={width},{height}",
+        "disable-background-networking", "window-size=1200,1300",
     ):  # fmt: skip
         options.add_argument(f"--{argument}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
     try:
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        theme = {"features": [scheme]}
-        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", theme)
-        if width < 600:  # as a phone has it; a window can't be that narrow
-            metrics = {"width": width, "height": height, "deviceScaleFactor": 2, "mobile": True}
-            driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         yield Browser(driver)
     finally:
         driver.quit()
@@ -61,6 +55,13 @@ class Browser:
     def open(self, url: str) -> None:
         self.driver.get(url)
         self.wait(lambda: self("body", By.TAG_NAME).get_attribute("data-ready") == "yes")
+
+    def look(self, width: int, height: int, *, dark: bool) -> None:
+        """As on a screen of that size and theme; a narrow one is a phone's."""
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
     def __call__(self, name: str, by: str = By.ID) -> Any:
         return self.driver.find_element(by, name)

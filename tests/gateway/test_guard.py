@@ -202,7 +202,10 @@ def test_headers_that_come_a_byte_at_a_time() -> None:
 def test_headers_of_the_next_request_too() -> None:
     whole = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     with gateway_with(head_seconds=0.5) as (gateway, _), connect(gateway, whole) as slow:
-        assert b"200 OK" in slow.recv(4_096)
+        answer = b""
+        while not answer.endswith(b"}"):
+            answer += slow.recv(4_096)
+        assert b"200 OK" in answer
         slow.sendall(b"GET /hea")
         begin = time.monotonic()
         with contextlib.suppress(ConnectionResetError):
@@ -392,7 +395,7 @@ def test_many_at_once_and_a_third_of_them_leave() -> None:
                 return len(answer.read())
 
         with concurrent.futures.ThreadPoolExecutor(16) as pool:
-            sizes = list(pool.map(call, range(120)))
+            sizes = list(pool.map(call, range(60)))
         whole = {size for number, size in enumerate(sizes) if number % 3}
         assert whole == {44 + 2 * 4_800 * len(LONG)}
         wait_for(lambda: gateway.metrics.in_flight == 0)

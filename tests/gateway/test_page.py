@@ -271,28 +271,27 @@ def test_a_key_is_asked_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("width", [1200, 390], ids=["desktop", "phone"])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_accessible_and_nothing_sticks_out(
-    page: tuple[Browser, Gateway, Path], width: int, dark: bool
-) -> None:
+def test_accessible_and_nothing_sticks_out(browser: Browser, width: int, dark: bool) -> None:
     """axe finds nothing, with all parts open; no part is wider than the screen.
 
     GSV_SCREENSHOTS names a folder for pictures.
     """
     import axe_core_python
 
-    with chromium(width, 1500, dark=dark) as browser:
-        browser.open(page[1].url)
+    name = f"{width}-{'dark' if dark else 'light'}"
+    browser.look(width, 1500, dark=dark)
+    try:
         browser.type("text", TEXT)
         browser.press("speak")
         browser.wait(lambda: browser.figures()["state"] == "playing")
-        picture(browser, f"{width}-{'dark' if dark else 'light'}")
+        picture(browser, name)
         browser.choose("input[value=recording]")
         browser.driver.execute_script(
             "for (const d of document.querySelectorAll('details')) d.open = true"
         )
         browser("file").send_keys(str(SAMPLE))
         browser.wait(lambda: browser.text("verdict") not in ("", "Listening to the recording…"))
-        picture(browser, f"{width}-{'dark' if dark else 'light'}-open")
+        picture(browser, f"{name}-open")
         wide = browser.driver.execute_script("return document.documentElement.scrollWidth")
         assert wide <= width
         script = (files(axe_core_python) / "axe.min.js").read_text(encoding="utf-8")
@@ -301,6 +300,9 @@ def test_accessible_and_nothing_sticks_out(
             "axe.run().then(arguments[arguments.length - 1])"
         )
         assert [violation(one) for one in found["violations"]] == []
+        assert len(found["passes"]) > 20
+    finally:
+        browser.look(1200, 1300, dark=False)
 
 
 def violation(found: dict[str, Any]) -> str:
