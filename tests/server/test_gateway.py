@@ -204,6 +204,27 @@ def test_many_clients_of_whom_a_third_leave(gateway: Gateway, server: EmbeddedSe
     print(dict(tally), before, after)  # noqa: T201
 
 
+def test_leaving_a_whole_answer_cancels_it_in_triton(
+    gateway: Gateway, server: EmbeddedServer
+) -> None:
+    def cancelled() -> float:
+        name = 'gsv_requests_total{model="gpt_sovits_v4",outcome="cancelled"}'
+        return metrics(server).get(name, 0)
+
+    before = cancelled()
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(
+            f"{gateway.url}/v1/audio/speech",
+            json={"input": TEXT * 20, "stream": False},
+            timeout=0.5,
+        )
+    deadline = time.monotonic() + 10
+    while cancelled() == before and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert cancelled() == before + 1
+    wait_until_idle(server)
+
+
 def test_the_page_speaks(gateway: Gateway, server: EmbeddedServer) -> None:
     """From the press to the first audio it takes at most 1.5 times what the native stream takes,
     and 0.05 s for the browser's sound to start."""
