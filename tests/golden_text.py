@@ -40,7 +40,7 @@ def text_data_dir() -> Path | None:
     if given := os.environ.get("GSV_TEXT_DATA"):
         folder = Path(given)
         if not folder.is_dir():
-            raise FileNotFoundError(f"GSV_TEXT_DATA: {folder} is no folder")
+            raise FileNotFoundError(f"GSV_TEXT_DATA: {folder} is not a folder")
         return folder
     shared = SHARED / "text_data"
     return shared if shared.is_dir() else None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from gsv.offline import PIPELINE_STEPS, STAGES
+from gsv.stages.calls import CANCELLABLE, placeholders
 
 ROOT = Path(__file__).parent.parent
 REPOSITORY = ROOT / "model_repository"
@@ -114,3 +117,53 @@ def test_the_pipeline_takes_what_the_public_model_hands_on() -> None:
     optional = {name for name, tensor in pipeline.items() if tensor.optional}
     # Only what a voice replaces may be absent: Triton batches no requests with different sets.
     assert optional == {"REFERENCE_AUDIO", "REFERENCE_SAMPLE_RATE"}
+
+
+def test_tensors_stay_in_main_memory() -> None:
+    """In a GPU's memory each model that they pass would need a CUDA context of its own."""
+    for name, config in PYTHON_MODELS.items():
+        assert "FORCE_CPU_ONLY_INPUT_TENSORS" not in config.parameters, name
+
+
+def test_models_without_a_network_never_see_a_gpu() -> None:
+    kinds = {name: config.instance_group[0].kind for name, config in PYTHON_MODELS.items()}
+    on_cpu = model_config_pb2.ModelInstanceGroup.KIND_CPU
+    assert {name for name, kind in kinds.items() if kind == on_cpu} == {
+        "gpt_sovits_v4",
+        "gpt_sovits_v4_stream",
+        "semantic_gpt",
+        "voices",
+    }
+
+
+@pytest.mark.parametrize("name", CANCELLABLE)
+def test_a_cancelling_request_is_one_that_triton_takes(name: str) -> None:
+    """Every required input with its type and shape, and every output, by name."""
+    config = CONFIGS[name]
+    sent = placeholders(name)
+    required = {tensor.name: tensor for tensor in config.input if not tensor.optional}
+    assert set(sent) == set(required)
+    for tensor, array in sent.items():
+        declared = required[tensor]
+        kind = model_config_pb2.DataType.Name(declared.data_type)
+        assert {"TYPE_FP32": "float32", "TYPE_INT32": "int32"}[kind] == array.dtype.name
+        assert len(declared.dims) == array.ndim
+        assert all(dim in (-1, size) for dim, size in zip(declared.dims, array.shape, strict=True))
+    assert list(CANCELLABLE[name].outputs) == [output.name for output in config.output]
+
+
+WITHOUT_A_NETWORK = ("gpt_sovits_v4", "gpt_sovits_v4_stream", "voices")
+
+
+@pytest.mark.parametrize("name", WITHOUT_A_NETWORK)
+def test_models_without_a_network_do_without_torch(name: str) -> None:
+    """Each is a process of its own; torch and what comes with it take 150 MB there."""
+    module = f"gsv.stages.{stage_of(name).__module__.rpartition('.')[2]}"
+    triton = "types.ModuleType('triton_python_backend_utils')"
+    script = (
+        f"import sys, types; sys.modules['triton_python_backend_utils'] = {triton}\n"
+        f"import {module}, gsv.serving.adapter\n"
+        "print([m for m in ('torch', 'transformers', 'scipy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr

@@ -14,7 +14,7 @@ BACKEND = ROOT / "backend" / "gsv"
 # A part may import those on a lower floor, itself, and what stands beside it only where allowed.
 FLOORS = [
     {"constants", "config", "errors"},
-    {"audio", "options", "precision", "repository"},
+    {"audio", "device", "options", "precision", "repository"},
     {"models", "text"},
     {"voices"},  # a voice may have a lexicon, which the text frontend reads
     {"engine", "checkpoints"},
@@ -68,6 +68,14 @@ def test_triton_and_torch_stay_where_they_belong(path: Path) -> None:
         assert "torch" not in modules
 
 
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(BACKEND)))
+def test_the_server_reads_only_the_clients_limits(path: Path) -> None:
+    """And what judges recordings, which the gateway does too; it needs no more than numpy."""
+    if part_of(path) not in ("commands", "bench"):
+        ours = {module for module in imports(path) if module.startswith("gsv_client")}
+        assert ours <= {"gsv_client.limits", "gsv_client.quality"}
+
+
 def test_the_client_is_light() -> None:
     sources = list((ROOT / "client").rglob("*.py"))
     assert sources
@@ -81,3 +89,44 @@ def test_model_files_are_thin() -> None:
     assert sources
     for path in sources:
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 25, path
+
+
+def graph(package: Path) -> dict[str, set[str]]:
+    """Which modules of a package import which others, at any depth of nesting."""
+    paths = {
+        ".".join(path.relative_to(package.parent).with_suffix("").parts).removesuffix(
+            ".__init__"
+        ): path
+        for path in package.rglob("*.py")
+    }
+    edges: dict[str, set[str]] = {}
+    for module, path in paths.items():
+        found: set[str] = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                inner = {f"{node.module}.{alias.name}" for alias in node.names}
+                # A module of a package is imported itself, anything else from the package.
+                found |= inner & set(paths)
+                found |= {node.module} if inner - set(paths) else set()
+        edges[module] = found & set(paths) - {module}
+    return edges
+
+
+def circle(edges: dict[str, set[str]]) -> list[str]:
+    """The modules that are left when those that import nothing left over are taken away."""
+    left = dict(edges)
+    while free := [module for module, imported in left.items() if not imported & set(left)]:
+        for module in free:
+            del left[module]
+    return sorted(left)
+
+
+@pytest.mark.parametrize("package", ["backend/gsv", "client/gsv_client"])
+def test_no_modules_import_each_other(package: str) -> None:
+    assert circle(graph(ROOT / package)) == []
+
+
+def test_a_circle_is_found() -> None:
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == ["a", "b", "c"]

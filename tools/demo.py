@@ -1,11 +1,11 @@
-"""The demo behind `make demo`: serve a small voice, speak, listen to the figures, stop.
+"""The demo behind `make demo`: serve a small voice, speak, print figures, stop.
 
     .venv/bin/python tools/demo.py [--size voice|tiny|full]
 
 Prepares a model repository in build/ (once), starts the embedded server on free ports, speaks,
 writes out/*.wav and prints duration, real-time factor and time per stage. ``voice`` speaks English
 sentences that it never learned; the random weights of ``tiny`` and ``full`` make noise of an
-English and a Chinese text. Exit code 0 only if all of it worked.
+English and a Chinese text. Exit code 0 only if every step worked.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def save(spoken: Spoken, path: Path) -> None:
     if not SHORTEST_SECONDS <= audio.duration <= LONGEST_SECONDS:
         problems.append(f"it lasts {audio.duration:.2f} s")
     if not np.isfinite(audio.samples).all():
-        problems.append("it holds values that are no numbers")
+        problems.append("it holds values that are not numbers")
     if float(np.sqrt(np.mean(np.square(audio.samples)))) < SILENT_RMS:
         problems.append("it is silent")
     if float(np.mean(np.abs(audio.samples) >= 1.0)) > CLIPPED_SHARE:

@@ -36,7 +36,7 @@ def served(repository: Path) -> Iterator[EmbeddedServer]:
     """A running server with that repository; it is stopped when the block ends, however it ends."""
     say("starting the embedded Triton server")
     started = time.monotonic()
-    # SIGTERM would end Python at once; as an exception it takes the server along in good order.
+    # SIGTERM would end Python at once; as an exception it lets the server stop properly.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with EmbeddedServer(repository, ServerOptions(), on_ready_model=_tell_ready) as server:
         say(f"ready after {time.monotonic() - started:.1f} s on {server.http_url}")

@@ -24,7 +24,7 @@ EOT
     >"$scratch/versions"
 {
     echo "# Versions for Python 3.10 to 3.12 on Linux, written by tools/lock.sh."
-    # Where the code itself lies is no version; what all of the versions have in common is left out.
+    # The paths of the two packages are left out, and so is the marker that all lines have in common.
     grep -v '^-e ' "$scratch/versions" |
         sed -E "s/ and sys_platform == 'linux'//g; s/ and python_full_version < '3.13'//; \
                 s/ ; python_full_version < '3.13'$//; s/python_full_version < '3.13' and //"

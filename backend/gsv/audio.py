@@ -1,23 +1,21 @@
-"""Waves in and out: decoding, resampling, spectrum, mel, and the joining of fragments.
+"""Waves in and out: decoding, resampling, spectrum, mel, and pauses.
 
-Functions on the reference's way (``resample_sinc``, ``spectrum``, ``log_mel``) take torch tensors
-with any leading dimensions and work on the tensor's device; the rest is NumPy.
+Functions for references (``resample_sinc``, ``spectrum``, ``log_mel``) take torch tensors with any
+leading dimensions and work on the tensor's device. The rest is NumPy: a process without a network
+does without torch.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import soundfile
 import soxr
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from gsv.constants import (
     MEL_CEILING,
@@ -30,6 +28,9 @@ from gsv.constants import (
     SPECTRUM_HOP,
 )
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Wave = NDArray[np.float32]
 
 _SINC_ZEROS = 6  # zero crossings of the sinc on each side; torchaudio's lowpass_filter_width
@@ -37,7 +38,6 @@ _SINC_ROLLOFF = 0.99  # of the lower Nyquist frequency
 _SINC_BLOCK = 1 << 16  # output samples resampled at once, bounds memory
 _POWER_FLOOR = 1e-8  # under the root of the magnitude
 _MEL_MINIMUM = 1e-5  # below it the logarithm is cut
-_SOLA_FLOOR = 1e-8  # under the root of a window's energy
 
 # Slaney's mel scale: linear below 1 kHz, logarithmic above.
 _MEL_HZ = 200.0 / 3.0
@@ -61,7 +61,7 @@ def read_wave(source: Path | BinaryIO) -> tuple[Wave, int]:
 
     Raises:
         OSError: the file can't be opened.
-        ValueError: the content is no sound that libsndfile knows.
+        ValueError: libsndfile does not know the content.
     """
     if isinstance(source, Path):
         with source.open("rb") as file:
@@ -104,6 +104,8 @@ def resample_sinc(wave: Tensor, source: int, target: int) -> Tensor:
     Returns:
         [..., ceil(samples * target / source)] at ``target`` Hz.
     """
+    import torch
+
     if source == target:
         return wave
     divisor = math.gcd(source, target)
@@ -125,6 +127,8 @@ def resample_sinc(wave: Tensor, source: int, target: int) -> Tensor:
 @functools.lru_cache(maxsize=8)
 def _sinc_kernel(step: int, phases: int) -> tuple[Tensor, int]:
     """Weights [phases, 2 * width + 2]: column k belongs to input sample ``centre - width + k``."""
+    import torch
+
     cutoff = min(step, phases) * _SINC_ROLLOFF
     width = math.ceil(_SINC_ZEROS * step / cutoff)
     # Output sample i lies at i * step / phases input samples; its phase is the remainder.
@@ -194,6 +198,8 @@ def log_mel(wave: Tensor) -> Tensor:
     Returns:
         [..., 100, samples // 320]
     """
+    import torch
+
     filters = torch.from_numpy(mel_filters(REFERENCE_RATE, MEL_FFT, MEL_CHANNELS))
     mel = filters.to(wave.device) @ _magnitudes(wave, MEL_FFT, MEL_HOP)
     return mel.clamp(min=_MEL_MINIMUM).log()
@@ -211,6 +217,8 @@ def denormalize_mel(mel: Tensor) -> Tensor:
 
 def _magnitudes(wave: Tensor, size: int, hop: int) -> Tensor:
     """[..., samples] to [..., size // 2 + 1, samples // hop]; windows centred on their hop."""
+    import torch
+
     flat = wave.reshape(1, -1, wave.shape[-1])  # reflect padding wants a channel dimension
     margin = (size - hop) // 2
     padded = torch.nn.functional.pad(flat, (margin, margin), mode="reflect")[0]
@@ -249,46 +257,9 @@ def _mel_to_hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(mel < _MEL_KNEE, mel * _MEL_HZ, above)
 
 
-# Joining -------------------------------------------------------------------------------------
+# Pauses --------------------------------------------------------------------------------------
 
 
 def silence(seconds: float, rate: int) -> Wave:
     """Zeros for a pause, counted at the rate they are played at (upstream counts at 32 kHz)."""
     return np.zeros(round(seconds * rate), np.float32)
-
-
-def crossfade(tail: Wave, head: Wave) -> Wave:
-    """Fade from ``tail`` to ``head``, equal in length, with the halves of a Hann window."""
-    window = np.hanning(2 * len(tail) + 1)[:-1].astype(np.float32)  # periodic
-    return window[: len(head)] * head + window[len(tail) :] * tail
-
-
-def sola_offset(tail: Wave, head: Wave) -> int:
-    """Where in ``head`` a window best matches ``tail``: the highest normalised correlation."""
-    windows = np.lib.stride_tricks.sliding_window_view(head, len(tail))
-    energy = np.sqrt(np.einsum("ij,ij->i", windows, windows) + np.float32(_SOLA_FLOOR))
-    return int(np.argmax(windows @ tail / energy))
-
-
-def sola_join(fragments: Sequence[Wave], overlap: int, search: int) -> tuple[Wave, tuple[int, ...]]:
-    """Join overlapping fragments where their waves agree (synchronised overlap-add).
-
-    Args:
-        fragments: each begins with about what the one before it ends with.
-        overlap: samples shared by two neighbours.
-        search: how many samples later than expected the match may lie.
-
-    Returns:
-        The joined wave, and for each seam by how many samples it became shorter than the
-        overlaps alone explain. Cuts after a seam must be moved by the sum of these.
-    """
-    pieces, offsets = [], []
-    current = fragments[0]
-    for following in fragments[1:]:
-        tail = current[len(current) - overlap :]
-        offset = sola_offset(tail, following[: overlap + search])
-        following = following[offset:]
-        pieces.append(current[: len(current) - overlap])
-        offsets.append(offset)
-        current = np.concatenate([crossfade(tail, following[:overlap]), following[overlap:]])
-    return np.concatenate([*pieces, current]), tuple(offsets)

@@ -100,6 +100,9 @@ class SoVITSConfig(StrictConfig):
     dit_conv_layers: int = 4
 
 
+VOCODER_EDGE_KERNEL = 7  # taps of the vocoder's first and last convolution, hard-coded upstream
+
+
 @dataclasses.dataclass(frozen=True)
 class VocoderConfig(StrictConfig):
     """48 kHz vocoder (vocoder.pth). Defaults are those of the official file."""
@@ -110,3 +113,24 @@ class VocoderConfig(StrictConfig):
     upsample_kernels: tuple[int, ...] = (20, 12, 4, 4, 4)
     resblock_kernels: tuple[int, ...] = (3, 7, 11)
     resblock_dilations: tuple[tuple[int, ...], ...] = ((1, 3, 5), (1, 3, 5), (1, 3, 5))
+
+    @property
+    def context_frames(self) -> int:
+        """The receptive field's radius: frames on each side that a frame's samples depend on."""
+        radius = VOCODER_EDGE_KERNEL // 2
+        for rate in reversed(self.upsample_rates):
+            radius = self.stage_context(radius, rate)
+        return radius + VOCODER_EDGE_KERNEL // 2
+
+    def stage_context(self, radius: int, rate: int) -> int:
+        """Inputs of a stage on each side that the outputs within ``radius`` depend on."""
+        blocks = zip(self.resblock_kernels, self.resblock_dilations, strict=True)
+        radius += max(
+            sum((d + 1) * (kernel - 1) // 2 for d in dilations) for kernel, dilations in blocks
+        )
+        # The transposed convolution of kernel 2 * rate and padding rate / 2: an output depends on
+        # inputs up to 1.5 * rate - 1 outputs before it, and up to rate / 2 outputs after it.
+        margin = rate // 2
+        before = -(-(radius + 2 * rate - 1 - margin) // rate)
+        after = (radius + margin - 1) // rate + 1
+        return max(before, after)

@@ -12,9 +12,9 @@ def exact_div(dividend: int, divisor: int) -> int:
 
 
 # Rates, in Hz
-SSL_RATE = 16_000  # what HuBERT hears
+SSL_RATE = 16_000  # input of HuBERT
 REFERENCE_RATE = 32_000  # spectrogram and mel of the reference
-OUTPUT_RATE = 48_000  # what the vocoder writes
+OUTPUT_RATE = 48_000  # output of the vocoder
 TOKEN_RATE = 25  # semantic tokens per second
 MEL_RATE = 100  # mel frames per second, reference and generated alike
 
@@ -48,5 +48,3 @@ FLOW_REFERENCE_MAX = 500
 
 PHONEMES = 732  # symbols of v2 and later
 BERT_DIM = 1024
-
-OUTPUT_RATES = (8_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gsv.device import prepare
 from gsv.stages.base import Place, Tensors
 from gsv.stages.reference_encoder import ReferenceEncoderStage
 from gsv.stages.semantic_gpt import SemanticGPTEngineStage, SemanticGPTStage
@@ -58,12 +59,13 @@ class Offline:
         device: str = "cpu",
         settings: dict[str, dict[str, str]] | None = None,
     ) -> None:
+        self._device = str(prepare(device))
         self._stages: dict[str, Any] = {}
         self._running: dict[tuple[str, str], Callable[[], None]] = {}
         self._locks = {name: threading.Lock() for name in STAGES}
         voices = {"voice_folder": "../voices", "default_voice": "sample"}
         for name, kind in STAGES.items():
-            place = Place(repository / name / "1", device)
+            place = Place(repository / name / "1", self._device)
             known = {field.name for field in dataclasses.fields(kind.settings_type)}
             chosen = {k: v for k, v in voices.items() if k in known} | (settings or {}).get(
                 name, {}
@@ -109,6 +111,7 @@ class Offline:
         return answer
 
     def _responses(self, model: str, tensors: Tensors, job: str) -> Iterator[Tensors]:
+        prepare(self._device)  # stages compute on whatever thread asks
         stage = self._stages[model]
         fields = {field.name for field in dataclasses.fields(stage.request_type)}
         request = stage.request_type(

@@ -1,57 +1,39 @@
-"""What a caller may choose, and the limits of each choice: one table for every stage.
+"""What a caller chose, checked: the same rules for every stage.
 
-The names, defaults and ranges are those of the public interface (``config.pbtxt`` of
-``gpt_sovits_v4``). Nothing is clamped: a value outside is refused with its name, the value and
-what is allowed.
+Ranges and choices stand in ``gsv_client.limits``, which the client reads too. Nothing is clamped: a
+value outside is refused with its name, the value and what is allowed.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import secrets
 
-from gsv.constants import OUTPUT_RATES, VOCABULARY
 from gsv.errors import InvalidRequest
+from gsv_client.limits import (
+    LANGUAGES,
+    RANDOM_SEED,
+    RANGES,
+    SAMPLE_RATES,
+    SEED_MAX,
+    SPLIT_METHODS,
+    TEXT_LIMIT,
+)
 
-LANGUAGES = (
-    "auto", "auto_yue", "zh", "en", "ja", "ko", "yue", "all_zh", "all_ja", "all_ko", "all_yue",
-)  # fmt: skip
-SPLIT_METHODS = ("cut0", "cut1", "cut2", "cut3", "cut4", "cut5")
-TEXT_LIMIT = 10_000  # characters
-SEED_MAX = 2**63 - 1
-RANDOM_SEED = -1
-
-
-@dataclasses.dataclass(frozen=True)
-class Range:
-    """A closed interval, or one that is open below."""
-
-    low: float
-    high: float
-    open_below: bool = False
-
-    def __contains__(self, value: float) -> bool:
-        if not math.isfinite(value):
-            return False
-        above = value > self.low if self.open_below else value >= self.low
-        return above and value <= self.high
-
-    def __str__(self) -> str:
-        start = "above" if self.open_below else "from"
-        return f"{start} {self.low:g} to {self.high:g}"
-
-
-RANGES = {
-    "TOP_K": Range(1, VOCABULARY),
-    "TOP_P": Range(0, 1, open_below=True),
-    "TEMPERATURE": Range(0, 2, open_below=True),
-    "REPETITION_PENALTY": Range(1, 2),
-    "SPEED": Range(0.6, 1.65),
-    "SAMPLE_STEPS": Range(1, 100),
-    "PAUSE_SECONDS": Range(0, 5),
-    "REFERENCE_SAMPLE_RATE": Range(8_000, 192_000),
-}
+__all__ = [
+    "DEFAULTS",
+    "LANGUAGES",
+    "RANGES",
+    "SAMPLE_RATES",
+    "SPLIT_METHODS",
+    "TEXT_LIMIT",
+    "SpeechOptions",
+    "check_choice",
+    "check_range",
+    "check_seed",
+    "check_text",
+    "resolve_seed",
+]
 
 
 def check_range(tensor: str, value: float) -> None:
@@ -111,7 +93,7 @@ class SpeechOptions:
                 check_range(tensor, getattr(self, field.name))
         check_seed(self.seed)
         check_choice("SPLIT_METHOD", self.split_method, SPLIT_METHODS)
-        check_choice("SAMPLE_RATE", self.sample_rate, OUTPUT_RATES)
+        check_choice("SAMPLE_RATE", self.sample_rate, SAMPLE_RATES)
 
 
 DEFAULTS = SpeechOptions()

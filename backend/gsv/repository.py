@@ -41,7 +41,7 @@ def demo_voice() -> Path:
     """The folder of the small voice that was trained for demos: ``pretrained`` and ``voices``.
 
     Raises:
-        ConfigurationError: this is no source checkout; wheels don't carry it.
+        ConfigurationError: this is not a source checkout; wheels don't carry it.
     """
     folder = _CHECKOUT / "demo_voice"
     if not folder.is_dir():

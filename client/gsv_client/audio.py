@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsv_client.errors import AudioError, InvalidRequest, audio_errors
+from gsv_client.wav_header import wav_header
 
 Samples = NDArray[np.float32]
 
@@ -19,7 +20,7 @@ Samples = NDArray[np.float32]
 # that was named by mistake from being read and sent.
 LONGEST_FILE_SECONDS = 120.0
 
-PCM16_SCALE = 32_768  # as everyone who reads the file divides by
+PCM16_SCALE = 32_768  # full scale of 16-bit PCM, by which readers divide
 FORMATS = ("wav", "wav-float", "flac", "raw")
 _BY_SUFFIX = {".wav": "wav", ".wave": "wav", ".flac": "flac", ".raw": "raw", ".pcm": "raw"}
 
@@ -141,8 +142,6 @@ class Audio:
             file.write(data)
 
     def _encoded(self, format: str) -> bytes:
-        from gsv_client.wav import wav_header
-
         if format == "raw":
             return self.pcm16().tobytes()
         if format == "flac":
@@ -179,7 +178,7 @@ def format_of(file: object) -> str:
     suffix = Path(file).suffix.lower()
     if suffix not in _BY_SUFFIX:
         raise AudioError(
-            f"{file}: the suffix {suffix!r} tells no format; allowed: "
+            f"{file}: the suffix {suffix!r} is not one of a known format; allowed: "
             f"{', '.join(_BY_SUFFIX)}, or name one of {', '.join(FORMATS)} with format (--format)"
         )
     return _BY_SUFFIX[suffix]

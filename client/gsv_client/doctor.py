@@ -58,7 +58,7 @@ def check_installation() -> Iterator[Finding]:
 
 
 def check_server(client: Client, speak: SpeechOptions | None = None) -> Iterator[Finding]:
-    """Whether the server is there, ready, of the right shape, and (with `speak`) speaks."""
+    """Whether the server answers, is ready, has our tensors, and (with `speak`) speaks."""
     health = client.health()
     if not health.live:
         yield Finding("error", "server", health.message)

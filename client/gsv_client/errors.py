@@ -1,4 +1,4 @@
-"""All errors this package raises on purpose, and the one place where foreign ones become them.
+"""All errors this package raises on purpose, and the one place that maps other libraries' to them.
 
     GsvClientError
     ├── InvalidRequest      the caller's mistake, seen here or there (400, INVALID_ARGUMENT)
@@ -40,7 +40,7 @@ class NotFound(GsvClientError):
 
 
 class AccessDenied(GsvClientError):
-    """This part of the server is open to those only who send a certain header."""
+    """The server wants a header that was not sent."""
 
 
 class ServerUnavailable(GsvClientError):
@@ -168,7 +168,7 @@ def audio_errors(subject: str) -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        raise  # the reader of a pipe left: not a fault of the audio
+        raise  # the reader closed the pipe, which is not an error of the audio
     except (OSError, soundfile.SoundFileError, ValueError, TypeError) as error:
         raise AudioError(f"{subject}: {_one_line(str(error))}") from error
 

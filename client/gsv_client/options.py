@@ -25,12 +25,6 @@ STREAM_MODEL = "gpt_sovits_v4_stream"  # chunks
 FRONTEND_MODEL = "text_frontend"
 VOICES_MODEL = "voices"
 
-LANGUAGES = (
-    "auto", "auto_yue", "zh", "en", "ja", "ko", "yue", "all_zh", "all_ja", "all_ko", "all_yue",
-)  # fmt: skip
-SPLIT_METHODS = ("cut0", "cut1", "cut2", "cut3", "cut4", "cut5")
-SAMPLE_RATES = (8_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
-
 _NUMPY: dict[str, Any] = {"FP32": np.float32, "INT32": np.int32, "INT64": np.int64}
 
 
@@ -105,27 +99,6 @@ TENSORS: dict[str, Tensor] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Limit:
-    """What the server allows for a number, and its default; `above`: but not `low` itself."""
-
-    low: float
-    high: float
-    default: float
-    above: bool = False
-
-
-# For forms and documents; the server is the judge.
-LIMITS: dict[str, Limit] = {
-    "top_k": Limit(1, 1_025, 15),
-    "top_p": Limit(0, 1, 1, above=True),
-    "temperature": Limit(0, 2, 1, above=True),
-    "repetition_penalty": Limit(1, 2, 1.35),
-    "speed": Limit(0.6, 1.65, 1),
-    "sample_steps": Limit(1, 100, 32),
-    "pause_seconds": Limit(0, 5, 0.3),
-}
-
 OUTPUTS: dict[str, Tensor] = {
     "audio": Tensor("AUDIO", "FP32", length=-1),
     "rate": Tensor("SAMPLE_RATE", "INT32"),
@@ -143,7 +116,7 @@ VOICE_NAME = Tensor("NAME", "BYTES")  # voices: which one; empty for all
 
 
 class SpeechKeywords(TypedDict, total=False):
-    """The keyword arguments of `Client.say` and its kin: the fields of SpeechOptions."""
+    """Keyword arguments of `Client.say`, `stream`, `stream_text`: the fields of SpeechOptions."""
 
     language: str | None
     voice: str | None
@@ -166,8 +139,8 @@ class SpeechKeywords(TypedDict, total=False):
 class SpeechOptions:
     """How to speak. What is None is not sent, and the server's default holds.
 
-    The server checks every value and names what it allows; here only what can't be sent at all
-    is refused.
+    Choices, ranges and defaults are in `gsv_client.limits`. The server checks every value and names
+    what it allows; here only what can't be sent at all is refused.
 
     >>> SpeechOptions(voice="demo", seed=7).tensors("Hello.")["SEED"]
     array([[7]])
@@ -176,23 +149,23 @@ class SpeechOptions:
     gsv_client.errors.InvalidRequest: TOP_K: got 1.5; allowed: a whole number
     """
 
-    language: str | None = None  # one of LANGUAGES; default auto
+    language: str | None = None
     voice: str | None = None  # name of a voice, or name/reference; default the server's
     # Instead of a voice: a mono recording of 3 to 10 s, as Audio, path or (samples, rate). A path
     # is read at once. It needs reference_text, what is said in it.
     reference: Audio | str | os.PathLike[str] | tuple[NDArray[Any], int] | None = None
     reference_text: str | None = None
     reference_language: str | None = None  # as language
-    top_k: int | None = None  # 1 to 1025; default 15
-    top_p: float | None = None  # above 0, up to 1; default 1
-    temperature: float | None = None  # above 0, up to 2; default 1
-    repetition_penalty: float | None = None  # 1 to 2; default 1.35
+    top_k: int | None = None
+    top_p: float | None = None
+    temperature: float | None = None
+    repetition_penalty: float | None = None
     seed: int | None = None  # 0 to 2⁶³−1; the same request and seed give the same audio
-    speed: float | None = None  # 0.6 to 1.65; default 1
-    sample_steps: int | None = None  # flow-matching steps, 1 to 100; default 32
-    split_method: str | None = None  # one of SPLIT_METHODS; default cut5
-    pause_seconds: float | None = None  # silence after each sentence, 0 to 5; default 0.3
-    sample_rate: int | None = None  # one of SAMPLE_RATES, in Hz; default 48000
+    speed: float | None = None
+    sample_steps: int | None = None  # of flow matching
+    split_method: str | None = None
+    pause_seconds: float | None = None  # silence after each sentence
+    sample_rate: int | None = None  # Hz
 
     def __post_init__(self) -> None:
         if self.reference is not None:

@@ -1,4 +1,4 @@
-"""What a recording is worth as a reference: length, level, clipping, silence, bandwidth."""
+"""Quality of a recording as a reference: length, level, clipping, silence, bandwidth."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _EDGE_SECONDS = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class Remark:
-    """One thing that is amiss."""
+    """One problem."""
 
     level: Literal["warning", "error"]
     message: str  # what was found and what is allowed
@@ -45,7 +45,7 @@ class Remark:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Measurements of a recording, and what is amiss with it."""
+    """Measurements of a recording, and its problems."""
 
     seconds: float
     rate: int
@@ -135,7 +135,7 @@ def _remarks(report: Report) -> list[Remark]:
         )  # fmt: skip
     remark(
         False, report.rate < RATE_WARNING,
-        f"recorded at {report.rate} Hz; the model hears up to 16 kHz of bandwidth",
+        f"recorded at {report.rate} Hz; the model uses bandwidth up to 16 kHz",
         "take the original recording, at 32 kHz or more",
     )  # fmt: skip
     remark(

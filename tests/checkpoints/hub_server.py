@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import json
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,38 +20,33 @@ class FakeHub:
 
     Attributes:
         files: what it serves.
-        lfs: paths with a SHA-256; the others have Git's SHA-1.
+        lfs: paths with a SHA-256, whose bytes a store has; the others have Git's SHA-1.
         break_after: bytes after which the next transfers end, one entry each.
         ranges: whether it knows ranges.
-        tree: whether it has the list of files.
-        wrong: paths that come with other bytes than the list tells.
+        commit: what its branch points to; "" for a mirror that doesn't tell.
+        wrong: paths that come with other bytes than was told.
         fail: HTTP codes that the next transfers are answered with.
         requests: method, path and range of every request.
+        authorizations: every header of that name that came.
     """
 
     files: dict[str, bytes]
     lfs: set[str] = dataclasses.field(default_factory=set)
     break_after: list[int] = dataclasses.field(default_factory=list)
     ranges: bool = True
-    tree: bool = True
+    commit: str = "c" * 40
     wrong: set[str] = dataclasses.field(default_factory=set)
     fail: list[int] = dataclasses.field(default_factory=list)
     requests: list[tuple[str, str, str]] = dataclasses.field(default_factory=list)
+    authorizations: set[str] = dataclasses.field(default_factory=set)
     endpoint: str = ""
 
-    def entries(self) -> list[dict[str, Any]]:
-        """The answer of the tree API."""
-        return [{"type": "directory", "path": "gsv-v4-pretrained", "oid": "0", "size": 0}] + [
-            self._entry(path, content) for path, content in self.files.items()
-        ]
-
-    def _entry(self, path: str, content: bytes) -> dict[str, Any]:
-        blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-        entry: dict[str, Any] = {"type": "file", "path": path, "size": len(content), "oid": blob}
+    def tag(self, path: str) -> str:
+        """The sum by which the hub knows a file."""
+        content = self.files[path]
         if path in self.lfs:
-            digest = hashlib.sha256(content).hexdigest()
-            entry["lfs"] = {"oid": digest, "size": len(content), "pointerSize": 134}
-        return entry
+            return hashlib.sha256(content).hexdigest()
+        return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 @contextlib.contextmanager
@@ -69,43 +64,32 @@ def serving(hub: FakeHub) -> Iterator[FakeHub]:
             self._answer()
 
         def _answer(self) -> None:
+            if told := self.headers.get("Authorization"):
+                hub.authorizations.add(told)
             hub.requests.append((self.command, self.path, self.headers.get("Range", "")))
-            if self.path.startswith(f"/api/models{REPOSITORY}/tree/main"):
-                self._tree()
-            elif self.path.startswith(f"{REPOSITORY}/resolve/main/"):
-                self._resolve(self.path.removeprefix(f"{REPOSITORY}/resolve/main/"))
+            if resolved := re.fullmatch(f"{REPOSITORY}/resolve/([^/]+)/(.+)", self.path):
+                self._resolve(resolved[1], resolved[2])
             elif self.path.startswith("/store/"):
                 self._content(self.path.removeprefix("/store/"))
             else:
                 self.send_error(404)
 
-        def _tree(self) -> None:
-            if not hub.tree:
-                return self.send_error(404)
-            half = len(hub.entries()) // 2
-            second = "cursor=x" in self.path
-            part = hub.entries()[half:] if second else hub.entries()[:half]
-            body = json.dumps(part).encode()
-            self.send_response(200)
-            if not second:  # long lists come in pages
-                page = f"{hub.endpoint}{self.path}&cursor=x"
-                self.send_header("Link", f'<{page}>; rel="next"')
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def _resolve(self, path: str) -> None:
-            if path not in hub.files:
+        def _resolve(self, revision: str, path: str) -> None:
+            if path not in hub.files or revision not in ("main", hub.commit):
                 return self.send_error(404)
             if path not in hub.lfs:
                 return self._content(path)
-            content = hub.files[path]
             self.send_response(302)
             self.send_header("Location", f"{hub.endpoint}/store/{path}")
-            self.send_header("X-Linked-Size", str(len(content)))
-            self.send_header("X-Linked-Etag", f'"{hashlib.sha256(content).hexdigest()}"')
+            self.send_header("X-Linked-Size", str(len(hub.files[path])))
+            self._tell(path, "X-Linked-Etag")
             self.send_header("Content-Length", "0")
             self.end_headers()
+
+        def _tell(self, path: str, header: str) -> None:
+            self.send_header(header, f'"{hub.tag(path)}"')
+            if hub.commit:
+                self.send_header("X-Repo-Commit", hub.commit)
 
         def _content(self, path: str) -> None:
             if hub.fail and self.command == "GET":
@@ -124,6 +108,7 @@ def serving(hub: FakeHub) -> Iterator[FakeHub]:
             else:
                 self.send_response(200)
             self.send_header("Content-Length", str(len(content) - start))
+            self._tell(path, "ETag")
             self.end_headers()
             if self.command == "HEAD":
                 return

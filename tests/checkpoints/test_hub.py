@@ -55,7 +55,7 @@ def test_what_is_there_is_not_fetched_again(hub: FakeHub, tmp_path: Path) -> Non
     download(hub, tmp_path)
     hub.requests.clear()
     download(hub, tmp_path)
-    assert all("/api/models/" in path for path, _ in transfers(hub))
+    assert transfers(hub) == []
 
 
 def test_a_changed_file_is_fetched_again(hub: FakeHub, tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_passing_server_errors(hub: FakeHub, tmp_path: Path) -> None:
 
 def test_final_server_errors(hub: FakeHub, tmp_path: Path) -> None:
     hub.fail = [403]
-    with pytest.raises(CheckpointError, match="s1v3.ckpt: can't be had.*HTTP 403.*HF_ENDPOINT"):
+    with pytest.raises(CheckpointError, match="s1v3.ckpt: can't be downl.*HTTP 403.*HF_ENDPOINT"):
         download(hub, tmp_path)
 
 
@@ -122,14 +122,36 @@ def test_a_part_of_another_version(hub: FakeHub, tmp_path: Path) -> None:
     check(hub, tmp_path)
 
 
-def test_a_mirror_without_a_list(hub: FakeHub, tmp_path: Path) -> None:
-    hub.tree = False
+def test_all_files_are_of_one_commit(hub: FakeHub, tmp_path: Path) -> None:
+    """A branch that moves while files come makes no mixture."""
+    client = Hub(hub.endpoint, patience=0.001)
+    files = client.describe(OFFICIAL_FILES)
+    assert client.revision == hub.commit
+    revisions = [path.split("/resolve/")[1] for _, path, _ in hub.requests if "/resolve/" in path]
+    assert [r.split("/")[0] for r in revisions] == ["main"] + [hub.commit] * (len(revisions) - 1)
+    hub.requests.clear()
+    client.download(files[0], tmp_path, lambda *_: None)
+    assert f"/resolve/{hub.commit}/" in transfers(hub)[0][0]
+
+
+def test_a_revision_can_be_named(hub: FakeHub) -> None:
+    (file,) = Hub(hub.endpoint, revision=hub.commit).describe(["s1v3.ckpt"])
+    assert file.size == SIZE
+    with pytest.raises(CheckpointError, match=r"does not have s1v3.ckpt \(revision v9\)"):
+        Hub(hub.endpoint, revision="v9").describe(["s1v3.ckpt"])
+
+
+def test_a_mirror_that_tells_no_commit(hub: FakeHub, tmp_path: Path) -> None:
+    hub.commit = ""
     download(hub, tmp_path)
     check(hub, tmp_path)
-    hub.wrong = {"s1v3.ckpt"}  # the sum then comes with the redirect
-    (tmp_path / "s1v3.ckpt").unlink()
-    with pytest.raises(CheckpointError, match="another checksum"):
-        download(hub, tmp_path)
+
+
+def test_no_token_is_sent(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    download(hub, tmp_path)
+    assert hub.requests
+    assert hub.authorizations == set()
 
 
 def test_missing_files_are_named(hub: FakeHub, tmp_path: Path) -> None:
@@ -141,7 +163,7 @@ def test_missing_files_are_named(hub: FakeHub, tmp_path: Path) -> None:
 def test_nobody_there(tmp_path: Path) -> None:
     with serving(FakeHub({})) as gone:
         pass
-    with pytest.raises(CheckpointError, match="can't be had from http://127.0.0.1"):
+    with pytest.raises(CheckpointError, match="can't be downloaded from http://127.0.0.1"):
         download(gone, tmp_path)
 
 

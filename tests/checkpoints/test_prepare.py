@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from gsv.checkpoints.manifest import verify_manifest
 from gsv.checkpoints.prepare import Files
 from gsv.checkpoints.store import load_module_state
 from gsv.checkpoints.text_download import TextFile
-from gsv.commands.prepare import prepare
+from gsv.commands.prepare import _Bars, prepare
 from gsv.config import GPTConfig, SoVITSConfig, VocoderConfig
 from gsv.errors import CheckpointError
 from gsv.models.gpt import SemanticGPT
@@ -331,6 +332,26 @@ def test_text_data_for_demo_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert asked == {"/store/cmudict.rep"}  # what is here already is not fetched
 
 
+def test_progress_is_shown_as_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    bars = _Bars()
+    for here in (0, 400_000, 100_000, 1_000_000):  # a server without ranges begins again
+        bars.show("a.pth", here, 1_000_000)
+    bars.show("b.pth", 5, 5)
+    bars.end()
+    bars.end()
+    shown = terminal.getvalue()
+    assert "a.pth (1.0 MB)" in shown
+    assert "40%" in shown
+    assert shown.count("100%") >= 2
+    assert "b.pth" in shown
+
+
 def test_a_mirror_is_for_downloads(tmp_path: Path) -> None:
     result = run("--demo", "tiny", "--text-mirror", "http://x", "--out", tmp_path / "r")
     assert result.exit_code == 2
@@ -349,8 +370,8 @@ def test_download_and_prepare(demo: Path, tmp_path: Path, monkeypatch: pytest.Mo
     folder = tmp_path / "repository" / "text_frontend" / "1" / "text_data" / "upstream"
     assert (folder / "cmudict.rep").read_bytes() == text["cmudict.rep"]
     assert "cmudict.rep" in result.stderr
-    assert "100 %" in result.stderr
-    assert "s2Gv4.pth" in result.stderr
+    assert "s2Gv4.pth (" in result.stderr
+    assert f"revision {hub.commit}" in result.stderr
     assert (tmp_path / "pretrained" / "s1v3.ckpt").is_file()
     source = verify_manifest(tmp_path / "repository" / "vocoder" / "1")
     assert list(source["checkpoints"]) == ["vocoder.pth"]

@@ -96,7 +96,7 @@ def test_hostile_and_missing_files(hubert: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="neither model.safetensors nor pytorch_model.bin"):
         convert_hubert(hubert, tmp_path / "out", 40, official=False)
     (hubert / "config.json").write_text("{")
-    with pytest.raises(CheckpointError, match="no readable JSON"):
+    with pytest.raises(CheckpointError, match="not readable as JSON"):
         convert_hubert(hubert, tmp_path / "out", 40, official=False)
 
 

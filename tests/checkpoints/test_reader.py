@@ -374,7 +374,7 @@ def test_random_damage_never_escapes(tmp_path: Path, legacy: bool) -> None:
         (b"", "empty"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "LFS"),
         (b"<!DOCTYPE html><html>", "web page"),
-        (b"\x00" * 100, "no checkpoint"),
+        (b"\x00" * 100, "not a checkpoint"),
         (b"ZZ\x03\x04" + b"\x00" * 100, "ZZ"),
         (b"\x10\x00\x00\x00\x00\x00\x00\x00{broken", "safetensors"),
     ],

@@ -147,7 +147,7 @@ def test_a_missing_file_says_what_to_do(hub: FakeHub, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         download(hub, tmp_path)
     message = str(caught.value)
-    assert message.startswith("upstream/cmudict.rep: can't be had from http://127.0.0.1")
+    assert message.startswith("upstream/cmudict.rep: can't be downloaded from http://127.0.0.1")
     assert "HTTP 404" in message
     assert "--text-mirror" in message
     assert "--text-data" in message

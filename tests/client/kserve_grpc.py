@@ -74,6 +74,10 @@ class Service(service_pb2_grpc.GRPCInferenceServiceServicer):
             try:
                 for answer in answers:
                     yield service_pb2.ModelStreamInferResponse(infer_response=_response(answer))
+                if request.parameters["triton_enable_empty_final_response"].bool_param:
+                    final = service_pb2.ModelInferResponse()
+                    final.parameters["triton_final_response"].bool_param = True
+                    yield service_pb2.ModelStreamInferResponse(infer_response=final)
             except Refusal as refusal:
                 if headers.get("triton_grpc_error") == "true":
                     context.abort(grpc.StatusCode[refusal.grpc], refusal.message)
@@ -116,6 +120,7 @@ def _inputs(request: Any) -> dict[str, np.ndarray]:
 
 def _response(outputs: dict[str, np.ndarray]) -> Any:
     response = service_pb2.ModelInferResponse()
+    response.parameters["triton_final_response"].bool_param = False
     for name, array in outputs.items():
         datatype = np_to_triton_dtype(array.dtype)
         response.outputs.add(name=name, datatype=datatype, shape=array.shape)

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from gsv_client import Audio, AudioError, Chunk, InvalidRequest, WavWriter
-from gsv_client.wav import UNKNOWN_SIZE, wav_header
+from gsv_client.wav_header import UNKNOWN_SIZE, wav_header
 
 RATE = 16_000
 NOISE = np.random.default_rng(0).uniform(-0.9, 0.9, RATE).astype(np.float32)
@@ -76,7 +76,7 @@ def test_the_suffix_tells_the_format(tmp_path: Path) -> None:
         assert soundfile.info(tmp_path / name).format == kind
     Audio(NOISE, RATE).save(tmp_path / "c.raw")
     assert (tmp_path / "c.raw").stat().st_size == 2 * len(NOISE)
-    with pytest.raises(AudioError, match=r"'.mp3' tells no format; allowed: .wav"):
+    with pytest.raises(AudioError, match=r"'.mp3' is not one of a known format; allowed: .wav"):
         Audio(NOISE, RATE).save(tmp_path / "d.mp3")
     with pytest.raises(AudioError, match=r"got 'ogg'; allowed: wav, wav-float, flac, raw"):
         Audio(NOISE, RATE).save(tmp_path / "d.wav", "ogg")

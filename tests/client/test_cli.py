@@ -116,7 +116,7 @@ def test_a_reference_is_sent(gsv: Invoke, models: Models, reference: str) -> Non
     [
         (["say", "x", "--voice", "nobody"], "VOICE: got 'nobody'; allowed: demo"),
         (["say", "x", "--stream", "--voice", "nobody"], "VOICE: got 'nobody'; allowed: demo"),
-        (["say", "x", "-o", "a.mp3"], "a.mp3: the suffix '.mp3' tells no format"),
+        (["say", "x", "-o", "a.mp3"], "a.mp3: the suffix '.mp3' is not one of a known format"),
         (["say", "x", "-o", "none/a.wav"], "none/a.wav: "),
         (["say", "x", "--stream", "--format", "flac"], "allowed for a growing file: wav"),
         (

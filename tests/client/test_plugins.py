@@ -87,7 +87,7 @@ def test_a_command_of_another_package(install: Install) -> None:
         ),
         (
             "no_command",
-            "Error: `main tea` can't be loaded: gsv_test_plugin:no_command is no click command",
+            "Error: `main tea` can't be loaded: gsv_test_plugin:no_command is not a click command",
         ),
     ],
 )

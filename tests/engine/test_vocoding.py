@@ -1,13 +1,15 @@
-"""Windows, batches and streams of mel give the wave of the whole mel."""
+"""Windows and batches of mel give the wave of the whole mel."""
 
 from __future__ import annotations
+
+import copy
 
 import pytest
 import torch
 from acoustic_models import vocoder
 from torch.testing import assert_close
 
-from gsv.engine.vocoding import MelStream, vocode
+from gsv.engine.vocoding import GraphedVocoder, batch_shapes, vocode
 from gsv.models.windows import windows
 
 pytestmark = pytest.mark.usefixtures("no_grad")
@@ -60,27 +62,35 @@ def test_any_windows_and_company_give_the_wave_of_the_mel_alone(
     assert waves[-1].shape == (0,)
 
 
-@pytest.mark.parametrize("multiple", [1, 16])
-@pytest.mark.parametrize("cuts", [[0, 150], [0, 10, 150], [0, 1, 2, 3, 70, 71, 150, 150]])
-def test_stream_joins_to_the_whole(cuts: list[int], multiple: int) -> None:
-    model, mel = vocoder("tiny"), random_mel(150)
-    scale = model.samples_per_frame
-    stream, pieces = MelStream(model.context_frames, multiple), []
-    pairs = list(zip(cuts, cuts[1:], strict=False))
-    for index, (first, last) in enumerate(pairs):
-        window = stream.push(mel[:, first:last], last=index == len(pairs) - 1)
-        if window is not None:
-            held, begin, end = window
-            pieces.append(model(held[None])[0, 0, begin * scale : end * scale])
-    assert_close(torch.cat(pieces), model(mel[None])[0, 0], atol=1e-6, rtol=0)
+def test_batches_have_few_shapes() -> None:
+    shapes = batch_shapes(64, 16, 64)
+    assert sorted(shapes) == sorted([(1, 16), (2, 16), (4, 16), (1, 32), (2, 32), (1, 48), (1, 64)])
+    met = set()
+
+    def compute(mel: torch.Tensor) -> torch.Tensor:
+        met.add((mel.shape[0], mel.shape[2]))
+        return vocoder("tiny")(mel)
+
+    mels = [random_mel(frames) for frames in (150, 37, 90, 64, 200)]
+    vocode(vocoder("tiny"), mels, 64, 16, 64, compute)
+    assert met <= set(shapes)
+    assert len(met) > 1
 
 
-def test_later_windows_of_a_stream_come_in_few_sizes() -> None:
-    stream = MelStream(context=13, multiple=16)
-    sizes = []
-    for frames in (60, 41, 77, 130, 25, 100):
-        window = stream.push(random_mel(frames), last=False)
-        assert window is not None
-        sizes.append(window[0].shape[-1])
-    assert sizes[0] == 60
-    assert all(size % 16 == 0 for size in sizes[1:])
+def test_on_a_cpu_nothing_is_captured() -> None:
+    graphed, mel = GraphedVocoder(vocoder("tiny")), random_mel(30)[None]
+    graphed.capture_all([(1, 30)])
+    assert len(graphed) == 0
+    assert torch.equal(graphed(mel), vocoder("tiny")(mel))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_graphs_give_the_waves_of_plain_calls() -> None:
+    model = copy.deepcopy(vocoder("tiny")).cuda()
+    graphed = GraphedVocoder(model)
+    graphed.capture_all(batch_shapes(64, 16, 128))
+    mels = [random_mel(frames).cuda() for frames in (150, 37, 5, 90, 64, 0)]
+    plain = vocode(model, mels, 64, 16, 128)
+    for one, other in zip(vocode(model, mels, 64, 16, 128, graphed), plain, strict=True):
+        assert_close(one, other, atol=1e-5, rtol=0)

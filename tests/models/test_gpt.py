@@ -57,14 +57,14 @@ def run_together(
     everybody = [Sequence(request, ignore, ignore) for request in requests]
     for sequence in everybody:
         scheduler.add(sequence)
-    drawn = runner.prefill(scheduler.admit(), 0)
+    drawn = runner.prefill(scheduler.admit(), 0).read()
     while scheduler.running:
         for sequence, one in zip(scheduler.running, drawn, strict=True):
             sequence.take(one)
         for move in scheduler.retire():
             runner.move(move)
         if scheduler.running:
-            drawn = runner.decode(scheduler.running)
+            drawn = runner.decode(scheduler.running).read()
     return [sequence.tokens for sequence in everybody]
 
 

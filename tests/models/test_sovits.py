@@ -33,7 +33,7 @@ def test_condition(size: str) -> None:
             case.tensor("codes")[0], None, case.tensor("phones"), None, timbre, speed
         )
         case.check(output, condition)
-        assert frames.tolist() == [case.meta["lengths"][output]]
+        assert frames == [case.meta["lengths"][output]]
         zeros = int((condition[0] == 0).all(0).sum())
         assert zeros == case.meta["zero_frames"][output]
 
@@ -45,9 +45,7 @@ def test_condition_of_a_row_is_that_of_the_row_alone() -> None:
     tokens = torch.randint(0, 1024, (3, 31), generator=generator)
     phonemes = torch.randint(0, 732, (3, 25), generator=generator)
     timbre = torch.randn(3, model.config.gin_channels, 1, generator=generator)
-    together, frames = model.condition(
-        tokens, torch.tensor(counts), phonemes, torch.tensor(phoneme_counts), timbre, speeds
-    )
+    together, frames = model.condition(tokens, counts, phonemes, phoneme_counts, timbre, speeds)
     for row, (count, length, speed) in enumerate(zip(counts, phoneme_counts, speeds, strict=True)):
         alone, _ = model.condition(
             tokens[row : row + 1, :count],
@@ -64,6 +62,6 @@ def test_condition_of_a_row_is_that_of_the_row_alone() -> None:
 def test_style_of_a_row_is_that_of_the_row_alone() -> None:
     model = sovits("tiny")
     spectrum = torch.rand(2, STYLE_BINS, 50)
-    together = model.style(spectrum, torch.tensor([50, 31]))
+    together = model.style(spectrum, [50, 31])
     assert_close(together[:1], model.style(spectrum[:1]))
     assert_close(together[1:], model.style(spectrum[1:, :, :31]), atol=1e-6, rtol=0)

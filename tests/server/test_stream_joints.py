@@ -12,7 +12,6 @@ from joints import click, level_jump
 
 from gsv.config import VocoderConfig
 from gsv.constants import SAMPLES_PER_FRAME
-from gsv.models.vocoder import context_frames
 from gsv.offline import Offline
 
 pytestmark = pytest.mark.server
@@ -35,12 +34,13 @@ def voice_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_joints_are_no_rougher_than_speech_itself(voice_repository: Path) -> None:
+    vocoder = voice_repository / "vocoder" / "1" / "vocoder.json"
     with Offline(voice_repository, settings={"gpt_sovits_v4_stream": SMALL}) as offline:
         whole, _ = offline.say(**SPEECH)
         chunks = [chunk["AUDIO"] for chunk in offline.stream(**SPEECH)]
     samples = np.concatenate(chunks)
     seams = np.cumsum([len(chunk) for chunk in chunks])[:-1]  # of the wave
-    held = context_frames(VocoderConfig()) * SAMPLES_PER_FRAME
+    held = VocoderConfig.load(vocoder).context_frames * SAMPLES_PER_FRAME
     fades = seams + held  # of the mel, whose last frames the vocoder keeps back
     joints = [int(joint) for joint in [*seams, *fades] if joint < len(samples) - held]
     assert len(seams) >= 8

@@ -79,8 +79,8 @@ def test_a_broken_voice_is_the_operators_matter(
     (make_voice(voices / "no_sound") / "reference.wav").write_bytes(b"nothing")
     wanted = {
         "broken": "language 'klingon' is none of",
-        "no_gpt": "own.ckpt: it is no checkpoint",
-        "no_sovits": "own.pth: it is no checkpoint",
+        "no_gpt": "own.ckpt: it is not a checkpoint",
+        "no_sovits": "own.pth: it is not a checkpoint",
         "no_sound": "reference.wav: not a readable sound file",
     }
     try:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
+import logging
 import sys
 from collections.abc import Iterator
-from types import ModuleType
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+
+from gsv.stages.base import Place, Settings
 
 OURS = "gsv.serving."
 
@@ -72,3 +76,127 @@ def test_outputs_that_nobody_asked_for_are_not_made(adapter: Any) -> None:
     assert (rate.name, rate.array.tolist(), rate.array.dtype) == ("SAMPLE_RATE", [[48_000]], "i4")
     both = adapter.write_response(result, wire, {"AUDIO", "SAMPLE_RATE"}).output_tensors
     assert [tensor.array.shape for tensor in both] == [(1, 3), (1, 1)]
+
+
+def test_what_the_package_logs_goes_to_the_servers_log(adapter: Any) -> None:
+    written: list[tuple[str, str]] = []
+    server_log = SimpleNamespace(
+        log_info=lambda text: written.append(("info", text)),
+        log_warn=lambda text: written.append(("warn", text)),
+        log_error=lambda text: written.append(("error", text)),
+    )
+    adapter.pb_utils.Logger = server_log
+    for level in (logging.INFO, logging.WARNING, logging.CRITICAL):
+        record = logging.LogRecord("gsv.x", level, "", 1, "%d slots", (3,), None)
+        adapter.ServerLog().emit(record)
+    assert written == [("info", "3 slots"), ("warn", "3 slots"), ("error", "3 slots")]
+
+
+class OneStage:
+    """A stage that fails once all GPU work does."""
+
+    request_type = staticmethod(lambda: None)
+
+    def run_batch(self, requests: list[Any]) -> list[Any]:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+def test_a_batch_that_breaks_the_gpu_ends_the_process(
+    adapter: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[BaseException] = []
+    monkeypatch.setattr(adapter, "end_if_fatal", ended.append)
+    model = adapter.BatchedModel()
+    model._stage = OneStage()
+    (answer,) = model._run([object()])
+    assert ended == [answer]
+
+
+class Call:
+    """A call to another model, as it is made; it is answered with what it asks for."""
+
+    made: list[dict[str, Any]]
+
+    def __init__(self, **arguments: Any) -> None:
+        Call.made.append(arguments)
+        self._names = arguments["requested_output_names"]
+
+    def exec(self) -> Any:
+        tensors = [
+            SimpleNamespace(name=lambda n=n: n, as_numpy=lambda: np.ones((1, 3)))
+            for n in self._names
+        ]
+        return SimpleNamespace(has_error=lambda: False, output_tensors=lambda: tensors)
+
+
+def test_calls_between_models_are_answered_in_main_memory(adapter: Any) -> None:
+    bls = importlib.import_module(OURS + "bls")
+    wire = bls.pb_utils
+    wire.InferenceRequest, Call.made = Call, []
+    wire.TRITONSERVER_MEMORY_CPU = "cpu"
+    wire.PreferredMemory = lambda kind, device: (kind, device)
+    answer = bls.Bridge()("vocoder", {"MEL": np.zeros((2, 3), np.float32)}, ["AUDIO"], job="j")
+    assert answer["AUDIO"].tolist() == [1, 1, 1]
+    bls.Bridge().cancel("sovits_v4", "j")
+    assert [call["preferred_memory"] for call in Call.made] == [("cpu", 0)] * 2
+    assert [call["request_id"] for call in Call.made] == ["j", "cancel:j"]
+
+
+class QuietStage:
+    """A stage that only notes where it was put."""
+
+    settings_type = Settings
+    places: ClassVar[list[Place]] = []
+
+    def __init__(self, place: Place, settings: Settings) -> None:
+        QuietStage.places.append(place)
+
+    def warm_up(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "chosen", "device", "threads"),
+    [
+        ("GPU", "0", "cuda:3", [2]),
+        ("GPU", "5", "cuda:3", [5]),
+        ("CPU", "0", "cpu", []),
+        ("CPU", "5", "cpu", [5]),
+    ],
+)
+def test_a_model_is_put_on_its_device(
+    adapter: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    chosen: str,
+    device: str,
+    threads: list[int],
+) -> None:
+    called: list[Any] = []
+    monkeypatch.setattr(adapter, "verify_manifest", lambda folder: None)
+    monkeypatch.setattr(adapter, "RequestMetrics", lambda name: None)
+    monkeypatch.setattr(adapter, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(adapter, "prepare", called.append)
+    monkeypatch.setattr(adapter, "end_on_fatal", lambda: called.append("ends on fatal errors"))
+    monkeypatch.setattr(adapter.torch, "set_num_threads", called.append)
+    config = {"input": [], "output": [], "parameters": {"threads": {"string_value": chosen}}}
+    model = type("Model", (adapter.BatchedModel,), {"stage": QuietStage})()
+    model.initialize(
+        {
+            "model_config": json.dumps(config),
+            "model_name": "vocoder",
+            "model_repository": "/models/vocoder",
+            "model_version": "1",
+            "model_instance_kind": kind,
+            "model_instance_device_id": "3",
+        }
+    )
+    try:
+        assert called == [device, "ends on fatal errors", *threads]
+        assert QuietStage.places[-1].device == device
+    finally:
+        model.finalize()
+    assert model._log not in logging.getLogger("gsv").handlers

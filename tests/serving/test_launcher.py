@@ -58,6 +58,8 @@ def test_serves_from_a_path_with_spaces_and_leaves_nothing(tmp_path: Path) -> No
         assert regions(server)
         stubs = processes.living_stubs(server.pid)
         assert [(stub.model, stub.instance) for stub in stubs] == [("double", "double_0_0")]
+        assert server.gpus_of("double") == frozenset()
+        assert not server.shares_gpus
         command = Path(f"/proc/{server.pid}/cmdline").read_text().split("\0")
         link = Path(next(w for w in command if "--model-repository=" in w).partition("=")[2])
         assert link.is_symlink()

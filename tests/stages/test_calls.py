@@ -11,9 +11,7 @@ import pytest
 
 from gsv.errors import Cancelled, Overloaded
 from gsv.stages.base import Tensors
-from gsv.stages.calls import CallPool, CallScope, stand_ins
-from gsv.stages.semantic_gpt import EngineRequest
-from gsv.stages.sovits_v4 import Request as MelRequest
+from gsv.stages.calls import CallPool, CallScope
 
 
 class FakeModels:
@@ -115,13 +113,3 @@ def test_a_name_can_be_abandoned_between_calls() -> None:
     assert models.cancelled == []
     scope.abandon("engine", "mine")
     assert models.cancelled == [("engine", "mine")]
-
-
-def test_stand_ins_have_every_required_input() -> None:
-    engine = stand_ins(EngineRequest)
-    assert set(engine) == {
-        "PHONEMES", "PHONEME_COUNTS", "BERT_FEATURES", "BERT_ROWS", "PROMPT_PHONEMES",
-        "PROMPT_BERT_FEATURES", "PROMPT_BERT_ROWS", "PROMPT_TOKENS",
-    }  # fmt: skip
-    assert engine["BERT_FEATURES"].shape == (1, 1024)
-    assert stand_ins(MelRequest)["REFERENCE_MEL"].shape == (100, 1)

@@ -16,7 +16,7 @@ from voices.voice_files import RATE, make_voice, speech, write_wave
 from voices.weights_files import full_file, gpt_file, lora_file, tiny_shapes
 
 from gsv.checkpoints.lora import Lora, read_lora
-from gsv.checkpoints.voice_editing import NewVoice, add_voice, remove_voice, render
+from gsv.checkpoints.voice_editing import NewVoice, add_voice, remove_voice
 from gsv.checkpoints.voice_weights import parameters_in, read_gpt, read_sovits
 from gsv.errors import CheckpointError, GsvError, VoiceError
 from gsv.voices import VoiceFolder
@@ -211,12 +211,43 @@ def test_stored_weights_that_were_tampered_with(tmp_path: Path) -> None:
         read_gpt(path, SHAPES.gpt)
 
 
-def test_toml_is_written_as_it_is_read() -> None:
-    import tomllib
+def test_what_people_wrote_stays(tmp_path: Path) -> None:
+    folder = tmp_path / "voices"
+    add_voice(folder, new(tmp_path), SHAPES)
+    file = folder / "alice" / "voice.toml"
+    written = (
+        "# Alice, recorded in May\n"
+        + file.read_text(encoding="utf-8")
+        + "\n[sampling]  # tried by ear\ntop_k = 5  # not 6\n"
+    )
+    file.write_text(written, encoding="utf-8")
+    add_voice(folder, new(tmp_path, "alice/happy", 5.0, text="Hurray!"), SHAPES)
+    text = file.read_text(encoding="utf-8")
+    for line in written.splitlines():
+        assert line in text.splitlines()
+    assert VoiceFolder(folder).get("alice/happy").text == "Hurray!"
+    remove_voice(folder, "alice/happy")
+    assert file.read_text(encoding="utf-8").strip() == written.strip()
 
-    values = {
-        "text": 'quotes " and \\ and \t and 你好 and \x7f and \x01 and 🎈',
-        "sampling": {"top_p": 0.1, "top_k": 3, "speed": 1e-07},
-        "references": {"a.b": {"text": "x"}, "c": {"text": "y"}},
-    }
-    assert tomllib.loads(render(values)) == values
+
+@pytest.mark.parametrize(
+    "references",
+    [
+        '\n[references]\nsad = { reference = "reference.wav", text = "x", language = "en" }\n',
+        '\n[references.sad]  # a\nreference = "reference.wav"\ntext = "x"\nlanguage = "en"\n',
+        '\n[references]\n[references."s.d"]\nreference = "reference.wav"\n'
+        'text = "x"\nlanguage = "en"\n[sampling]\ntop_k = 3\n'
+        '[references.sad]\nreference = "reference.wav"\ntext = "x"\nlanguage = "en"\n',
+    ],
+)
+def test_other_ways_to_write_references(tmp_path: Path, references: str) -> None:
+    folder = tmp_path / "voices"
+    add_voice(folder, new(tmp_path), SHAPES)
+    file = folder / "alice" / "voice.toml"
+    file.write_text(file.read_text(encoding="utf-8") + references, encoding="utf-8")
+    before = VoiceFolder(folder).get("alice").references
+    add_voice(folder, new(tmp_path, "alice/happy", 5.0, text='Hurray "!" \n\x7f'), SHAPES)
+    assert VoiceFolder(folder).get("alice/happy").text == 'Hurray "!" \n\x7f'
+    remove_voice(folder, "alice/sad")
+    left = {*before, "happy"} - {"sad"}
+    assert set(VoiceFolder(folder).get("alice").references) == left

@@ -159,7 +159,7 @@ def hostile(root: Path) -> dict[str, tuple[str, dict[str, Path]]]:
         "bomb_gpt": ("x.pth: ", {"gpt": bomb}),
         "bomb_sovits": ("x.pth: ", {"sovits": bomb}),
         "cut": ("x.pth: ", {"sovits": root / "cut.pth"}),
-        "hole": ("it is no checkpoint", {"gpt": root / "hole.pth"}),
+        "hole": ("it is not a checkpoint", {"gpt": root / "hole.pth"}),
         "nan": ("does not fit the base model", {"sovits": nan}),
         "rank": ("lora_rank is 129; allowed", {"sovits": lora_file(root / "129.pth", 129)}),
         "v3": ("v3 SoVITS LoRA", {"sovits": lora_file(root / "v3.pth", header=b"03")}),

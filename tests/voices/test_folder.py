@@ -146,8 +146,8 @@ def test_a_broken_voice_is_told_once_and_harms_no_other(
             clock.now += 2
     assert [entry.base.name for entry in entries] == ["good"]
     assert [str(e) for e in errors] == [
-        "voice broken: language 'klingon' is none of auto, auto_yue, zh, en, ja, ko, yue, all_zh, "
-        "all_ja, all_ko, all_yue"
+        "voice broken: language 'klingon' is not one of auto, auto_yue, zh, en, ja, ko, yue, "
+        "all_zh, all_ja, all_ko, all_yue"
     ]
     assert len(caplog.records) == 1
     with pytest.raises(VoiceError, match="klingon"):
@@ -163,8 +163,8 @@ def test_a_broken_voice_is_told_once_and_harms_no_other(
         ("reference = '/etc/passwd'\ntext = 'a'\nlanguage = 'en'", "leaves the voice's folder"),
         ("reference = '../good/reference.wav'\ntext = 'a'\nlanguage = 'en'", "leaves"),
         ('reference = "a\\u0000b"\ntext = "a"\nlanguage = "en"', "can't be read"),
-        ("reference = 'missing.wav'\ntext = 'a'\nlanguage = 'en'", "is no file"),
-        ("reference = '.'\ntext = 'a'\nlanguage = 'en'", "is no file"),
+        ("reference = 'missing.wav'\ntext = 'a'\nlanguage = 'en'", "is not a file"),
+        ("reference = '.'\ntext = 'a'\nlanguage = 'en'", "is not a file"),
         ("reference = 5\ntext = 'a'\nlanguage = 'en'", "reference must be a text, got 5"),
         ("text = 'a'\nlanguage = 'en'", "reference must be a text, got None"),
         ("{base}\ngpt = '../../weights.ckpt'", "leaves the voice's folder"),
@@ -217,7 +217,7 @@ def test_links_that_lead_out(tmp_path: Path) -> None:
         load_voice(made)
     (made / "reference.wav").unlink()
     os.mkfifo(made / "reference.wav")
-    with pytest.raises(VoiceError, match="is no file"):
+    with pytest.raises(VoiceError, match="is not a file"):
         load_voice(made)
 
 
@@ -273,7 +273,7 @@ def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
 def test_pipes_and_devices_as_whole_files(tmp_path: Path) -> None:
     made = make_voice(tmp_path / "voices" / "eve", gpt="g.ckpt")
     os.mkfifo(made / "g.ckpt")
-    with pytest.raises(VoiceError, match="'g.ckpt' is no file"):
+    with pytest.raises(VoiceError, match="'g.ckpt' is not a file"):
         load_voice(made)
     (made / "g.ckpt").unlink()
     (made / "g.ckpt").symlink_to("/dev/zero")

@@ -13,6 +13,7 @@ import pytest
 from voices.test_resident import Clock, Recorder
 from voices.voice_files import make_voice
 
+from gsv.config import VocoderConfig
 from gsv.errors import Cancelled, GsvError, InvalidRequest, Overloaded, VoiceError
 from gsv.stages import speech, stream, tally
 from gsv.stages.base import Place
@@ -132,6 +133,9 @@ def test_requests_and_audio_by_voice(voices: VoiceFolder, tmp_path: Path) -> Non
 
 def test_a_full_house_counts_as_refused(voices: VoiceFolder, tmp_path: Path) -> None:
     place = Place(tmp_path / "repository" / "gpt_sovits_v4_stream" / "1")
+    served = tmp_path / "repository" / "vocoder" / "1"
+    served.mkdir(parents=True)
+    VocoderConfig().save(served / "vocoder.json")
     settings = stream.Settings(default_voice="bob", concurrency=1, waiting=0)
     gate = threading.Event()
 

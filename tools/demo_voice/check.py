@@ -2,7 +2,7 @@
 
     .venv/bin/python tools/demo_voice/check.py [teacher] [vocoder] [flow] [gpt]
 
-``vocoder`` hears the teacher's mels, ``flow`` the teacher's tokens, ``gpt`` the texts.
+``vocoder`` gets the teacher's mels, ``flow`` the teacher's tokens, ``gpt`` the texts.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ _SILENCE = (math.log(1e-5) - MEL_FLOOR) / (MEL_CEILING - MEL_FLOOR) * 2 - 1
 
 
 def classes() -> Array:
-    """Class of each phoneme id: stress makes no other sound, all but phones is silence (0)."""
+    """Class of each phoneme id: stress is ignored, everything but phones is silence (0)."""
     table = np.zeros(PHONEMES, np.int64)
     for number, phone in enumerate(_PHONES, start=1):
         vowel = phone[0] in "AEIOU"
@@ -59,7 +59,7 @@ def classes() -> Array:
 
 
 def token_phones(phonemes: Array, ends: Array, tokens: int) -> Array:
-    """Index of the phoneme that each token hears; the first one's also before it begins."""
+    """Index of the phoneme that each token belongs to; the first one's also before it begins."""
     middles = (np.arange(tokens) + _MIDDLE) * _UNIT / TOKEN_RATE
     found: Array = np.searchsorted(ends, middles).clip(max=len(phonemes) - 1)
     return found
@@ -85,7 +85,7 @@ class Codebook:
         return made
 
     def targets(self, corpus: Corpus, index: int) -> Array:
-        """What a perfect ear would hear: float32 [tokens, WIDTH], the reference's tail included."""
+        """Exact features of the tokens: float32 [tokens, WIDTH], with the reference's tail."""
         mel = corpus.mels[index].astype(np.float32)
         tail = expected_tokens(len(corpus.waves[index])) - len(mel) // FRAMES_PER_TOKEN
         mel = np.concatenate(

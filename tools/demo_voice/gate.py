@@ -3,7 +3,7 @@
     .venv/bin/python tools/demo_voice/gate.py
 
 Speaks sentences that are in no training text through real servers: whole answers, streams, eight
-callers at once, and in bfloat16. pocketsphinx writes down what it hears. Exit code 0 only if whole
+callers at once, and in bfloat16. pocketsphinx transcribes the audio. Exit code 0 only if whole
 answers reach the least accuracy and the other ways stay close to them; else the waves are kept in
 out/gate.
 """

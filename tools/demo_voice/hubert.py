@@ -58,7 +58,7 @@ class Ear(nn.Module):
 
 
 def heard(wave: Array) -> Array:
-    """A recording as the product's reference encoder hears it, without the zeros at its end."""
+    """A recording as the product's reference encoder gets it, without the zeros at its end."""
     return audio.resample_soxr(wave.astype(np.float32) / 32768, REFERENCE_RATE, SSL_RATE)
 
 

@@ -50,7 +50,7 @@ def _begin(sovits: SoVITS) -> None:
     sovits.quantizer.requires_grad_(False)
     sovits.quantizer.codebook.zero_()
     codes = torch.from_numpy(Codebook.load().codes)
-    # Codes that stand for nothing must not burst what hears them.
+    # Unused codes must not lead to values out of range.
     sovits.quantizer.codebook[:, :WIDTH] = codes
     for module in sovits.modules():
         if isinstance(module, RelativeAttention):
@@ -168,7 +168,7 @@ def losses(learner: Learner, source: Source) -> dict[str, Tensor]:
     tokens, phonemes, lengths, mel = source.batch()
     timbre = sovits.style(source.spectrum())
     condition, _ = sovits.condition(
-        tokens, None, phonemes, lengths, timbre.expand(len(tokens), -1, -1)
+        tokens, None, phonemes, lengths.tolist(), timbre.expand(len(tokens), -1, -1)
     )
     linear = (learner.linear_mel(condition) - mel).abs().mean()
     frames, offset = source.prompt_frames()

@@ -99,7 +99,7 @@ class SpectralLoss(nn.Module):
 def _magnitude(wave: Tensor, size: int) -> Tensor:
     window = torch.hann_window(size)
     bins = torch.stft(wave, size, size // 4, window=window, center=False, return_complex=True)
-    # The floor keeps silence, which nobody hears, from ruling the logarithm.
+    # The floor keeps silence, which is inaudible, from dominating the logarithm.
     return (bins.real.square() + bins.imag.square() + 1e-6 * size).sqrt()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from gsv.bench import acoustic, semantic, voices
+from gsv.bench import acoustic, kernels, semantic, voices
 
 
 @click.group()
@@ -14,6 +14,7 @@ def main() -> None:
 
 main.add_command(semantic.main, "semantic")
 main.add_command(acoustic.main, "acoustic")
+main.add_command(kernels.main, "kernels")
 main.add_command(voices.main, "voices")
 
 if __name__ == "__main__":

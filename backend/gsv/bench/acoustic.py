@@ -1,13 +1,15 @@
 """Speed of the flow's estimator and of the vocoder, against plain float32 and the machine's limit.
 
     python -m gsv.bench acoustic --frames 1000,500,250 --dtype float32 --dtype bfloat16
+    python -m gsv.bench acoustic --frames 1024,576 --batch 1,16 --dtype bfloat16 --device cuda
 
-Weights are random: they change no speed.
+Weights are random: they change no speed. On a GPU kernels and CUDA graphs are used as served.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -22,8 +24,12 @@ from gsv.bench import plain
 from gsv.bench.semantic import numbers
 from gsv.config import SoVITSConfig, VocoderConfig
 from gsv.constants import MEL_RATE
+from gsv.device import prepare
+from gsv.engine.flow_graphs import GraphedEstimator, shape_for
+from gsv.engine.kernels import flow as flow_kernels
+from gsv.engine.kernels import vocoder as vocoder_kernels
 from gsv.engine.native import attention, convolution
-from gsv.engine.vocoding import vocode
+from gsv.engine.vocoding import GraphedVocoder, batch_shapes, vocode
 from gsv.models.flow import FlowMatching
 from gsv.models.layers import set_precision
 from gsv.models.vocoder import Vocoder
@@ -32,8 +38,12 @@ from gsv.precision import torch_dtype
 Module = TypeVar("Module", bound=nn.Module)
 
 REPEATS = 3
-_PROBE = (1000, 1024, 4096)  # rows, inputs, outputs of the matrix product that is the limit
+# Rows, inputs, outputs of the matrix product that is the limit; a GPU needs a large one to be busy.
+_CPU_PROBE, _GPU_PROBE = (1000, 1024, 4096), (8192, 8192, 8192)
+_QUEUED = 4  # calls that a GPU is given at once, as it has steps in line when it serves
+_WAYS = (("dit step", False), ("dit step, early starts", True))
 _VOCODER_WINDOW = 400
+_GPU_WINDOWS = (64, 1024)  # multiple, and frames of a batch, as gsv.stages.vocoder has them
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,7 @@ def measure(
     vocoder: VocoderConfig | None = None,
 ) -> list[Row]:
     """Measure the estimator at every length and batch, and the vocoder at every length."""
+    device = str(prepare(device))
     sovits, vocoder = sovits or SoVITSConfig(), vocoder or VocoderConfig()
     with torch.inference_mode():
         rows = []
@@ -74,7 +85,7 @@ def measure(
 
 def gemm_rate(dtype: torch.dtype, device: str = "cpu") -> float:
     """Floating-point operations per second of one large matrix product."""
-    rows, inputs, outputs = _PROBE
+    rows, inputs, outputs = _CPU_PROBE if device == "cpu" else _GPU_PROBE
     values = torch.randn(rows, inputs, device=device).to(dtype)
     weight = torch.randn(outputs, inputs, device=device).to(dtype)
     seconds = best(lambda: nn.functional.linear(values, weight), device, repeats=10)
@@ -93,13 +104,14 @@ def dit_operations(config: SoVITSConfig, frames: int) -> int:
 def best(function: Callable[[], object], device: str, repeats: int = REPEATS) -> float:
     """Seconds of the fastest of several calls, after one that doesn't count."""
     function()
-    seconds = []
+    seconds, calls = [], 1 if device == "cpu" else _QUEUED
     for _ in range(repeats):
         wait(device)
         start = time.perf_counter()
-        function()
+        for _ in range(calls):
+            function()
         wait(device)
-        seconds.append(time.perf_counter() - start)
+        seconds.append((time.perf_counter() - start) / calls)
     return min(seconds)
 
 
@@ -122,18 +134,49 @@ def _measure_dit(
         plain_seconds[shape] = best(partial(plain.dit_step, *arguments), device)
         given.embedded = flow.estimator.embed_inputs(given.prompt, embedded)
     set_precision(flow, torch_dtype(dtype, device))
-    attention.accelerate(flow)
-    modulation = flow.schedule(8)[:1]
     limit = gemm_rate(torch_dtype(dtype, device), device)
     rows = []
-    for (batch, length), given in inputs.items():
-        step = (given.noisy, given.embedded, modulation.expand(batch, -1))
-        seconds = best(partial(flow.estimator, *step), device)
-        share = batch * dit_operations(config, length) / seconds / limit
-        rows.append(
-            Row("dit step", dtype, length, batch, seconds, plain_seconds[batch, length], share)
-        )
+    for what, early in _WAYS if device != "cpu" else _WAYS[:1]:
+        flow_kernels.accelerate(flow, early=early)
+        attention.accelerate(flow)
+        seconds = _step_seconds(flow, inputs, device)
+        for (batch, length), taken in seconds.items():
+            share = batch * dit_operations(config, length) / taken / limit
+            own_plain = plain_seconds[batch, length]
+            rows.append(Row(what, dtype, length, batch, taken, own_plain, share))
     return rows
+
+
+def _step_seconds(
+    flow: FlowMatching, inputs: dict[tuple[int, int], _DitInputs], device: str
+) -> dict[tuple[int, int], float]:
+    graphed = GraphedEstimator(flow.estimator)
+    buckets = {bucket for shape in inputs if (bucket := shape_for(*shape)) is not None}
+    for bucket in sorted(buckets, key=math.prod, reverse=True):
+        graphed.capture(*bucket)
+    modulation = flow.schedule(8)[:1]
+    seconds = {}
+    for shape, given in inputs.items():
+        step = _as_served(graphed, given, modulation.expand(shape[0], -1).contiguous())
+        seconds[shape] = best(partial(graphed, *step), device)
+    return seconds
+
+
+def _as_served(
+    graphed: GraphedEstimator, given: _DitInputs, modulation: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """What the flow engine calls the estimator with: on a GPU in its graph's own memory."""
+    rows, frames, _ = given.noisy.shape
+    device = given.noisy.device
+    if device.type == "cpu":
+        return given.noisy, given.embedded, modulation, None
+    lengths = torch.full((rows,), frames, dtype=torch.int32, device=device)
+    graphed(given.noisy, given.embedded, modulation, lengths)
+    bucket = graphed.bucket(rows, frames)
+    if bucket is None:
+        return given.noisy, given.embedded, modulation, lengths
+    own = graphed.inputs_of(bucket)
+    return own.noisy, own.inputs, own.modulation, own.lengths
 
 
 class _DitInputs:
@@ -158,10 +201,15 @@ def _measure_vocoder(
         for length, mel in mels.items()
     }
     vocoder.set_precision(torch_dtype(dtype, device))
+    vocoder_kernels.accelerate(vocoder)
     convolution.accelerate(vocoder)
+    limits = (_VOCODER_WINDOW, 1, 0) if device == "cpu" else (_VOCODER_WINDOW, *_GPU_WINDOWS)
+    graphed = GraphedVocoder(vocoder)
+    if device != "cpu":
+        graphed.capture_all(batch_shapes(*limits))
     rows = []
     for length, mel in mels.items():
-        seconds = best(partial(vocode, vocoder, [mel], _VOCODER_WINDOW), device)
+        seconds = best(partial(vocode, vocoder, [mel], *limits, graphed), device)
         audio = length / MEL_RATE
         rows.append(
             Row("vocoder", dtype, length, 1, seconds / audio, plain_seconds[length] / audio, None)
@@ -180,13 +228,13 @@ def random_weights(module: Module, device: str) -> Module:
 def table(rows: Sequence[Row]) -> str:
     """The measurements as text."""
     lines = [
-        f"{'':12}{'dtype':10}{'frames':>8}{'batch':>6}{'seconds':>10}{'plain':>9}{'ratio':>8}"
+        f"{'':24}{'dtype':10}{'frames':>8}{'batch':>6}{'seconds':>10}{'plain':>9}{'ratio':>8}"
         f"{'of GEMM':>9}"
     ]
     for row in rows:
         share = "" if row.gemm_share is None else f"{row.gemm_share:9.0%}"
         lines.append(
-            f"{row.what:12}{row.dtype:10}{row.frames:8}{row.batch:6}{row.seconds:10.4f}"
+            f"{row.what:24}{row.dtype:10}{row.frames:8}{row.batch:6}{row.seconds:10.4f}"
             f"{row.plain_seconds:9.4f}{row.speedup:7.1f}x{share}"
         )
     return "\n".join(lines)

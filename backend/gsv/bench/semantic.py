@@ -13,6 +13,7 @@ import copy
 import json
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 import click
@@ -22,7 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gsv.config import GPTConfig
-from gsv.engine.runner import Runner
+from gsv.device import prepare
+from gsv.engine.gpu_runner import GpuRunner
+from gsv.engine.runner import Drawing, Runner
 from gsv.engine.sequence import SamplingParams, SequenceRequest
 from gsv.engine.sequence import Sequence as Row
 from gsv.models.gpt import Block, SemanticGPT
@@ -30,28 +33,35 @@ from gsv.precision import torch_dtype
 
 CONTEXT = 250  # positions before the first step: 100 phonemes and 150 prompt tokens
 STEPS = 40
+GPU_DTYPES = ("float32", "bfloat16")
 TURN = 5  # steps of one decoder before the other one's turn
 
 
 def measure(
-    dtype: str, rows: int, threads: int, steps: int = STEPS, config: GPTConfig | None = None
+    dtype: str,
+    rows: int,
+    threads: int,
+    steps: int = STEPS,
+    config: GPTConfig | None = None,
+    device: str = "cpu",
 ) -> dict[str, float | str]:
     """One precision and batch, random weights: milliseconds a step and what follows from them.
 
     Ours and the plain decoder take turns, so that other work on the machine meets both. Medians
     say what happened, minima what the machine can do when it is left alone.
     """
+    device = str(prepare(device))
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     model = SemanticGPT(config or GPTConfig()).eval().requires_grad_(False)
     with torch.inference_mode():
-        bandwidth = _bandwidth()
-        plain = PlainDecoder(copy.deepcopy(model), rows)
-        ours = _Ours(model, dtype, rows, steps)
+        bandwidth = _bandwidth(device)
+        plain = PlainDecoder(copy.deepcopy(model).to(device), rows)
+        ours = _Ours(model, dtype, rows, device)
         plain_times: list[float] = []
         our_times: list[float] = []
         for _ in range(max(1, steps // TURN)):
-            plain_times += _times(plain.step, TURN)
+            plain_times += _times(plain.step, TURN, device)
             our_times += _times(ours.step, TURN)
     moved = _bytes_per_step(model.config, dtype, rows, CONTEXT + steps // 2)
     floor, best = moved / bandwidth * 1e3, min(our_times)
@@ -74,22 +84,31 @@ def measure(
 
 
 class _Ours:
-    """The runner, fed with its own tokens for as long as one likes."""
+    """The runner, fed with its own tokens for as long as one likes, as the engine does it: on a GPU
+    each step is queued before the last one is read."""
 
-    def __init__(self, model: SemanticGPT, dtype: str, rows: int, steps: int) -> None:
-        self._runner = Runner(
-            model, torch.device("cpu"), torch_dtype(dtype, "cpu", int8=True), rows, 2048
+    def __init__(self, model: SemanticGPT, dtype: str, rows: int, device: str) -> None:
+        kind = Runner if device == "cpu" else GpuRunner
+        self._runner = kind(
+            model, torch.device(device), torch_dtype(dtype, device, int8=True), rows, 2048
         )
+        self._queued: deque[Drawing] = deque()
         self._runner.warm_up()
         self._rows = [Row(_request(n), lambda *_: None, lambda *_: None) for n in range(rows)]
         started = time.perf_counter()
-        self._drawn = [self._runner.prefill([row], n)[0] for n, row in enumerate(self._rows)]
+        for n, row in enumerate(self._rows):
+            self._take(self._runner.prefill([row], n))
         self.prefill_ms = (time.perf_counter() - started) * 1e3 / rows
 
     def step(self) -> None:
-        for row, drawn in zip(self._rows, self._drawn, strict=True):
+        """One token of each row."""
+        self._queued.append(self._runner.decode(self._rows))
+        while len(self._queued) > int(self._runner.runs_ahead):
+            self._take(self._queued.popleft())
+
+    def _take(self, drawing: Drawing) -> None:
+        for row, drawn in zip(drawing.sequences, drawing.read(), strict=True):
             row.tokens.append(drawn.token)  # goes on after EOS
-        self._drawn = self._runner.decode(self._rows)
 
 
 class PlainDecoder:
@@ -99,13 +118,18 @@ class PlainDecoder:
         self._model = model
         heads, width = model.config.heads, model.config.hidden_dim // model.config.heads
         shape = (rows, heads, CONTEXT, width)
-        self._cache = [(torch.randn(shape), torch.randn(shape)) for _ in model.layers]
-        self._seen = torch.randint(0, model.config.eos, (rows, 150))
+        self._device = model.head.weight.device
+        self._cache = [
+            (torch.randn(shape, device=self._device), torch.randn(shape, device=self._device))
+            for _ in model.layers
+        ]
+        self._seen = torch.randint(0, model.config.eos, (rows, 150), device=self._device)
 
     def step(self) -> None:
         """One token of each row."""
         model = self._model
-        x = model._embed_audio(self._seen[:, -1:], torch.tensor([[self._seen.shape[1]]]))
+        position = torch.tensor([[self._seen.shape[1]]], device=self._device)
+        x = model._embed_audio(self._seen[:, -1:], position)
         for index, block in enumerate(model.layers):
             assert isinstance(block, Block)
             x = self._block(index, block, x)
@@ -152,18 +176,20 @@ def _bytes_per_step(config: GPTConfig, dtype: str, rows: int, length: int) -> fl
     return weights + number * rows * length * 2 * config.layers * width
 
 
-def _bandwidth() -> float:
+def _bandwidth(device: str) -> float:
     """Bytes a second of reading numbers that fit no cache; best of a few runs."""
-    numbers = torch.ones(64 * 2**20)
-    return numbers.nbytes / min(_times(lambda: numbers.sum(), 6)) * 1e3
+    numbers = torch.ones((64 if device == "cpu" else 512) * 2**20, device=device)
+    return numbers.nbytes / min(_times(lambda: numbers.sum(), 6, device)) * 1e3
 
 
-def _times(action: Callable[[], object], count: int) -> list[float]:
-    """Milliseconds of each call but the first."""
+def _times(action: Callable[[], object], count: int, device: str = "cpu") -> list[float]:
+    """Milliseconds of each call but the first, until ``device`` has done it."""
     times = []
     for _ in range(count + 1):
         started = time.perf_counter()
         action()
+        if device != "cpu":
+            torch.cuda.synchronize(device)
         times.append((time.perf_counter() - started) * 1e3)
     return times[1:]
 
@@ -180,24 +206,40 @@ def table(results: Sequence[Mapping[str, float | str]]) -> str:
     """The measurements as text."""
     lines = [
         f"{'dtype':10}{'rows':>5}{'ms a step':>11}{'plain':>8}{'ratio':>8}{'tokens/s':>10}"
-        f"{'of bandwidth':>14}"
+        f"{'of bandwidth':>14}{'GB/s':>8}"
     ]
     for found in results:
         lines.append(
             f"{found['dtype']:10}{found['rows']:5}{found['best_step_ms']:11.2f}"
             f"{found['plain_best_step_ms']:8.1f}{found['best_speedup']:7.1f}x"
             f"{found['tokens_per_s']:10.0f}{found['share_of_floor']:14.0%}"
+            f"{found['bandwidth_gb_s']:8.1f}"
         )
     return "\n".join(lines)
 
 
 @click.command()
-@click.option("--dtype", "dtypes", default=["float32", "bfloat16", "int8"], multiple=True)
+@click.option(
+    "--dtype",
+    "dtypes",
+    multiple=True,
+    help="Precision, any number of times.  [default: float32, bfloat16 and, on a CPU, int8]",
+)
 @click.option("--rows", default="1,8,16", callback=numbers, help="Sequences in the batch.")
 @click.option("--threads", default=torch.get_num_threads(), show_default=True)
 @click.option("--steps", default=STEPS, show_default=True)
+@click.option("--device", default="cpu", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def main(dtypes: tuple[str, ...], rows: list[int], threads: int, steps: int, as_json: bool) -> None:
-    """Measure decode steps of the semantic GPT with random weights of full size."""
-    results = [measure(dtype, count, threads, steps) for dtype in dtypes for count in rows]
+def main(
+    dtypes: tuple[str, ...], rows: list[int], threads: int, steps: int, device: str, as_json: bool
+) -> None:
+    """Measure decode steps of the semantic GPT with random weights of full size.
+
+    The last column is the bandwidth that was measured just before each precision's steps; reading
+    weights and cache once at that rate is the limit.
+    """
+    chosen = dtypes or (("float32", "bfloat16", "int8") if device == "cpu" else GPU_DTYPES)
+    results = [
+        measure(dtype, count, threads, steps, device=device) for dtype in chosen for count in rows
+    ]
     click.echo(json.dumps(results) if as_json else table(results))

@@ -18,8 +18,11 @@ import torch
 
 from gsv.bench.acoustic import random_weights, wait
 from gsv.config import SoVITSConfig
+from gsv.device import prepare
+from gsv.engine.flow import CUDA_ROUND_TO
 from gsv.engine.flow_job import FlowJob, FlowRun
 from gsv.engine.flow_runner import FlowRunner
+from gsv.engine.kernels import flow as kernels
 from gsv.engine.native import attention
 from gsv.models.adapters import PROJECTIONS, Adapter
 from gsv.models.flow import FlowMatching
@@ -57,14 +60,17 @@ def measure(
     config: SoVITSConfig | None = None,
 ) -> list[Row]:
     """Measure a batch of the base voice and one voice of each rank, at every length."""
+    device = str(prepare(device))
     config = config or SoVITSConfig()
     rows = []
     with torch.inference_mode():
         for dtype in dtypes:
             flow = random_weights(FlowMatching(config), device)
             set_precision(flow, torch_dtype(dtype, device))
+            kernels.accelerate(flow)
             attention.accelerate(flow)
-            runner = FlowRunner({"": flow})
+            runner = FlowRunner({"": flow}, 1 if device == "cpu" else CUDA_ROUND_TO)
+            runner.warm_up()
             for rank in ranks:
                 runner.adapters[str(rank)] = _adapter(
                     config, rank, flow, torch_dtype(dtype, device)

@@ -7,7 +7,8 @@
     pretrained  the HuBERT and BERT folders
     store     safetensors, atomic folders          manifest   SHA-256 sums, checked at load
     hub       downloads                            demo       random weights in the official formats
-    prepare   all of it together: a model repository that can be served
+    prepare   all steps together: a model repository that can be served
 
-The serving path uses ``store`` and ``manifest`` only: it never unpickles.
+Serving uses ``store`` and ``manifest`` for the models' own weights. For a voice whose folder holds
+a file of upstream it also uses ``reader``, which reads a pickle as data and runs nothing of it.
 """

@@ -214,7 +214,7 @@ def _sovits_scale(key: str, shape: Shape) -> float:
 
 def _vocoder_scale(rates: Sequence[int], key: str, shape: Shape) -> float:
     if key.startswith("ups."):
-        # A transposed convolution: each output sample hears kernel/rate taps.
+        # A transposed convolution: each output sample depends on kernel/rate taps.
         return 1.2 / math.sqrt(shape[0] * shape[2] / rates[int(key.split(".")[1])])
     factor = 0.25 if key.startswith("conv_pre") else 0.10 if key.startswith("conv_post") else 1.0
     return factor / math.sqrt(math.prod(shape[1:]))

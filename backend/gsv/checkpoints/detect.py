@@ -1,4 +1,4 @@
-"""Says what a checkpoint file is, by its content, and refuses the wrong one by name.
+"""Recognises a checkpoint file by its content; of a wrong one, says what it is.
 
 v3 and v4 of SoVITS have the same tensors: only the version in the file's own configuration, the
 header digits, or the fingerprint of the published file tell them apart. In that order of trust:

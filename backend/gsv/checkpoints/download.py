@@ -19,11 +19,11 @@ from typing import Any, BinaryIO
 from gsv import __version__
 from gsv.errors import CheckpointError
 
-# Called with the file's path, the bytes that are here, and all its bytes.
+# Called with the file's path, the bytes that have arrived, and its size in bytes.
 Progress = Callable[[str, int, int], None]
 
 TIMEOUT = 60.0  # seconds without a byte
-BROKEN = (OSError, http.client.HTTPException)  # URLError and timeouts are OSErrors
+_BROKEN = (OSError, http.client.HTTPException)  # URLError and timeouts are OSErrors
 _BLOCK = 1 << 18  # bytes read at a time
 _ATTEMPTS = 5  # in a row without a new byte
 
@@ -53,8 +53,10 @@ class Source:
     patience: float = 1.0
 
     def failed(self, what: str, why: str) -> CheckpointError:
-        """The error for a file that can't be had."""
-        return CheckpointError(f"{what}: can't be had from {self.name}: {why}; {self.advice}")
+        """The error for a file that can't be downloaded."""
+        return CheckpointError(
+            f"{what}: can't be downloaded from {self.name}: {why}; {self.advice}"
+        )
 
     def download(self, address: str, file: RemoteFile, folder: Path, progress: Progress) -> Path:
         """Bring one file into ``folder``, unless it is there already and right.
@@ -98,7 +100,7 @@ class Source:
                 if error.code == 416:  # the part on disk is not a beginning of the file
                     part.unlink(missing_ok=True)
                 problem = f"HTTP {error.code} {error.reason}"
-            except BROKEN as error:
+            except _BROKEN as error:
                 problem = str(error) or type(error).__name__
             now = part.stat().st_size if part.exists() else 0
             attempt = 0 if now > here else attempt + 1
@@ -111,9 +113,9 @@ class Source:
         self, address: str, file: RemoteFile, part: Path, here: int, progress: Progress
     ) -> None:
         headers = {"Range": f"bytes={here}-"} if here else {}
-        with open_address(address, headers) as response:
+        with _opened(address, headers) as response:
             if here and response.status != http.HTTPStatus.PARTIAL_CONTENT:
-                here = 0  # a server that knows no ranges sends all of it
+                here = 0  # a server without ranges sends the whole file
             with _writable(part, append=here > 0) as output:
                 while block := response.read(_BLOCK):
                     here += len(block)
@@ -123,14 +125,14 @@ class Source:
                     progress(file.path, here, file.size)
 
 
-def open_address(address: str, headers: dict[str, str] | None = None) -> Any:
+def _opened(address: str, headers: dict[str, str]) -> Any:
     """The answer to a GET, to be closed by the caller."""
     own = {"User-Agent": f"gsv/{__version__}"}
-    request = urllib.request.Request(address, headers=own | (headers or {}))
+    request = urllib.request.Request(address, headers=own | headers)
     return urllib.request.urlopen(request, timeout=TIMEOUT)
 
 
-# A disk that refuses is no broken connection: it must not be tried again.
+# A disk that refuses is not a broken connection: it must not be tried again.
 
 
 def _writable(path: Path, *, append: bool) -> BinaryIO:

@@ -1,32 +1,24 @@
 """Gets the official files from the Hugging Face hub or a mirror of it.
 
-The hub gives SHA-256 sums for large files and Git's SHA-1 for small ones.
+``huggingface_hub`` tells what there is: size, sum and commit of each file. The bytes come by
+``download``, as those of the text data do: it goes on wherever a transfer broke off, and checks
+sums; the library gives up when a connection ends early, and checks sizes only.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from gsv.checkpoints.download import (
-    BROKEN,
-    TIMEOUT,
-    Progress,
-    RemoteFile,
-    Source,
-    open_address,
-)
+from gsv.checkpoints.download import TIMEOUT, Progress, RemoteFile, Source
 from gsv.errors import CheckpointError
 
 ENDPOINT = "https://huggingface.co"
 REPOSITORY = "lj1995/GPT-SoVITS"
+REVISION = "main"
 OFFICIAL_FILES = (
     "s1v3.ckpt",
     "gsv-v4-pretrained/s2Gv4.pth",
@@ -39,21 +31,36 @@ OFFICIAL_FILES = (
     "chinese-roberta-wwm-ext-large/pytorch_model.bin",
 )
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")  # of large files
+_GIT_SHA1 = re.compile(r"[0-9a-f]{40}")  # of small files, as Git counts it
+_NOT_FOUND = 404
 
 
 class Hub:
-    """A hub's repository of models."""
+    """A hub's repository of models, at one commit.
+
+    Args:
+        endpoint: address of the hub or of a mirror.
+        repository: owner and name.
+        revision: a commit, tag or branch. What a branch points to when the first file is asked for
+            holds for all further ones, so that no two files are of different commits.
+        patience: seconds before the second attempt; doubled before each further one.
+    """
 
     def __init__(
-        self, endpoint: str = ENDPOINT, repository: str = REPOSITORY, *, patience: float = 1.0
+        self,
+        endpoint: str = ENDPOINT,
+        repository: str = REPOSITORY,
+        revision: str = REVISION,
+        *,
+        patience: float = 1.0,
     ) -> None:
-        """``patience``: seconds before the second attempt; doubled before each further one."""
         parts = urllib.parse.urlsplit(endpoint)
         if parts.scheme not in ("http", "https") or not parts.netloc:
             raise CheckpointError(f"endpoint {endpoint!r}: allowed: http:// or https:// addresses")
         self._root = endpoint.rstrip("/")
         self._repository = repository
+        self.revision = revision
         self._source = Source(
             f"{self._root}/{repository}",
             "check the connection, or set HF_ENDPOINT to a mirror",
@@ -66,11 +73,11 @@ class Hub:
         Raises:
             CheckpointError: the hub can't be reached, or does not have one of them.
         """
-        known = self._tree()
-        files = [known.get(path) or self._head(path) for path in paths]
+        files = [self._look(path) for path in paths]
         if lacking := [path for path, file in zip(paths, files, strict=True) if file is None]:
             raise CheckpointError(
-                f"{self._root}/{self._repository} does not have {', '.join(lacking)}"
+                f"{self._root}/{self._repository} does not have {', '.join(lacking)} "
+                f"(revision {self.revision})"
             )
         return [file for file in files if file is not None]
 
@@ -82,64 +89,38 @@ class Hub:
         """
         return self._source.download(self._address(file.path), file, folder, progress)
 
-    def _tree(self) -> dict[str, RemoteFile]:
-        """All files by path; empty where a mirror has no such list."""
-        address = f"{self._root}/api/models/{self._repository}/tree/main?recursive=1"
-        files: dict[str, RemoteFile] = {}
-        while address:
-            try:
-                with open_address(address) as response:
-                    entries, link = json.load(response), response.headers.get("Link") or ""
-            except urllib.error.HTTPError as error:
-                if error.code in (404, 405):
-                    return {}
-                raise self._source.failed("list of files", f"HTTP {error.code}") from error
-            except (*BROKEN, ValueError) as error:
-                raise self._source.failed("list of files", str(error)) from error
-            files |= {file.path: file for file in map(_entry, entries) if file is not None}
-            following = re.search(r'<([^>]+)>;\s*rel="next"', link)
-            address = urllib.parse.urljoin(address, following[1]) if following else ""
-        return files
+    def _look(self, path: str) -> RemoteFile | None:
+        """What the hub tells of a file; None if it does not have it."""
+        from huggingface_hub import get_hf_file_metadata
+        from huggingface_hub.errors import HfHubHTTPError
 
-    def _head(self, path: str) -> RemoteFile | None:
-        """What the answer to HEAD tells; the sums stand in the redirect to the store."""
-        request = urllib.request.Request(self._address(path), method="HEAD")
-        opener = urllib.request.build_opener(_StayHere)
         try:
-            with opener.open(request, timeout=TIMEOUT) as response:
-                headers = response.headers
-        except urllib.error.HTTPError as error:
-            if error.code == 404:
+            # No token: the files are public, and a mirror must not see one.
+            found = get_hf_file_metadata(self._address(path), token=False, timeout=TIMEOUT)
+        except HfHubHTTPError as error:
+            status = error.response.status_code if error.response is not None else None
+            if status == _NOT_FOUND:
                 return None
-            if not 300 <= error.code < 400:
-                raise self._source.failed(path, f"HTTP {error.code}") from error
-            headers = error.headers
-        except BROKEN as error:
+            raise self._source.failed(path, f"HTTP {status}") from error
+        except Exception as error:
+            # Depending on its version, errors of requests, httpx or httpx2 come through.
             raise self._source.failed(path, str(error)) from error
-        size = headers.get("X-Linked-Size") or headers.get("Content-Length") or ""
-        tag = (headers.get("X-Linked-Etag") or "").removeprefix("W/").strip('"')
-        if not size.isdigit():
+        if found.size is None:
             raise self._source.failed(path, "the hub does not tell its size")
-        return RemoteFile(path, int(size), sha256=tag if _SHA256.fullmatch(tag) else "")
+        if found.commit_hash:
+            self.revision = found.commit_hash
+        tag = found.etag or ""
+        return RemoteFile(
+            path,
+            found.size,
+            sha256=tag if _SHA256.fullmatch(tag) else "",
+            git_sha1=tag if _GIT_SHA1.fullmatch(tag) else "",
+        )
 
     def _address(self, path: str) -> str:
-        return f"{self._root}/{self._repository}/resolve/main/{urllib.parse.quote(path)}"
+        from huggingface_hub import hf_hub_url
 
-
-class _StayHere(urllib.request.HTTPRedirectHandler):
-    """Reports a redirect in place of following it."""
-
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        return None
-
-
-def _entry(entry: Any) -> RemoteFile | None:
-    match entry:
-        case {"type": "file", "path": str(path), "size": int(size), "lfs": {"oid": str(oid)}}:
-            return RemoteFile(path, size, sha256=oid)
-        case {"type": "file", "path": str(path), "size": int(size), "oid": str(oid)}:
-            return RemoteFile(path, size, git_sha1=oid)
-    return None
+        return hf_hub_url(self._repository, path, revision=self.revision, endpoint=self._root)
 
 
 def download_official(hub: Hub, folder: Path, progress: Progress) -> None:

@@ -75,7 +75,7 @@ def read_lora(path: Path, base: SoVITSConfig) -> Lora:
     """Read a LoRA file for the base of the given shapes.
 
     Raises:
-        CheckpointError: it is no v4 LoRA file, or does not fit the base.
+        CheckpointError: it is not a v4 LoRA file, or does not fit the base.
     """
     checkpoint = read_checkpoint(path)
     notes = require(checkpoint, Kind.SOVITS_LORA)

@@ -72,7 +72,7 @@ def verify_manifest(folder: Path) -> dict[str, Any]:
 
 
 def fingerprint(folder: Path) -> str | None:
-    """Stands for all files that the folder's manifest lists; None where there is no manifest."""
+    """A sum over all files that the folder's manifest lists; None where there is no manifest."""
     try:
         content = json.loads((folder / NAME).read_text(encoding="utf-8"))
         files = sorted((name, entry["sha256"]) for name, entry in content["files"].items())

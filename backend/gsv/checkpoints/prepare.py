@@ -31,7 +31,7 @@ Report = Callable[[str], None]
 GPT_FILE = "s1v3.ckpt"
 SOVITS_FILE = "gsv-v4-pretrained/s2Gv4.pth"
 VOCODER_FILE = "gsv-v4-pretrained/vocoder.pth"
-# Names that people look for in vain.
+# Files that don't exist, but that people ask for.
 _NEVER_EXISTED = ("s2v4.ckpt", "s1v4.ckpt", "s1Gv4.ckpt")
 _VERSION = "1"  # of every model: the folder that Triton loads
 _GENERATORS = ("semantic_gpt_engine", "sovits_v4")  # where the time goes
@@ -99,7 +99,7 @@ def prepare(
     replace: bool,
     demo: bool,
     report: Report,
-    dtype: str = "float32",
+    dtype: str = "default",
     bundled: Path | None = None,
 ) -> None:
     """Build the model repository and put the bundled voices into the voice folder.
@@ -138,7 +138,7 @@ def prepare(
 
 @dataclasses.dataclass(frozen=True)
 class _Build:
-    """The repository that is being made."""
+    """A repository under construction."""
 
     root: Path
     report: Report
@@ -246,7 +246,7 @@ def _sources(model: str, files: Files) -> dict[str, Any]:
 def _check_replaceable(repository: Path) -> None:
     """--force replaces a model repository, never a folder with other things in it."""
     if not repository.is_dir():
-        raise CheckpointError(f"{repository}: is no folder")
+        raise CheckpointError(f"{repository}: not a folder")
     strange = [p.name for p in repository.iterdir() if not (p / "config.pbtxt").is_file()]
     if strange:
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""The two helpers from other people: HuBERT (speech → features) and BERT (characters → features).
+"""The two pretrained encoders: HuBERT (speech → features) and BERT (characters → features).
 
 Their folders are in the form of ``transformers``. Each is checked, its weights are written as
 safetensors under the names that ``HubertModel`` and ``BertModel(add_pooling_layer=False)`` load
@@ -215,9 +215,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: no readable JSON: {brief(error)}") from error
+        raise CheckpointError(f"{path}: not readable as JSON: {brief(error)}") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: no JSON object")
+        raise CheckpointError(f"{path}: not a JSON object")
     return content
 
 

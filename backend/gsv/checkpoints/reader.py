@@ -125,7 +125,7 @@ def _strange(start: bytes) -> str:
         return "it is a Git LFS pointer, not the file itself; run `git lfs pull` or download it"
     if start.lstrip()[:1] == b"<":
         return "it is a web page, not a checkpoint; the download went wrong"
-    return "it is no checkpoint: neither a zip archive, a torch stream nor safetensors"
+    return "it is not a checkpoint: neither a zip archive, a torch stream nor safetensors"
 
 
 def _find_weights(content: Any) -> tuple[str, dict[str, TensorRef], dict[str, Any]]:

@@ -129,7 +129,7 @@ def install(sources: Sources, target: Path, report: Callable[[str], None]) -> li
         What the frontend then lacks, with its cost.
 
     Raises:
-        CheckpointError: a source is not what it was said to be, or a pickle is no plain table.
+        CheckpointError: a source is not what it was said to be, or a pickle is not a plain table.
     """
     for named in (sources.upstream, sources.folder):
         if named is not None and not named.is_dir():

@@ -190,8 +190,8 @@ def download_text_data(
         patience: seconds before a second attempt.
 
     Raises:
-        CheckpointError: a file can't be had, or what came has another checksum; files that came
-            before it stay.
+        CheckpointError: a file can't be downloaded, or what came has another checksum; files that
+            came before it stay.
     """
     if mirror and urllib.parse.urlsplit(mirror).scheme not in ("http", "https"):
         raise CheckpointError(f"mirror {mirror!r}: allowed: http:// or https:// addresses")
@@ -263,7 +263,7 @@ def _write(content: IO[bytes], path: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Fill a folder; exit code 1 and one line if a file can't be had."""
+    """Fill a folder; exit code 1 and one line if a file can't be downloaded."""
     parser = argparse.ArgumentParser(prog="python -m gsv.checkpoints.text_download")
     parser.add_argument("folder", type=Path, help="folder to fill, for gsv prepare --text-data")
     parser.add_argument("--g2pw", action="store_true", help="the G2PW model as well (590 MB)")

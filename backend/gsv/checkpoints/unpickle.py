@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 from gsv.errors import CheckpointError
 
-# Largest seen in earnest: upstream's name dictionary, 0.6 million opcodes. Each opcode costs at
+# Largest of upstream's own: its name dictionary, 0.6 million opcodes. Each opcode costs at
 # most some hundred bytes, so these bound the memory as well.
 OPCODE_LIMIT = 4_000_000
 PICKLE_LIMIT = 64 << 20  # bytes
@@ -150,19 +150,19 @@ class _Machine:
     def _extend(self, items: list[Any]) -> None:
         target = self._stack[-1]
         if not isinstance(target, list):
-            raise TypeError("items added to something that is no list")
+            raise TypeError("items added to something that is not a list")
         target.extend(items)
 
     def _add(self, items: list[Any]) -> None:
         target = self._stack[-1]
         if not isinstance(target, set):
-            raise TypeError("items added to something that is no set")
+            raise TypeError("items added to something that is not a set")
         target.update(_key(item) for item in items)
 
     def _update(self, items: list[Any]) -> None:
         target = self._stack[-1]
         if not isinstance(target, dict) or len(items) % 2:
-            raise TypeError("pairs added to something that is no dict")
+            raise TypeError("pairs added to something that is not a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
             target[_key(key)] = value
 
@@ -229,7 +229,7 @@ def _is_config_class(name: _Name) -> bool:
 
 def _call(function: Any, arguments: Any) -> Any:
     if not isinstance(function, _Name) or not isinstance(arguments, tuple):
-        raise TypeError("a call of something that is no function")
+        raise TypeError("a call of something that is not a function")
     if _is_config_class(function):
         return _Record()
     if str(function) not in _CALLS:

@@ -1,13 +1,13 @@
 """Adds, changes and removes voices: everything is checked before anything is written.
 
 A voice's folder is made beside the others under a hidden name and takes its place in one step, so
-that a server that looks meanwhile finds the old voice or the new one.
+that a server that looks meanwhile finds the old voice or the new one. What people wrote into a
+``voice.toml`` by hand, comments and order, stays when a reference is added or removed.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import shutil
 import tempfile
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import soundfile
+import tomlkit
 from numpy.typing import NDArray
 
 from gsv.checkpoints.store import staged_folder
@@ -28,7 +29,7 @@ from gsv.text.lexicon import FILE as LEXICON_FILE
 from gsv.voices import NAME_PATTERN, VOICE_FILE, VoiceEntry
 from gsv.voices.features import FOLDER as FEATURES_FOLDER
 from gsv.voices.recording import read_recording
-from gsv.voices.voice import load_entry, read_values
+from gsv.voices.voice import load_entry, read_text
 from gsv_client.quality import Report, best_window, inspect
 
 LONGEST_SECONDS = 900.0  # of a recording that a window is looked for in
@@ -80,7 +81,7 @@ class NewVoice:
 
 @dataclasses.dataclass(frozen=True)
 class Added:
-    """What became of it."""
+    """The result of adding a voice."""
 
     entry: VoiceEntry
     report: Report
@@ -126,7 +127,7 @@ def add_voice(folder: Path, new: NewVoice, shapes: Shapes, *, replace: bool = Fa
             shutil.copyfile(new.lexicon, staged / LEXICON_FILE)
         if new.sampling:
             values["sampling"] = dict(new.sampling)
-        (staged / VOICE_FILE).write_text(render(values), encoding="utf-8")
+        (staged / VOICE_FILE).write_text(tomlkit.dumps(values), encoding="utf-8")
         load_entry(staged)  # as the server will: nothing is left that it would refuse
     return Added(load_entry(target), report, window, weights)
 
@@ -142,44 +143,24 @@ def remove_voice(folder: Path, name: str) -> None:
     if not NAME_PATTERN.fullmatch(voice) or not (target / VOICE_FILE).is_file():
         raise VoiceError(f"no voice {name!r} in {folder}")
     if slash:
-        values = read_values(target)
-        gone = values.get("references", {}).pop(reference, None)
-        if gone is None:
+        document = tomlkit.parse(read_text(target))
+        references: Any = document.get("references", {})
+        if not isinstance(references, dict) or reference not in references:
             raise VoiceError(f"voice {voice} has no reference {reference!r}")
+        del references[reference]
+        if not references:
+            del document["references"]
         with _staged(target, replace=True) as staged:
             _copy(target, staged)
-            (staged / VOICE_FILE).write_text(render(values), encoding="utf-8")
+            (staged / VOICE_FILE).write_text(tomlkit.dumps(document), encoding="utf-8")
             load_entry(staged)
         return
-    # Out of sight in one step; then it may take its time.
+    # Renamed first, in one step; deleting may take longer.
     hidden = tempfile.TemporaryDirectory(
         prefix=f".{voice}.", dir=folder, ignore_cleanup_errors=True
     )
     with hidden as work:
         target.rename(Path(work) / voice)
-
-
-def render(values: Mapping[str, Any]) -> str:
-    """``voice.toml``'s text."""
-    lines = [f"{key} = {_toml(v)}" for key, v in values.items() if not isinstance(v, dict)]
-    for key, table in values.items():
-        if not isinstance(table, dict):
-            continue
-        plain = {k: v for k, v in table.items() if not isinstance(v, dict)}
-        if plain:
-            lines += ["", f"[{key}]", *(f"{k} = {_toml(v)}" for k, v in plain.items())]
-        for name, inner in table.items():
-            if isinstance(inner, dict):
-                lines += ["", f"[{key}.{_toml(name)}]"]
-                lines += [f"{k} = {_toml(v)}" for k, v in inner.items()]
-    return "\n".join(lines) + "\n"
-
-
-def _toml(value: str | int | float) -> str:
-    # A JSON string without \u escapes for others than control characters is one of TOML as well.
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return repr(value)
 
 
 def _add_reference(
@@ -200,7 +181,8 @@ def _add_reference(
     if reference in entry.others and not replace:
         raise VoiceError(f"voice {new.name}: exists already; use --force to replace it")
     wave, rate, window = recording
-    values = read_values(target)
+    document = tomlkit.parse(read_text(target))
+    references: Any = document.setdefault("references", tomlkit.table(is_super_table=True))
     with _staged(target, replace=True) as staged:
         _copy(target, staged)
         stem = f"reference-{reference}"
@@ -209,8 +191,8 @@ def _add_reference(
             "text": new.text,
             "language": new.language,
         }
-        values.setdefault("references", {})[reference] = table
-        (staged / VOICE_FILE).write_text(render(values), encoding="utf-8")
+        references[reference] = table
+        (staged / VOICE_FILE).write_text(tomlkit.dumps(document), encoding="utf-8")
         load_entry(staged)
     return Added(load_entry(target), report, window, {})
 
@@ -228,7 +210,7 @@ def _copy(source: Path, staged: Path) -> None:
 def _windowed(
     path: Path, window: str
 ) -> tuple[NDArray[np.float32], int, tuple[float, float] | None]:
-    """The part of the recording that is asked for; an offer where it is too long."""
+    """The chosen part of the recording; if it is too long, VoiceError with the best part."""
     try:
         wave, rate = read_recording(path, LONGEST_SECONDS)
     except (OSError, ValueError) as error:

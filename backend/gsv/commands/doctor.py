@@ -115,7 +115,7 @@ def check_text(repository: Path | None, voices: Path | None) -> Iterator[Finding
     for item in items:
         if item.present:
             yield Finding("ok", "text data", f"{item.name}: there")
-        elif not item.name.endswith(f"({FOLDER})"):  # polyphones are told of below
+        elif not item.name.endswith(f"({FOLDER})"):  # polyphones are reported below
             yield Finding("warning", "text data", f"no {item.name}: {item.cost}", _GET_TEXT)
     yield _polyphones(folder)
     yield from _lexicon(TextData.find(folder).lexicon)

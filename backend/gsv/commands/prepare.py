@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -74,6 +74,11 @@ _DEMO_WARNING = (
     envvar="HF_ENDPOINT",
     help="Address of the Hugging Face hub or a mirror of it, for --download.",
 )
+@click.option(
+    "--revision",
+    help="Commit, tag or branch of the official files on the hub, for --download.  "
+    "[default: the commit that main is at; it is printed]",
+)
 @click.option("--out", type=_FOLDER, required=True, help="Model repository to make.")
 @click.option(
     "--gpt",
@@ -104,11 +109,12 @@ _DEMO_WARNING = (
 )
 @click.option(
     "--dtype",
-    type=click.Choice(["float32", "auto", "bfloat16", "float16"]),
-    default="float32",
+    type=click.Choice(["default", "float32", "auto", "bfloat16", "float16"]),
+    default="default",
     show_default=True,
     help="Arithmetic of both generators. float32 is exact; auto is bfloat16 where the serving "
-    "machine computes in it, several times faster. Stands in their config.pbtxt.",
+    "machine computes in it (float16 on older GPUs), several times faster; default is auto on a "
+    "GPU and float32 on a CPU. Stands in their config.pbtxt.",
 )
 @click.option("--force", is_flag=True, help="Replace an earlier model repository.")
 def prepare(
@@ -119,6 +125,7 @@ def prepare(
     g2pw: bool,
     text_mirror: str | None,
     endpoint: str | None,
+    revision: str | None,
     out: Path,
     gpt: Path | None,
     sovits: Path | None,
@@ -167,7 +174,7 @@ def prepare(
             else contextlib.nullcontext(pretrained or Path("pretrained")) as source
         ):
             if download:
-                _download(source, endpoint)
+                _download(source, endpoint, revision)
             text = Sources(upstream, text_data)
             if download_text:
                 folder = (pretrained or Path("pretrained")) / "text_data"
@@ -210,14 +217,15 @@ def _demo_weights(size: str, out: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-def _download(folder: Path, endpoint: str | None) -> None:
-    from gsv.checkpoints.hub import ENDPOINT, Hub, download_official
+def _download(folder: Path, endpoint: str | None, revision: str | None) -> None:
+    from gsv.checkpoints.hub import ENDPOINT, REVISION, Hub, download_official
 
-    bars = _Bars()
+    hub, bars = Hub(endpoint or ENDPOINT, revision=revision or REVISION), _Bars()
     try:
-        download_official(Hub(endpoint or ENDPOINT), folder, bars.show)
+        download_official(hub, folder, bars.show)
     finally:
         bars.end()
+    _say(f"official files: revision {hub.revision}")
 
 
 def _download_text(here: Sources, folder: Path, g2pw: bool, mirror: str) -> None:
@@ -233,31 +241,23 @@ def _download_text(here: Sources, folder: Path, g2pw: bool, mirror: str) -> None
 
 
 class _Bars:
-    """One progress bar a file, on stderr."""
-
-    _WIDTH = 30
+    """One progress bar a file, on stderr; where that is not a terminal, one line a file."""
 
     def __init__(self) -> None:
         self._path = ""
-        self._percent = -1
+        self._open = contextlib.ExitStack()
+        self._bar: Any = None
 
     def show(self, path: str, here: int, size: int) -> None:
-        percent = 100 * here // max(size, 1)
-        if path != self._path:
+        """``here`` bytes of ``size`` are on the disk."""
+        if path != self._path or here < self._bar.pos:  # the next one, or one that begins again
             self.end()
-        elif percent == self._percent:
-            return
-        self._path, self._percent = path, percent
-        if not sys.stderr.isatty() and percent < 100:
-            return  # a log gets one line a file
-        done = self._WIDTH * percent // 100
-        bar = "#" * done + "-" * (self._WIDTH - done)
-        start = "\r" if sys.stderr.isatty() else ""
-        line = f"{start}[{bar}] {percent:3d} % of {size / 1e6:,.1f} MB  {path}"
-        click.echo(line, err=True, nl=not sys.stderr.isatty())
+            label = f"{path} ({size / 1e6:,.1f} MB)"
+            bar = click.progressbar(length=size, label=label, file=sys.stderr, width=30)
+            self._path, self._bar = path, self._open.enter_context(bar)
+        self._bar.update(here - self._bar.pos)
 
     def end(self) -> None:
         """Leave the line of the last bar."""
-        if self._path and sys.stderr.isatty():
-            click.echo(err=True)
+        self._open.close()
         self._path = ""

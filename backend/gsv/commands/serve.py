@@ -16,6 +16,7 @@ import click
 
 from gsv.errors import Cancelled, GsvError
 from gsv.serving.launcher import EmbeddedServer, ServerOptions
+from gsv.serving.mps import MODES
 from gsv.serving.supervisor import RecoveryPolicy, Supervisor
 
 EPILOG = """\b
@@ -69,6 +70,14 @@ port_type = click.IntRange(0, 65535)
     "Without it: nobody is asked on a loopback address, and a random key is made on any other.",
 )
 @click.option(
+    "--mps",
+    type=click.Choice(MODES),
+    default="off",
+    show_default=True,
+    help="NVIDIA's Multi-Process Service, so that the models' kernels run side by side on a GPU: "
+    "auto uses it where it can be, on insists.",
+)
+@click.option(
     "--log-file",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Append Triton's whole log to this file.",
@@ -112,7 +121,7 @@ def is_loopback(host: str) -> bool:
 
 
 class LogView:
-    """Shows Triton's log: all of it while the server is ready, before and after what matters."""
+    """Shows Triton's log: all lines while the server is ready, important ones before and after."""
 
     def __init__(self, file: IO[str] | None, verbose: bool) -> None:
         self._file, self._verbose = file, verbose

@@ -64,7 +64,7 @@ def list_voices(folder: Path, as_json: bool) -> None:
 @_folder_option
 @_json_option
 def show_voice(name: str, folder: Path, as_json: bool) -> None:
-    """Show the voice NAME: what it holds, and what its recordings are worth.
+    """Show the voice NAME: its files and the quality of its recordings.
 
     \b
     Examples:
@@ -119,7 +119,7 @@ def show_voice(name: str, folder: Path, as_json: bool) -> None:
     help=f"A default of this voice: {', '.join(SAMPLING_TYPES)}. May be given several times.",
 )
 @click.option(
-    "--lexicon", type=_FILE, help="Readings of words in this voice: a TOML file, see the README."
+    "--lexicon", type=_FILE, help="Readings of words in this voice: a TOML file, see docs/text.md."
 )
 @click.option(
     "--repository",
@@ -236,8 +236,8 @@ def _sampling(given: tuple[str, ...]) -> dict[str, int | float]:
         try:
             values[key] = SAMPLING_TYPES[key](text)
         except ValueError as error:
-            kind = SAMPLING_TYPES[key].__name__
-            raise click.UsageError(f"--sampling {item}: {text!r} is no {kind}") from error
+            kind = "an integer" if SAMPLING_TYPES[key] is int else "a number"
+            raise click.UsageError(f"--sampling {item}: {text!r} must be {kind}") from error
     return values
 
 

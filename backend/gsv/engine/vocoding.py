@@ -7,14 +7,74 @@ whole mel gives; so seams need no fading, and windows of different mels can shar
 
 from __future__ import annotations
 
+import logging
+import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from gsv.engine.graphs import CapturedCalls
 from gsv.models.vocoder import Vocoder
 from gsv.models.windows import Window, windows
+
+logger = logging.getLogger(__name__)
+
+
+class GraphedVocoder:
+    """Calls a vocoder, through CUDA graphs where a batch's shape has one.
+
+    A window is some two hundred kernels, which a GPU runs faster than they can be started.
+
+    Args:
+        vocoder: in evaluation mode, on its device, in its final precision.
+    """
+
+    def __init__(self, vocoder: Vocoder) -> None:
+        self.vocoder = vocoder
+        self._device = vocoder.output.weight.device
+        self._calls = CapturedCalls(self._device)
+        self._captured: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+
+    def __len__(self) -> int:
+        """Graphs captured."""
+        return len(self._captured)
+
+    def capture_all(self, shapes: Sequence[tuple[int, int]]) -> None:
+        """Capture these numbers of windows and frames, the largest first."""
+        begin = time.monotonic()
+        for rows, frames in sorted(shapes, key=lambda shape: shape[0] * shape[1], reverse=True):
+            self.capture(rows, frames)
+        seconds = time.monotonic() - begin
+        logger.info("vocoder: %d CUDA graphs in %.1f s", len(self._captured), seconds)
+
+    @torch.inference_mode()
+    def capture(self, rows: int, frames: int) -> None:
+        """Capture one shape; without memory for it, its batches run without a graph."""
+        if self._device.type != "cuda":
+            return
+        channels = self.vocoder.input.in_channels
+        mel = torch.zeros(rows, channels, frames, device=self._device)
+        made: list[Tensor] = []
+        self._calls.capture((rows, frames), partial(self._run_into, made, mel))
+        if (rows, frames) in self._calls:
+            self._captured[rows, frames] = mel, made[-1]
+
+    def __call__(self, mel: Tensor) -> Tensor:
+        """As :class:`Vocoder`; valid until the next call."""
+        key = (mel.shape[0], mel.shape[2])
+        if key not in self._captured:
+            wave: Tensor = self.vocoder(mel)
+            return wave
+        given, made = self._captured[key]
+        given.copy_(mel)
+        self._calls(key, partial(self._run_into, [], given))
+        return made
+
+    def _run_into(self, made: list[Tensor], mel: Tensor) -> None:
+        made.append(self.vocoder(mel))
 
 
 @torch.inference_mode()
@@ -24,6 +84,7 @@ def vocode(
     limit: int,
     multiple: int = 1,
     batch_frames: int = 0,
+    compute: Callable[[Tensor], Tensor] | None = None,
 ) -> list[Tensor]:
     """Waves of several mels, each the same as of that mel alone.
 
@@ -34,6 +95,8 @@ def vocode(
         multiple: windows are a multiple of so many frames. Above 1, mels of different lengths
             share batches, at the price of some frames computed twice.
         batch_frames: frames of all windows of a batch; 0 is one window a batch, best on a CPU.
+            Batches have a power of two of windows, so that there are few different shapes.
+        compute: as the vocoder, faster.
 
     Returns:
         float32 [480 * T] each.
@@ -44,47 +107,29 @@ def vocode(
             sizes[window.size].append((row, window))
     scale = vocoder.samples_per_frame
     waves = [mel.new_empty(mel.shape[-1] * scale, dtype=torch.float32) for mel in mels]
+    compute = compute or vocoder
     for size, pieces in sizes.items():
-        step = max(1, batch_frames // size)
-        for begin in range(0, len(pieces), step):
-            batch = pieces[begin : begin + step]
+        begin = 0
+        while begin < len(pieces):
+            count = _power_of_two(min(max(1, batch_frames // size), len(pieces) - begin))
+            batch = pieces[begin : begin + count]
+            begin += count
             stacked = torch.stack([mels[row][:, w.start : w.start + size] for row, w in batch])
-            for (row, w), made in zip(batch, vocoder(stacked)[:, 0], strict=True):
+            for (row, w), made in zip(batch, compute(stacked)[:, 0], strict=True):
                 kept = made[(w.first - w.start) * scale : (w.last - w.start) * scale]
                 waves[row][w.first * scale : w.last * scale] = kept
     return waves
 
 
-class MelStream:
-    """Windows of a mel that arrives in pieces; the waves of their kept parts join exactly.
+def batch_shapes(limit: int, multiple: int, batch_frames: int) -> list[tuple[int, int]]:
+    """Numbers of windows and frames of :func:`vocode`'s batches, but for very short mels."""
+    return [
+        (1 << power, size)
+        for size in range(multiple, limit + 1, multiple)
+        for power in range(_power_of_two(max(1, batch_frames // size)).bit_length())
+    ]
 
-    Args:
-        context: the vocoder's ``context_frames``.
-        multiple: windows have a multiple of so many frames where there is enough past to add, which
-            keeps the number of different shapes small.
-    """
 
-    def __init__(self, context: int, multiple: int = 1) -> None:
-        self._context = context
-        self._multiple = multiple
-        self._held: Tensor | None = None  # frames still needed
-        self._given = 0  # leading ones of them whose samples are out already
-
-    def push(self, mel: Tensor, *, last: bool) -> tuple[Tensor, int, int] | None:
-        """Take more frames [mel, n]; n may be 0 with ``last``.
-
-        Returns:
-            The next window [mel, size] and the frames of it, ``first`` to ``end``, whose samples
-            are to be kept; None while all frames at hand lack context behind them.
-        """
-        held = mel if self._held is None else torch.cat([self._held, mel], dim=-1)
-        first, end = self._given, held.shape[-1] - (0 if last else self._context)
-        if end <= first:
-            self._held = held
-            return None
-        start = max(0, end - self._context - (self._multiple - 1))
-        self._held, self._given = held[:, start:], end - start
-        needless = max(0, first - self._context)  # leading frames that these samples don't hear
-        filling = -(held.shape[-1] - needless) % self._multiple
-        cut = max(0, needless - filling)
-        return held[:, cut:], first - cut, end - cut
+def _power_of_two(count: int) -> int:
+    """The largest that is not above ``count``."""
+    return 1 << (count.bit_length() - 1)

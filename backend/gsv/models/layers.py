@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -66,8 +66,17 @@ class Linear(nn.Linear):
         values = values.to(self.weight.dtype)
         if self._packed is not None:
             return onednn_linear(values, self._packed, self.bias, self.activation)
+        if self.activation is gelu_tanh and _fuses_gelu(values):
+            # One kernel; its GELU is the tanh form, and it reads the sums before they are rounded.
+            fused: Any = torch._addmm_activation
+            rows = fused(self.bias, values.flatten(0, -2), self.weight.mT, use_gelu=True)
+            return cast(Tensor, rows.unflatten(0, values.shape[:-1]))
         values = super().forward(values)
         return values if self.activation is None else self.activation(values)
+
+
+def _fuses_gelu(values: Tensor) -> bool:
+    return values.device.type == "cuda" and values.dtype in (torch.bfloat16, torch.float16)
 
 
 class RowConv1d(nn.Conv1d):
@@ -98,6 +107,11 @@ class RowConv1d(nn.Conv1d):
             weight, *self._geometry(), self.groups, shape
         )
         self.weight = nn.Parameter(self.weight.to("meta"), requires_grad=False)
+
+    def put_channels_last(self) -> None:
+        """Lay the weights out as the values lie, so that cuDNN need not do it at each call."""
+        rows = self.weight.detach().permute(0, 2, 1).contiguous()
+        self.weight = nn.Parameter(rows.permute(0, 2, 1), requires_grad=False)
 
     def _geometry(self) -> tuple[list[int], list[int], list[int]]:
         """Padding, stride and dilation of a convolution of width 1."""
@@ -212,6 +226,8 @@ def set_precision(module: nn.Module, dtype: torch.dtype) -> None:
         layer.to(dtype)
         if _gains_from_packing(layer):
             layer.pack()
+        elif isinstance(layer, RowConv1d) and layer.weight.device.type == "cuda":
+            layer.put_channels_last()
 
 
 def _gains_from_packing(layer: Linear | RowConv1d | RowUpsample) -> bool:

@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
+
+from gsv.device import upload
+
+
+def row_mask(lengths: Sequence[int] | None, size: int, device: torch.device) -> Tensor | None:
+    """:func:`length_mask` of numbers that the CPU knows; ``None`` as well when all rows are full.
+
+    The mask is made on the CPU and uploaded without waiting for the device.
+    """
+    if lengths is None or min(lengths) >= size:
+        return None
+    return upload(np.arange(size) < np.array(lengths)[:, None], device)
 
 
 def length_mask(lengths: Tensor | None, size: int) -> Tensor | None:

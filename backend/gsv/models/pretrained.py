@@ -5,8 +5,12 @@ The networks come from ``transformers`` and are handed in; nothing of that libra
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
+
+import numpy as np
 from torch import Tensor, nn
+
+from gsv.device import upload
 
 BERT_SKIPPED_LAYERS = 2  # the third hidden state from the end is read; later layers needn't run
 
@@ -49,19 +53,18 @@ class CharacterFeatures(nn.Module):
         """Values of a row."""
         return int(self.bert.config.hidden_size)  # type: ignore[union-attr, arg-type]
 
-    def forward(self, tokens: Tensor, lengths: Tensor) -> list[Tensor]:
+    def forward(self, tokens: Tensor, lengths: Sequence[int]) -> list[Tensor]:
         """Features of a batch of token rows.
 
         Args:
             tokens: int64 [B, L]; a row is [CLS], its characters, [SEP], then padding.
-            lengths: int64 [B], tokens of each row with its [CLS] and [SEP].
+            lengths: tokens of each row with its [CLS] and [SEP].
 
         Returns:
-            float32 [characters, 1024] of each row.
+            float32 [characters, 1024] of each row, on the CPU.
         """
-        mask = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
-        hidden: Tensor = self.bert(tokens, attention_mask=mask.long()).last_hidden_state
-        return [
-            row[1 : length - 1].float()
-            for row, length in zip(hidden, lengths.tolist(), strict=True)
-        ]
+        mask = np.arange(tokens.shape[1]) < np.array(lengths)[:, None]
+        given = upload(mask.astype(np.int64), tokens.device)
+        hidden: Tensor = self.bert(tokens, attention_mask=given).last_hidden_state
+        read = hidden.float().cpu()  # one copy for all rows
+        return [row[1 : length - 1] for row, length in zip(read, lengths, strict=True)]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gsv.config import SoVITSConfig
 from gsv.models.flow import FlowMatching
 from gsv.models.layers import set_precision
-from gsv.models.masking import length_mask
+from gsv.models.masking import row_mask
 from gsv.models.quantizer import Quantizer
 from gsv.models.style import StyleEncoder
 from gsv.models.text_encoder import TextEncoder
@@ -54,7 +54,7 @@ class SoVITS(nn.Module):
             setattr(twin, name, part)
         return twin
 
-    def style(self, spectrum: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def style(self, spectrum: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
         """Timbre [B, gin_channels, 1] of linear magnitudes [B, 704, T]."""
         timbre: Tensor = self.style_encoder(spectrum, lengths)
         return timbre
@@ -62,61 +62,109 @@ class SoVITS(nn.Module):
     def condition(
         self,
         tokens: Tensor,
-        token_lengths: Tensor | None,
+        token_lengths: Sequence[int] | None,
         phonemes: Tensor,
-        phoneme_lengths: Tensor | None,
+        phoneme_lengths: Sequence[int] | None,
         timbre: Tensor,
         speed: float | Sequence[float] = 1.0,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, list[int]]:
         """The flow's condition at 100 frames a second; each row equal to itself alone.
+
+        Nothing is read from the device, so a GPU's queue goes on.
 
         Args:
             tokens: int64 [B, N], 25 a second.
-            token_lengths: [B] or None when every row has N.
+            token_lengths: of each row; None when every row has N.
             phonemes: int64 [B, P].
-            phoneme_lengths: [B] or None when every row has P.
+            phoneme_lengths: of each row; None when every row has P.
             timbre: [B, gin_channels, 1].
             speed: of all rows, or of each; 2 is twice as fast.
 
         Returns:
-            Condition [B, condition_channels, T] and the frames of each row, int64 [B]. At a speed
+            Condition [B, condition_channels, T] and the frames of each row, up to T. At a speed
             other than 1 a row's last frame may be zero: its mask counts int(4 N / speed) + 1
             frames, its tensor 2 (int(2 N / speed) + 1).
         """
-        rows, device = tokens.shape[0], tokens.device
+        rows, size = tokens.shape
+        device = tokens.device
         speeds = [speed] * rows if isinstance(speed, float | int) else list(speed)
-        counts = [tokens.shape[1]] * rows if token_lengths is None else token_lengths.tolist()
-        content = self.quantizer.embed(tokens).repeat_interleave(2, dim=-1)  # 50 Hz
-        encoded = self.text_encoder(
-            content,
-            length_mask(None if token_lengths is None else 2 * token_lengths, content.shape[-1]),
-            phonemes,
-            length_mask(phoneme_lengths, phonemes.shape[1]),
-            timbre,
-        )
-        stretched = [
-            _stretch(row[None, :, : 2 * count], row_speed)
-            for row, count, row_speed in zip(encoded, counts, speeds, strict=True)
-        ]
-        frames = torch.tensor([2 * row.shape[-1] for row in stretched], device=device)
-        heard = torch.tensor(
-            [_heard_frames(count, s) for count, s in zip(counts, speeds, strict=True)],
-            device=device,
-        )
-        half = max(row.shape[-1] for row in stretched)
-        padded = [nn.functional.pad(row, (0, half - row.shape[-1])) for row in stretched]
-        values = nn.functional.leaky_relu(self.bridge(torch.cat(padded))).mT
-        values = values.repeat_interleave(2, dim=1)  # [B, T, C] at 100 Hz
-        mask = length_mask(heard, values.shape[1])
-        return self.wavenet(values, mask, timbre).float().mT, frames
+        counts = [size] * rows if token_lengths is None else list(token_lengths)
+        content_mask = row_mask([2 * count for count in counts], 2 * size, device)
+        phoneme_mask = row_mask(phoneme_lengths, phonemes.shape[1], device)
+        encoded = self._encode(tokens, content_mask, phonemes, phoneme_mask, timbre)
+        stretched = _stretched(encoded, counts, speeds)
+        heard = [_heard_frames(*row) for row in zip(counts, speeds, strict=True)]
+        heard_mask = row_mask(heard, 2 * stretched.shape[-1], device)
+        frames = [2 * _half_frames(*row) for row in zip(counts, speeds, strict=True)]
+        return self._smooth(stretched, heard_mask, timbre), frames
+
+    def condition_by_masks(
+        self,
+        tokens: Tensor,
+        content_mask: Tensor,
+        phonemes: Tensor,
+        phoneme_mask: Tensor,
+        timbre: Tensor,
+    ) -> Tensor:
+        """:meth:`condition` at speed 1, of lengths that a captured graph reads from the device.
+
+        Args:
+            tokens: int64 [B, N].
+            content_mask: bool [B, 2 N], true inside each row's length.
+            phonemes: int64 [B, P].
+            phoneme_mask: bool [B, P], likewise.
+            timbre: [B, gin_channels, 1].
+
+        Returns:
+            [B, condition_channels, 4 N]
+        """
+        encoded = self._encode(tokens, content_mask, phonemes, phoneme_mask, timbre)
+        return self._smooth(encoded, content_mask.repeat_interleave(2, dim=1), timbre)
+
+    def _encode(
+        self,
+        tokens: Tensor,
+        content_mask: Tensor | None,
+        phonemes: Tensor,
+        phoneme_mask: Tensor | None,
+        timbre: Tensor,
+    ) -> Tensor:
+        """Hidden frames at 50 Hz, [B, C, 2 N]."""
+        content = self.quantizer.embed(tokens).repeat_interleave(2, dim=-1)
+        encoded: Tensor = self.text_encoder(content, content_mask, phonemes, phoneme_mask, timbre)
+        return encoded
+
+    def _smooth(self, encoded: Tensor, mask: Tensor | None, timbre: Tensor) -> Tensor:
+        """Hidden frames [B, C, T] at 50 Hz to the condition [B, C', 2 T] at 100 Hz."""
+        values = nn.functional.leaky_relu(self.bridge(encoded)).mT
+        values = values.repeat_interleave(2, dim=1)  # [B, T, C]
+        smoothed: Tensor = self.wavenet(values, mask, timbre)
+        return smoothed.float().mT
+
+
+def _stretched(encoded: Tensor, counts: Sequence[int], speeds: Sequence[float]) -> Tensor:
+    """Rows [B, C, 2 N] at their speeds, [B, C, half frames]; zero behind each row's own."""
+    if all(speed == 1 for speed in speeds):
+        return encoded  # the encoder has zeros there
+    size = max(_half_frames(encoded.shape[-1] // 2, speed) for speed in speeds)
+    rows = [
+        _stretch(row[None, :, : 2 * count], speed)
+        for row, count, speed in zip(encoded, counts, speeds, strict=True)
+    ]
+    return torch.cat([nn.functional.pad(row, (0, size - row.shape[-1])) for row in rows])
 
 
 def _stretch(encoded: Tensor, speed: float) -> Tensor:
     """[1, C, 2 N] to [1, C, int(2 N / speed) + 1], linearly; unchanged at speed 1."""
     if speed == 1:
         return encoded
-    size = int(encoded.shape[-1] / speed) + 1
+    size = _half_frames(encoded.shape[-1] // 2, speed)
     return nn.functional.interpolate(encoded, size=size, mode="linear")
+
+
+def _half_frames(tokens: int, speed: float) -> int:
+    """Frames at 50 Hz that ``tokens`` become."""
+    return 2 * tokens if speed == 1 else int(2 * tokens / speed) + 1
 
 
 def _heard_frames(tokens: int, speed: float) -> int:

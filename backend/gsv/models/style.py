@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-import torch
+import numpy as np
 from torch import Tensor, nn
 
 from gsv.config import SoVITSConfig
-from gsv.models.masking import keep_rows, key_mask, length_mask
+from gsv.device import upload
+from gsv.models.masking import keep_rows, key_mask, row_mask
 
 
 class GatedConvolution(nn.Module):
@@ -61,21 +63,23 @@ class StyleEncoder(nn.Module):
         self.attention = StyleAttention(hidden, config.style_heads)
         self.output = nn.Linear(hidden, config.gin_channels)
 
-    def forward(self, spectrum: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def forward(self, spectrum: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
         """Timbre of a recording.
 
         Args:
             spectrum: [B, 704, T], linear magnitudes (no logarithm).
-            lengths: [B] frames of each row, or None.
+            lengths: frames of each row; None when every row has T.
 
         Returns:
             [B, gin_channels, 1]
         """
-        mask = length_mask(lengths, spectrum.shape[-1])
+        mask = row_mask(lengths, spectrum.shape[-1], spectrum.device)
         mish = nn.functional.mish
         values = mish(self.spectral_out(mish(self.spectral_in(spectrum.mT))))
         for block in self.temporal:
             values = block(values, mask)
         values = keep_rows(self.output(self.attention(values, mask)), mask)
-        frames = spectrum.shape[-1] if lengths is None else lengths[:, None]
-        return (values.sum(1) / torch.as_tensor(frames, device=values.device))[..., None]
+        summed = values.sum(1)[..., None]
+        if lengths is None:
+            return summed / spectrum.shape[-1]
+        return summed / upload(np.array(lengths, np.float32)[:, None, None], spectrum.device)

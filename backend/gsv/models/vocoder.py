@@ -12,14 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gsv.config import VocoderConfig
+from gsv.config import VOCODER_EDGE_KERNEL, VocoderConfig
 from gsv.errors import ConfigurationError
 from gsv.models.layers import RowConv1d, RowUpsample, set_precision
 from gsv.models.windows import windows
 
 _SLOPE = 0.1
 _FINAL_SLOPE = 0.01  # upstream leaves PyTorch's default at the last activation
-_EDGE_KERNEL = 7  # of the first and the last convolution
 _CPU_BLOCK = 3 << 18  # values of a layer computed at once on a CPU: 3 MiB, so that they stay cached
 
 
@@ -63,7 +62,7 @@ class Stage(nn.Module):
     def __init__(self, channels: int, rate: int, config: VocoderConfig) -> None:
         super().__init__()
         self.rate = rate
-        self.context = _stage_context(0, rate, config)
+        self.context = config.stage_context(0, rate)
         self.block_frames = _CPU_BLOCK // (rate * channels // 2) + 2 * self.context
         self.upsample = RowUpsample(channels, channels // 2, rate)
         self.blocks = nn.ModuleList(
@@ -104,15 +103,15 @@ class Vocoder(nn.Module):
                     f"vocoder: an upsampling kernel of {kernel} for rate {rate}; v4 has {2 * rate}"
                 )
         self.samples_per_frame = math.prod(config.upsample_rates)
-        self.context_frames = context_frames(config)
+        self.context_frames = config.context_frames
         channels = config.initial_channels
-        padding = _EDGE_KERNEL // 2
-        self.input = RowConv1d(config.mel_channels, channels, _EDGE_KERNEL, padding=padding)
+        padding = VOCODER_EDGE_KERNEL // 2
+        self.input = RowConv1d(config.mel_channels, channels, VOCODER_EDGE_KERNEL, padding=padding)
         self.stages = nn.ModuleList()
         for rate in config.upsample_rates:
             self.stages.append(Stage(channels, rate, config))
             channels //= 2
-        self.output = RowConv1d(channels, 1, _EDGE_KERNEL, padding=padding)
+        self.output = RowConv1d(channels, 1, VOCODER_EDGE_KERNEL, padding=padding)
 
     def set_precision(self, dtype: torch.dtype) -> None:
         """Hold the weights as ``dtype``."""
@@ -125,25 +124,3 @@ class Vocoder(nn.Module):
             values = stage(values)
         wave = self.output(functional.leaky_relu(values, _FINAL_SLOPE))
         return torch.tanh(wave.float()).mT
-
-
-def context_frames(config: VocoderConfig) -> int:
-    """Mel frames on each side that a frame's samples depend on: the receptive field's radius."""
-    radius = _EDGE_KERNEL // 2
-    for rate in reversed(config.upsample_rates):
-        radius = _stage_context(radius, rate, config)
-    return radius + _EDGE_KERNEL // 2
-
-
-def _stage_context(radius: int, rate: int, config: VocoderConfig) -> int:
-    """Inputs of a stage on each side that the outputs within ``radius`` depend on."""
-    blocks = zip(config.resblock_kernels, config.resblock_dilations, strict=True)
-    radius += max(
-        sum((d + 1) * (kernel - 1) // 2 for d in dilations) for kernel, dilations in blocks
-    )
-    # The transposed convolution of kernel 2 * rate and padding rate / 2: an output hears inputs up
-    # to 1.5 * rate - 1 outputs before it, and up to rate / 2 outputs after it.
-    margin = rate // 2
-    before = -(-(radius + 2 * rate - 1 - margin) // rate)
-    after = (radius + margin - 1) // rate + 1
-    return max(before, after)

@@ -10,7 +10,9 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
+import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -18,7 +20,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 import triton_python_backend_utils as pb_utils
 
 from gsv.checkpoints.manifest import verify_manifest
@@ -32,7 +33,10 @@ from gsv.stages.tally import Tally, outcome_of
 
 CANCEL_CHECK_SECONDS = 0.05
 IDLE_CHECK_SECONDS = 5.0  # between looks for voices that are gone while nobody asks for anything
+GPU_THREADS = 2  # of a process whose work a GPU does: more only get in the way of the others
 PUBLIC_PREFIX = "gpt_sovits_v4"  # these answer callers, all others answer (also) each other
+
+_package_log = logging.getLogger("gsv")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +82,6 @@ def read_request(request: Any, wire: list[Wire]) -> dict[str, Any]:
 
 
 def _read_tensor(tensor: Any, declared: Wire) -> Any:
-    if not tensor.is_cpu():
-        return torch.utils.dlpack.from_dlpack(tensor.to_dlpack())[0].clone()
     array = tensor.as_numpy()
     if array.ndim < 1 or array.shape[0] != 1:
         raise InvalidRequest(
@@ -95,7 +97,7 @@ def _read_tensor(tensor: Any, declared: Wire) -> Any:
         return value.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InvalidRequest(
-            f"{declared.name}: got bytes that are no UTF-8 (at byte {error.start}); "
+            f"{declared.name}: got bytes that are not UTF-8 (at byte {error.start}); "
             "allowed: UTF-8 text without lone surrogates"
         ) from error
 
@@ -114,15 +116,50 @@ def write_response(result: Any, wire: list[Wire], requested: Collection[str]) ->
 
 
 def _write_tensor(value: Any, declared: Wire) -> Any:
-    if isinstance(value, torch.Tensor) and value.is_cuda:
-        return pb_utils.Tensor.from_dlpack(declared.name, value.unsqueeze(0).contiguous())
-    if isinstance(value, torch.Tensor):
-        value = value.numpy()
     if isinstance(value, str):
         value = value.encode("utf-8")
     array = np.asarray(value, dtype=declared.numpy_type)
     shaped = array.reshape(1, 1) if declared.scalar else array[None]
     return pb_utils.Tensor(declared.name, np.ascontiguousarray(shaped))
+
+
+class ServerLog(logging.Handler):
+    """Hands what this package logs to the server's log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record, at the server's level that is nearest."""
+        try:
+            text = self.format(record)
+            if record.levelno >= logging.ERROR:
+                pb_utils.Logger.log_error(text)
+            elif record.levelno >= logging.WARNING:
+                pb_utils.Logger.log_warn(text)
+            else:
+                pb_utils.Logger.log_info(text)
+        except Exception:
+            self.handleError(record)
+
+
+def _set_up_torch(device: str, threads: int) -> None:
+    """What holds for every network of this process; ``threads`` 0 keeps torch's choice."""
+    import torch
+
+    from gsv.device import end_on_fatal, prepare
+
+    # oneDNN keeps 1024 shapes of some 1.4 MB each, and sentences have hundreds of lengths.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512")
+    prepare(device)
+    end_on_fatal()
+    if threads:
+        torch.set_num_threads(threads)
+
+
+def _end_if_fatal(error: BaseException) -> None:
+    """As :func:`gsv.device.end_if_fatal`, where this process has torch at all."""
+    if "torch" in sys.modules:
+        from gsv.device import end_if_fatal
+
+        end_if_fatal(error)
 
 
 class _Model:
@@ -134,6 +171,10 @@ class _Model:
         """Check the weights' manifest, build the stage on the device that Triton gave, warm up."""
         config = json.loads(args["model_config"])
         self._name = args["model_name"]
+        self._log = ServerLog()
+        _package_log.addHandler(self._log)
+        _package_log.setLevel(logging.INFO)
+        _package_log.propagate = False
         self._metrics = RequestMetrics(self._name)
         self._tagged = not self._name.startswith(PUBLIC_PREFIX)
         self._inputs = read_wire(config["input"])
@@ -148,11 +189,8 @@ class _Model:
         on_gpu = args["model_instance_kind"] == "GPU"
         device = f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu"
         settings = self.stage.settings_type.parse(parameters)
-        # oneDNN keeps 1024 shapes of some 1.4 MB each, and sentences have hundreds of lengths.
-        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512")
-        torch.backends.cudnn.allow_tf32 = False  # float32 means float32; cuDNN rounds by default
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
+        if "torch" in sys.modules:  # stages without a network do without
+            _set_up_torch(device, settings.threads or (GPU_THREADS if on_gpu else 0))
         self._stage = self._build(Place(folder, device), settings)
         keep_freed_memory()  # not before: what loading leaves behind may go
         self._stage.warm_up()
@@ -174,6 +212,8 @@ class _Model:
         self._stage.close()
         del self._metrics, self._voice_metrics, self._stage
         gc.collect()
+        _package_log.removeHandler(self._log)
+        _package_log.propagate = True
 
     def _read(self, request: Any) -> Any:
         return self.stage.request_type(**read_request(request, self._inputs))
@@ -189,6 +229,7 @@ class _Model:
 
         A broken voice is the operator's: logged once, not at every request for it.
         """
+        _end_if_fatal(error)
         if isinstance(error, (InvalidRequest, Overloaded, Cancelled)):
             return
         if isinstance(error, (VoiceError, CheckpointError)):
@@ -237,6 +278,7 @@ class BatchedModel(_Model):
         try:
             return list(self._stage.run_batch(parsed))
         except Exception as error:
+            _end_if_fatal(error)
             # A fault of ours must not name an innocent request: each of the batch runs once more
             # by itself, so that only the one at fault fails.
             if len(parsed) == 1:

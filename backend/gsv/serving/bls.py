@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 import triton_python_backend_utils as pb_utils
 
 from gsv.serving.error_codes import from_message
 from gsv.stages.base import Tensors
-from gsv.stages.calls import stand_ins
-from gsv.stages.semantic_gpt import SemanticGPTEngineStage, SemanticGPTStage
-from gsv.stages.sovits_v4 import SoVITSStage
+from gsv.stages.calls import CANCELLABLE, placeholders
 
 _NUMPY_TYPES: dict[type, Any] = {bool: np.bool_, int: np.int32, float: np.float32}
-# The models that can be told.
-CANCELLABLE: dict[str, Any] = {
-    "semantic_gpt": SemanticGPTStage,
-    "semantic_gpt_engine": SemanticGPTEngineStage,
-    "sovits_v4": SoVITSStage,
-}
 CANCEL_PREFIX = "cancel:"  # before the job in the id of a request that only cancels
 
 _INT64_TENSORS = {"SEED"}
@@ -40,11 +30,12 @@ class Bridge:
             inputs=[to_tensor(name, value) for name, value in tensors.items()],
             requested_output_names=list(outputs),
             request_id=job,
+            preferred_memory=_in_main_memory(),
         )
         response = request.exec()
         if response.has_error():
             raise from_message(response.error().message())
-        return {t.name(): _read_tensor(t) for t in response.output_tensors()}
+        return {t.name(): t.as_numpy()[0].copy() for t in response.output_tensors()}
 
     def cancel(self, model: str, job: str) -> None:
         """Send ``model`` a request that only says, by its id, which calls to drop.
@@ -54,28 +45,25 @@ class Bridge:
         """
         if model not in CANCELLABLE:
             return
-        stage = CANCELLABLE[model]
         pb_utils.InferenceRequest(
             model_name=model,
-            inputs=[to_tensor(n, v) for n, v in stand_ins(stage.request_type).items()],
-            requested_output_names=[f.name.upper() for f in dataclasses.fields(stage.result_type)],
+            inputs=[to_tensor(n, v) for n, v in placeholders(model).items()],
+            requested_output_names=list(CANCELLABLE[model].outputs),
             request_id=CANCEL_PREFIX + job,
+            preferred_memory=_in_main_memory(),
         ).exec()
 
 
 def to_tensor(name: str, value: Any) -> Any:
-    """A Triton tensor with the leading 1 of a plain value, text, array or torch tensor."""
+    """A Triton tensor with the leading 1 of a plain value, text or array."""
     if isinstance(value, str):
         return pb_utils.Tensor(name, np.array([[value.encode("utf-8")]], dtype=np.object_))
     if isinstance(value, (bool, int, float)):
         kind = np.int64 if name in _INT64_TENSORS else _NUMPY_TYPES[type(value)]
         return pb_utils.Tensor(name, np.array([[value]], dtype=kind))
-    if isinstance(value, np.ndarray):
-        return pb_utils.Tensor(name, np.ascontiguousarray(value[None]))
-    return pb_utils.Tensor.from_dlpack(name, value.unsqueeze(0).contiguous())
+    return pb_utils.Tensor(name, np.ascontiguousarray(value[None]))
 
 
-def _read_tensor(tensor: Any) -> Any:
-    if tensor.is_cpu():
-        return tensor.as_numpy()[0].copy()
-    return torch.utils.dlpack.from_dlpack(tensor.to_dlpack())[0].clone()
+def _in_main_memory() -> Any:
+    """Where answers go: a GPU's memory would open a CUDA context in the calling process."""
+    return pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0)

@@ -73,7 +73,7 @@ def embedded(cache: Path | None = None) -> Installation:
 def installed(binary: Path) -> Installation:
     """An installed tritonserver, such as /opt/tritonserver/bin/tritonserver.
 
-    ServerError when it is no program, or its Python backend was built for another Python.
+    ServerError when it is not a program, or its Python backend was built for another Python.
     """
     binary = Path(shutil.which(binary) or binary).absolute()
     if not (binary.is_file() and os.access(binary, os.X_OK)):

@@ -1,4 +1,4 @@
-"""Starts a tritonserver on a model repository, waits until it is ready, and stops it for good.
+"""Starts a tritonserver on a model repository, waits until it is ready, and stops it completely.
 
     with EmbeddedServer(repository) as server:
         Client(server.http_url).say("Hello.")
@@ -19,13 +19,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from gsv.errors import Cancelled, ServerError
-from gsv.serving import installation, processes
+from gsv.serving import gpus, installation, mps, processes
 from gsv.serving.server_log import ServerLog
 from gsv.serving.server_options import (
     CONTROL_HEADER,
@@ -41,21 +41,20 @@ UNLOAD_SECONDS = 10.0  # what Triton gets to unload its models when no request i
 LOST_SECONDS = 5.0  # without any progress: what is under way then waits for a process that died
 REQUEST_SECONDS = 5.0
 WAIT_STEP_SECONDS = 0.2
+GPU_THREADS = "2"  # of each model on a machine with GPUs, as the adapter sets it for networks
 OUR_METRICS = re.compile(r"^gsv_.*\n", re.MULTILINE)
 IN_FLIGHT = re.compile(r"^gsv_requests_in_flight\{.*\} (\S+)$", re.MULTILINE)
-
-# Runs in place of tritonserver for a moment: asks the kernel for a SIGTERM when the launcher dies
-# (prctl PR_SET_PDEATHSIG), then becomes tritonserver. Not preexec_fn, which is unsafe with threads.
-_GUARD = """
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-if os.getppid() == int(sys.argv[1]):
-    os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 class _Crash(ServerError):
     """The server was ended by a signal that nobody sent."""
+
+
+def _threads_beside(found: Sequence[gpus.Gpu]) -> dict[str, str]:
+    """On a machine with GPUs, where they do the work, few CPU threads for each model's process."""
+    if not found or "OMP_NUM_THREADS" in os.environ:
+        return {}
+    return {"OMP_NUM_THREADS": GPU_THREADS}
 
 
 class EmbeddedServer:
@@ -83,6 +82,8 @@ class EmbeddedServer:
         self.region_prefix = processes.region_prefix()
         self._paths = PlainPaths()
         self._process: subprocess.Popen[bytes] | None = None
+        self._mps: mps.MpsDaemon | None = None
+        self._gpu_environment: dict[str, str] = {}
         self._interruptions = 0
         self._closed = False
         self.installation: installation.Installation | None = None
@@ -142,6 +143,9 @@ class EmbeddedServer:
             processes.remove_stale_regions()
             wanted = (options.http_port, options.grpc_port, options.metrics_port)
             self.ports = choose_ports(options.host, wanted)
+            found = gpus.listed()
+            self._mps = mps.start(options.mps, found, lambda line: self._on_line(line, True))
+            self._gpu_environment = _threads_beside(found)
             self._launch(self.installation)
             try:
                 self._wait_until_ready(models)
@@ -193,6 +197,20 @@ class EmbeddedServer:
         """Send one HTTP request to the server; its status, or 0 when there was no answer."""
         return self._exchange(self.ports[0], method, path, body, timeout)[0]
 
+    def gpus_of(self, model: str) -> frozenset[int]:
+        """The GPUs that a model's instances are on; none for one on the CPU or one that is gone."""
+        path = f"/v2/models/{model}/config"
+        status, text = self._exchange(self.ports[0], "GET", path, None, REQUEST_SECONDS)
+        if status != 200:
+            return frozenset()
+        groups = json.loads(text).get("instance_group", [])
+        return frozenset(int(gpu) for g in groups if g["kind"] == "KIND_GPU" for gpu in g["gpus"])
+
+    @property
+    def shares_gpus(self) -> bool:
+        """Whether MPS lets the models' processes run on a GPU at the same time."""
+        return self._mps is not None
+
     def _exchange(
         self, port: int, method: str, path: str, body: Any, timeout: float
     ) -> tuple[int, str]:
@@ -221,6 +239,8 @@ class EmbeddedServer:
                     self._drain(self._process)
                 self._kill_session(self._process)
         finally:
+            if self._mps is not None:
+                self._mps.stop()
             processes.remove_regions(self.region_prefix)
             self._paths.close()
             os.close(self._wake_read)
@@ -275,11 +295,12 @@ class EmbeddedServer:
             self.region_prefix,
         )
         command = [str(found.binary), *arguments]
-        guard = [sys.executable, "-I", "-S", "-c", _GUARD, str(os.getpid()), *command]
+        shared = self._mps.environment if self._mps else {}
+        guard = [sys.executable, "-I", "-S", "-c", processes.GUARD, str(os.getpid()), *command]
         try:
             self._process = subprocess.Popen(
                 guard,
-                env={**os.environ, **found.environment},
+                env={**os.environ, **found.environment, **self._gpu_environment, **shared},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

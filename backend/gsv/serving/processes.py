@@ -16,6 +16,16 @@ from gsv.serving.installation import STUB
 SHARED_MEMORY = Path("/dev/shm")
 REGION_PATTERN = re.compile(r"gsv-(?P<namespace>\d+)-(?P<pid>\d+)-[0-9a-f]{8}-.*")
 
+# Runs in place of a program for a moment: asks the kernel for a SIGTERM when the launcher dies
+# (prctl PR_SET_PDEATHSIG), then becomes the program. Not preexec_fn, which is unsafe with threads.
+# Arguments: the launcher's process number and the command.
+GUARD = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
+
 
 @dataclasses.dataclass(frozen=True)
 class Stub:
@@ -72,7 +82,7 @@ def _stat(pid: int) -> list[str]:
 
 def region_prefix() -> str:
     """A name for one server's shared memory that tells whose it is, so that it can be removed."""
-    return f"gsv-{_namespace()}-{os.getpid()}-{secrets.token_hex(4)}-"
+    return f"gsv-{namespace()}-{os.getpid()}-{secrets.token_hex(4)}-"
 
 
 def remove_regions(prefix: str, folder: Path = SHARED_MEMORY) -> list[str]:
@@ -92,7 +102,7 @@ def remove_stale_regions(folder: Path = SHARED_MEMORY) -> list[str]:
     removed = []
     for path in folder.glob("gsv-*"):
         match = REGION_PATTERN.fullmatch(path.name)
-        if match and int(match["namespace"]) == _namespace() and not _stat(int(match["pid"])):
+        if match and int(match["namespace"]) == namespace() and not _stat(int(match["pid"])):
             try:
                 path.unlink(missing_ok=True)
             except PermissionError:
@@ -101,5 +111,6 @@ def remove_stale_regions(folder: Path = SHARED_MEMORY) -> list[str]:
     return sorted(removed)
 
 
-def _namespace() -> int:
+def namespace() -> int:
+    """A number for the process numbers' namespace, which differs between containers."""
     return os.stat("/proc/self/ns/pid").st_ino

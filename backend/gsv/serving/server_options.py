@@ -25,6 +25,7 @@ class ServerOptions:
     tritonserver: Path | None = None  # None: the embedded one
     ready_timeout: float = 600.0
     exit_timeout: int = 30
+    mps: str = "off"  # NVIDIA's Multi-Process Service: off, auto or on
     control_key: str = ""  # asked of whoever loads and unloads models; empty: nobody is asked
     extra: tuple[str, ...] = ()  # further options, handed to tritonserver as they are
 

@@ -54,7 +54,8 @@ class Supervisor:
         while not self._server.interrupted:
             if self._server.ended():
                 raise ServerError(self._server.end_reason())
-            for model in self.look():
+            dead = self.look()
+            for model in dead + self._companions(dead):
                 self._recover(model)
             if not self._server.interrupted:
                 self._server.wait(self._policy.interval)
@@ -67,6 +68,24 @@ class Supervisor:
         self._stubs = living
         # A model that somebody unloads loses its processes too, but is no longer ready then.
         return sorted({stub.model for stub in gone if self._is_ready(stub.model)})
+
+    def _companions(self, dead: list[str]) -> list[str]:
+        """Models that have to be started anew with the dead ones; their processes are ended.
+
+        Under MPS the processes on a GPU share one context's fate: after a fatal fault of one the
+        others' work fails as well, and the GPU takes none anew until all of them are gone.
+        """
+        if not (dead and self._server.shares_gpus):
+            return []
+        hurt = frozenset[int]().union(*map(self._server.gpus_of, dead))
+        stubs = [stub for stub in self._stubs.values() if stub.model not in dead]
+        others = sorted({s.model for s in stubs if hurt & self._server.gpus_of(s.model)})
+        if others:
+            self._on_event(
+                f"MPS: {', '.join(others)}: on the same GPU as {', '.join(dead)}, started anew too"
+            )
+        self._kill({stub.pid for stub in stubs if stub.model in others})
+        return others
 
     def _is_ready(self, model: str) -> bool:
         return self._server.request("GET", f"/v2/models/{model}/ready") == 200
@@ -122,6 +141,9 @@ class Supervisor:
             if time.monotonic() > limit or self._server.ended():
                 break
             self._server.wait(WAIT_STEP_SECONDS)
+        self._kill(stubs)
+
+    def _kill(self, stubs: set[int]) -> None:
         for pid in stubs:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -2,8 +2,9 @@
 
 A stage takes frozen request dataclasses and gives frozen result dataclasses. Their field names are
 the lower-case tensor names of the model's ``config.pbtxt``: a field with a default is an optional
-input. Arrays come and go without the wire's leading dimension 1, as numpy arrays or, between
-stages on one GPU, as torch tensors.
+input. Arrays come and go as numpy arrays, without the wire's leading dimension 1: what one stage
+tells another is small (a mel has 40 KB a second), and a GPU's memory on the wire would cost every
+model a CUDA context and a wait for whatever the GPU is doing.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from gsv import __version__
@@ -22,10 +22,10 @@ from gsv.checkpoints.manifest import fingerprint
 from gsv.errors import ConfigurationError, GsvError, InvalidRequest
 from gsv.voices import VoiceFolder
 
-Array = NDArray[Any] | torch.Tensor
 Tensors = dict[str, Any]  # by wire name; scalars and texts as plain values
 SettingsType = TypeVar("SettingsType", bound="Settings")
 
+_KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}
 _TRUE, _FALSE = {"true", "yes", "1"}, {"false", "no", "0"}
 
 
@@ -53,7 +53,9 @@ def _convert(key: str, text: str, kind: type) -> Any:
             return text.lower() in _TRUE
         return kind(text)
     except ValueError as error:
-        raise ConfigurationError(f"parameter {key}: {text!r} is no {kind.__name__}") from error
+        raise ConfigurationError(
+            f"parameter {key}: got {text!r}; it must be {_KINDS[kind]}"
+        ) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +69,18 @@ class Place:
     def repository(self) -> Path:
         """The model repository that the version folder lies in."""
         return self.folder.parent.parent
+
+    def of_model(self, model: str) -> Path:
+        """The version folder of another model of the repository: the newest that there is.
+
+        Raises:
+            ConfigurationError: there is none.
+        """
+        folder = self.repository / model
+        versions = [path for path in folder.glob("*") if path.name.isdigit() and path.is_dir()]
+        if not versions:
+            raise ConfigurationError(f"{folder}: no version of the model {model} is there")
+        return max(versions, key=lambda path: int(path.name))
 
     def identity(self, *settings: object) -> str | None:
         """Stands for the weights here, the kind of device, the settings and this package.
@@ -158,8 +172,3 @@ def check_ids(tensor: str, ids: NDArray[np.int32], limit: int) -> None:
     """InvalidRequest unless every entry is from 0 to ``limit - 1``."""
     if ids.ndim != 1 or (len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < limit):
         raise InvalidRequest.value(tensor, ids.tolist()[:8], f"one row of ids 0 to {limit - 1}")
-
-
-def to_numpy(array: Array) -> NDArray[Any]:
-    """The same values as a numpy array, from whatever device."""
-    return array.cpu().numpy() if isinstance(array, torch.Tensor) else array

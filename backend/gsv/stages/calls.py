@@ -7,7 +7,7 @@ import threading
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -148,20 +148,50 @@ class CallPool:
             self._inside -= 1
 
 
+ENGINE = "semantic_gpt_engine"
+
+
+@dataclasses.dataclass(frozen=True)
+class CancellableModel:
+    """A model that can be told to drop calls, and what Triton wants of a request that says so.
+
+    Attributes:
+        inputs: the required ones; nobody reads them.
+        outputs: all of them.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+_GPT_INPUTS = (
+    "PHONEMES", "PHONEME_COUNTS", "BERT_FEATURES", "BERT_ROWS", "PROMPT_PHONEMES",
+    "PROMPT_BERT_FEATURES", "PROMPT_BERT_ROWS", "PROMPT_TOKENS",
+)  # fmt: skip
+# Names, not the stages' classes: these would bring torch into processes that have no network.
+CANCELLABLE = {
+    "semantic_gpt": CancellableModel(_GPT_INPUTS, ("TOKENS", "TOKEN_COUNTS")),
+    ENGINE: CancellableModel(_GPT_INPUTS, ("TOKENS", "TOKEN_COUNTS", "ENDED")),
+    "sovits_v4": CancellableModel(
+        (
+            "TOKENS", "TOKEN_COUNTS", "PHONEMES", "PHONEME_COUNTS", "PROMPT_TOKENS",
+            "PROMPT_PHONEMES", "REFERENCE_SPECTRUM", "REFERENCE_MEL",
+        ),
+        ("MEL", "MEL_COUNTS"),
+    ),
+}  # fmt: skip
+# Shapes of the inputs that are no row of numbers.
 _TABLES = {
-    "bert_features": (1, BERT_DIM),
-    "prompt_bert_features": (1, BERT_DIM),
-    "reference_spectrum": (STYLE_BINS, 1),
-    "reference_mel": (MEL_CHANNELS, 1),
+    "BERT_FEATURES": (1, BERT_DIM),
+    "PROMPT_BERT_FEATURES": (1, BERT_DIM),
+    "REFERENCE_SPECTRUM": (STYLE_BINS, 1),
+    "REFERENCE_MEL": (MEL_CHANNELS, 1),
 }
 
 
-def stand_ins(request: type[Any]) -> Tensors:
-    """A value for each required array of a request type: the body of a cancellation, unread."""
+def placeholders(model: str) -> Tensors:
+    """A value for each required input of a cancellable model, for a request that reads none."""
     return {
-        field.name.upper(): np.zeros(
-            _TABLES.get(field.name, (1,)), np.float32 if field.name in _TABLES else np.int32
-        )
-        for field in dataclasses.fields(request)
-        if field.default is dataclasses.MISSING
+        name: np.zeros(_TABLES.get(name, (1,)), np.float32 if name in _TABLES else np.int32)
+        for name in CANCELLABLE[model].inputs
     }

@@ -31,11 +31,12 @@ from gsv.constants import (
     SSL_TAIL_SAMPLES,
     STYLE_BINS,
 )
+from gsv.device import upload
 from gsv.errors import CheckpointError, GsvError, InvalidRequest, VoiceError
 from gsv.models.quantizer import Quantizer
 from gsv.options import RANGES, check_range
-from gsv.precision import torch_dtype
-from gsv.stages.base import Array, Place, to_numpy
+from gsv.precision import DEFAULT, torch_dtype
+from gsv.stages.base import Place
 from gsv.stages.base import Settings as BaseSettings
 from gsv.stages.kept import Kept
 from gsv.stages.pretrained import load_hubert
@@ -97,15 +98,17 @@ class Result:
     """What the generators need of a reference."""
 
     prompt_tokens: NDArray[np.int32]  # [tokens], 25 a second
-    reference_spectrum: Array  # [704, frames] float32, 50 a second
-    reference_mel: Array  # [100, frames] float32, 100 a second, log-mel scaled to [-1, 1]
+    reference_spectrum: NDArray[np.float32]  # [704, frames] float32, 50 a second
+    reference_mel: NDArray[
+        np.float32
+    ]  # [100, frames] float32, 100 a second, log-mel scaled to [-1, 1]
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings(BaseSettings):
     """Parameters of the model."""
 
-    dtype: str = "float32"  # of HuBERT
+    dtype: str = DEFAULT  # of HuBERT
     voice_folder: str = "../voices"  # relative to the model repository
     default_voice: str = ""
     cache: int = 64  # references
@@ -119,7 +122,11 @@ _LAYOUT = {
 
 
 def _pack(result: Result) -> Arrays:
-    return {name: to_numpy(getattr(result, name)) for name in _LAYOUT}
+    return {name: getattr(result, name) for name in _LAYOUT}
+
+
+def _unpack(arrays: Arrays) -> Result:
+    return Result(**arrays)
 
 
 def _own_quantizer(voice: Voice) -> str:
@@ -143,7 +150,8 @@ class ReferenceEncoderStage:
     def __init__(self, place: Place, settings: Settings) -> None:
         self._config = config = SoVITSConfig.load(place.folder / "quantizer.json")
         self._device = place.device
-        self._hubert = load_hubert(place.folder / "hubert", place.device, settings.dtype)
+        dtype = torch_dtype(settings.dtype, place.device, half=torch.float16)
+        self._hubert = load_hubert(place.folder / "hubert", place.device, dtype)
         self._quantizer = Quantizer(config.ssl_dim, config.codebook_size)
         self._quantizer.load_state_dict(
             load_module_state(place.folder / "quantizer.safetensors"), strict=True
@@ -151,9 +159,9 @@ class ReferenceEncoderStage:
         self._quantizer.to(place.device).eval()
         self._voices = place.voices(settings.voice_folder, settings.default_voice)
         self.tally = Tally(self._voices)
-        encoder = place.identity(torch_dtype(settings.dtype, place.device))
+        encoder = place.identity(dtype)
         store = FeatureStore("acoustic", encoder, _LAYOUT)
-        self._kept: Kept[Result] = Kept(store, settings.cache, self.tally, _pack, self._unpack)
+        self._kept: Kept[Result] = Kept(store, settings.cache, self.tally, _pack, _unpack)
 
     def warm_up(self) -> None:
         """Encode three seconds of a quiet tone."""
@@ -217,13 +225,6 @@ class ReferenceEncoderStage:
         self._voices.get(voice.pinned, fresh=True)  # it may have been replaced while it was read
         return samples, rate
 
-    def _unpack(self, arrays: Arrays) -> Result:
-        on_device = {
-            name: torch.from_numpy(arrays[name]).to(self._device)
-            for name in ("reference_spectrum", "reference_mel")
-        }
-        return Result(arrays["prompt_tokens"], **on_device)
-
     @torch.inference_mode()
     def _encode(self, samples: NDArray[np.float32], rate: int, quantizer: Quantizer) -> Result:
         samples = audio.peak_guard(samples)
@@ -232,13 +233,13 @@ class ReferenceEncoderStage:
         if not REFERENCE_MIN_SECONDS <= seconds <= REFERENCE_MAX_SECONDS:
             raise _wrong_length(seconds)
         tail = np.zeros(SSL_TAIL_SAMPLES, np.float32)
-        wave = torch.from_numpy(np.concatenate([heard, tail])).to(self._device)
+        wave = upload(np.concatenate([heard, tail]), self._device)
         codes = quantizer.extract_tokens(self._hubert(wave[None]))
-        reference = audio.resample_sinc(
-            torch.from_numpy(samples).to(self._device), rate, REFERENCE_RATE
-        )
+        reference = audio.resample_sinc(upload(samples, self._device), rate, REFERENCE_RATE)
+        spectrum = audio.spectrum(reference[None])[0, :STYLE_BINS].contiguous()
+        mel = audio.normalize_mel(audio.log_mel(reference[None]))[0]
         return Result(
             prompt_tokens=codes[0].cpu().numpy().astype(np.int32),
-            reference_spectrum=audio.spectrum(reference[None])[0, :STYLE_BINS].contiguous(),
-            reference_mel=audio.normalize_mel(audio.log_mel(reference[None]))[0],
+            reference_spectrum=spectrum.cpu().numpy(),
+            reference_mel=mel.cpu().numpy(),
         )

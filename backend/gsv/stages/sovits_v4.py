@@ -9,33 +9,50 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from gsv import audio
 from gsv.checkpoints.store import load_module_state
 from gsv.config import SoVITSConfig
 from gsv.constants import MEL_CHANNELS, STYLE_BINS
+from gsv.device import end_if_fatal, memory_free, synchronize, upload
 from gsv.engine.flow import FlowEngine, FlowJob, Handle
 from gsv.engine.flow_plan import Reference, sentence_jobs
-from gsv.errors import InvalidRequest
+from gsv.errors import Cancelled, GsvError, InvalidRequest
 from gsv.models.sovits import SoVITS
 from gsv.options import DEFAULTS, check_range, check_seed, resolve_seed
-from gsv.precision import torch_dtype
-from gsv.stages.base import Array, Load, Place, Reply, check_counts, check_ids, split_by_counts
+from gsv.precision import DEFAULT, torch_dtype
+from gsv.stages.base import Load, Place, Reply, check_counts, check_ids, split_by_counts
 from gsv.stages.base import Settings as BaseSettings
+from gsv.stages.conditions import (
+    ROUND_TO,
+    BatchQueue,
+    GraphedConditions,
+    Sentence,
+    Waiting,
+    encode,
+)
 from gsv.stages.in_voice import start_in_voice
 from gsv.stages.resident import Residents
+from gsv.stages.sizing import voices_budget
 from gsv.stages.speakers import Speaker, Speakers
 from gsv.stages.tally import Tally
+
+logger = logging.getLogger(__name__)
+
+CPU_BUDGET_MIB = 8192
+# Tokens and phonemes of the first chunks that most streams begin with.
+WARM_UP_SIZES = ((32, 32), (32, 64), (32, 96), (64, 64), (64, 96))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +65,8 @@ class Request:
     phoneme_counts: NDArray[np.int32]  # [sentences]
     prompt_tokens: NDArray[np.int32]  # [t]
     prompt_phonemes: NDArray[np.int32]  # [p]
-    reference_spectrum: Array  # [704, frames] float32
-    reference_mel: Array  # [100, frames] float32, scaled to [-1, 1]
+    reference_spectrum: NDArray[np.float32]  # [704, frames] float32
+    reference_mel: NDArray[np.float32]  # [100, frames] float32, scaled to [-1, 1]
     speed: float = DEFAULTS.speed
     sample_steps: int = DEFAULTS.sample_steps
     seed: int = DEFAULTS.seed
@@ -58,7 +75,9 @@ class Request:
     first_sentence: int = 0  # index of the first sentence in the caller's whole text
     first_frame: int = 0  # frames of the sentence that are made already
     frame_count: int = 0  # frames to make from there on; 0 is all
-    past_mel: Array | None = None  # [100, frames] float32, log-mel, the last of those made
+    past_mel: NDArray[np.float32] | None = (
+        None  # [100, frames] float32, log-mel, the last of those made
+    )
     listener_waits: int = 0  # 1: nothing of the answer has been heard yet; goes before others
     listener_seconds: float = math.inf  # until a listener has nothing left to play
 
@@ -98,7 +117,7 @@ class Request:
 class Result:
     """What the vocoder reads."""
 
-    mel: Array  # [100, frames] float32, log-mel, all sentences
+    mel: NDArray[np.float32]  # [100, frames] float32, log-mel, all sentences
     mel_counts: NDArray[np.int32]  # [sentences]
 
 
@@ -106,16 +125,55 @@ class Result:
 class Settings(BaseSettings):
     """Parameters of the model."""
 
-    dtype: str = "float32"
+    dtype: str = DEFAULT
     slots: int = 16  # sentences in the running batch
     waiting: int = 1024  # sentences that may wait; one more is refused
     cache: int = 64  # encoded references
     voice_folder: str = "../voices"  # relative to the model repository
-    memory_budget_mib: int = 8192  # of all voices' own SoVITS together
+    memory_budget_mib: int = 0  # of all voices' own SoVITS together; 0 is a share of a GPU's
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Prepared:
+    """A request's sentences: what the flow hears before each, and the condition of the rest."""
+
+    parts: list[tuple[Reference, Tensor]]
+
+
+class _Work(Waiting):
+    """A request whose conditions are to be encoded."""
+
+    def __init__(self, request: Request, key: str, speaker: Speaker, reply: Reply) -> None:
+        counts = request.token_counts
+        super().__init__(
+            group=speaker.model,
+            rows=len(counts),
+            longest=int(counts.max()),
+            urgent=bool(request.listener_waits),
+        )
+        self.request, self.key, self.speaker, self.reply = request, key, speaker, reply
+        self.cancelled = False
+        self.answer: _Answer | None = None
+        self._lock = threading.Lock()
+
+    def begin(self, answer: _Answer) -> None:
+        """From now on ``answer`` is what a cancellation cancels; Cancelled if there was one."""
+        with self._lock:
+            if self.cancelled:
+                raise Cancelled("cancelled by its caller")
+            self.answer = answer
+
+    def cancel(self) -> None:
+        """Give up; answered when its turn comes."""
+        with self._lock:
+            self.cancelled, answer = True, self.answer
+        if answer is not None:
+            answer.cancel()
 
 
 class SoVITSStage:
-    """Condition encoder in the caller's thread, flow matching in the engine's."""
+    """Conditions in the caller's thread, on a GPU in batches in one of their own; flow matching in
+    the engine's."""
 
     request_type = Request
     result_type = Result
@@ -123,6 +181,9 @@ class SoVITSStage:
 
     def __init__(self, place: Place, settings: Settings) -> None:
         self._device = place.device
+        budget = voices_budget(
+            settings.memory_budget_mib, memory_free(place.device), CPU_BUDGET_MIB
+        )
         self._model = SoVITS(SoVITSConfig.load(place.folder / "sovits.json"))
         self._model.load_state_dict(
             load_module_state(place.folder / "sovits.safetensors"), strict=True
@@ -130,6 +191,7 @@ class SoVITSStage:
         self._model.to(place.device).eval()
         dtype = torch_dtype(settings.dtype, place.device)
         self._model.set_precision(dtype)
+        logger.info("sovits_v4 on %s: %s, %d MiB for voices", place.device, dtype, budget >> 20)
         self._engine = FlowEngine(
             self._model.flow, slots=settings.slots, waiting_limit=settings.waiting
         )
@@ -144,22 +206,53 @@ class SoVITSStage:
             size=self._speakers.size,
             load=self._speakers.load,
             unload=self._speakers.unload,
-            budget=settings.memory_budget_mib << 20,
+            budget=budget,
             waiting_limit=settings.waiting,
+            device=place.device,
             tally=self.tally,
         )
         self._references: OrderedDict[bytes, tuple[Tensor, Reference]] = OrderedDict()
         self._cache_size = settings.cache
         self._lock = threading.Lock()  # requests that waited for weights begin on another thread
+        self._round_to = 1
+        self._graphed = GraphedConditions(self._model, place.device)
+        self._queue: BatchQueue[_Work] | None = None
+        self._stream: Any = None  # of the queue's thread, on a GPU
+        if place.device != "cpu":
+            self._stream = torch.cuda.Stream(place.device, priority=-1)  # type: ignore[no-untyped-call]
+            self._encode_in_batches(ROUND_TO)
         self._engine.start()
 
+    def _encode_in_batches(self, round_to: int) -> None:
+        """From now on encode conditions in a thread, those that wait at the same time at once."""
+        self._round_to = round_to
+        self._queue = BatchQueue(
+            "conditions", self._device, self._serve, lambda work, error: work.reply.fail(error)
+        )
+
     def warm_up(self) -> None:
-        """Solve one short flow before the model reports ready."""
+        """Solve one short flow, and on a GPU capture or meet the shapes of chunks, before the
+        model reports ready."""
         self._engine.warm_up()
+        if self._queue is not None:
+            self._graphed.capture_all()
+            self._warm_up_conditions()
+
+    @torch.inference_mode()
+    def _warm_up_conditions(self) -> None:
+        spectrum = torch.zeros(1, STYLE_BINS, 100, device=self._device)
+        timbre = self._model.style(spectrum)
+        for tokens, phonemes in WARM_UP_SIZES:
+            ids = np.zeros(tokens, np.int32), np.zeros(phonemes, np.int32)
+            for rows in (1, 8):
+                encode(self._model, [Sentence(*ids, timbre)] * rows, self._device, self._round_to)
+        synchronize(self._device)  # before another stream reads what all of them share
 
     def close(self) -> None:
         """Stop the engine; whoever still waits gets an error."""
         self._residents.close()
+        if self._queue is not None:
+            self._queue.close()
         self._engine.stop()
 
     def load(self) -> Load:
@@ -182,12 +275,47 @@ class SoVITSStage:
     def _begin(
         self, request: Request, key: str, speaker: Speaker, reply: Reply
     ) -> Callable[[], None]:
-        timbre, reference = self._reference(request, key, speaker)
-        conditions = self._conditions(request, timbre, speaker)
-        seed = resolve_seed(request.seed)
-        answer = _Answer(reply, self._engine, len(conditions), speaker)
-        for index, condition in enumerate(conditions):
-            prompt, rest = self._after_past(request, reference, condition)
+        work = _Work(request, key, speaker, reply)
+        if self._queue is not None:
+            self._queue.put(work)
+        else:
+            (prepared,) = self._prepare([work])
+            if isinstance(prepared, GsvError):
+                raise prepared
+            self._start(work, prepared)
+        return work.cancel
+
+    def _serve(self, batch: list[_Work]) -> None:
+        """Start a batch of requests; each one's error is its own."""
+        wanted = [work for work in batch if not work.cancelled]
+        for work in (work for work in batch if work not in wanted):
+            work.reply.fail(Cancelled("cancelled by its caller"))
+        if not wanted:
+            return
+        try:
+            answers = self._prepare(wanted)
+        except Exception as error:
+            end_if_fatal(error)
+            if len(wanted) == 1:
+                wanted[0].reply.fail(error)
+                return
+            for work in wanted:  # each alone, so that only the one at fault fails
+                self._serve([work])
+            return
+        for work, prepared in zip(wanted, answers, strict=True):
+            try:
+                if isinstance(prepared, GsvError):
+                    raise prepared
+                self._start(work, prepared)
+            except Exception as error:
+                work.reply.fail(error)
+
+    def _start(self, work: _Work, prepared: _Prepared) -> None:
+        """Put the sentences into the running batch."""
+        request, seed = work.request, resolve_seed(work.request.seed)
+        answer = _Answer(work.reply, self._engine, prepared, work.speaker)
+        work.begin(answer)
+        for index, (prompt, rest) in enumerate(prepared.parts):
             plan = sentence_jobs(
                 prompt,
                 rest,
@@ -199,7 +327,41 @@ class SoVITSStage:
                 buffered=request.listener_seconds,
             )
             answer.start(index, plan)
-        return answer.cancel
+        if work.cancelled:  # meanwhile
+            answer.cancel()
+
+    @torch.inference_mode()
+    def _prepare(self, batch: Sequence[_Work]) -> list[_Prepared | GsvError]:
+        """References, conditions and pasts of requests that speak through one model.
+
+        On a GPU in a stream of its own, so that it doesn't wait for the steps of the flow that are
+        queued; afterwards it is done, so that other streams may read it.
+        """
+        if self._stream is None:
+            return self._prepared(batch)
+        with torch.cuda.stream(self._stream):
+            prepared = self._prepared(batch)
+        self._stream.synchronize()
+        return prepared
+
+    def _prepared(self, batch: Sequence[_Work]) -> list[_Prepared | GsvError]:
+        heard = [self._reference(work) for work in batch]
+        sentences = [
+            Sentence(tokens, phonemes, timbre, work.request.speed)
+            for work, (timbre, _) in zip(batch, heard, strict=True)
+            for tokens, phonemes in _sentences(work.request)
+        ]
+        model = batch[0].speaker.model
+        conditions = iter(encode(model, sentences, self._device, self._round_to, self._graphed))
+        answers: list[_Prepared | GsvError] = []
+        for work, (_, reference) in zip(batch, heard, strict=True):
+            own = [next(conditions) for _ in range(work.rows)]
+            try:
+                parts = [self._after_past(work.request, reference, one) for one in own]
+                answers.append(_Prepared(parts))
+            except GsvError as error:
+                answers.append(error)
+        return answers
 
     def _after_past(
         self, request: Request, reference: Reference, condition: Tensor
@@ -214,7 +376,7 @@ class SoVITSStage:
         end = first + request.frame_count if request.frame_count else condition.shape[-1]
         if first == 0 or request.past_mel is None:
             return reference, condition[:, :end]
-        past = audio.normalize_mel(torch.as_tensor(request.past_mel, device=self._device))
+        past = audio.normalize_mel(upload(request.past_mel, self._device))
         if not past.shape[-1] <= first < condition.shape[-1]:
             raise InvalidRequest.value(
                 "FIRST_FRAME",
@@ -231,60 +393,47 @@ class SoVITSStage:
             :, first:end
         ]
 
-    @torch.inference_mode()
-    def _reference(
-        self, request: Request, key_of_weights: str, speaker: Speaker
-    ) -> tuple[Tensor, Reference]:
+    def _reference(self, work: _Work) -> tuple[Tensor, Reference]:
         """Timbre [1, gin, 1], condition and mel of the reference; kept by content and weights."""
-        model = speaker.model
-        mel = torch.as_tensor(request.reference_mel, device=self._device)
-        spectrum = torch.as_tensor(request.reference_spectrum, device=self._device)
-        tokens = self._ids(request.prompt_tokens)
-        digest = hashlib.sha256(key_of_weights.encode())
-        for part in (request.prompt_phonemes, request.prompt_tokens, mel.cpu().numpy()):
+        request, model = work.request, work.speaker.model
+        digest = hashlib.sha256(work.key.encode())
+        for part in (request.prompt_phonemes, request.prompt_tokens, request.reference_mel):
             digest.update(part.tobytes())
         key = digest.digest()
         with self._lock:
             if key in self._references:
                 self._references.move_to_end(key)
                 return self._references[key]
-        timbre = model.style(spectrum[None])
-        phonemes = self._ids(request.prompt_phonemes)
-        condition, _ = model.condition(tokens[None], None, phonemes[None], None, timbre)
-        found = (timbre, Reference.trimmed(condition[0], mel))
+        timbre = model.style(upload(request.reference_spectrum, self._device)[None])
+        prompt = Sentence(request.prompt_tokens, request.prompt_phonemes, timbre)
+        (condition,) = encode(model, [prompt], self._device, self._round_to, self._graphed)
+        mel = upload(request.reference_mel, self._device)
+        found = (timbre, Reference.trimmed(condition, mel))
         with self._lock:
             self._references[key] = found
             while len(self._references) > self._cache_size:
                 self._references.popitem(last=False)
         return found
 
-    @torch.inference_mode()
-    def _conditions(self, request: Request, timbre: Tensor, speaker: Speaker) -> list[Tensor]:
-        """The condition [channels, frames] of each sentence, computed as one padded batch."""
-        tokens = [self._ids(t) for t in split_by_counts(request.tokens, request.token_counts)]
-        phonemes = [self._ids(p) for p in split_by_counts(request.phonemes, request.phoneme_counts)]
-        rows, lengths = speaker.model.condition(
-            pad_sequence(tokens, batch_first=True),
-            _lengths(tokens),
-            pad_sequence(phonemes, batch_first=True),
-            _lengths(phonemes),
-            timbre.expand(len(tokens), -1, -1),
-            request.speed,
-        )
-        return [row[:, :length] for row, length in zip(rows, lengths.tolist(), strict=True)]
 
-    def _ids(self, ids: NDArray[np.int32]) -> Tensor:
-        return torch.from_numpy(ids).to(self._device).long()
-
-
-def _lengths(rows: list[Tensor]) -> Tensor:
-    return torch.tensor([len(row) for row in rows], device=rows[0].device)
+def _sentences(request: Request) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int32]]]:
+    """Tokens and phonemes of each sentence."""
+    return zip(
+        split_by_counts(request.tokens, request.token_counts),
+        split_by_counts(request.phonemes, request.phoneme_counts),
+        strict=True,
+    )
 
 
 class _Answer:
     """One request: drives the chunk plan of each sentence, replies when the last one is done."""
 
-    def __init__(self, reply: Reply, engine: FlowEngine, sentences: int, speaker: Speaker) -> None:
+    def __init__(
+        self, reply: Reply, engine: FlowEngine, prepared: _Prepared, speaker: Speaker
+    ) -> None:
+        sentences = len(prepared.parts)
+        # Kept until the flow has read it: its memory belongs to another stream, on a GPU.
+        self._prepared: _Prepared | None = prepared
         self._reply = reply
         self._speaker = speaker
         self._engine = engine
@@ -331,7 +480,8 @@ class _Answer:
         mels = [m for m in self._mels if m is not None]
         whole = audio.denormalize_mel(torch.cat(mels, dim=-1).float())
         counts = np.array([m.shape[-1] for m in mels], np.int32)
-        self._reply.send(Result(whole.contiguous(), counts), final=True)
+        self._reply.send(Result(whole.contiguous().numpy(), counts), final=True)
+        self._prepared = None
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:

@@ -17,6 +17,7 @@ from torch import Tensor
 from gsv.checkpoints.lora import Lora
 from gsv.checkpoints.store import load_module_state
 from gsv.checkpoints.voice_weights import parameters_in, read_sovits
+from gsv.device import synchronize
 from gsv.engine.flow import FlowEngine, FlowJob
 from gsv.models.adapters import PROJECTIONS, Adapter
 from gsv.models.sovits import SoVITS
@@ -80,7 +81,9 @@ class Speakers:
             base = load_module_state(self._folder / "sovits.safetensors")
             return self._load_full(key, found.merge(base))
         speaker = Speaker(self._base.with_parts(small), adapter=key)
-        self._engine.add_adapter(key, self._adapter(found))  # last: nothing is left of a failure
+        adapter = self._adapter(found)
+        synchronize(self._device)  # conditions are encoded in another stream
+        self._engine.add_adapter(key, adapter)  # last: nothing is left of a failure
         return speaker
 
     def unload(self, key: str, speaker: Speaker) -> None:
@@ -95,6 +98,7 @@ class Speakers:
         model.load_state_dict(tensors, strict=True)
         model.to(self._device).eval().requires_grad_(False)
         model.set_precision(self._dtype)
+        synchronize(self._device)
         self._engine.add_model(key, model.flow)
         return Speaker(model, flow=key)
 

@@ -17,21 +17,18 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from gsv import audio
 from gsv.config import VocoderConfig
 from gsv.constants import FLOW_REFERENCE_MAX, MEL_CHANNELS, OUTPUT_RATE, SAMPLES_PER_FRAME
 from gsv.engine.chunk_plan import ChunkPlan
-from gsv.engine.vocoding import MelStream
 from gsv.errors import Cancelled
-from gsv.models.vocoder import context_frames
 from gsv.stages import speech
-from gsv.stages.base import Place, Reply, Tensors, split_by_counts, to_numpy
+from gsv.stages.base import Place, Reply, Tensors, split_by_counts
 from gsv.stages.base import Settings as BaseSettings
-from gsv.stages.calls import CallModel, CallPool, CallScope, stand_ins
-from gsv.stages.semantic_gpt import ENGINE, EngineRequest
+from gsv.stages.calls import ENGINE, CallModel, CallPool, CallScope, placeholders
+from gsv.stages.mel_stream import MelStream
 from gsv.stages.tally import TalliedReply, Tally
 
 Mel = NDArray[np.float32]
@@ -55,13 +52,14 @@ FLOW_INPUTS = ("VOICE", "SPEED", "SAMPLE_STEPS", "SEED")
 # Fewest tokens to ask the engine for at once.
 CHUNK_TOKENS = 6
 # What the engine's required inputs hold when it is asked for more of a sentence; it reads none.
-CONTINUED = {**stand_ins(EngineRequest), "PHONEME_COUNTS": np.ones(1, np.int32)}
+CONTINUED = {**placeholders(ENGINE), "PHONEME_COUNTS": np.ones(1, np.int32)}
 LARGEST_PORTION = 64  # tokens
 # Frames that are written ahead of a chunk while it is made: for the next chunk, which is at most
 # twice as long, and so far that joints of short chunks are no rougher than speech itself, since a
 # chunk's condition sees all that is written.
 NEXT_CHUNK = 2
 AHEAD_FRAMES = 180
+VOCODER = "vocoder"
 WINDOW_MULTIPLE = 16  # frames; a shape that is new to the vocoder's process costs some 25 ms
 SENTENCES_AHEAD = 2
 
@@ -99,6 +97,7 @@ class SpeechStreamStage:
         self._pool = CallPool("stream", call, settings.concurrency, settings.waiting)
         self._plan = ChunkPlan.seconds(settings.first_chunk_seconds, settings.largest_chunk_seconds)
         self._lead = settings.lead_seconds or math.inf
+        self._vocoder = VocoderConfig.load(place.of_model(VOCODER) / "vocoder.json")
         self._voices = place.voices(settings.voice_folder, settings.default_voice)
         self.tally = Tally(self._voices)
 
@@ -118,7 +117,8 @@ class SpeechStreamStage:
         sent = threading.Event()
 
         def speak(pinned: Request, scope: CallScope) -> None:
-            for chunk in synthesize(pinned, scope, self._plan, self._lead):
+            chunks = synthesize(pinned, scope, self._plan, self._vocoder, self._lead)
+            for chunk in chunks:
                 sent.set()
                 counted.send(chunk, final=False)
             counted.finish()
@@ -135,6 +135,7 @@ def synthesize(
     request: Request,
     call: CallScope,
     plan: ChunkPlan,
+    vocoder: VocoderConfig,
     lead_seconds: float = math.inf,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Result]:
@@ -144,6 +145,7 @@ def synthesize(
         request: checked already.
         call: the other models.
         plan: how sentences are cut.
+        vocoder: the one that is served; how far its samples depend on the mel follows from it.
         lead_seconds: audio that is made ahead of a listener who plays from the first chunk on. The
             server can't see how far a caller has read, so this is what bounds the memory of a slow
             one.
@@ -161,7 +163,9 @@ def synthesize(
             )
         for index in range(speech_tensors.sentences):
             resampler = audio.StreamResampler(OUTPUT_RATE, request.sample_rate)
-            for wave, last in _speak_sentence(index, speech_tensors, call, feed, plan, player):
+            for wave, last in _speak_sentence(
+                index, speech_tensors, call, feed, plan, player, vocoder.context_frames
+            ):
                 samples = np.clip(resampler.push(wave, last=last), -1.0, 1.0)
                 if last:
                     pause = float(speech_tensors.pauses[index + 1])
@@ -311,9 +315,10 @@ def _speak_sentence(
     feed: TokenFeed,
     plan: ChunkPlan,
     player: _Player,
+    context: int,
 ) -> Iterator[tuple[Wave, bool]]:
     """Waves at 48 kHz of one sentence, and whether each is its last."""
-    mels = MelStream(context_frames(VocoderConfig()), WINDOW_MULTIPLE)
+    mels = MelStream(context, WINDOW_MULTIPLE)
     past: Mel = np.zeros((MEL_CHANNELS, 0), np.float32)
     fading: Mel = past  # the last chunk's own version of the frames that come next
     made, last = 0, False
@@ -324,7 +329,7 @@ def _speak_sentence(
         count = 0 if last else wanted + plan.look_ahead
         asked = shared.mel_request(index, tokens, made, count, past, player.buffered)
         answer = call("sovits_v4", asked, ["MEL"])
-        mel = _fade(fading, to_numpy(answer["MEL"]))
+        mel = _fade(fading, answer["MEL"])
         if not last:
             mel, fading = mel[:, :wanted], mel[:, wanted : wanted + plan.blend]
         made += mel.shape[1]
@@ -346,15 +351,15 @@ def _fade(fading: Mel, mel: Mel) -> Mel:
 
 def _vocode(mels: MelStream, mel: Mel, last: bool, call: CallScope) -> Wave:
     """The samples that can be made for good, now that ``mel`` is known."""
-    window = mels.push(torch.from_numpy(mel), last=last)
+    window = mels.push(mel, last=last)
     if window is None:
         return np.zeros(0, np.float32)
     frames, first, end = window
     request = {
-        "MEL": frames.numpy(),
+        "MEL": frames,
         "MEL_COUNTS": np.array([frames.shape[1]], np.int32),
     }
-    wave: Wave = call("vocoder", request, ["AUDIO"])["AUDIO"]
+    wave: Wave = call(VOCODER, request, ["AUDIO"])["AUDIO"]
     return wave[first * SAMPLES_PER_FRAME : end * SAMPLES_PER_FRAME]
 
 

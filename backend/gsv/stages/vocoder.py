@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 import torch
@@ -13,21 +12,25 @@ from numpy.typing import NDArray
 from gsv import audio
 from gsv.checkpoints.store import load_module_state
 from gsv.config import VocoderConfig
-from gsv.constants import MEL_CHANNELS, OUTPUT_RATE, OUTPUT_RATES
+from gsv.constants import MEL_CHANNELS, OUTPUT_RATE
+from gsv.device import upload
 from gsv.engine.chunk_plan import ChunkPlan
-from gsv.engine.native.convolution import accelerate
-from gsv.engine.vocoding import vocode
+from gsv.engine.kernels import vocoder as kernels
+from gsv.engine.native import convolution as native
+from gsv.engine.transfers import Download
+from gsv.engine.vocoding import GraphedVocoder, batch_shapes, vocode
 from gsv.errors import GsvError, InvalidRequest
 from gsv.models.vocoder import Vocoder
-from gsv.options import DEFAULTS, check_choice
-from gsv.precision import torch_dtype
-from gsv.stages.base import Array, Place, check_counts
+from gsv.options import DEFAULTS, SAMPLE_RATES, check_choice
+from gsv.precision import DEFAULT, torch_dtype
+from gsv.stages.base import Place, check_counts
 from gsv.stages.base import Settings as BaseSettings
 
 PAUSE_MAX_SECONDS = 10.0
 # On a GPU, windows of all lengths share batches of so many frames (some 0.4 MB each while they are
-# computed); a CPU is busy with one window, and computes none of its frames twice.
-CUDA_BATCH_FRAMES = 4096
+# computed), which keep it busy; a CPU is busy with one window, and computes none of its frames
+# twice.
+CUDA_BATCH_FRAMES = 1024
 CUDA_ROUND_TO = 64
 
 
@@ -35,7 +38,7 @@ CUDA_ROUND_TO = 64
 class Request:
     """The mel of all sentences, and what to do between them."""
 
-    mel: Array  # [100, frames] float32, log-mel
+    mel: NDArray[np.float32]  # [100, frames] float32, log-mel
     mel_counts: NDArray[np.int32]  # [sentences]
     pauses: NDArray[np.float32] | None = None  # [sentences + 1] seconds
     sample_rate: int = DEFAULTS.sample_rate
@@ -44,7 +47,7 @@ class Request:
         if self.mel.ndim != 2 or self.mel.shape[0] != MEL_CHANNELS:
             raise InvalidRequest.value("MEL", list(self.mel.shape), f"[{MEL_CHANNELS}, frames]")
         check_counts("MEL_COUNTS", self.mel_counts, self.mel.shape[1], "MEL")
-        check_choice("SAMPLE_RATE", self.sample_rate, OUTPUT_RATES)
+        check_choice("SAMPLE_RATE", self.sample_rate, SAMPLE_RATES)
         if self.pauses is None:
             return
         in_range = ((self.pauses >= 0) & (self.pauses <= PAUSE_MAX_SECONDS)).all()
@@ -68,7 +71,7 @@ class Result:
 class Settings(BaseSettings):
     """Parameters of the model."""
 
-    dtype: str = "float32"
+    dtype: str = DEFAULT
     window: int = 400  # frames computed in one piece
 
 
@@ -80,26 +83,31 @@ class VocoderStage:
     settings_type = Settings
 
     def __init__(self, place: Place, settings: Settings) -> None:
-        self._device = place.device
-        on_gpu = place.device != "cpu"
-        self._vocode = partial(
-            vocode,
-            limit=settings.window,
-            multiple=CUDA_ROUND_TO if on_gpu else 1,
-            batch_frames=CUDA_BATCH_FRAMES if on_gpu else 0,
-        )
+        self._device = torch.device(place.device)
+        self._window = settings.window
+        on_gpu = self._device.type == "cuda"
+        self._multiple = CUDA_ROUND_TO if on_gpu else 1
+        self._batch_frames = CUDA_BATCH_FRAMES if on_gpu else 0
         self._model = Vocoder(VocoderConfig.load(place.folder / "vocoder.json"))
         self._model.load_state_dict(
             load_module_state(place.folder / "vocoder.safetensors"), strict=True
         )
         self._model.to(place.device).eval()
-        self._model.set_precision(torch_dtype(settings.dtype, place.device))
-        accelerate(self._model)
+        dtype = torch_dtype(settings.dtype, place.device, half=torch.float16)
+        self._model.set_precision(dtype)
+        kernels.accelerate(self._model)
+        native.accelerate(self._model)
+        self._graphed = GraphedVocoder(self._model)
 
     def warm_up(self) -> None:
-        """The first chunk of a stream, which somebody waits for; each length costs some once."""
-        frames = ChunkPlan().first
-        self._vocode(self._model, [torch.zeros(MEL_CHANNELS, frames, device=self._device)])
+        """Capture graphs of all windows, and run the first chunk of a stream."""
+        first = ChunkPlan().first
+        if self._device.type == "cuda":
+            shapes = batch_shapes(self._window, self._multiple, self._batch_frames)
+            # Shorter than a window, and somebody waits for it.
+            shapes += [(rows, first) for rows in (1, 2, 4, 8, 16)]
+            self._graphed.capture_all(shapes)
+        self._vocode([torch.zeros(MEL_CHANNELS, first, device=self._device)])
 
     def close(self) -> None:
         """Nothing runs between requests."""
@@ -108,14 +116,20 @@ class VocoderStage:
     def run_batch(self, requests: Sequence[Request]) -> list[Result | GsvError]:
         """Vocode every sentence of the batch, then join each request's own."""
         sentences = [self._sentences(request) for request in requests]
-        waves = iter(self._vocode(self._model, [m for s in sentences for m in s]))
+        waves = self._vocode([mel for own in sentences for mel in own])
+        downloads = iter([Download(wave) for wave in waves])  # all queued before one is waited for
         return [
-            _join(request, [next(waves).cpu().numpy() for _ in own])
+            _join(request, [next(downloads).wait().numpy() for _ in own])
             for request, own in zip(requests, sentences, strict=True)
         ]
 
+    def _vocode(self, mels: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        return vocode(
+            self._model, mels, self._window, self._multiple, self._batch_frames, self._graphed
+        )
+
     def _sentences(self, request: Request) -> list[torch.Tensor]:
-        mel = torch.as_tensor(request.mel, device=self._device)
+        mel = upload(request.mel, self._device)
         return list(torch.split(mel, request.mel_counts.tolist(), dim=-1))
 
 

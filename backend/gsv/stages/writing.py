@@ -1,7 +1,7 @@
 """A sentence that is fetched in portions while it is being written.
 
 A stream could let the engine's model answer many times to one request (a decoupled model). But a
-call from one model to a decoupled one can come to a standstill on GPUs before Triton 26.06
+call from one model to a decoupled one can come to a standstill on GPUs before Triton 26.07
 (python_backend #439); a call with one answer does not. So each portion is a request of its own.
 """
 

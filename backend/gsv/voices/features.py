@@ -3,8 +3,8 @@
 Encoding a reference takes seconds on a CPU, so what comes out is written into the hidden folder
 ``.cache`` of the voice, where every instance of every server finds it. A file is named by the sum
 of all that it depends on: recording and text, the encoder's weights and settings, this package's
-version. It is written aside and renamed, checked when it is read, and computed anew when it is
-broken; where nothing can be written, nothing is kept.
+version. It is written beside its place and renamed, checked when it is read, and computed anew when
+it is broken; where nothing can be written, nothing is kept.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class FeatureStore:
         self._layout = layout
 
     def key(self, voice: Voice, own: str = "") -> str:
-        """Stands for all that the features of ``voice`` depend on.
+        """A key for everything that the features of ``voice`` depend on.
 
         Args:
             own: stands for the voice's own part in making them.
@@ -225,7 +225,7 @@ def _read(folder: int, name: str) -> tuple[Arrays, str]:
         version, total, content = mark["format"], mark["sha256"], str(mark["content"])
         arrays: Arrays = safetensors.numpy.load(data)
     except (ValueError, KeyError, TypeError, RecursionError, safetensors.SafetensorError) as error:
-        raise _Broken("it is no file of this cache") from error
+        raise _Broken("it is not a file of this cache") from error
     if version != _FORMAT or total != _sum(arrays, content):
         raise _Broken("its sum or its format differs")
     return arrays, content

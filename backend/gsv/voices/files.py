@@ -1,4 +1,4 @@
-"""Files that somebody else may have put there."""
+"""Files of the voice folder, whose writers are not trusted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def open_regular(path: str | Path, folder: int | None = None, flags: int = 0) ->
         flags: further ones for ``os.open``.
 
     Raises:
-        OSError: it is not there, can't be read, or is no regular file.
+        OSError: it is not there, can't be read, or is not a regular file.
     """
     flags |= os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
     handle = os.open(path, flags, dir_fd=folder)

@@ -1,4 +1,4 @@
-"""The voice folder: looked at anew at lookups, so that a change is live without a restart."""
+"""The voice folder: checked again at each lookup, so that a change is live without a restart."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class VoiceFolder:
         return entries, errors
 
     def _folders(self) -> list[str]:
-        """Whatever looks like a voice; names that begin with a dot are folders in the making."""
+        """Names of voices, broken or not; folders whose name begins with a dot are unfinished."""
         try:
             names = [path.name for path in self.folder.iterdir() if path.name[:1] != "."]
         except OSError:
@@ -141,7 +141,7 @@ class VoiceFolder:
         if found is None:
             raise InvalidRequest.value("VOICE", name[:200], self._listing())
         if isinstance(found, VoiceError):
-            raise VoiceError(str(found))  # a raised error keeps its frames: not the kept one
+            raise VoiceError(str(found))  # a new one: a raised error keeps its frames alive
         return found
 
     def _look(self, name: str, fresh: bool) -> VoiceEntry | VoiceError | None:

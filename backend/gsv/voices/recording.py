@@ -27,7 +27,7 @@ def read_recording(path: Path, longest: float) -> tuple[NDArray[np.float32], int
 
     Raises:
         OSError: the file can't be opened.
-        ValueError: it is no sound, is longer, or has a strange rate or number of channels.
+        ValueError: it is not a sound file, is longer, or has a strange rate or number of channels.
     """
     with open_regular(path) as file:
         try:

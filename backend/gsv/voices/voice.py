@@ -90,7 +90,7 @@ class Voice:
 
     @property
     def pinned(self) -> str:
-        """The name that means this content and no later one, for calls between stages."""
+        """The name of this version of the voice, for calls between stages."""
         return f"{self.name}@{self.digest}"
 
 
@@ -109,10 +109,12 @@ class VoiceEntry:
     signature: tuple[Any, ...]
 
 
-def read_values(folder: Path) -> dict[str, Any]:
-    """The plain values of a folder's ``voice.toml``; only their outermost keys are checked."""
+def read_text(folder: Path) -> str:
+    """The text of a folder's ``voice.toml``; that it is TOML is checked, and its outermost keys."""
     reader = _Reader(folder)
-    return reader.parse(reader.read(VOICE_FILE, TOML_LIMIT))
+    data = reader.read(VOICE_FILE, TOML_LIMIT)
+    reader.parse(data)
+    return data.decode("utf-8")
 
 
 def load_voice(folder: Path) -> Voice:
@@ -225,7 +227,7 @@ class _Reader:
         if not inside:
             raise self._error(f"{shown!r} leaves the voice's folder; move the file into it")
         if not known:
-            raise self._error(f"{shown!r} is no file")
+            raise self._error(f"{shown!r} is not a file")
         if size > limit:
             raise self._error(f"{shown!r} has {size:,} bytes; allowed: up to {limit:,}")
         return path
@@ -266,7 +268,7 @@ class _Reader:
 
     def lexicon_bytes(self) -> bytes:
         """The lexicon's content; empty where there is none."""
-        # A link that leads nowhere is there, too, and gets its error.
+        # A dangling link counts as present, so that it is reported.
         present = os.path.lexists(self._folder / lexicons.FILE)
         return self.read(lexicons.FILE, LEXICON_LIMIT) if present else b""
 
@@ -292,7 +294,7 @@ class _Reader:
             found[key] = value
         if found["language"] not in LANGUAGES:
             raise self._error(
-                f"{where}language {found['language']!r} is none of {', '.join(LANGUAGES)}"
+                f"{where}language {found['language']!r} is not one of {', '.join(LANGUAGES)}"
             )
         if len(found["text"]) > _TEXT_LIMIT:
             raise self._error(
@@ -349,7 +351,7 @@ class _Reader:
 
 
 def describe(entry: VoiceEntry) -> dict[str, Any]:
-    """What the world may know of a voice: names of files, no paths."""
+    """The public facts about a voice: names of files, no paths."""
     base = entry.base
     return {
         "name": base.name,

@@ -1,2 +1,2 @@
-"""Load test of a running server: load (who asks when), metrics (what the server counted),
+"""Load test of a running server: load (when requests are sent), metrics (what the server counted),
 report (figures and JSON), plots (PNG)."""

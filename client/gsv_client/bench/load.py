@@ -1,4 +1,4 @@
-"""Who asks when: a closed loop of patient callers, or an open one of callers who don't wait."""
+"""The load: a closed loop (callers ask again when answered) or an open one (at random times)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What came of one request. Times in seconds, from the moment the request was due.
+    """The outcome of one request. Times in seconds, from the moment the request was due.
 
     `gap` is the longest wait between two chunks. `starved` says whether a player that began with
     the first chunk would have run dry. Without any audio both are None, and so is `first_audio`.

@@ -19,7 +19,7 @@ Figures = dict[str, Any]
 
 
 def check_matplotlib() -> None:
-    """GsvClientError with the cure when matplotlib is absent; ask before a long run."""
+    """GsvClientError if matplotlib is not installed; call it before a long run."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -92,7 +92,7 @@ def _way(run: Run) -> str:
 
 
 def _once(percentile: str, value: float | None) -> float | None:
-    """What has no percentiles is drawn with the p50 line."""
+    """Figures without percentiles are drawn like the p50 line."""
     return value if percentile == "p50" else None
 
 

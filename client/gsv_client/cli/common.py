@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 import click
 
 from gsv_client.client import DEFAULT_TIMEOUT, Client
-from gsv_client.options import LANGUAGES, SAMPLE_RATES, SPLIT_METHODS, SpeechOptions
+from gsv_client.limits import LANGUAGES, SAMPLE_RATES, SPLIT_METHODS, described
+from gsv_client.options import SpeechOptions
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -126,15 +127,19 @@ voice_options = with_options(
 )
 sampling_options = with_options(
     click.option("--seed", type=int, help="0 or more: the same request gives the same audio."),
-    click.option("--speed", type=float, help="0.6 to 1.65.  [default: 1]"),
-    click.option("--sample-steps", type=int, help="Flow-matching steps, 1 to 100.  [default: 32]"),
-    click.option("--top-k", type=int, help="1 to 1025.  [default: 15]"),
-    click.option("--top-p", type=float, help="Above 0, up to 1.  [default: 1]"),
-    click.option("--temperature", type=float, help="Above 0, up to 2.  [default: 1]"),
-    click.option("--repetition-penalty", type=float, help="1 to 2.  [default: 1.35]"),
+    click.option("--speed", type=float, help=described("SPEED")),
+    click.option(
+        "--sample-steps", type=int, help=f"Flow-matching steps. {described('SAMPLE_STEPS')}"
+    ),
+    click.option("--top-k", type=int, help=described("TOP_K")),
+    click.option("--top-p", type=float, help=described("TOP_P")),
+    click.option("--temperature", type=float, help=described("TEMPERATURE")),
+    click.option("--repetition-penalty", type=float, help=described("REPETITION_PENALTY")),
     split_option,
     click.option(
-        "--pause-seconds", type=float, help="Silence after each sentence, 0 to 5.  [default: 0.3]"
+        "--pause-seconds",
+        type=float,
+        help=f"Silence after each sentence, in seconds. {described('PAUSE_SECONDS')}",
     ),
     click.option(
         "--sample-rate",

@@ -8,6 +8,7 @@ import click
 
 from gsv_client.cli.common import header_option, talk, timeout_option, with_options
 from gsv_client.errors import GsvClientError
+from gsv_client.limits import TEXT_LIMIT
 
 EXTRA = 'pip install "gsv-client[gateway]"'
 DEFAULT_PORT = 9880  # of GPT-SoVITS' api_v2, so that its clients need no change
@@ -64,7 +65,7 @@ _what = with_options(
         help="Let callers add voices to this folder, the server's (needs the backend package).",
     ),
     click.option(
-        "--text-limit", default=10_000, show_default=True, type=click.IntRange(min=1),
+        "--text-limit", default=TEXT_LIMIT, show_default=True, type=click.IntRange(min=1),
         help="Characters of a request.",
     ),
     click.option(

@@ -67,8 +67,8 @@ class GsvGroup(click.Group):
         except GsvClientError as error:
             raise click.ClickException(" ".join(str(error).split())) from error
         except BrokenPipeError as error:
-            # Whoever read our output has left. Python may complain again when it flushes at exit
-            # (its documentation's "note on SIGPIPE").
+            # The reader of our output has closed the pipe. Python may complain again when it
+            # flushes at exit (its documentation's "note on SIGPIPE").
             with contextlib.suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise click.exceptions.Exit(EXIT_PIPE) from error
@@ -92,7 +92,7 @@ def plugged_command(point: EntryPoint) -> click.Command:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         return _refusing(point.name, f"can't be loaded from {point.value}: {reason}")
     if not isinstance(command, click.Command):
-        return _refusing(point.name, f"can't be loaded: {point.value} is no click command")
+        return _refusing(point.name, f"can't be loaded: {point.value} is not a click command")
     return command
 
 
@@ -104,7 +104,7 @@ def _absent(name: str, short_help: str) -> click.Command:
 
 
 def _refusing(name: str, why: str) -> click.Command:
-    """A command that only says why it can't be, whatever arguments follow."""
+    """A command that only says why it can't be loaded, whatever its arguments."""
 
     @click.pass_context
     def refuse(ctx: click.Context, /, **_: Any) -> None:

@@ -94,7 +94,7 @@ def say(
 
 
 def _write(chunks: Iterable[Chunk], target: str | BinaryIO, format_name: str) -> str:
-    """Write a stream as it comes; the facts about it."""
+    """Write a stream as it comes; returns its figures in words."""
     begin, first, rate = time.perf_counter(), None, 0
     # A pipe can't be rewound, and a file that a shell appends to must not be.
     with WavWriter(target, format_name, in_place=isinstance(target, str)) as writer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import click
@@ -116,7 +117,8 @@ def _both(of_server: click.Command, of_folder: click.Command) -> click.Command:
         return ctx.invoke(chosen, **{name: values[name] for name in names if name in values})
 
     extra = [parameter for parameter in of_server.params if parameter.name not in theirs]
-    about = f"{of_folder.help}\n\nWith --url it asks that server instead of a folder."
+    help_text = inspect.cleandoc(of_folder.help or "")
+    about = f"{help_text}\n\nWith --url it asks that server instead of a folder."
     return click.Command(
         of_folder.name, callback=run, params=[*of_folder.params, *extra], help=about
     )

@@ -29,7 +29,8 @@ from gsv_client.gateway.recordings import decode, from_base64
 from gsv_client.gateway.sending import StreamedAnswer, WholeAnswer
 from gsv_client.gateway.settings import Settings
 from gsv_client.gateway.speaking import Order, Speaker, audio_of
-from gsv_client.options import LANGUAGES, SPLIT_METHODS, SpeechOptions
+from gsv_client.limits import LANGUAGES, SPLIT_METHODS
+from gsv_client.options import SpeechOptions
 
 RATE = 48_000  # of v4; api_v2's clients of raw PCM know it
 UPLOAD = "ref_audio"  # the form's field with a recording

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from gsv_client.audio import PCM16_SCALE, Audio, Samples
 from gsv_client.errors import AudioError, InvalidRequest
-from gsv_client.options import SAMPLE_RATES
-from gsv_client.wav import UNKNOWN_SIZE, wav_header
+from gsv_client.limits import SAMPLE_RATES
+from gsv_client.wav_header import UNKNOWN_SIZE, wav_header
 
 OPUS_RATES = (8_000, 16_000, 24_000, 48_000)
 _MULAW, _MULAW_BIAS, _MULAW_CLIP = 7, 132, 32_635  # WAVE format tag; ITU-T G.711

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from gsv_client.cli.plugins import points
 from gsv_client.errors import InvalidRequest, ServerError
 from gsv_client.gateway.recordings import cut, decode, from_base64
-from gsv_client.options import LANGUAGES
+from gsv_client.limits import LANGUAGES
 from gsv_client.quality import inspect
 
 ADDING_SECONDS = 120.0  # the command imports torch, to read checkpoints

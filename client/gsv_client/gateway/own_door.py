@@ -27,7 +27,7 @@ from gsv_client.gateway.recordings import decode, judge
 from gsv_client.gateway.sending import StreamedAnswer, WholeAnswer
 from gsv_client.gateway.settings import Settings
 from gsv_client.gateway.speaking import Order, Speaker, encode_stream, no_times
-from gsv_client.options import LANGUAGES, LIMITS, SAMPLE_RATES, SPLIT_METHODS
+from gsv_client.limits import DEFAULTS, LANGUAGES, RANGES, SAMPLE_RATES, SPLIT_METHODS
 
 NDJSON = "application/x-ndjson"
 
@@ -85,7 +85,16 @@ def own_router(settings: Settings, speaker: Speaker, names: VoiceNames) -> APIRo
                 "split_methods": SPLIT_METHODS,
                 "sample_rates": SAMPLE_RATES,
                 "formats": {form.name: form.rates for form in FORMATS.values()},
-                "limits": {name: dataclasses.asdict(limit) for name, limit in LIMITS.items()},
+                "limits": {
+                    name.lower(): {
+                        "low": allowed.low,
+                        "high": allowed.high,
+                        "above": allowed.open_below,
+                        "default": DEFAULTS[name],
+                    }
+                    for name, allowed in RANGES.items()
+                    if name in DEFAULTS
+                },
                 "most_text": settings.most_text,
                 "most_body": settings.most_body,
                 "times": await speaker.offers_times(),

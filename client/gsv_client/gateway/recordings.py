@@ -19,10 +19,11 @@ import soundfile
 
 from gsv_client.audio import Audio
 from gsv_client.errors import AudioError, InvalidRequest
+from gsv_client.limits import RANGES
 from gsv_client.quality import Report, best_window, inspect
 
 LONGEST_SECONDS = 120.0  # of a recording that a piece is cut out of
-RATES = range(8_000, 192_001)
+RATES = RANGES["REFERENCE_SAMPLE_RATE"]
 MOST_CHANNELS = 8
 _KINDS = "WAV, FLAC, Ogg, MP3, WebM, MP4 or AAC"
 
@@ -45,7 +46,7 @@ def decode(data: bytes, name: str = "the recording") -> Audio:
     if not len(audio.samples):
         raise AudioError(f"{name}: holds no audio; allowed: 3 to 10 s of speech")
     if audio.rate not in RATES:
-        raise AudioError(f"{name}: recorded at {audio.rate} Hz; allowed: 8000 to 192000 Hz")
+        raise AudioError(f"{name}: recorded at {audio.rate} Hz; allowed: {RATES} Hz")
     if audio.duration > LONGEST_SECONDS:
         raise AudioError(
             f"{name}: longer than {LONGEST_SECONDS:g} s; allowed: 3 to 10 s, or a piece of that "

@@ -7,6 +7,8 @@ import ipaddress
 from collections.abc import Mapping
 from pathlib import Path
 
+from gsv_client.limits import TEXT_LIMIT
+
 MIB = 1 << 20
 
 
@@ -37,7 +39,7 @@ class Settings:
     default_voice: str | None = None
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
     voices: Path | None = None
-    most_text: int = 10_000
+    most_text: int = TEXT_LIMIT
     most_body: int = 16 * MIB
     head_seconds: float = 10.0
     body_seconds: float = 30.0

@@ -1,4 +1,4 @@
-"""The seam: what a client asks of a transport, and where a server is."""
+"""The interface between client and transport, and the address of a server."""
 
 from __future__ import annotations
 

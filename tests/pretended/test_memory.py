@@ -1,0 +1,62 @@
+"""Memory of a pretended GPU: what is no longer needed comes back at once."""
+
+from __future__ import annotations
+
+import copy
+import gc
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from acoustic_models import sovits
+from gpt_models import golden_gpt, random_request
+from pretend_cuda import Machine, pretend_cuda
+
+from gsv.engine.engine import Engine
+from gsv.engine.flow import FlowEngine, FlowJob
+
+pytestmark = pytest.mark.pretend
+
+GPU = torch.device("cuda", 0)
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    with pretend_cuda() as machine:
+        gc.collect()
+        gc.disable()  # nothing may be left to a collection that comes at some time
+        try:
+            yield machine
+        finally:
+            gc.enable()
+
+
+def test_a_gpt_that_is_removed(machine: Machine) -> None:
+    engine = Engine(copy.deepcopy(golden_gpt("tiny")), GPU, slots=2, max_length=256)
+    engine.warm_up()
+    engine.start()
+    request = random_request(np.random.default_rng(1), golden_gpt("tiny").config, 1, max_tokens=9)
+    engine.generate(request)
+    before = torch.cuda.memory_allocated()
+    for _ in range(2):
+        engine.add_model("voice", copy.deepcopy(golden_gpt("tiny")))
+        assert torch.cuda.memory_allocated() > before
+        engine.remove_model("voice")
+        assert torch.cuda.memory_allocated() == before
+    engine.stop()
+    assert machine.log.faults == []
+
+
+def test_an_estimator_that_is_removed(machine: Machine) -> None:
+    engine = FlowEngine(copy.deepcopy(sovits("tiny").flow).to(GPU))
+    engine.start()
+    own = FlowJob(torch.randn(48, 60), torch.rand(100, 20), steps=2, seed=1, model="voice")
+    before = torch.cuda.memory_allocated()
+    engine.add_model("voice", copy.deepcopy(sovits("tiny").flow).to(GPU))
+    engine.run(own)
+    assert torch.cuda.memory_allocated() > before
+    engine.remove_model("voice")
+    assert torch.cuda.memory_allocated() == before
+    engine.stop()
+    assert machine.log.faults == []
