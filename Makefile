@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv demo gate test lint bench clean
+.PHONY: help venv demo page gate test lint bench clean
 
 export PYTHON TORCH_ARGS PIP_ARGS PYTEST_ARGS
 
@@ -19,6 +19,9 @@ $(INSTALLED): tools/make_venv.sh constraints.txt requirements-dev.txt backend/py
 
 demo: venv  ## Serve a small voice of our own, speak three sentences into out/*.wav, stop.
 	@.venv/bin/python tools/demo.py
+
+page: venv  ## Demo voice, Triton and the gateway with its page: prints the address, serves until Ctrl-C.
+	@.venv/bin/python tools/page.py
 
 gate: venv  ## Is the demo voice understood? On every way to the listener.
 	@.venv/bin/python tools/demo_voice/gate.py

@@ -34,6 +34,9 @@ MODELS = (
 # Every environment variable that the project reads: who reads it, and what it does.
 VARIABLES: dict[str, tuple[str, str]] = {
     "GSV_URL": ("client commands", "The server, where `--url` is not given."),
+    "GSV_GATEWAY_TRITON": ("`gsv gateway`", "Triton's gRPC address, as `--url`."),
+    "GSV_GATEWAY_KEYS": ("compose", "Folder with the gateway's `gateway.keys`; default `keys`."),
+    "GSV_SCREENSHOTS": ("tests", "Folder for pictures of the gateway's page."),
     "GSV_CONTROL_KEY": ("`gsv serve`, compose", "As `--control-key`."),
     "GSV_VOICES": ("`gsv voices`", "The voice folder, as `--voices`."),
     "GSV_PREPARE_TEXT_DATA": ("`gsv prepare`", "As `--text-data`; the container image sets it."),

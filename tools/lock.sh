@@ -16,7 +16,7 @@ environments = ["sys_platform == 'linux' and python_version < '3.13'"]
 TOML
 cat requirements-dev.txt - >"$scratch/all.in" <<EOT
 torch==2.13.0
--e $PWD/client
+-e $PWD/client[gateway]
 -e $PWD/backend[server,text,japanese,g2pw]
 EOT
 (cd "$scratch" && uv pip compile --quiet --universal --python-version 3.10 \

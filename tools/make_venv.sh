@@ -64,7 +64,7 @@ echo "make venv: installing torch (the largest part)" >&2
 # shellcheck disable=SC2086
 install ${TORCH_ARGS:-} torch
 echo "make venv: installing gsv, gsv-client and the tools" >&2
-install --requirement requirements-dev.txt --editable client \
+install --requirement requirements-dev.txt --editable 'client[gateway]' \
     --editable 'backend[server,text,japanese,g2pw]'
 touch .venv/.installed
 echo "make venv: ready; activate it with: . .venv/bin/activate" >&2

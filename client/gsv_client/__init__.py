@@ -15,7 +15,10 @@ from gsv_client.answers import (
     SentenceAnalysis,
     Voice,
     Voices,
+    WordTime,
 )
+from gsv_client.async_client import AsyncClient
+from gsv_client.async_streams import AsyncSpeechStream, AsyncTextStream
 from gsv_client.audio import Audio
 from gsv_client.client import Client
 from gsv_client.errors import (
@@ -38,6 +41,9 @@ __version__ = "0.1.0"
 __all__ = [
     "AccessDenied",
     "Analysis",
+    "AsyncClient",
+    "AsyncSpeechStream",
+    "AsyncTextStream",
     "Audio",
     "AudioError",
     "Cancelled",
@@ -57,4 +63,5 @@ __all__ = [
     "Voice",
     "Voices",
     "WavWriter",
+    "WordTime",
 ]

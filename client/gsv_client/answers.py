@@ -15,12 +15,31 @@ from gsv_client.audio import Audio
 from gsv_client.errors import ServerError
 from gsv_client.options import OUTPUTS, Tensors
 
+TIMES = "TIMES"  # both public models, where the server offers it: JSON
+
+
+@dataclasses.dataclass(frozen=True)
+class WordTime:
+    """A word (in Chinese, Cantonese and Japanese a character) and when it is spoken.
+
+    `start` and `end` are seconds of the answer, `sentence` the index of its sentence.
+    """
+
+    word: str
+    start: float
+    end: float
+    sentence: int = 0
+
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Chunk(Audio):
-    """A piece of streamed audio; `sentence` is the index of the sentence that it belongs to."""
+    """A piece of streamed audio; `sentence` is the index of the sentence that it belongs to.
+
+    `times` holds the words whose times became known with it, if they were asked for.
+    """
 
     sentence: int = 0
+    times: tuple[WordTime, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +162,23 @@ def audio_of(outputs: Tensors) -> Audio:
 def chunk_of(outputs: Tensors) -> Chunk:
     """One chunk of a stream; ServerError when a tensor is missing."""
     audio, sentence = audio_of(outputs), _output(outputs, "sentence")
-    return Chunk(audio.samples, audio.rate, int(sentence.reshape(-1)[0]))
+    times = times_of(outputs) if TIMES in outputs else ()
+    return Chunk(audio.samples, audio.rate, int(sentence.reshape(-1)[0]), times)
+
+
+def times_of(outputs: Tensors) -> tuple[WordTime, ...]:
+    """The words of an answer that was asked for TIMES; ServerError when they are not there."""
+    text = string_of(outputs, TIMES)
+    with _promised(TIMES):
+        return tuple(
+            WordTime(
+                str(values["word"]),
+                float(values["start"]),
+                float(values["end"]),
+                int(values.get("sentence", 0)),
+            )
+            for values in json.loads(text)
+        )
 
 
 def _output(outputs: Tensors, which: str) -> NDArray[Any]:

@@ -23,6 +23,7 @@ from gsv_client.options import (
     SpeechKeywords,
     SpeechOptions,
     Tensors,
+    choose_options,
 )
 from gsv_client.speech_stream import SpeechStream
 from gsv_client.text_stream import TextStream
@@ -117,7 +118,7 @@ class Client:
                 `language`, `seed`, `speed`; what is left out has the server's default.
             request_id: appears in the server's log.
         """
-        inputs = _options(options, keywords).tensors(text)
+        inputs = choose_options(options, keywords).tensors(text)
         return audio_of(self._infer(MODEL, SPOKEN, inputs, request_id))
 
     def stream(
@@ -141,7 +142,7 @@ class Client:
 
         Args: as `say`.
         """
-        inputs = _options(options, keywords).tensors(text)
+        inputs = choose_options(options, keywords).tensors(text)
         stream = self._open_stream(inputs, request_id)
         self._streams.add(stream)
         return stream
@@ -166,7 +167,7 @@ class Client:
         Args: as `say`, except
             pieces: the text in pieces cut anywhere.
         """
-        chosen = _options(options, keywords)
+        chosen = choose_options(options, keywords)
 
         def speak(sentence: str, index: int) -> SpeechStream:
             inputs = chosen.for_sentence(index).tensors(sentence)
@@ -209,11 +210,7 @@ class Client:
         try:
             outputs = self._infer(VOICES_MODEL, (VOICES,), inputs)
         except NotFound as error:
-            raise NotFound(
-                f"{self.transport.address}: this server can't list voices, because its repository "
-                f"has no model {VOICES_MODEL!r}; serve one made by a current `gsv prepare`, "
-                "or look into the voice folder on the server's machine"
-            ) from error
+            raise cannot_list_voices(self.transport.address) from error
         return Voices.from_json(string_of(outputs, VOICES))
 
     def health(self) -> Health:
@@ -249,10 +246,10 @@ class Client:
         return SpeechStream(self.transport.stream(request))
 
 
-def _options(options: SpeechOptions | None, keywords: SpeechKeywords) -> SpeechOptions:
-    if options is not None and keywords:
-        raise InvalidRequest(
-            f"options: given together with {', '.join(keywords)}; give one or the other "
-            "(dataclasses.replace makes changed options)"
-        )
-    return options or SpeechOptions(**keywords)
+def cannot_list_voices(address: str) -> NotFound:
+    """The error of a server whose repository lacks the model that lists voices."""
+    return NotFound(
+        f"{address}: this server can't list voices, because its repository "
+        f"has no model {VOICES_MODEL!r}; serve one made by a current `gsv prepare`, "
+        "or look into the voice folder on the server's machine"
+    )

@@ -98,6 +98,7 @@ TENSORS: dict[str, Tensor] = {
     "sample_rate": Tensor("SAMPLE_RATE", "INT32"),
 }
 
+
 OUTPUTS: dict[str, Tensor] = {
     "audio": Tensor("AUDIO", "FP32", length=-1),
     "rate": Tensor("SAMPLE_RATE", "INT32"),
@@ -200,3 +201,17 @@ class SpeechOptions:
         if self.seed is None or self.seed < 0:
             return self
         return dataclasses.replace(self, seed=(self.seed + index) % 2**63)
+
+
+def choose_options(options: SpeechOptions | None, keywords: SpeechKeywords) -> SpeechOptions:
+    """The options of a call that takes them in one piece or as keywords.
+
+    Raises:
+        InvalidRequest: given in both ways.
+    """
+    if options is not None and keywords:
+        raise InvalidRequest(
+            f"options: given together with {', '.join(keywords)}; give one or the other "
+            "(dataclasses.replace makes changed options)"
+        )
+    return options or SpeechOptions(**keywords)

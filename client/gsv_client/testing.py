@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from gsv_client.answers import TIMES
 from gsv_client.errors import Cancelled, GsvClientError, NotFound
 from gsv_client.options import FRONTEND_MODEL, MODEL, OUTPUTS, STREAM_MODEL, TENSORS, VOICES_MODEL
 from gsv_client.transport import ModelIO, ModelState, Request
@@ -35,6 +37,7 @@ class FakeTransport:
         models: what the repository holds.
         refuse: called with each request; an error that it returns is raised.
         break_after: every stream breaks with this many chunks sent, with the error `broken`.
+        times: the public models offer TIMES: a word for each run of letters, 0.1 s for each.
 
     Attributes:
         requests: what was asked, in order.
@@ -50,6 +53,7 @@ class FakeTransport:
         refuse: Callable[[Request], GsvClientError | None] = lambda request: None,
         break_after: int | None = None,
         broken: GsvClientError | None = None,
+        times: bool = False,
     ) -> None:
         self.requests: list[Request] = []
         self.closed = 0
@@ -57,6 +61,7 @@ class FakeTransport:
         self._refuse = refuse
         self._break_after = break_after
         self._broken = broken or GsvClientError("broken on purpose")
+        self._times = times
 
     def infer(self, request: Request) -> Tensors:
         """The answer of one of the models."""
@@ -67,7 +72,10 @@ class FakeTransport:
             voice = {"name": "demo", "language": "en", "text": "Hello.", "references": ["happy"]}
             return {"VOICES": _json({"default": "demo", "voices": [voice]})}
         rate = _rate(request)
-        return _outputs(_tone(len(text_of(request)) * SECONDS_PER_CHARACTER, rate), rate)
+        outputs = _outputs(_tone(len(text_of(request)) * SECONDS_PER_CHARACTER, rate), rate)
+        if TIMES in request.outputs:
+            outputs[TIMES] = _json(_words(text_of(request)))
+        return outputs
 
     def stream(self, request: Request) -> FakeStream:
         """The answers of the stream model."""
@@ -94,6 +102,8 @@ class FakeTransport:
         outputs = {tensor.name: tensor.datatype for tensor in OUTPUTS.values()}
         if model == MODEL:
             del outputs[OUTPUTS["sentence"].name]
+        if self._times:
+            outputs[TIMES] = "BYTES"
         return ModelIO({tensor.name: tensor.datatype for tensor in TENSORS.values()}, outputs)
 
     def close(self) -> None:
@@ -109,16 +119,23 @@ class FakeTransport:
 
     def _chunks(self, request: Request) -> list[Tensors]:
         rate = _rate(request)
-        chunks = []
+        chunks: list[Tensors] = []
+        begin = 0.0  # seconds of the answer
         for index, sentence in enumerate(
             re.findall(r"[^.!?。！？]+[.!?。！？]*", text_of(request))
         ):
             audio = _tone(len(sentence.strip()) * SECONDS_PER_CHARACTER, rate)
             step = int(CHUNK_SECONDS * rate)
-            chunks += [
+            pieces: list[Tensors] = [
                 {**_outputs(audio[i : i + step], rate), "SENTENCE_INDEX": _number(index)}
                 for i in range(0, len(audio), step)
             ]
+            if TIMES in request.outputs:
+                words = _words(sentence.strip(), index, begin)
+                for number, piece in enumerate(pieces):
+                    piece[TIMES] = _json(words if number == 0 else [])
+            chunks += pieces
+            begin += len(audio) / rate
         return chunks
 
 
@@ -155,6 +172,83 @@ class FakeStream:
         self._closed = True
 
 
+class FakeAsyncTransport:
+    """A FakeTransport for `AsyncClient`.
+
+    >>> import asyncio
+    >>> from gsv_client import AsyncClient
+    >>> asyncio.run(AsyncClient(transport=FakeAsyncTransport()).say("Hello.")).duration
+    0.6
+
+    Args:
+        inner: the transport that answers.
+        pace: seconds before each chunk of a stream.
+    """
+
+    def __init__(self, inner: FakeTransport | None = None, *, pace: float = 0.0) -> None:
+        self.inner = inner or FakeTransport()
+        self.address = self.inner.address
+        self.pace = pace
+
+    async def infer(self, request: Request) -> Tensors:
+        """As FakeTransport."""
+        await asyncio.sleep(self.pace)
+        return self.inner.infer(request)
+
+    def stream(self, request: Request) -> FakeAsyncStream:
+        """As FakeTransport."""
+        return FakeAsyncStream(self.inner.stream(request), self.pace)
+
+    async def is_live(self, timeout: float) -> bool:
+        """Always."""
+        return True
+
+    async def is_ready(self, timeout: float) -> bool:
+        """Always."""
+        return True
+
+    async def is_model_ready(self, model: str, timeout: float) -> bool:
+        """Whether there is such a model."""
+        return any(state.name == model for state in self.inner.models(timeout))
+
+    async def server_version(self, timeout: float) -> str:
+        """A version."""
+        return self.inner.server_version(timeout)
+
+    async def models(self, timeout: float) -> list[ModelState]:
+        """All ready."""
+        return self.inner.models(timeout)
+
+    async def model_io(self, model: str, timeout: float) -> ModelIO:
+        """What the interface says of the public models."""
+        return self.inner.model_io(model, timeout)
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+
+class FakeAsyncStream:
+    """One stream of a FakeAsyncTransport."""
+
+    def __init__(self, inner: FakeStream, pace: float) -> None:
+        self._inner = inner
+        self._pace = pace
+
+    def __aiter__(self) -> FakeAsyncStream:
+        return self
+
+    async def __anext__(self) -> Tensors:
+        await asyncio.sleep(self._pace)
+        try:
+            return next(self._inner)
+        except StopIteration:
+            raise StopAsyncIteration from None
+
+    def close(self) -> None:
+        """Counted if something was left."""
+        self._inner.close()
+
+
 def text_of(request: Request) -> str:
     """The text that a request is about."""
     return str(request.inputs["TEXT"][0, 0].decode())
@@ -181,6 +275,18 @@ def _number(value: int) -> NDArray[np.int32]:
 
 def _json(values: object) -> NDArray[np.object_]:
     return np.array([[json.dumps(values, ensure_ascii=False).encode()]], dtype=np.object_)
+
+
+def _words(text: str, sentence: int = 0, begin: float = 0.0) -> list[dict[str, object]]:
+    return [
+        {
+            "word": match.group(),
+            "start": round(begin + match.start() * SECONDS_PER_CHARACTER, 3),
+            "end": round(begin + match.end() * SECONDS_PER_CHARACTER, 3),
+            "sentence": sentence,
+        }
+        for match in re.finditer(r"\w+", text)
+    ]
 
 
 def _analysis(text: str) -> dict[str, object]:

@@ -9,7 +9,9 @@ import soxr
 from numpy.typing import NDArray
 from voices.voice_files import RATE, SAMPLE, speech
 
-from gsv.voices.quality import Report, best_window, inspect
+from gsv import constants
+from gsv_client import quality
+from gsv_client.quality import Report, best_window, inspect
 
 
 def remarks(wave: NDArray[np.float32], rate: int = RATE) -> dict[str, str]:
@@ -103,3 +105,8 @@ def test_a_long_recording_is_searched_quickly() -> None:
     window = best_window(minutes, RATE)
     assert window is not None
     assert 5 <= window[1] - window[0] <= 9.01
+
+
+def test_the_bounds_are_the_servers() -> None:
+    allowed = (quality.REFERENCE_MIN_SECONDS, quality.REFERENCE_MAX_SECONDS)
+    assert allowed == (constants.REFERENCE_MIN_SECONDS, constants.REFERENCE_MAX_SECONDS)

@@ -28,9 +28,9 @@ from gsv.errors import VoiceError
 from gsv.text.lexicon import FILE as LEXICON_FILE
 from gsv.voices import NAME_PATTERN, VOICE_FILE, VoiceEntry
 from gsv.voices.features import FOLDER as FEATURES_FOLDER
-from gsv.voices.quality import Report, best_window, inspect
 from gsv.voices.recording import read_recording
 from gsv.voices.voice import load_entry, read_text
+from gsv_client.quality import Report, best_window, inspect
 
 LONGEST_SECONDS = 900.0  # of a recording that a window is looked for in
 _SUFFIX = re.compile(r"\.[a-z0-9]{1,5}")

@@ -13,9 +13,9 @@ from gsv.text.chinese.polyphones import FOLDER, find_network
 from gsv.text.data_files import TextData, data_status, package_folder
 from gsv.voices import VoiceEntry, VoiceFolder
 from gsv.voices.features import describe_kept
-from gsv.voices.quality import inspect
 from gsv.voices.recording import read_recording
 from gsv_client.doctor import Finding
+from gsv_client.quality import inspect
 
 _LONGEST_SECONDS = 60.0
 _TEXT_DATA = Path("text_frontend", "1", "text_data")

@@ -15,9 +15,9 @@ from gsv.errors import GsvError
 from gsv.options import LANGUAGES
 from gsv.voices import VoiceEntry, VoiceFolder, describe
 from gsv.voices.features import FOLDER, describe_kept
-from gsv.voices.quality import Report, inspect
 from gsv.voices.recording import read_recording
 from gsv.voices.voice import SAMPLING_TYPES
+from gsv_client.quality import Report, inspect
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)

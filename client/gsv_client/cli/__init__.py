@@ -13,6 +13,7 @@ OWN = {
     "voices": "gsv_client.cli.voices:voices",
     "doctor": "gsv_client.cli.doctor:doctor",
     "bench": "gsv_client.cli.bench:bench",
+    "gateway": "gsv_client.cli.gateway:gateway",
 }
 # What the backend package brings; named here so that its absence can be explained.
 OF_THE_BACKEND = {

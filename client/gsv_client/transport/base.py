@@ -138,3 +138,48 @@ class Transport(Protocol):
 
     def close(self) -> None:
         """Let go of the connections."""
+
+
+class AsyncTensorStream(Protocol):
+    """Answers of a decoupled model, in order. The request leaves with the first `anext`."""
+
+    def __aiter__(self) -> AsyncTensorStream: ...
+
+    async def __anext__(self) -> Tensors:
+        """The next answer; raises this package's errors, Cancelled after `close`."""
+
+    def close(self) -> None:
+        """Cancel what is not finished. Any number of times; never waits."""
+
+
+class AsyncTransport(Protocol):
+    """What carries requests to a server on one event loop."""
+
+    address: str
+
+    async def infer(self, request: Request) -> Tensors:
+        """The outputs of one request; cancelling the task cancels the request."""
+
+    def stream(self, request: Request) -> AsyncTensorStream:
+        """The answers of a decoupled model, as they come."""
+
+    async def is_live(self, timeout: float) -> bool:
+        """Whether a server runs there; ServerUnavailable when nothing answers."""
+
+    async def is_ready(self, timeout: float) -> bool:
+        """Whether the server is ready for requests."""
+
+    async def is_model_ready(self, model: str, timeout: float) -> bool:
+        """Whether this model is ready for requests."""
+
+    async def server_version(self, timeout: float) -> str:
+        """Version of tritonserver."""
+
+    async def models(self, timeout: float) -> list[ModelState]:
+        """Every model of the repository, with its state."""
+
+    async def model_io(self, model: str, timeout: float) -> ModelIO:
+        """Tensors of a model; NotFound when there is none of that name."""
+
+    async def close(self) -> None:
+        """Let go of the connections."""

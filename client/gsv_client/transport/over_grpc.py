@@ -16,6 +16,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from gsv_client.errors import (
     Cancelled,
+    GsvClientError,
     InvalidRequest,
     ServerError,
     from_status,
@@ -38,12 +39,7 @@ class GRPCTransport:
         if endpoint.path:
             raise InvalidRequest.value("url", str(endpoint), "grpc://host:port without a path")
         self.address = str(endpoint)
-        # What opens a restricted API has a longer name over gRPC; callers need to know one only.
-        self._metadata = tuple(
-            (prefix + name.lower(), value)
-            for name, value in (headers or {}).items()
-            for prefix in ("", RESTRICTED_API)
-        )
+        self._metadata = metadata_of(headers)
         if endpoint.secure:
             credentials = grpc.ssl_channel_credentials()
             self._channel = grpc.secure_channel(endpoint.authority, credentials, UNLIMITED)
@@ -52,7 +48,7 @@ class GRPCTransport:
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     def infer(self, request: Request) -> Tensors:
-        return _tensors(self._call("ModelInfer", _message(request), request.timeout))
+        return tensors_of(self._call("ModelInfer", infer_message(request), request.timeout))
 
     def stream(self, request: Request) -> GRPCStream:
         return GRPCStream(self._stub, self._metadata, self.address, request)
@@ -130,11 +126,9 @@ class GRPCStream:
         finally:
             watch.cancel()
         if answer.error_message:
-            # Reached for requests that are refused before a model sees them.
             self.close()
-            status = 404 if "unknown model" in answer.error_message else 500
-            raise from_status(status, answer.error_message, self._address)
-        return _tensors(answer.infer_response)
+            raise refused(answer.error_message, self._address)
+        return tensors_of(answer.infer_response)
 
     def close(self) -> None:
         with self._lock:
@@ -149,12 +143,30 @@ class GRPCStream:
             if self._call is None:
                 with grpc_errors(self._address, self._request.timeout):
                     self._call = self._stub.ModelStreamInfer(
-                        iter([_message(self._request)]), metadata=self._metadata
+                        iter([infer_message(self._request)]), metadata=self._metadata
                     )
             return self._call
 
 
-def _message(request: Request) -> Any:
+def metadata_of(headers: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
+    """A caller's headers as gRPC metadata.
+
+    What opens a restricted API has a longer name over gRPC; callers need to know one only.
+    """
+    return tuple(
+        (prefix + name.lower(), value)
+        for name, value in (headers or {}).items()
+        for prefix in ("", RESTRICTED_API)
+    )
+
+
+def refused(message: str, address: str) -> GsvClientError:
+    """The error of a stream's request that was refused before a model saw it."""
+    return from_status(404 if "unknown model" in message else 500, message, address)
+
+
+def infer_message(request: Request) -> Any:
+    """A request as protobuf."""
     message = service_pb2.ModelInferRequest(model_name=request.model, id=request.request_id)
     for name, array in request.inputs.items():
         message.inputs.add(name=name, datatype=wire.datatype_of(array), shape=array.shape)
@@ -164,7 +176,8 @@ def _message(request: Request) -> Any:
     return message
 
 
-def _tensors(response: Any) -> Tensors:
+def tensors_of(response: Any) -> Tensors:
+    """The inverse: the outputs of an answer."""
     if len(response.outputs) != len(response.raw_output_contents):
         raise ServerError("the server's answer holds tensors that are not in raw form")
     return {

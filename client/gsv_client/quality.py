@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gsv.constants import REFERENCE_MAX_SECONDS, REFERENCE_MIN_SECONDS
-
 Wave = NDArray[np.float32]
+
+REFERENCE_MIN_SECONDS, REFERENCE_MAX_SECONDS = 3.0, 10.0  # as the server allows
 
 _FRAME_SECONDS = 0.02
 _FLOOR_DB = -100.0

@@ -1,0 +1,210 @@
+"""The client for asyncio: the same calls as `Client`, over gRPC, on one event loop."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from gsv_client.answers import (
+    TIMES,
+    Analysis,
+    Health,
+    Voices,
+    WordTime,
+    audio_of,
+    string_of,
+    times_of,
+)
+from gsv_client.async_streams import AsyncSpeechStream, AsyncTextStream
+from gsv_client.audio import Audio
+from gsv_client.client import DEFAULT_TIMEOUT, HEALTH_TIMEOUT, cannot_list_voices
+from gsv_client.errors import InvalidRequest, NotFound, ServerError, ServerUnavailable, Timeout
+from gsv_client.options import (
+    ANALYSIS,
+    FRONTEND_MODEL,
+    MODEL,
+    SPOKEN,
+    STREAM_MODEL,
+    STREAMED,
+    VOICE_NAME,
+    VOICES,
+    VOICES_MODEL,
+    SpeechKeywords,
+    SpeechOptions,
+    Tensors,
+    choose_options,
+)
+from gsv_client.transport.base import AsyncTransport, Endpoint, ModelIO, ModelState, Request
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class AsyncClient:
+    """Speaks through a Triton server that serves GPT-SoVITS v4, from asyncio.
+
+    It belongs to the event loop of its first call. Cancelling a task cancels its request.
+
+    >>> async def morning():
+    ...     async with AsyncClient("localhost:8001") as client:
+    ...         audio = await client.say("Good morning.", voice="demo", seed=1)
+    ...         async for chunk in client.stream("A word. Another."):
+    ...             print(chunk.sentence, chunk)
+    ...         return audio
+
+    Args:
+        url: `host:port` of Triton's gRPC, or with a scheme `grpc://`, `grpcs://`; None is this
+            machine at port 8001.
+        timeout: seconds to wait for an answer, and in a stream for each next chunk.
+        headers: sent with every request, for a proxy's authentication or Triton's restricted APIs.
+        transport: how requests travel; for tests.
+
+    Raises (each method): as `Client`.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        headers: Mapping[str, str] | None = None,
+        transport: AsyncTransport | None = None,
+    ) -> None:
+        if not timeout > 0:
+            raise InvalidRequest.value("timeout", timeout, "seconds above 0")
+        self.timeout = timeout
+        if transport is None:
+            # Imported here: gRPC takes a noticeable part of a second.
+            from gsv_client.transport.over_grpc_aio import AioGRPCTransport
+
+            transport = AioGRPCTransport(Endpoint.parse(url, "grpc"), headers)
+        self.transport = transport
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Let go of the connection; requests under way are cancelled."""
+        await self.transport.close()
+
+    async def say(
+        self,
+        text: str,
+        options: SpeechOptions | None = None,
+        *,
+        request_id: str = "",
+        **keywords: Unpack[SpeechKeywords],
+    ) -> Audio:
+        """Speak a text of any length and return all of its audio. Arguments as `Client.say`."""
+        inputs = choose_options(options, keywords).tensors(text)
+        return audio_of(await self._infer(MODEL, SPOKEN, inputs, request_id))
+
+    async def say_with_times(
+        self, text: str, options: SpeechOptions | None = None, *, request_id: str = ""
+    ) -> tuple[Audio, tuple[WordTime, ...]]:
+        """As `say`, and when each word is spoken; for servers whose model offers `TIMES`."""
+        inputs = (options or SpeechOptions()).tensors(text)
+        outputs = await self._infer(MODEL, (*SPOKEN, TIMES), inputs, request_id)
+        return audio_of(outputs), times_of(outputs)
+
+    def stream(
+        self,
+        text: str,
+        options: SpeechOptions | None = None,
+        *,
+        request_id: str = "",
+        times: bool = False,
+        **keywords: Unpack[SpeechKeywords],
+    ) -> AsyncSpeechStream:
+        """Speak a text and hand out its audio while it is being made.
+
+        Args: as `Client.stream`, and
+            times: ask for the times of words too (`chunk.times`); for servers whose model offers
+                `TIMES`.
+        """
+        inputs = choose_options(options, keywords).tensors(text)
+        return self._open_stream(inputs, request_id, times)
+
+    def stream_text(
+        self,
+        pieces: AsyncIterable[str | None],
+        options: SpeechOptions | None = None,
+        *,
+        request_id: str = "",
+        times: bool = False,
+        **keywords: Unpack[SpeechKeywords],
+    ) -> AsyncTextStream:
+        """Speak a text that is still being written, such as the output of a language model.
+
+        Args: as `Client.stream_text`, except
+            pieces: the text in pieces cut anywhere; None speaks what has come so far, even if it
+                is no whole sentence.
+        """
+        chosen = choose_options(options, keywords)
+
+        def speak(sentence: str, index: int) -> AsyncSpeechStream:
+            inputs = chosen.for_sentence(index).tensors(sentence)
+            return self._open_stream(inputs, f"{request_id}/{index}" if request_id else "", times)
+
+        return AsyncTextStream(pieces, speak)
+
+    async def phones(
+        self,
+        text: str,
+        language: str | None = None,
+        *,
+        split_method: str | None = None,
+        voice: str | None = None,
+    ) -> Analysis:
+        """How the frontend splits, normalises and pronounces a text; nothing is spoken."""
+        options = SpeechOptions(language=language, split_method=split_method, voice=voice)
+        outputs = await self._infer(FRONTEND_MODEL, (ANALYSIS,), options.tensors(text))
+        return Analysis.from_json(string_of(outputs, ANALYSIS))
+
+    async def voices(self) -> Voices:
+        """The voices that the server offers now."""
+        # Triton refuses a request without any input: an empty NAME asks for all.
+        inputs = {VOICE_NAME.name: VOICE_NAME.encode("")}
+        try:
+            outputs = await self._infer(VOICES_MODEL, (VOICES,), inputs)
+        except NotFound as error:
+            raise cannot_list_voices(self.transport.address) from error
+        return Voices.from_json(string_of(outputs, VOICES))
+
+    async def health(self) -> Health:
+        """Whether the server is there and ready; never raises for a server that is not."""
+        try:
+            live = await self.transport.is_live(HEALTH_TIMEOUT)
+            ready = live and await self.transport.is_ready(HEALTH_TIMEOUT)
+            version = await self.transport.server_version(HEALTH_TIMEOUT) if live else ""
+        except (ServerUnavailable, Timeout, ServerError) as error:
+            return Health(False, False, "", str(error))
+        message = f"{self.transport.address}: some models are still loading or failed"
+        return Health(live, ready, version, "" if ready else message)
+
+    async def models(self) -> list[ModelState]:
+        """Every model of the server's repository, with its version and state."""
+        return await self.transport.models(HEALTH_TIMEOUT)
+
+    async def model_io(self, model: str) -> ModelIO:
+        """The tensors that the server declares for a model."""
+        return await self.transport.model_io(model, HEALTH_TIMEOUT)
+
+    async def _infer(
+        self, model: str, outputs: tuple[str, ...], inputs: Tensors, request_id: str = ""
+    ) -> Tensors:
+        return await self.transport.infer(Request(model, inputs, outputs, request_id, self.timeout))
+
+    def _open_stream(self, inputs: Tensors, request_id: str, times: bool) -> AsyncSpeechStream:
+        outputs = (*STREAMED, TIMES) if times else STREAMED
+        request = Request(STREAM_MODEL, inputs, outputs, request_id, self.timeout)
+        return AsyncSpeechStream(self.transport.stream(request))

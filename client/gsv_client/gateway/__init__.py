@@ -1,0 +1,15 @@
+"""HTTP in front of a Triton server: OpenAI's speech API, GPT-SoVITS' api_v2, our own, and a page.
+
+Stateless, without torch, any number of copies. Needs `pip install "gsv-client[gateway]"`.
+
+    request ─► guard ─► a door (openai_door, api_v2_door, own_door) ─► speaking ─► Triton
+               key, size, pace,   reads the request, shapes answers     AsyncClient, one encoder
+               log, metrics       and errors as its clients expect      per answer
+"""
+
+from __future__ import annotations
+
+from gsv_client.gateway.app import create_app
+from gsv_client.gateway.settings import Settings
+
+__all__ = ["Settings", "create_app"]

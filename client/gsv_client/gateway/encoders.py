@@ -1,0 +1,321 @@
+"""Audio as bytes of a format: one encoder and one container for each answer, fed chunk by chunk.
+
+A codec that is begun anew for every chunk pads each of them; here nothing lies between chunks but
+what the server sent.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import struct
+from collections.abc import Callable
+from typing import Any, Protocol, cast
+
+import av
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from gsv_client.audio import PCM16_SCALE, Audio, Samples
+from gsv_client.errors import AudioError, InvalidRequest
+from gsv_client.limits import SAMPLE_RATES
+from gsv_client.wav_header import UNKNOWN_SIZE, wav_header
+
+OPUS_RATES = (8_000, 16_000, 24_000, 48_000)
+_MULAW, _MULAW_BIAS, _MULAW_CLIP = 7, 132, 32_635  # WAVE format tag; ITU-T G.711
+# Written out in pieces no longer than this: libsndfile's Vorbis overflows its stack on long ones.
+_VORBIS_PIECE = 24_000  # samples
+
+
+class Encoder(Protocol):
+    """Samples in, bytes out."""
+
+    def encode(self, samples: Samples) -> bytes:
+        """Bytes that are ready after these samples, float32 [n]."""
+
+    def finish(self) -> bytes:
+        """The rest; nothing may come after it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """A format of answers.
+
+    Attributes:
+        name: as `response_format` has it.
+        media_type: of the answer, exact: players choose their decoder by it.
+        rates: in Hz, that it can carry.
+        rate: in Hz, where the request names none.
+    """
+
+    name: str
+    media_type: str
+    rates: tuple[int, ...] = SAMPLE_RATES
+    rate: int = 48_000
+
+
+FORMATS = {
+    form.name: form
+    for form in (
+        Format("mp3", "audio/mpeg"),
+        Format("opus", "audio/ogg; codecs=opus", rates=OPUS_RATES),
+        Format("aac", "audio/aac"),
+        Format("flac", "audio/flac"),
+        Format("wav", "audio/wav"),
+        Format("pcm", "audio/pcm", rate=24_000),  # as OpenAI's: 24 kHz, 16 bit, mono
+        Format("mulaw", "audio/wav", rate=8_000),
+        Format("vorbis", "audio/ogg; codecs=vorbis"),
+    )
+}
+
+
+def format_named(name: str) -> Format:
+    """The format of that name; InvalidRequest for another."""
+    if name not in FORMATS:
+        raise InvalidRequest.value("response_format", name, ", ".join(FORMATS))
+    return FORMATS[name]
+
+
+def rate_for(form: Format, given: int | None) -> int:
+    """The rate of an answer; InvalidRequest for one that the format can't carry."""
+    if given is None:
+        return form.rate
+    if given not in form.rates:
+        allowed = ", ".join(map(str, form.rates))
+        raise InvalidRequest.value("sample_rate", given, f"{allowed} with {form.name}")
+    return given
+
+
+def open_encoder(form: Format, rate: int, *, whole: bool = False) -> Encoder:
+    """An encoder for one answer.
+
+    Args:
+        form: what comes out.
+        rate: Hz of the samples, one of the format's.
+        whole: the answer leaves in one piece, so its headers tell its length.
+    """
+    return _MAKERS[form.name](rate, whole)
+
+
+def encoded(audio: Audio, form: Format) -> bytes:
+    """A whole answer as a file."""
+    encoder = open_encoder(form, audio.rate, whole=True)
+    return encoder.encode(audio.samples) + encoder.finish()
+
+
+class _PCM:
+    def encode(self, samples: Samples) -> bytes:
+        return _pcm16(samples).tobytes()
+
+    def finish(self) -> bytes:
+        return b""
+
+
+class _WAV:
+    """16-bit PCM or µ-law. The header of a stream leaves with its first chunk."""
+
+    def __init__(
+        self,
+        whole: bool,
+        header: Callable[[int | None], bytes],
+        convert: Callable[[Samples], bytes],
+    ) -> None:
+        self._header, self._convert = header, convert
+        self._kept: list[bytes] | None = [] if whole else None
+        self._begun = False
+
+    def encode(self, samples: Samples) -> bytes:
+        data = self._convert(samples)
+        if self._kept is not None:
+            self._kept.append(data)
+            return b""
+        head = b"" if self._begun else self._header(None)
+        self._begun = True
+        return head + data
+
+    def finish(self) -> bytes:
+        if self._kept is not None:
+            data = b"".join(self._kept)
+            return self._header(len(data)) + data
+        return b"" if self._begun else self._header(0)
+
+
+class _Codec:
+    """A codec and its container in libav.
+
+    Args:
+        container: libav's name, with its options.
+        codec: libav's name.
+        rate: Hz.
+        whole: the container may go back and fill in its header.
+        bit_rate: bits a second; None for a codec that has no such thing.
+    """
+
+    def __init__(
+        self,
+        container: str,
+        codec: str,
+        rate: int,
+        *,
+        whole: bool,
+        bit_rate: int | None,
+        options: dict[str, str] | None = None,
+    ) -> None:
+        self._rate, self._position = rate, 0
+        self._whole = io.BytesIO() if whole else None
+        self._sink = _Sink()
+        flags = {"fflags": "+flush_packets", **(options or {})}
+        # Any: to the type checker a stream of unknown codec might be one of pictures.
+        self._container = cast(
+            Any, av.open(self._whole or self._sink, "w", format=container, container_options=flags)
+        )
+        self._stream = self._container.add_stream(codec, rate=rate, layout="mono")
+        if bit_rate is not None:
+            self._stream.bit_rate = bit_rate
+
+    def encode(self, samples: Samples) -> bytes:
+        if len(samples):
+            limited = np.ascontiguousarray(np.clip(_finite(samples), -1.0, 1.0), np.float32)
+            frame = av.AudioFrame.from_ndarray(limited[None], format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = self._rate, self._position
+            self._position += len(samples)
+            self._container.mux(self._stream.encode(frame))
+        return self._sink.take()
+
+    def finish(self) -> bytes:
+        begun = b""
+        if self._position == 0:
+            # A container without a single packet is no file; an eighth of a second of silence is.
+            begun = self.encode(np.zeros(self._rate // 8, np.float32))
+        self._container.mux(self._stream.encode(None))
+        # Before the last read: the end of an Ogg stream leaves when it is closed.
+        self._container.close()
+        return self._whole.getvalue() if self._whole else begun + self._sink.take()
+
+
+class _Sink:
+    """Where libav writes what leaves at once; it can't be rewound."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def write(self, data: bytes) -> int:
+        self._data += data
+        return len(data)
+
+    def take(self) -> bytes:
+        data = bytes(self._data)
+        self._data.clear()
+        return data
+
+
+class _Vorbis:
+    """Ogg Vorbis through libsndfile; libav has no good encoder for it."""
+
+    def __init__(self, rate: int) -> None:
+        self._sink = _SoundSink()
+        self._file = soundfile.SoundFile(
+            self._sink, "w", samplerate=rate, channels=1, format="OGG", subtype="VORBIS"
+        )
+
+    def encode(self, samples: Samples) -> bytes:
+        limited = np.clip(_finite(samples), -1.0, 1.0)
+        for begin in range(0, len(limited), _VORBIS_PIECE):
+            self._file.write(limited[begin : begin + _VORBIS_PIECE])
+        self._file.flush()
+        return self._sink.take()
+
+    def finish(self) -> bytes:
+        self._file.close()
+        return self._sink.take()
+
+
+class _SoundSink(_Sink):
+    """What libsndfile asks of a file; for Ogg it goes to the ends only, before it writes."""
+
+    _written = 0
+
+    def write(self, data: bytes) -> int:
+        self._written += len(data)
+        return super().write(bytes(data))
+
+    def tell(self) -> int:
+        return self._written
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._written
+
+    def read(self, size: int = -1) -> bytes:
+        return b""
+
+
+def _wav(rate: int, whole: bool) -> Encoder:
+    def header(size: int | None) -> bytes:
+        return wav_header(rate, floating=False, data_bytes=size)
+
+    return _WAV(whole, header, lambda samples: _pcm16(samples).tobytes())
+
+
+def _mulaw(rate: int, whole: bool) -> Encoder:
+    return _WAV(whole, lambda size: mulaw_header(rate, size), lambda s: mulaw(s).tobytes())
+
+
+def _mp3(rate: int, whole: bool) -> Encoder:
+    # The Xing header holds the length, which a stream doesn't know: browsers skip by it.
+    options = {} if whole else {"write_xing": "0", "id3v2_version": "0"}
+    bit_rate = 128_000 if rate >= 32_000 else 64_000
+    return _Codec("mp3", "libmp3lame", rate, whole=whole, bit_rate=bit_rate, options=options)
+
+
+def _opus(rate: int, whole: bool) -> Encoder:
+    # Pages of 0.1 s: by default libav waits for a second of audio.
+    options = {"page_duration": "100000"}
+    return _Codec("ogg", "libopus", rate, whole=False, bit_rate=64_000, options=options)
+
+
+_MAKERS: dict[str, Callable[[int, bool], Encoder]] = {
+    "mp3": _mp3,
+    "opus": _opus,
+    "aac": lambda rate, whole: _Codec("adts", "aac", rate, whole=False, bit_rate=128_000),
+    "flac": lambda rate, whole: _Codec("flac", "flac", rate, whole=whole, bit_rate=None),
+    "wav": _wav,
+    "pcm": lambda rate, whole: _PCM(),
+    "mulaw": _mulaw,
+    "vorbis": lambda rate, whole: _Vorbis(rate),
+}
+
+
+def mulaw_header(rate: int, data_bytes: int | None) -> bytes:
+    """The bytes before the samples of a mono µ-law WAV; None for a length still unknown."""
+    size = UNKNOWN_SIZE if data_bytes is None else data_bytes
+    form = struct.pack("<HHIIHHH", _MULAW, 1, rate, rate, 1, 8, 0)
+    chunks = struct.pack("<4sI", b"fmt ", len(form)) + form + struct.pack("<4sII", b"fact", 4, size)
+    riff = UNKNOWN_SIZE if data_bytes is None else 4 + len(chunks) + 8 + size
+    return (
+        struct.pack("<4sI4s", b"RIFF", riff, b"WAVE") + chunks + struct.pack("<4sI", b"data", size)
+    )
+
+
+def mulaw(samples: Samples) -> NDArray[np.uint8]:
+    """ITU-T G.711 µ-law [n] of samples [n]: sign, three bits of exponent, four of mantissa."""
+    pcm = _pcm16(samples).astype(np.int32)
+    magnitude = np.minimum(np.abs(pcm), _MULAW_CLIP) + _MULAW_BIAS
+    exponent = np.floor(np.log2(magnitude)).astype(np.int32) - 7
+    mantissa = (magnitude >> (exponent + 3)) & 0x0F
+    code: NDArray[np.uint8] = (
+        ~(np.where(pcm < 0, 0x80, 0) | (exponent << 4) | mantissa) & 0xFF
+    ).astype(np.uint8)
+    return code
+
+
+def _pcm16(samples: Samples) -> NDArray[np.int16]:
+    scaled = np.rint(_finite(samples).astype(np.float64) * PCM16_SCALE)
+    pcm: NDArray[np.int16] = np.clip(scaled, -PCM16_SCALE, PCM16_SCALE - 1).astype("<i2")
+    return pcm
+
+
+def _finite(samples: Samples) -> Samples:
+    if not np.isfinite(samples).all():
+        raise AudioError("the audio holds samples that are not numbers (NaN or infinite)")
+    return samples

@@ -1,0 +1,133 @@
+"""From an order to bytes: asks Triton, feeds the encoder, keeps the times."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import AsyncGenerator
+
+from gsv_client.answers import TIMES, Chunk, Voices, WordTime
+from gsv_client.async_client import AsyncClient
+from gsv_client.async_streams import AsyncSpeechStream, AsyncTextStream
+from gsv_client.audio import Audio
+from gsv_client.errors import GsvClientError, InvalidRequest
+from gsv_client.gateway.encoders import Encoder, Format, encoded, open_encoder
+from gsv_client.gateway.kept import Kept
+from gsv_client.gateway.record import Record
+from gsv_client.options import MODEL, STREAM_MODEL, SpeechOptions
+
+VOICES_SECONDS = 2.0  # that a list of voices is kept
+TIMES_SECONDS = 30.0  # that the model's metadata are
+READY_SECONDS = 1.0
+ASKED_SECONDS = 5.0  # that readiness may take to tell
+# Encoding more samples than this would hold up other answers: it goes to a thread.
+LONG_FOR_THE_LOOP = 4_096
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """A text to speak, how, and as what. `options.sample_rate` is one that the format carries."""
+
+    text: str
+    options: SpeechOptions
+    form: Format
+    request_id: str
+
+
+class Speaker:
+    """The way to Triton that all doors share."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self.client = client
+        self._voices = Kept(VOICES_SECONDS, client.voices)
+        self._times = Kept(TIMES_SECONDS, self._ask_for_times)
+        self._ready = Kept(READY_SECONDS, self._ask_for_readiness)
+
+    async def whole(self, order: Order, record: Record) -> bytes:
+        """All of an answer, with headers that tell its length."""
+        audio = await self.client.say(order.text, order.options, request_id=order.request_id)
+        record.heard(audio.duration)
+        return await asyncio.to_thread(encoded, audio, order.form)
+
+    async def whole_with_times(
+        self, order: Order, record: Record
+    ) -> tuple[Audio, tuple[WordTime, ...]]:
+        """All of an answer, and when each word is spoken; InvalidRequest where nobody knows."""
+        if not await self.offers_times():
+            raise no_times()
+        audio, times = await self.client.say_with_times(
+            order.text, order.options, request_id=order.request_id
+        )
+        record.heard(audio.duration)
+        return audio, times
+
+    def stream(self, order: Order, *, times: bool = False) -> AsyncSpeechStream:
+        """The chunks of an answer."""
+        return self.client.stream(
+            order.text, order.options, request_id=order.request_id, times=times
+        )
+
+    async def offers_times(self) -> bool:
+        """Whether the model says that it can tell when words are spoken."""
+        return await self._times.get()
+
+    async def voices(self) -> Voices:
+        """The server's voices, at most two seconds old."""
+        return await self._voices.get()
+
+    def forget_voices(self) -> None:
+        """One was added: ask again."""
+        self._voices.forget()
+
+    async def why_not_ready(self) -> str:
+        """Empty when both public models take requests, else why not."""
+        return await self._ready.get()
+
+    async def _ask_for_times(self) -> bool:
+        return TIMES in (await self.client.model_io(STREAM_MODEL)).outputs
+
+    async def _ask_for_readiness(self) -> str:
+        try:
+            for model in (MODEL, STREAM_MODEL):
+                if not await self.client.transport.is_model_ready(model, ASKED_SECONDS):
+                    return f"the model {model} is not ready"
+        except GsvClientError as error:
+            return str(error)
+        return ""
+
+
+async def encode_stream(
+    stream: AsyncSpeechStream | AsyncTextStream, encoder: Encoder, record: Record
+) -> AsyncGenerator[tuple[bytes, Chunk | None], None]:
+    """Each chunk with the bytes that are ready after it; None goes with the last bytes.
+
+    Closing the iterator cancels the stream.
+    """
+    async with stream:
+        async for chunk in stream:
+            record.heard(chunk.duration)
+            if len(chunk.samples) > LONG_FOR_THE_LOOP:
+                data = await asyncio.to_thread(encoder.encode, chunk.samples)
+            else:
+                data = encoder.encode(chunk.samples)
+            yield data, chunk
+    yield await asyncio.to_thread(encoder.finish), None
+
+
+async def audio_of(speaker: Speaker, order: Order, record: Record) -> AsyncGenerator[bytes, None]:
+    """The bytes of an answer while it is being made."""
+    encoder = open_encoder(order.form, order.options.sample_rate or order.form.rate)
+    pieces = encode_stream(speaker.stream(order), encoder, record)
+    async with contextlib.aclosing(pieces):
+        async for data, _ in pieces:
+            if data:
+                yield data
+
+
+def no_times() -> InvalidRequest:
+    """The error of a request for times where the server offers none."""
+    return InvalidRequest(
+        "times: this server's model tells no times of words (it has no output TIMES); "
+        "ask for audio alone, or serve a repository made by a current `gsv prepare`"
+    )

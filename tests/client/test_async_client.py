@@ -1,0 +1,215 @@
+"""The asyncio client: over a fake transport, and over gRPC against a real local server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+import pytest
+from kserve_grpc import serve_grpc
+from kserve_models import Models
+
+from gsv_client import (
+    AsyncClient,
+    Audio,
+    Cancelled,
+    Chunk,
+    InvalidRequest,
+    NotFound,
+    ServerError,
+    ServerUnavailable,
+    SpeechOptions,
+    Timeout,
+    WordTime,
+)
+from gsv_client.testing import FakeAsyncTransport, FakeTransport
+from gsv_client.transport import Request
+
+
+def run(work: Callable[[AsyncClient], Awaitable[object]], client: AsyncClient) -> object:
+    async def inside() -> object:
+        async with client:
+            return await work(client)
+
+    return asyncio.run(inside())
+
+
+@pytest.fixture
+def address(models: Models) -> Iterator[str]:
+    with serve_grpc(models) as url:
+        yield url
+
+
+async def pieces(*texts: str | None) -> AsyncIterator[str | None]:
+    for text in texts:
+        await asyncio.sleep(0)
+        yield text
+
+
+def test_say_stream_phones_voices(transport: FakeTransport) -> None:
+    async def work(client: AsyncClient) -> None:
+        audio = await client.say("Hello.", voice="demo", request_id="7")
+        assert (type(audio), audio.duration) == (Audio, 0.6)
+        chunks = [chunk async for chunk in client.stream("One. Two three.", sample_rate=16_000)]
+        assert [(c.sentence, c.duration) for c in chunks] == [(0, 0.4), (1, 0.5), (1, 0.5)]
+        assert (await client.phones("Hi.")).sentences[0].segments[0].phonemes == ("H", "i", ".")
+        assert [voice.name for voice in await client.voices()] == ["demo"]
+        assert (await client.health()).ready
+
+    run(work, AsyncClient(transport=FakeAsyncTransport(transport)))
+    assert [r.model for r in transport.requests[:2]] == ["gpt_sovits_v4", "gpt_sovits_v4_stream"]
+    assert transport.requests[0].request_id == "7"
+
+
+def test_times_come_where_they_are_offered() -> None:
+    transport = FakeTransport(times=True)
+
+    async def work(client: AsyncClient) -> None:
+        assert "TIMES" in (await client.model_io("gpt_sovits_v4_stream")).outputs
+        audio, times = await client.say_with_times("Hi you.", SpeechOptions(seed=1))
+        assert times == (WordTime("Hi", 0.0, 0.2), WordTime("you", 0.3, 0.6))
+        chunks = [chunk async for chunk in client.stream("One. Two three.", times=True)]
+        assert [w.word for c in chunks for w in c.times] == ["One", "Two", "three"]
+        assert [w.start for c in chunks for w in c.times] == [0.0, 0.4, 0.8]
+        transport.infer = lambda request: FakeTransport.infer(  # type: ignore[method-assign]
+            transport, Request("gpt_sovits_v4", request.inputs, ("AUDIO", "SAMPLE_RATE"))
+        )
+        with pytest.raises(ServerError, match="TIMES"):
+            await client.say_with_times("Hi.")  # the answer lacks them
+
+    run(work, AsyncClient(transport=FakeAsyncTransport(transport)))
+
+
+def test_a_text_that_is_being_written(transport: FakeTransport) -> None:
+    async def work(client: AsyncClient) -> list[Chunk]:
+        stream = client.stream_text(
+            pieces("It is ", "so. Fo", None, "rty", "-two"), seed=5, request_id="r"
+        )
+        return [chunk async for chunk in stream]
+
+    chunks = run(work, AsyncClient(transport=FakeAsyncTransport(transport)))
+    assert isinstance(chunks, list)
+    assert [c.sentence for c in chunks] == sorted(c.sentence for c in chunks)
+    asked = [(r.inputs["TEXT"][0, 0].decode(), int(r.inputs["SEED"][0, 0]), r.request_id)
+             for r in transport.requests]  # fmt: skip
+    assert sorted(asked, key=lambda item: item[1]) == [
+        ("It is so.", 5, "r/0"), ("Fo", 6, "r/1"), ("rty-two", 7, "r/2"),
+    ]  # fmt: skip
+
+
+def test_leaving_a_text_stream_cancels_all_of_it(transport: FakeTransport) -> None:
+    async def endless() -> AsyncIterator[str]:
+        while True:
+            await asyncio.sleep(0)
+            yield "A sentence of the never ending kind. "
+
+    async def work(client: AsyncClient) -> None:
+        async with client.stream_text(endless()) as stream:
+            await stream.__anext__()
+        left = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
+        assert left == []
+
+    run(work, AsyncClient(transport=FakeAsyncTransport(transport, pace=0.001)))
+    assert transport.closed >= 1
+
+
+def test_errors_reach_the_reader_of_a_text_stream() -> None:
+    refusing = FakeTransport(refuse=lambda request: ServerUnavailable("full"))
+
+    async def broken() -> AsyncIterator[str]:
+        yield "A first sentence. And"
+        raise KeyError("the writer's own")
+
+    async def work(client: AsyncClient) -> None:
+        with pytest.raises(ServerUnavailable, match="full"):
+            _ = [c async for c in client.stream_text(pieces("Hello there. "))]
+
+    async def work_broken(client: AsyncClient) -> None:
+        with pytest.raises(KeyError, match="own"):
+            _ = [c async for c in client.stream_text(broken())]
+
+    run(work, AsyncClient(transport=FakeAsyncTransport(refusing)))
+    run(work_broken, AsyncClient(transport=FakeAsyncTransport()))
+
+
+def test_over_grpc(address: str, models: Models) -> None:
+    async def work(client: AsyncClient) -> None:
+        assert (await client.say("Hello.", sample_rate=16_000, request_id="a")).rate == 16_000
+        chunks = [chunk async for chunk in client.stream("count 4", request_id="b")]
+        assert [c.sentence for c in chunks] == [0, 0, 1, 1]
+        health = await client.health()
+        assert (health.ready, health.version) == (True, "2.51.0")
+        assert [m.name for m in await client.models()] == ["gpt_sovits_v4", "vocoder"]
+        assert "AUDIO" in (await client.model_io("gpt_sovits_v4")).outputs
+        with pytest.raises(InvalidRequest, match="VOICE: got 'nobody'"):
+            await client.say("Hello.", voice="nobody")
+        with pytest.raises(InvalidRequest, match="VOICE: got 'nobody'"):
+            await client.stream("Hello.", voice="nobody").__anext__()
+        with pytest.raises(ServerUnavailable, match="try again later"):
+            await client.say("busy")
+        with pytest.raises(ServerError, match="it broke in the middle"):
+            _ = [chunk async for chunk in client.stream("breaks")]
+        with pytest.raises(NotFound):
+            await client.model_io("nothing")
+
+    run(work, AsyncClient(address, timeout=10))
+    assert [seen[2] for seen in models.seen[:2]] == ["a", "b"]
+
+
+def test_a_wait_has_an_end(address: str) -> None:
+    async def work(client: AsyncClient) -> None:
+        with pytest.raises(Timeout):
+            await client.stream("wait 5").__anext__()
+        with pytest.raises(Timeout):
+            await client.say("sleep 1")
+
+    run(work, AsyncClient(address, timeout=0.2))
+
+
+def test_leaving_reaches_the_server(address: str, models: Models) -> None:
+    async def closes(client: AsyncClient) -> None:
+        async with client.stream("count 1000") as stream:
+            await stream.__anext__()
+        with pytest.raises(Cancelled):
+            await stream.__anext__()
+
+    async def is_cancelled(client: AsyncClient) -> None:
+        async def listen() -> None:
+            async for _ in client.stream("count 1000"):
+                pass
+
+        task = asyncio.create_task(listen())
+        await asyncio.sleep(0.2)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    for work in (closes, is_cancelled):
+        models.cancelled.clear()
+        run(work, AsyncClient(address, timeout=10))
+        assert models.cancelled.wait(5)
+
+
+def test_closing_from_another_task_wakes_the_reader(address: str) -> None:
+    async def work(client: AsyncClient) -> None:
+        stream = client.stream("wait 30")
+        asyncio.get_running_loop().call_later(0.2, lambda: asyncio.ensure_future(stream.aclose()))
+        with pytest.raises(Cancelled):
+            await stream.__anext__()
+
+    run(work, AsyncClient(address, timeout=10))
+
+
+def test_nobody_there() -> None:
+    async def work(client: AsyncClient) -> None:
+        health = await client.health()
+        assert not health.live
+        with pytest.raises(ServerUnavailable, match="no server answers"):
+            await client.say("Hello.")
+
+    run(work, AsyncClient("127.0.0.1:9", timeout=5))
+
+
+def test_only_grpc_addresses() -> None:
+    with pytest.raises(InvalidRequest, match="protocol"):
+        AsyncClient("http://localhost:8000")

@@ -1,0 +1,154 @@
+"""Recordings that come with a request: what browsers make is read, nothing else is followed."""
+
+from __future__ import annotations
+
+import base64
+import io
+import subprocess
+import sys
+import wave
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import soundfile
+
+from gsv_client import Audio, AudioError, InvalidRequest
+from gsv_client.gateway import recordings
+from gsv_client.gateway.recordings import cut, decode, from_base64, judge
+
+RATE = 48_000
+TONE = (0.2 * np.sin(np.arange(4 * RATE) * 2 * np.pi * 300 / RATE)).astype(np.float32)
+BY_LIBAV = {
+    "webm": ("webm", "libopus"), "opus": ("ogg", "libopus"), "mp4": ("mp4", "aac"),
+    "aac": ("adts", "aac"),
+}  # fmt: skip
+
+
+def by_libav(name: str) -> bytes:
+    container, codec = BY_LIBAV[name]
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as output:
+        stream = output.add_stream(codec, rate=RATE, layout="mono")
+        frame = av.AudioFrame.from_ndarray(TONE[None], format="fltp", layout="mono")
+        frame.sample_rate = RATE
+        output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def by_libsndfile(name: str, samples: np.ndarray = TONE, rate: int = RATE) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format=name)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("name", [*BY_LIBAV, "WAV", "FLAC", "OGG", "MP3"])
+def test_what_browsers_and_phones_record(name: str) -> None:
+    data = by_libav(name) if name in BY_LIBAV else by_libsndfile(name)
+    audio = decode(data)
+    assert audio.rate == RATE
+    assert audio.duration == pytest.approx(4.0, abs=0.1)
+    assert np.sqrt(np.mean(audio.samples**2)) == pytest.approx(0.1414, abs=0.01)
+
+
+def test_channels_are_averaged() -> None:
+    stereo = np.stack([TONE, np.zeros_like(TONE)], axis=1)
+    audio = decode(by_libsndfile("WAV", stereo))
+    assert np.allclose(audio.samples, TONE / 2, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"", b"RIFF", b"no sound at all", b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n",
+        b"ffconcat version 1.0\nfile /etc/passwd\n", b"\x1aE\xdf\xa3" + bytes(100),
+        b"\x00\x00\x00\x18ftypisom" + bytes(50), b"\xff\xf1" + bytes(40), b"OggS" + bytes(60),
+        b"v=0\no=- 0 0 IN IP4 127.0.0.1\nm=audio 5004 RTP/AVP 0\n",
+    ],
+)  # fmt: skip
+def test_what_is_no_recording(data: bytes) -> None:
+    with pytest.raises(AudioError, match="the recording: (not a readable|holds no audio)"):
+        decode(data)
+
+
+def test_a_playlist_opens_nothing(tmp_path: Path) -> None:
+    """The decoder is never told to look what else it might be, so no file is followed."""
+    target = tmp_path / "secret.wav"
+    target.write_bytes(by_libsndfile("WAV"))
+    playlists = [f"#EXTM3U\n{target}".encode(), f"ffconcat version 1.0\nfile {target}".encode()]
+    script = f"""
+import sys
+from gsv_client.gateway.recordings import decode
+opened = []
+sys.addaudithook(lambda e, a: opened.append(str(a[0])) if e == "open" else None)
+for data in {playlists!r}:
+    try:
+        decode(data)
+    except Exception as error:
+        print(type(error).__name__)
+print([path for path in opened if "secret" in path])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.split() == ["AudioError", "AudioError", "[]"], done.stderr
+
+
+def test_too_long_and_strange_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recordings, "LONGEST_SECONDS", 2.0)
+    for data in (by_libsndfile("WAV"), by_libav("webm")):
+        with pytest.raises(AudioError, match="longer than 2 s"):
+            decode(data)
+    with pytest.raises(AudioError, match="4000 Hz; allowed: from 8000 to 192000 Hz"):
+        decode(by_libsndfile("WAV", TONE[:4_000], 4_000))
+
+
+def test_a_small_file_can_not_fill_the_memory() -> None:
+    """Silence is a few kilobytes of FLAC a minute; no more than the limit is unpacked."""
+    file = io.BytesIO()
+    with soundfile.SoundFile(file, "w", 8_000, 1, format="FLAC") as sound:
+        for _ in range(20):
+            sound.write(np.zeros(8_000 * 60, np.float32))
+    with pytest.raises(AudioError, match="longer than 120 s"):
+        decode(file.getvalue())
+
+
+def test_a_header_that_lies() -> None:
+    file = io.BytesIO()
+    with wave.open(file, "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(8_000)
+        sound.writeframes(bytes(16_000))
+    data = bytearray(file.getvalue())
+    data[40:44] = (0xFFFFFFF0).to_bytes(4, "little")
+    assert decode(bytes(data)).duration == pytest.approx(1.0, abs=0.01)
+
+
+def test_base64_and_data_urls() -> None:
+    text = base64.b64encode(b"abc").decode()
+    assert from_base64(text, "x") == from_base64(f"data:audio/wav;base64,{text}", "x") == b"abc"
+    for wrong in ("äöü", "%%%", "data:audio/wav,abc", "a"):
+        with pytest.raises(InvalidRequest, match="reference: got"):
+            from_base64(wrong, "reference")
+
+
+def test_a_piece_of_it() -> None:
+    audio = Audio(TONE, RATE)
+    assert cut(audio, 1, 2.5).duration == 1.5
+    for start, end in ((-1, 2), (2, 2), (3, 9), (float("nan"), 1)):
+        with pytest.raises(InvalidRequest, match="reference_window"):
+            cut(audio, start, end)
+
+
+def test_a_recording_is_judged_as_voices_add_does() -> None:
+    sample = Path(__file__).parents[2] / "voices" / "sample" / "reference.wav"
+    good = judge(decode(sample.read_bytes()))
+    assert good["usable"]
+    assert good["window"] is None
+    long = judge(Audio(np.tile(Audio.read(sample).samples, 4), Audio.read(sample).rate))
+    assert not long["usable"]
+    start, end = long["window"]
+    assert 5 <= end - start <= 9
+    silent = judge(Audio(np.zeros(5 * RATE), RATE))
+    assert [r["message"] for r in silent["remarks"]] == ["holds nothing but silence"]
