@@ -17,6 +17,7 @@ from gsv.errors import InvalidRequest
 LANGUAGES = (
     "auto", "auto_yue", "zh", "en", "ja", "ko", "yue", "all_zh", "all_ja", "all_ko", "all_yue",
 )  # fmt: skip
+READINGS = ("corrected", "upstream")  # of a text: see gsv.text.frontend
 SPLIT_METHODS = ("cut0", "cut1", "cut2", "cut3", "cut4", "cut5")
 TEXT_LIMIT = 10_000  # characters
 SEED_MAX = 2**63 - 1

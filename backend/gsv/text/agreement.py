@@ -215,7 +215,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--list", action="store_true", help="list every case that differs")
     options = parser.parse_args(arguments)
     data = TextData.of_packages() if options.packages_only else options.text_data
-    frontend = TextFrontend(data)
+    frontend = TextFrontend(data, reading="upstream")
     different = 0
     for path in sorted(options.folder.glob("*.jsonl")):
         report = compare(frontend, path)

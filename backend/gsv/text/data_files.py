@@ -24,6 +24,7 @@ from pathlib import Path
 from gsv.errors import ConfigurationError
 from gsv.text.japanese import DICTIONARY_VARIABLE, DictionaryMissing, find_dictionary
 
+JAPANESE_WORDS = "ja_userdic/user.dict"
 _TAGGER = Path("nltk_data/taggers/averaged_perceptron_tagger_eng")
 
 
@@ -52,6 +53,7 @@ class TextData:
     tagger: Path | None
     language_model: Path | None
     japanese: Path | None
+    japanese_words: Path | None
     simplified: Path | None
     g2pw: Path | None
     lexicon: Path | None
@@ -77,6 +79,7 @@ class TextData:
             tagger=inside(_TAGGER, f"{_TAGGER.name}.weights.json"),
             language_model=inside("lid.176.bin"),
             japanese=_japanese(inside("naist-jdic")),
+            japanese_words=inside(JAPANESE_WORDS),
             simplified=inside("simplified.json"),
             g2pw=inside("G2PWModel"),
             lexicon=inside("lexicon.toml"),

@@ -32,6 +32,7 @@ _DICTIONARY_FILES = ("sys.dic", "matrix.bin", "char.bin", "unk.dic")
 _REPEATED_MARKS = re.compile("([!?…,.-])[!?…,.-]+")
 # Decimal digits of every script, and of the full-width signs digits 1-9, A-Z, a-z.
 _READ = r"A-Za-z\d々\u3040-\u30ff\u4e00-\u9fff１-９Ａ-Ｚａ-ｚｦ-ﾝ"
+_TAKEN = re.compile(f"[{_READ}]")
 _RUN_OR_MARK = re.compile(rf"(?P<run>[{_READ}]+)|[^{_READ}]")
 # Characters that OpenJTalk has room for, at three bytes each: 2,730 in all, and 341 kana in a row.
 _LONGEST_RUN = 2_000
@@ -104,6 +105,31 @@ class Japanese:
             elif run != " ":
                 symbols.append(_MARKS.get(run, run))
         return Phonemes(tuple(symbols))
+
+    def takes(self, char: str) -> bool:
+        """Whether a character is given to OpenJTalk; all others are marks to it."""
+        return bool(_TAKEN.fullmatch(char))
+
+    def unread(self, text: str) -> list[str]:
+        """Stretches of a text that OpenJTalk takes for marks though they have letters.
+
+        Raises:
+            DictionaryMissing: as ``load``.
+        """
+        self.load()
+        silent = []
+        for match in _RUN_OR_MARK.finditer(text):
+            if match.lastgroup != "run":
+                if match.group().isalpha():
+                    silent.append(match.group())
+                continue
+            for part in _parts(match.group()):
+                silent += [
+                    word["string"]
+                    for word in self._engine.run_frontend(part)
+                    if word["pron"] in ("、", "") and any(map(str.isalnum, word["string"]))
+                ]
+        return silent
 
     def _read(self, run: str) -> Iterator[str]:
         labels = self._engine.make_label(self._engine.run_frontend(run))

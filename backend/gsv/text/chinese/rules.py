@@ -19,7 +19,7 @@ from functools import cache
 from typing import TypeAlias
 
 from gsv.text.chinese.numbers import cardinal, digits, number, telephone
-from gsv.text.chinese.traced import Traced
+from gsv.text.traced import Traced
 from gsv.text.chinese.words import words
 
 Match: TypeAlias = "re.Match[str]"

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 
 from gsv.errors import ConfigurationError
-from gsv.text.chinese.traced import Traced
+from gsv.text.traced import Traced
 from gsv.text.chinese.words import read_data
 
 FIRST, LAST = "\u4e00", "\u9fa5"  # the characters that are read
