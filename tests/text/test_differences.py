@@ -52,6 +52,6 @@ def test_a_difference_on_purpose_is_counted_apart(tmp_path: Path) -> None:
     path = tmp_path / "zh_clean.jsonl"
     case = '{"id": "1", "text": "%s", "lang": "zh", "ids": [1], "word2ph": [1]}\n'
     path.write_text(case % "9:30-10:15" + case % "十点", encoding="utf-8")
-    report = compare(text_frontend(), path)
+    report = compare(text_frontend("upstream"), path)
     assert report.on_purpose == ["1"]
     assert report.cases.total == 1

@@ -155,7 +155,7 @@ def _open(dictionary: Path | None, user_dictionary: Path | None) -> Any:
         ) from error
     package = Path(pyopenjtalk.__file__).parent
     bundled = next((path.parent for path in sorted(package.glob("*/sys.dic"))), None)
-    folder = find_dictionary(dictionary, bundled)
+    folder = find_dictionary(dictionary, bundled=bundled)
     if user_dictionary is not None and not user_dictionary.is_file():
         raise ConfigurationError(f"{user_dictionary}: no such user dictionary")
     user = os.fsencode(user_dictionary) if user_dictionary else b""
@@ -165,11 +165,14 @@ def _open(dictionary: Path | None, user_dictionary: Path | None) -> Any:
         raise ConfigurationError(f"{folder}: OpenJTalk can't read this dictionary") from error
 
 
-def find_dictionary(given: Path | None = None, bundled: Path | None = None) -> Path:
+def find_dictionary(
+    given: Path | None = None, installed: Path | None = None, bundled: Path | None = None
+) -> Path:
     """The folder of the dictionary to use; see ``Japanese`` for the places and their order.
 
     Args:
         given: the operator's choice.
+        installed: where `make venv` puts one.
         bundled: where the installed package has its own, if it has one.
 
     Raises:
@@ -184,12 +187,12 @@ def find_dictionary(given: Path | None = None, bundled: Path | None = None) -> P
                 f"{named}: not an OpenJTalk dictionary, it lacks {', '.join(missing)}"
             )
         return named
-    for place in (DEBIAN_DICTIONARY, bundled):
+    for place in (installed, DEBIAN_DICTIONARY, bundled):
         if place and all((place / name).is_file() for name in _DICTIONARY_FILES):
             return place
     raise DictionaryMissing(
-        "Japanese needs a dictionary: install Debian's open-jtalk-mecab-naist-jdic, or name the "
-        f"folder of naist-jdic 1.11 in {DICTIONARY_VARIABLE} or in the model's parameters"
+        "Japanese needs a dictionary: bring naist-jdic 1.11 with `gsv prepare --download-text`, "
+        f"install Debian's open-jtalk-mecab-naist-jdic, or name its folder in {DICTIONARY_VARIABLE}"
     )
 
 
