@@ -12,6 +12,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch  # noqa: E402
 
+if not torch.cuda.is_available():
+    # Kernels in Triton's language are run step by step then; read when they are defined.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 
 @pytest.fixture
 def no_grad() -> Iterator[None]:

@@ -11,6 +11,7 @@ import functools
 import importlib.util
 import json
 import os
+from importlib import resources
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -149,7 +150,11 @@ def manifest(name: str, size: str) -> dict[str, Any]:
         if path.is_file():
             loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             return loaded
-    raise FileNotFoundError(f"manifest {file} is neither beside {golden_dir()} nor bundled")
+    # The product knows the official files' layouts itself; random demo weights need them.
+    layouts = resources.files("gsv.checkpoints") / "layouts" / f"{size}.json"
+    layout: dict[str, Any] = json.loads(layouts.read_text(encoding="utf-8"))[name]
+    tensors = [{"key": key, "shape": shape} for key, shape in layout["tensors"].items()]
+    return layout | {"tensors": tensors}
 
 
 def case_weights(which: str, size: str, seed: int | None = None) -> dict[str, torch.Tensor]:

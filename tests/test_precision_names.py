@@ -21,7 +21,7 @@ def test_names() -> None:
 
 @pytest.mark.parametrize(
     ("name", "allowed"),
-    [("half", "allowed: float32, bfloat16, float16, auto"), ("int8", "allowed: float32")],
+    [("half", "allowed: float32, bfloat16, float16, auto, default"), ("int8", "allowed: float32")],
 )
 def test_an_unknown_name_lists_those_that_exist(name: str, allowed: str) -> None:
     with pytest.raises(ConfigurationError, match=f"got '{name}'; {allowed}"):
@@ -47,3 +47,34 @@ def test_auto_looks_at_the_processor(
     (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: fpu {flags} sse\n")
     monkeypatch.setattr(precision, "_CPU_FLAGS", tmp_path / "cpuinfo")
     assert torch_dtype("auto", "cpu") is dtype
+
+
+@pytest.mark.parametrize("flags", ["avx512f avx512_bf16", "avx2"])
+def test_the_default_is_exact_on_every_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"flags\t\t: {flags}\n")
+    monkeypatch.setattr(precision, "_CPU_FLAGS", tmp_path / "cpuinfo")
+    assert torch_dtype("default", "cpu") is torch.float32
+
+
+@pytest.mark.parametrize("name", ["auto", "default"])
+@pytest.mark.parametrize(
+    ("capability", "half", "dtype"),
+    [
+        ((7, 5), torch.bfloat16, torch.float16),
+        ((7, 5), torch.float16, torch.float16),
+        ((8, 0), torch.bfloat16, torch.bfloat16),
+        ((9, 0), torch.bfloat16, torch.bfloat16),
+        ((9, 0), torch.float16, torch.float16),
+    ],
+)
+def test_a_gpu_computes_in_halves_by_default(
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    capability: tuple[int, int],
+    half: torch.dtype,
+    dtype: torch.dtype,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert torch_dtype(name, "cuda:0", half=half) is dtype

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gsv.device import prepare
 from gsv.stages.base import Place, Tensors
 from gsv.stages.reference_encoder import ReferenceEncoderStage
 from gsv.stages.semantic_gpt import SemanticGPTEngineStage, SemanticGPTStage
@@ -58,6 +59,7 @@ class Offline:
         device: str = "cpu",
         settings: dict[str, dict[str, str]] | None = None,
     ) -> None:
+        device = str(prepare(device))
         self._stages: dict[str, Any] = {}
         self._running: dict[tuple[str, str], Callable[[], None]] = {}
         self._locks = {name: threading.Lock() for name in STAGES}

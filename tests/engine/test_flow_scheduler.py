@@ -15,16 +15,13 @@ from gsv.errors import Overloaded
 def run_of(
     frames: int,
     steps: int = 4,
-    guidance: float = 0.0,
     model: str = "",
     *,
     urgent: bool = False,
     buffered: float = math.inf,
 ) -> FlowRun:
     condition, prompt = torch.zeros(2, frames), torch.zeros(3, 0)
-    job = FlowJob(
-        condition, prompt, steps, 0, 0, 0, guidance, model=model, urgent=urgent, buffered=buffered
-    )
+    job = FlowJob(condition, prompt, steps, model=model, urgent=urgent, buffered=buffered)
     return FlowRun(job, lambda mel: None, lambda error: None)
 
 
@@ -61,11 +58,6 @@ def test_a_batch_keeps_to_its_frames() -> None:
 def test_a_job_above_the_limit_goes_alone() -> None:
     long, short = run_of(1200), run_of(1100)
     assert len(scheduler(long, short).select()) == 1
-
-
-def test_guided_jobs_count_twice() -> None:
-    runs = [run_of(300, guidance=0.5), run_of(300, guidance=0.5)]
-    assert len(scheduler(*runs).select()) == 1
 
 
 def test_little_padding_is_accepted_and_much_is_not() -> None:

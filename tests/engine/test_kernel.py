@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
-from gpt_models import KnownGPT, golden_config, golden_gpt, random_request
+from gpt_models import KnownGPT, golden_config, golden_gpt
 
 from gsv.engine.cache import KVCache
 from gsv.engine.engine import Engine
-from gsv.engine.graphs import GraphedDecode
 from gsv.engine.native import build
 from gsv.engine.native.gpt import NativeDecode, quantize
 from gsv.errors import ConfigurationError
@@ -145,68 +143,13 @@ def test_a_machine_without_a_compiler_is_served_too(monkeypatch, tmp_path, caplo
     assert list(tmp_path.iterdir()) == []  # nothing half is left
 
 
-def fake_capture(graphed: GraphedDecode):
-    """Stands in for CUDA: replay computes into the tensor that the capture returned."""
-
-    class Replay:
-        def __init__(self, rows: int, length: int) -> None:
-            self.shape = (rows, length)
-            self.logits = graphed._decode(rows, length)
-
-        def replay(self) -> None:
-            self.logits.copy_(graphed._decode(*self.shape))
-
-    def capture(rows: int, length: int):
-        captured.append((rows, length))
-        one = Replay(rows, length)
-        return one, one.logits
-
-    captured: list[tuple[int, int]] = []
-    graphed._capture = capture
-    graphed._disable = False
-    return captured
-
-
-@pytest.mark.golden
-def test_buckets_of_rows_and_lengths_change_nothing():
-    rng = np.random.default_rng(2)
-    config = golden_config("tiny")
-    requests = [
-        random_request(rng, config, seed=n, max_tokens=int(m))
-        for n, m in enumerate(rng.integers(20, 300, 7))
-    ]
-    tokens = []
-    for graphs in (False, True):
-        engine = Engine(golden_gpt("tiny"), slots=3, max_length=512, kernel=False)
-        runner = engine._lanes[""].runner
-        runner.cache.storage.fill_(torch.nan)
-        for row in range(3):
-            runner.cache.clear(row)  # rows that a graph runs along are zeros or in use
-        captured = fake_capture(runner._decode) if graphs else []
-        engine.warm_up()
-        engine.start()
-        tokens.append([engine.generate(request).tolist() for request in requests])
-        engine.stop()
-        if graphs:
-            assert captured == [(r, n) for r in (3, 2, 1) for n in (512, 256)]
-    assert tokens[0] == tokens[1]
-
-
-def test_buckets_cover_every_number():
-    for slots in (1, 2, 3, 32, 48):
-        graphed = GraphedDecode(lambda rows, length: torch.empty(0), slots, 2560, CPU)
-        assert graphed.row_buckets[-1] == slots
-        assert graphed.length_buckets[-1] == 2560
-        assert graphed.row_buckets[0] == 1
-
-
 def test_a_cleared_row_is_zero_and_a_moved_row_is_the_same():
     cache = KVCache(golden_config("tiny"), 3, 300, torch.bfloat16, CPU)
     assert cache.max_length == 512
     assert not cache.storage.any()
     cache.storage.normal_()
     kept = cache.storage[[0, 2]].clone()
-    cache.clear(1)
+    cache.clear(1, 300)
     assert not cache.storage[1].any()
     assert torch.equal(cache.storage[[0, 2]], kept)
     cache.move(2, 1, 100)

@@ -34,7 +34,7 @@ def greedy_tokens(
 ) -> list[int]:
     """The most likely token of each step, where every step has read the teacher's tokens."""
     sequence = Sequence(request, lambda *_: None, lambda *_: None)
-    drawn = runner.prefill([sequence], 0)[0]
+    drawn = runner.prefill([sequence], 0).read()[0]
     tokens = []
     prompt = torch.from_numpy(request.prompt_tokens.astype(np.int64))
     while True:
@@ -42,10 +42,10 @@ def greedy_tokens(
         sequence.tokens.append(drawn.token if teacher is None else teacher[len(tokens) - 1])
         if len(tokens) == STEPS:
             return tokens
-        runner._tokens[0] = sequence.tokens[-1]
-        runner._seen[0] = False
-        runner._seen[0, torch.cat([prompt, torch.tensor(sequence.tokens)])] = True
-        drawn = runner.decode([sequence])[0]
+        runner._state.tokens[0] = sequence.tokens[-1]
+        runner._state.seen[0] = False
+        runner._state.seen[0, torch.cat([prompt, torch.tensor(sequence.tokens)])] = True
+        drawn = runner.decode([sequence]).read()[0]
 
 
 @pytest.mark.golden

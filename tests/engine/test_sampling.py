@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 
 def controls(*rows: dict[str, float]) -> Controls:
-    return Controls.of([SamplingParams(**{"seed": 0, **row}) for row in rows], CPU)
+    return Controls.of([SamplingParams(**{"seed": 0, **row}) for row in rows])
 
 
 def seen_of(previous: np.ndarray, vocabulary: int) -> torch.Tensor:

@@ -28,8 +28,8 @@ def test_embeddings(size: str) -> None:
     case.check("t_embed", estimator.time(case.tensor("t")))
     case.check("dt", estimator.step_size(case.tensor("d")))
     case.check("text_embed", estimator.embed_condition(case.tensor("mu")))
-    unguided = estimator.embed_condition(torch.zeros_like(case.tensor("mu")))
-    case.check("text_embed_dropped", unguided)
+    untold = estimator.embed_condition(torch.zeros_like(case.tensor("mu")))
+    case.check("text_embed_dropped", untold)
     rotation = estimator.rotation(case.inputs["mu"].shape[1])
     angles = torch.from_numpy(case.outputs["rope_freqs"])[0, :, ::2]
     assert_close(rotation.real, angles.cos(), atol=1e-5, rtol=0)
@@ -43,7 +43,8 @@ def test_velocity(size: str) -> None:
     condition, prompt, noisy = case.tensor("mu").mT, case.tensor("prompt"), case.tensor("x0").mT
     rows = modulation(case, size)
     case.check("v_full", flow.estimator(noisy, flow.embed(condition, prompt), rows))
-    case.check("v_dropped", flow.estimator(noisy, flow.embed_unguided(condition, prompt), rows))
+    untold = flow.embed(torch.zeros_like(condition), torch.zeros_like(prompt))
+    case.check("v_dropped", flow.estimator(noisy, untold, rows))
     lengths = torch.tensor([noisy.shape[1]] * 2)
     masked = flow.estimator(noisy, flow.embed(condition, prompt, lengths), rows, lengths)
     case.check("v_full", masked)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from safetensors.torch import save_file
 from transformers import BertConfig, BertModel, HubertConfig, HubertModel
 
 from gsv.errors import CheckpointError
+from gsv.stages import pretrained
 from gsv.stages.pretrained import load_bert, load_hubert
 
 pytestmark = pytest.mark.usefixtures("no_grad")
@@ -88,3 +92,18 @@ def test_hubert_hears_the_wave_as_it_is(tmp_path: Path) -> None:
     features = hubert(wave)
     assert features.shape == (1, 32, (16000 - 400) // 320 + 1)
     torch.testing.assert_close(features, model(wave).last_hidden_state.mT)
+
+
+def test_both_places_of_transformers_own_switch_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to 4 it is in ``modeling_utils``, from 5 on in ``initialization``."""
+    path = Path(pretrained.__file__)
+    for name, other in (("initialization", "modeling_utils"), ("modeling_utils", "initialization")):
+        module, absent = ModuleType(f"transformers.{name}"), ModuleType(f"transformers.{other}")
+        module.no_init_weights = object()  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setitem(sys.modules, absent.__name__, absent)
+        spec = importlib.util.spec_from_file_location("pretrained_again", path)
+        assert spec is not None
+        again = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(again)  # type: ignore[union-attr]
+        assert again.no_init_weights is module.no_init_weights

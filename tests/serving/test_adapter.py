@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import logging
 import sys
 from collections.abc import Iterator
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -72,3 +73,37 @@ def test_outputs_that_nobody_asked_for_are_not_made(adapter: Any) -> None:
     assert (rate.name, rate.array.tolist(), rate.array.dtype) == ("SAMPLE_RATE", [[48_000]], "i4")
     both = adapter.write_response(result, wire, {"AUDIO", "SAMPLE_RATE"}).output_tensors
     assert [tensor.array.shape for tensor in both] == [(1, 3), (1, 1)]
+
+
+def test_what_the_package_logs_goes_to_the_servers_log(adapter: Any) -> None:
+    written: list[tuple[str, str]] = []
+    server_log = SimpleNamespace(
+        log_info=lambda text: written.append(("info", text)),
+        log_warn=lambda text: written.append(("warn", text)),
+        log_error=lambda text: written.append(("error", text)),
+    )
+    adapter.pb_utils.Logger = server_log
+    for level in (logging.INFO, logging.WARNING, logging.CRITICAL):
+        record = logging.LogRecord("gsv.x", level, "", 1, "%d slots", (3,), None)
+        adapter.ServerLog().emit(record)
+    assert written == [("info", "3 slots"), ("warn", "3 slots"), ("error", "3 slots")]
+
+
+class OneStage:
+    """A stage that fails once all GPU work does."""
+
+    request_type = staticmethod(lambda: None)
+
+    def run_batch(self, requests: list[Any]) -> list[Any]:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+def test_a_batch_that_breaks_the_gpu_ends_the_process(
+    adapter: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[BaseException] = []
+    monkeypatch.setattr(adapter, "end_if_fatal", ended.append)
+    model = adapter.BatchedModel()
+    model._stage = OneStage()
+    (answer,) = model._run([object()])
+    assert ended == [answer]

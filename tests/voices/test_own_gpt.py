@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import shutil
-from collections.abc import Iterator
+import time
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from gsv.checkpoints.names.gpt import rename
 from gsv.checkpoints.store import save_tensors
 from gsv.checkpoints.voice_editing import NewVoice, add_voice
 from gsv.errors import InvalidRequest, VoiceError
+from gsv.stages import sizing
 from gsv.stages.base import Place
 from gsv.stages.semantic_gpt import EngineRequest, EngineSettings, SemanticGPTEngineStage
 
@@ -87,6 +91,13 @@ def ask(stage: SemanticGPTEngineStage, voice: str, seed: int = 3) -> Recorder:
     recorder = Recorder()
     stage.submit(request(voice, seed), recorder)
     return recorder
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def tokens(recorder: Recorder) -> list[int]:
@@ -157,3 +168,46 @@ def test_a_malicious_pickle_in_the_folder(
     assert not marker.exists()
     assert tokens(ask(stage, "bo")) == alone["bo"]
     shutil.rmtree(made)
+
+
+def test_an_unloaded_voice_leaves_no_memory_behind(root: Path) -> None:
+    stage = open_stage(root, memory_budget_mib=64)
+    try:
+        tokens(ask(stage, "alice"))
+        (key,) = (name for name in stage._engine._lanes if name)
+        runner = stage._engine._lanes[key].runner
+        left = [weakref.ref(part) for part in (runner, runner.cache, runner.model)]
+        del runner
+        gc.disable()  # only what unloading does itself counts
+        try:
+            wait_for(lambda: stage._residents._entries[key].users == 0)
+            entry = stage._residents._entries[key]
+            with stage._residents._changed:
+                assert stage._residents._throw_out(key, entry)
+        finally:
+            gc.enable()
+        assert [ref() for ref in left] == [None] * 3
+    finally:
+        stage.close()
+
+
+def test_slots_and_budgets_follow_the_free_memory(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[str] = []
+
+    def free(device: str) -> int:
+        asked.append(device)
+        return 600 * row
+
+    row = sizing.row_bytes(golden_config("tiny"), sizing.GPU_POSITIONS, 4)
+    monkeypatch.setattr("gsv.stages.semantic_gpt.memory_free", free)
+    with caplog.at_level("INFO", logger="gsv"):
+        stage = open_stage(root, slots=0)
+    try:
+        assert asked == ["cpu"]
+        assert stage._engine.stats().slots == 64  # 120 would fit into a fifth
+        assert stage._residents._budget == 90 * row
+        assert "64 slots of 2560 positions" in caplog.text
+    finally:
+        stage.close()

@@ -83,13 +83,13 @@ class _Ours:
         self._runner.warm_up()
         self._rows = [Row(_request(n), lambda *_: None, lambda *_: None) for n in range(rows)]
         started = time.perf_counter()
-        self._drawn = [self._runner.prefill([row], n)[0] for n, row in enumerate(self._rows)]
+        self._drawn = [self._runner.prefill([row], n).read()[0] for n, row in enumerate(self._rows)]
         self.prefill_ms = (time.perf_counter() - started) * 1e3 / rows
 
     def step(self) -> None:
         for row, drawn in zip(self._rows, self._drawn, strict=True):
             row.tokens.append(drawn.token)  # goes on after EOS
-        self._drawn = self._runner.decode(self._rows)
+        self._drawn = self._runner.decode(self._rows).read()
 
 
 class PlainDecoder:

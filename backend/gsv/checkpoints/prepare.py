@@ -99,7 +99,7 @@ def prepare(
     replace: bool,
     demo: bool,
     report: Report,
-    dtype: str = "float32",
+    dtype: str = "default",
     bundled: Path | None = None,
 ) -> None:
     """Build the model repository and put the bundled voices into the voice folder.

@@ -104,11 +104,12 @@ _DEMO_WARNING = (
 )
 @click.option(
     "--dtype",
-    type=click.Choice(["float32", "auto", "bfloat16", "float16"]),
-    default="float32",
+    type=click.Choice(["default", "float32", "auto", "bfloat16", "float16"]),
+    default="default",
     show_default=True,
     help="Arithmetic of both generators. float32 is exact; auto is bfloat16 where the serving "
-    "machine computes in it, several times faster. Stands in their config.pbtxt.",
+    "machine computes in it (float16 on older GPUs), several times faster; default is auto on a "
+    "GPU and float32 on a CPU. Stands in their config.pbtxt.",
 )
 @click.option("--force", is_flag=True, help="Replace an earlier model repository.")
 def prepare(

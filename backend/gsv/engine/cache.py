@@ -26,8 +26,18 @@ _NO_RESERVE = 0x4000 if sys.platform == "linux" else 0
 class KVCache:
     """``slots`` rows of up to ``max_length`` positions.
 
+    Args:
+        config: of the model.
+        slots: rows.
+        max_length: positions of a row, at the least.
+        dtype: of keys and values.
+        device: where they are.
+        landing: have one more row, ``slots``, that no sequence gets: a captured graph reads prompts
+            into it, whose address it knows.
+
     Attributes:
         storage: [slots, 2 L, max_length, H, D]; planes 2 l and 2 l + 1 are layer l's keys, values.
+            With ``landing`` there is one more row.
     """
 
     def __init__(
@@ -37,11 +47,13 @@ class KVCache:
         max_length: int,
         dtype: torch.dtype,
         device: torch.device,
+        *,
+        landing: bool = False,
     ) -> None:
         self.slots = slots
         self.max_length = -(-max_length // ALIGNMENT) * ALIGNMENT
         width = config.hidden_dim // config.heads
-        shape = (slots, 2 * config.layers, self.max_length, config.heads, width)
+        shape = (slots + landing, 2 * config.layers, self.max_length, config.heads, width)
         self._pages: mmap.mmap | None = None
         if device.type == "cpu":
             flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE
@@ -55,8 +67,9 @@ class KVCache:
         planes = self.storage[first : first + rows, :, :length].unbind(1)
         return list(zip(planes[0::2], planes[1::2], strict=True))
 
-    def clear(self, row: int) -> None:
-        """Make a row all zeros; on a CPU this also returns its memory.
+    def clear(self, row: int, length: int) -> None:
+        """Make the first ``length`` positions of a row zeros; on a CPU the whole row, whose memory
+        goes back.
 
         Needed before a row is taken: attention reads up to the longest row's length and gives
         what lies beyond a row's own length the weight 0, but 0 times a NaN left there is NaN.
@@ -65,7 +78,7 @@ class KVCache:
             size = self.storage[row].nbytes
             self._pages.madvise(mmap.MADV_DONTNEED, row * size, size)
         else:
-            self.storage[row].zero_()
+            self.storage[row, :, :length].zero_()
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first ``length`` positions of a row over another row."""

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gsv.device import end_if_fatal, prepare
+from gsv.engine.gpu_runner import GpuRunner
 from gsv.engine.lane import Counters, Lane
 from gsv.engine.noise import exponential_steps
 from gsv.engine.runner import Noise, Runner
@@ -124,7 +126,8 @@ class Engine:
             slots: sequences of it that run at once; by default as many as of the first.
         """
         slots = slots or self._slots
-        runner = Runner(
+        kind = GpuRunner if self._device.type == "cuda" else Runner
+        runner = kind(
             model,
             self._device,
             self._dtype,
@@ -239,11 +242,14 @@ class Engine:
 
     def _loop(self) -> None:
         try:
+            prepare(self._device)
             while (lanes := self._wait_for_work()) is not None:
                 for lane in lanes:
                     lane.step()
+                del lanes, lane  # one that is removed while all rest takes its memory along
         except BaseException as error:
             # A fault of ours, or no memory left. Nobody may wait for a thread that is gone.
+            end_if_fatal(error)
             logger.exception("the semantic GPT engine broke")
             with self._lock:
                 self._ended = GsvError(f"the semantic GPT engine broke: {error!r}")
@@ -261,7 +267,7 @@ class Engine:
         """
         with self._lock:
             while self._ended is None:
-                lanes = [lane for lane in self._lanes.values() if lane.scheduler.hungry]
+                lanes = [lane for lane in self._lanes.values() if lane.busy]
                 if lanes:
                     return lanes
                 self._lock.wait()

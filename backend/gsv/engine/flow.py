@@ -12,16 +12,21 @@ import dataclasses
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from gsv.device import end_if_fatal, prepare
 from gsv.engine.flow_job import FlowJob, FlowRun, OnDone, OnError
 from gsv.engine.flow_runner import FlowRunner
 from gsv.engine.flow_scheduler import FlowScheduler
-from gsv.engine.native.attention import accelerate
+from gsv.engine.kernels import flow as kernels
+from gsv.engine.native import attention as native
+from gsv.engine.transfers import Download
 from gsv.errors import Cancelled, ConfigurationError, GsvError, InvalidRequest
 from gsv.models.adapters import Adapter
 from gsv.models.flow import FlowMatching
@@ -35,6 +40,9 @@ CPU_BATCH_FRAMES = 1_024
 CUDA_BATCH_FRAMES = 16_384
 CUDA_ROUND_TO = 64  # frames; keeps the allocator's and the libraries' set of shapes small
 WARM_UP_FRAMES = 64
+# Steps that a GPU may have in line, so that it never waits for us; an urgent newcomer waits for
+# them, so no more.
+_AHEAD = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,11 +97,13 @@ class FlowEngine:
     ) -> None:
         on_gpu = flow.device.type != "cpu"
         frames = batch_frames or (CUDA_BATCH_FRAMES if on_gpu else CPU_BATCH_FRAMES)
-        accelerate(flow)
+        _accelerate(flow)
         self._flows = {"": flow}
         self._scheduler = FlowScheduler(slots, waiting_limit, frames)
         self._runner = FlowRunner(self._flows, CUDA_ROUND_TO if on_gpu else 1)
         self._stats = FlowStats(slots=slots)
+        self._on_gpu = on_gpu
+        self._in_flight: deque[_Flight] = deque()  # steps taken whose end nobody has seen yet
         self._changed = threading.Condition()  # guards the scheduler and the fields below
         self._thread: threading.Thread | None = None
         self._stopping = False
@@ -104,7 +114,7 @@ class FlowEngine:
         """Serve another estimator of the same shape and device under ``name``."""
         if name in self._flows:
             raise ConfigurationError(f"flow model {name!r} is there already")
-        accelerate(flow)
+        _accelerate(flow)
         self._flows[name] = flow
 
     def remove_model(self, name: str) -> None:
@@ -179,7 +189,8 @@ class FlowEngine:
         return future.result()
 
     def warm_up(self) -> None:
-        """Run a short job, so that the first real one finds everything allocated."""
+        """Capture graphs and run a short job, so that the first real one finds all allocated."""
+        self._runner.warm_up()
         flow = self._flows[""]
         condition = torch.zeros(flow.condition_channels, WARM_UP_FRAMES)
         prompt = torch.zeros(flow.mel_channels, WARM_UP_FRAMES // 2)
@@ -199,15 +210,18 @@ class FlowEngine:
     def _loop(self) -> None:
         error: BaseException = GsvError("the flow engine was stopped")
         try:
+            prepare(self._flows[""].device)
             while self._wait_for_work():
                 self._turn()
         except BaseException as broken:
+            end_if_fatal(broken)
             logger.exception("the flow engine broke")
             error = broken
         with self._changed:
             self._broken = None if isinstance(error, GsvError) else error
             self._stopping = True
             left = self._scheduler.drain()
+        self._land_all(error if self._broken else None)
         for run in left:
             self._runner.release(run)
             self._fail(run, error)
@@ -215,19 +229,20 @@ class FlowEngine:
     def _wait_for_work(self) -> bool:
         """Whether there is a turn to take; false when the engine is to stop."""
         with self._changed:
-            if not self._scheduler.busy:
+            if not (self._scheduler.busy or self._in_flight):
                 self._changed.wait_for(lambda: self._stopping or self._scheduler.busy)
                 self._counted = time.monotonic()
             return not self._stopping
 
     def _seconds_since_last(self) -> float:
-        """Time that this step took: since the last one, for a GPU's steps end later than they are
-        called, or since there is work."""
+        """Time that a CPU took for this step: since the last one, or since there is work."""
         last, self._counted = self._counted, time.monotonic()
         return self._counted - last
 
     def _turn(self) -> None:
         """Let the cancelled go, take newcomers in, step one batch, answer those that are done."""
+        while len(self._in_flight) >= _AHEAD:
+            self._land()
         with self._changed:
             dropped = self._scheduler.drop_cancelled()
             self._scheduler.admit()
@@ -239,7 +254,10 @@ class FlowEngine:
             selected = self._scheduler.select()
         batch = [run for run in selected if self._prepared(run)]
         if not batch:
+            if self._in_flight:
+                self._land()
             return
+        begin = self._event()
         try:
             self._runner.step(batch)
         except Exception as error:
@@ -247,11 +265,55 @@ class FlowEngine:
                 self._end(run, error)
             return
         with self._changed:
-            self._scheduler.advance(batch, self._seconds_since_last())
+            seconds = 0.0 if self._on_gpu else self._seconds_since_last()
+            self._scheduler.advance(batch, seconds)
         self._count(batch)
-        for run in batch:
-            if run.finished:
-                self._finish(run)
+        frames = sum(run.job.frames for run in batch)
+        flight = _Flight(frames, begin, self._event())
+        flight.results = [
+            (run, download)
+            for run in batch
+            if run.finished and (download := self._result(run)) is not None
+        ]
+        self._in_flight.append(flight)
+        if not self._on_gpu:
+            self._land()
+
+    def _event(self) -> Any:
+        """A place in the GPU's line, with the time when it comes to it; None on a CPU."""
+        if not self._on_gpu:
+            return None
+        event = torch.cuda.Event(enable_timing=True, blocking=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+    def _land(self) -> None:
+        """Wait for the oldest step's end, and answer the jobs whose last one it was."""
+        flight = self._in_flight.popleft()
+        try:
+            if flight.end is not None:
+                flight.end.synchronize()
+                seconds = flight.begin.elapsed_time(flight.end) / 1000
+                with self._changed:
+                    self._scheduler.measured(flight.frames, seconds)
+        except BaseException:
+            self._in_flight.appendleft(flight)  # so that its jobs hear of it, too
+            raise
+        for run, download in flight.results:
+            self._answer(run, download)
+
+    def _land_all(self, error: BaseException | None) -> None:
+        """See the steps in flight to their end; with an error, which the jobs get, at once."""
+        while self._in_flight:
+            if error is None:
+                try:
+                    self._land()
+                except Exception as broken:
+                    logger.exception("the flow engine's last steps failed")
+                    error = broken
+                continue
+            for run, _ in self._in_flight.popleft().results:
+                self._fail(run, error)
 
     def _prepared(self, run: FlowRun) -> bool:
         """Prepare a job before its first step, so that newcomers don't hold up others at once."""
@@ -264,27 +326,40 @@ class FlowEngine:
             return False
         return True
 
-    def _finish(self, run: FlowRun) -> None:
+    def _result(self, run: FlowRun) -> Download | None:
+        """Free the slot of a job that has taken its last step; its frames come later."""
         try:
-            mel = self._runner.result(run)
+            download = self._runner.result(run)
         except Exception as error:
             self._end(run, error)
+            return None
+        with self._changed:
+            self._scheduler.remove(run)
+        self._runner.release(run)
+        return download
+
+    def _answer(self, run: FlowRun, download: Download) -> None:
+        mel = download.wait()
+        if not torch.isfinite(mel).all():
+            error = GsvError("the flow's frames are not finite; try dtype bfloat16 or float32")
+            self._failed(run, error)
             return
-        self._end(run, None)
+        self._stats.finished += 1
         try:
             run.done(mel)
         except Exception:
             logger.exception("a caller's callback failed")
 
-    def _end(self, run: FlowRun, error: Exception | None) -> None:
-        """Free the slot; with an error, answer with it."""
+    def _end(self, run: FlowRun, error: Exception) -> None:
+        """Free the slot, and answer with the error."""
         with self._changed:
             self._scheduler.remove(run)
         self._runner.release(run)
-        if error is None:
-            self._stats.finished += 1
-            return
+        self._failed(run, error)
+
+    def _failed(self, run: FlowRun, error: Exception) -> None:
         self._stats.failed += 1
+        end_if_fatal(error)
         logger.error("a mel chunk failed", exc_info=error)
         self._fail(run, error if isinstance(error, GsvError) else _wrapped(error))
 
@@ -295,12 +370,28 @@ class FlowEngine:
             logger.exception("a caller's error callback failed")
 
     def _count(self, batch: list[FlowRun]) -> None:
-        rows = sum(run.rows for run in batch)
+        rows = len(batch)
         longest = max(run.job.frames for run in batch)
         self._stats.steps += 1
         self._stats.rows += rows
-        self._stats.frames += sum(run.rows * run.job.frames for run in batch)
+        self._stats.frames += sum(run.job.frames for run in batch)
         self._stats.padded_frames += rows * longest
+
+
+@dataclasses.dataclass
+class _Flight:
+    """A step that a GPU has in line, and what is to be done at its end."""
+
+    frames: int
+    begin: Any  # events; None on a CPU
+    end: Any
+    results: list[tuple[FlowRun, Download]] = dataclasses.field(default_factory=list)
+
+
+def _accelerate(flow: FlowMatching) -> None:
+    """Use the kernels that serve the device and the type."""
+    kernels.accelerate(flow)
+    native.accelerate(flow)
 
 
 def _wrapped(error: Exception) -> GsvError:

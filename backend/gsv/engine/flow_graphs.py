@@ -1,50 +1,107 @@
-"""The estimator as CUDA graphs: captured once for each small shape, replayed at each step.
+"""The estimator as CUDA graphs, captured while the model warms up and replayed at each step.
 
-An estimate is some six hundred kernels. For one or a few rows a GPU runs them faster than they can
-be started one by one; larger batches keep it busy by themselves.
+An estimate is some two hundred kernels. For one or a few rows a GPU runs them faster than they can
+be started one by one; larger batches keep it busy by themselves. Rows and lengths are rounded up to
+buckets. The surplus is computed in vain, but it changes nothing: rows don't see each other, nor
+what lies beyond their length.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+import math
+import time
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from gsv.engine.graphs import CapturedCalls
 from gsv.models.adapters import BatchAdapters
 from gsv.models.dit import DiT
 
 logger = logging.getLogger(__name__)
 
-_MOST_ROWS = 4
-_MOST_GRAPHS = 64  # shapes kept; lengths come in steps, so there are not many more
+ROW_BUCKETS = (1, 2, 4, 8, 16)
+LENGTH_BUCKETS = tuple(range(128, 1025, 128))
+# Frames of a batch up to which graphs are captured: 38 shapes. Beyond, a step takes longer than its
+# start, and a batch of exactly its size less than one rounded up.
+MOST_FRAMES = 8192
+_SMALL = 2048  # frames up to which a step takes no longer for being rounded up
+_MOST_SURPLUS = 1.2  # of a larger batch, where what is computed in vain is waited for
 
 
 @dataclass(frozen=True)
-class _Captured:
-    """One shape: the graph, the tensors it reads and the one it writes."""
+class EstimatorInputs:
+    """What an estimate of [B, T] frames reads.
 
-    graph: Any
-    inputs: list[Tensor | None]
-    made: Tensor
+    Attributes:
+        noisy: float32 [B, T, mel].
+        inputs: float32 [B, T, D].
+        modulation: float32 [B, M].
+        lengths: int32 [B]; None when all rows are full.
+    """
+
+    noisy: Tensor
+    inputs: Tensor
+    modulation: Tensor
+    lengths: Tensor | None
 
 
 class GraphedEstimator:
-    """Calls an estimator, through graphs unless disabled.
+    """Calls an estimator, through graphs where its shape has one.
 
     Args:
-        estimator: on its device.
-        disable: call the estimator itself (on a CPU).
+        estimator: on its device, in its final precision.
+        disable: capture nothing; nothing is captured on a CPU in any case.
     """
 
-    def __init__(self, estimator: DiT, disable: bool) -> None:
+    def __init__(self, estimator: DiT, disable: bool = False) -> None:
         self._estimator = estimator
-        self._disable = disable
-        self._graphs: OrderedDict[tuple[int, int, bool], _Captured] = OrderedDict()
-        self._pool: Any = None
+        self._device = estimator.inverse_frequencies.device
+        self._disable = disable or self._device.type != "cuda"
+        self._calls = CapturedCalls(self._device)
+        self._storage: EstimatorInputs | None = None  # of the largest shapes, in one dimension
+        self._captured: dict[tuple[int, int], tuple[EstimatorInputs, Tensor]] = {}
+
+    def __len__(self) -> int:
+        """Graphs captured."""
+        return len(self._captured)
+
+    def capture_all(self) -> None:
+        """Capture every bucket, the largest first: later ones then fit into its memory."""
+        if self._disable:
+            return
+        begin = time.monotonic()
+        for rows, frames in sorted(shapes(), key=math.prod, reverse=True):
+            self.capture(rows, frames)
+        seconds = time.monotonic() - begin
+        logger.info("flow: %d CUDA graphs in %.1f s", len(self._captured), seconds)
+
+    @torch.inference_mode()
+    def capture(self, rows: int, frames: int) -> None:
+        """Capture one bucket; without memory for it, batches of its size run without a graph."""
+        if self._disable:
+            return
+        key, own = (rows, frames), self._place(rows, frames)
+        made: list[Tensor] = []
+        self._calls.capture(key, partial(self._estimate_into, made, own))
+        if key in self._calls:
+            self._captured[key] = own, made[-1]
+
+    def bucket(self, rows: int, frames: int) -> tuple[int, int] | None:
+        """The captured shape that a batch is best computed in; None is its own, uncaptured."""
+        fitting = [key for key in self._captured if key[0] >= rows and key[1] >= frames]
+        if not fitting:
+            return None
+        best = min(fitting, key=math.prod)
+        allowed = max(_SMALL, _MOST_SURPLUS * rows * frames)
+        return best if math.prod(best) <= allowed else None
+
+    def inputs_of(self, bucket: tuple[int, int]) -> EstimatorInputs:
+        """Where a bucket's graph reads; what is written here needs no copy when it is called."""
+        return self._captured[bucket][0]
 
     def __call__(
         self,
@@ -56,40 +113,58 @@ class GraphedEstimator:
     ) -> Tensor:
         """As :class:`DiT`; valid until the next call."""
         rows, frames, _ = noisy.shape
-        if self._disable or adapters is not None or rows > _MOST_ROWS:
+        bucket = self.bucket(rows, frames) if adapters is None else None
+        if bucket is None:
             made: Tensor = self._estimator(noisy, inputs, modulation, lengths, adapters)
             return made
-        key, given = (rows, frames, lengths is None), (noisy, inputs, modulation, lengths)
-        if key not in self._graphs:
-            try:
-                self._graphs[key] = self._capture(given)
-            except RuntimeError as error:
-                logger.warning("flow steps run without CUDA graphs: %s", error)
-                self._disable = True
-                return self(*given)
-            if len(self._graphs) > _MOST_GRAPHS:
-                self._graphs.popitem(last=False)
-        self._graphs.move_to_end(key)
-        captured = self._graphs[key]
-        for target, source in zip(captured.inputs, given, strict=True):
-            if target is not None and source is not None:
-                target.copy_(source)
-        captured.graph.replay()
-        return captured.made
+        own, made = self._captured[bucket]
+        if noisy.data_ptr() != own.noisy.data_ptr():
+            own.noisy[:rows, :frames] = noisy
+            own.inputs[:rows, :frames] = inputs
+            assert own.lengths is not None
+            own.lengths.fill_(1)
+            own.lengths[:rows] = frames if lengths is None else lengths
+        if modulation.data_ptr() != own.modulation.data_ptr():
+            own.modulation[:rows] = modulation
+        self._calls(bucket, _not_captured)
+        return made[:rows, :frames]
 
-    def _capture(self, given: tuple[Tensor | None, ...]) -> _Captured:
-        inputs = [None if tensor is None else tensor.clone() for tensor in given]
-        with torch.cuda.device(self._estimator.inverse_frequencies.device):
-            # Libraries choose and allocate on the first call, which a capture must not see.
-            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                self._estimator(*inputs)
-            torch.cuda.current_stream().wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            # thread_local: other threads of this process may use their own streams meanwhile. The
-            # graphs share their memory, since each one's answer is used before the next replay.
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                made: Tensor = self._estimator(*inputs)
-        self._pool = self._pool or graph.pool()
-        return _Captured(graph, inputs, made)
+    def _estimate_into(self, made: list[Tensor], own: EstimatorInputs) -> None:
+        made.append(self._estimator(own.noisy, own.inputs, own.modulation, own.lengths))
+
+    def _place(self, rows: int, frames: int) -> EstimatorInputs:
+        """A bucket's inputs, in memory that all buckets share."""
+        if self._storage is None:
+            self._storage = self._allocate()
+        storage = self._storage
+        assert storage.lengths is not None
+        mel, width = self._estimator.mel_channels, self._estimator.width
+        own = EstimatorInputs(
+            noisy=storage.noisy[: rows * frames * mel].view(rows, frames, mel),
+            inputs=storage.inputs[: rows * frames * width].view(rows, frames, width),
+            modulation=storage.modulation[:rows],
+            lengths=storage.lengths[:rows],
+        )
+        assert own.lengths is not None
+        own.lengths.fill_(frames)
+        return own
+
+    @torch.inference_mode(False)  # may be written from anywhere
+    def _allocate(self) -> EstimatorInputs:
+        estimator = self._estimator
+        frames, rows = max(map(math.prod, shapes())), max(ROW_BUCKETS)
+        return EstimatorInputs(
+            noisy=torch.zeros(frames * estimator.mel_channels, device=self._device),
+            inputs=torch.zeros(frames * estimator.width, device=self._device),
+            modulation=torch.zeros(rows, estimator.modulation_width, device=self._device),
+            lengths=torch.ones(rows, dtype=torch.int32, device=self._device),
+        )
+
+
+def shapes() -> list[tuple[int, int]]:
+    """Rows and frames that are captured."""
+    return [(r, t) for r in ROW_BUCKETS for t in LENGTH_BUCKETS if r * t <= MOST_FRAMES]
+
+
+def _not_captured() -> None:
+    raise AssertionError("only captured shapes are replayed")

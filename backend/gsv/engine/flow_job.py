@@ -11,9 +11,8 @@ from torch import Tensor
 
 from gsv.engine.noise import normal_frames
 from gsv.errors import InvalidRequest
-from gsv.models.flow import GUIDANCE_MINIMUM
 
-# Called on the engine's thread with the new frames [mel, T - P], normalised, on its device.
+# Called on the engine's thread with the new frames [mel, T - P], normalised, on the CPU.
 OnDone = Callable[[Tensor], None]
 OnError = Callable[[BaseException], None]
 
@@ -31,7 +30,6 @@ class FlowJob:
         seed, sentence: name the noise.
         first_frame: index of the first new frame in its sentence; with it the noise of a chunk
             is that part of the whole sentence's.
-        guidance: rate of classifier-free guidance; 0 is none and half the work.
         temperature: scale of the noise.
         noise: float32 [mel, T - P] to start from instead, for parity tests.
         model: name of the estimator; "" is the engine's first one.
@@ -47,7 +45,6 @@ class FlowJob:
     seed: int = 0
     sentence: int = 0
     first_frame: int = 0
-    guidance: float = 0.0
     temperature: float = 1.0
     noise: Tensor | None = None
     model: str = ""
@@ -64,11 +61,6 @@ class FlowJob:
     def prompt_frames(self) -> int:
         """P, the prompt's frames."""
         return self.prompt.shape[-1]
-
-    @property
-    def guided(self) -> bool:
-        """Whether each step takes two estimates."""
-        return self.guidance > GUIDANCE_MINIMUM
 
     def verify(self, condition_channels: int, mel_channels: int) -> None:
         """Raise InvalidRequest for steps out of range, ValueError for shapes that don't fit."""
@@ -111,11 +103,6 @@ class FlowRun:
         self._on_error = on_error
 
     @property
-    def rows(self) -> int:
-        """Rows of an estimator batch that it takes."""
-        return 2 if self.job.guided else 1
-
-    @property
     def finished(self) -> bool:
         """Whether all steps are taken."""
         return self.step >= self.job.steps
@@ -128,7 +115,7 @@ class FlowRun:
     @property
     def remaining(self) -> int:
         """Frames still to be estimated, over all steps."""
-        return (self.job.steps - self.step) * self.rows * self.job.frames
+        return (self.job.steps - self.step) * self.job.frames
 
     def cancel(self) -> None:
         """Ask to stop; from any thread."""

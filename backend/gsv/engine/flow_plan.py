@@ -56,17 +56,18 @@ def sentence_jobs(
 
     Args:
         reference: the voice's; later chunks are prompted by the frames before them.
-        condition: [C, frames] of the sentence, on the reference's device.
+        condition: [C, frames] of the sentence, on the reference's device. Frames that are sent
+            back may be on another one.
         steps, seed, sentence: of :class:`FlowJob`.
         first_frame: index of ``condition``'s first frame in the sentence, for a stream.
         urgent, buffered: of :class:`FlowJob`.
         window: frames of prompt and new ones together.
 
     Returns:
-        Normalised mel [mel, frames].
+        Normalised mel [mel, frames], on the device of the frames sent back.
     """
     chunk = window - reference.frames
-    prompt, mels = reference, [reference.mel[:, :0]]
+    prompt, mels = reference, []
     for first in range(0, condition.shape[-1], chunk):
         own = condition[:, first : first + chunk]
         mel = yield FlowJob(
@@ -83,4 +84,4 @@ def sentence_jobs(
         # Only the last chunk can be shorter than the prompt, and nothing comes after it.
         start = max(0, own.shape[-1] - reference.frames)
         prompt = Reference(own[:, start:], mel[:, start:])
-    return torch.cat(mels, dim=-1)
+    return torch.cat(mels, dim=-1) if mels else reference.mel[:, :0]

@@ -6,15 +6,16 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gsv.engine.flow_graphs import GraphedEstimator
+from gsv.engine.flow_graphs import EstimatorInputs, GraphedEstimator
 from gsv.engine.flow_job import FlowJob, FlowRun
-from gsv.errors import GsvError
+from gsv.engine.transfers import Download, upload
 from gsv.models.adapters import Adapter, BatchAdapters, gather
-from gsv.models.flow import FlowMatching, guided
+from gsv.models.flow import FlowMatching
 
 # A row of a schedule is some half a megabyte at full size.
 _SCHEDULE_ROWS = 256
@@ -25,12 +26,12 @@ class Solution:
     """What one job keeps while it is in work."""
 
     noisy: Tensor  # float32 [T, mel], zero in the prompt; a view into its batch while it has one
-    inputs: Tensor  # [rows, T, D]: with the condition, and without it if the job is guided
+    inputs: Tensor  # [T, D]
     schedule: Tensor  # [steps, M]
 
 
 class FlowRunner:
-    """Runs the estimators of one device.
+    """Runs the estimators of one device. On a GPU nothing here waits for it.
 
     Args:
         flows: estimators by name, all on one device.
@@ -47,54 +48,51 @@ class FlowRunner:
         self._schedules: OrderedDict[tuple[str, int], Tensor] = OrderedDict()
         self._batch: Batch | None = None
 
+    def warm_up(self) -> None:
+        """Capture the first estimator's graphs; those of voices that come later run without."""
+        self.estimator("").capture_all()
+
     def admit(self, run: FlowRun) -> None:
         """Compute what stays the same over the job's steps, and where it starts."""
         job, flow = run.job, self.flows[run.job.model]
         device = flow.device
-        condition, prompt = job.condition.to(device)[None], job.prompt.to(device)[None]
-        inputs = [flow.embed(condition, prompt)]
-        if job.guided:
-            inputs.append(flow.embed_unguided(condition, prompt))
-        noise = job.initial_noise().to(device)
+        condition, prompt = (_on(part, device)[None] for part in (job.condition, job.prompt))
+        noise = _on(job.initial_noise(), device)
         self._solutions[run] = Solution(
             noisy=functional.pad(noise, (0, 0, job.prompt_frames, 0)),
-            inputs=torch.cat(inputs),
+            inputs=flow.embed(condition, prompt)[0],
             schedule=self._schedule(job),
         )
 
     def step(self, runs: Sequence[FlowRun]) -> None:
         """Take one Euler step of every run; they must name the same model."""
         if self._batch is None or self._batch.runs != list(runs):
+            self._leave_batch()
             self._batch = self._assemble(runs)
-        batch = self._batch
-        modulation = torch.stack([self._solutions[r].schedule[r.step] for r in runs])
-        velocity = self._estimator(runs[0].job.model)(
-            batch.estimator_rows(batch.noisy),
-            batch.inputs,
-            batch.estimator_rows(modulation),
-            batch.lengths,
-            batch.adapters,
+        batch, count = self._batch, len(runs)
+        given = batch.given
+        modulation = given.modulation[:count]
+        torch.stack([self._solutions[r].schedule[r.step] for r in runs], out=modulation)
+        velocity = self.estimator(runs[0].job.model)(
+            given.noisy, given.inputs, given.modulation, given.lengths, batch.adapters
         )
-        batch.advance(velocity)
+        given.noisy[:count].addcmul_(velocity[:count], batch.step_sizes)
 
-    def result(self, run: FlowRun) -> Tensor:
-        """The new frames [mel, T - P] of a job whose steps are all taken."""
-        mel = self._solutions[run].noisy[run.job.prompt_frames :].mT.contiguous()
-        if not torch.isfinite(mel).all():
-            raise GsvError("the flow's frames are not finite; try dtype bfloat16 or float32")
-        return mel
+    def result(self, run: FlowRun) -> Download:
+        """The new frames [mel, T - P] of a job whose steps are all taken, on their way to us."""
+        noisy = self._solutions[run].noisy
+        return Download(noisy[run.job.prompt_frames :].mT.contiguous())
 
     def release(self, run: FlowRun) -> None:
         """Forget a job."""
-        self._solutions.pop(run, None)
         if self._batch is not None and run in self._batch.runs:
-            self._batch = None  # the others keep their views of its tensors
+            self._leave_batch()
+        self._solutions.pop(run, None)
 
-    def _estimator(self, name: str) -> GraphedEstimator:
+    def estimator(self, name: str) -> GraphedEstimator:
+        """What calls the estimator of that name."""
         if name not in self._estimators:
-            flow = self.flows[name]
-            disable = flow.device.type != "cuda"
-            self._estimators[name] = GraphedEstimator(flow.estimator, disable)
+            self._estimators[name] = GraphedEstimator(self.flows[name].estimator)
         return self._estimators[name]
 
     def forget_model(self, name: str) -> None:
@@ -117,27 +115,67 @@ class FlowRunner:
         """Put the tensors of ``runs`` into one batch, and let the runs look into it."""
         solutions = [self._solutions[run] for run in runs]
         lengths = [run.job.frames for run in runs]
-        frames = -(-max(lengths) // self.round_to) * self.round_to
-        paired = [index for index, run in enumerate(runs) if run.job.guided]
-        noisy = torch.stack([_padded(s.noisy, frames) for s in solutions])
+        adapters = self._adapters(runs)
+        given, bucket = self._room(runs, max(lengths), graphed=adapters is None)
         for row, (solution, length) in enumerate(zip(solutions, lengths, strict=True)):
-            solution.noisy = noisy[row, :length]
-        rows = [s.inputs[0] for s in solutions] + [solutions[index].inputs[1] for index in paired]
-        all_lengths = lengths + [lengths[index] for index in paired]
-        ragged = any(length != frames for length in all_lengths)
-        device = noisy.device
-        step_sizes = torch.zeros(len(runs), frames, 1)
+            _fill(given.noisy[row], solution.noisy)
+            _fill(given.inputs[row], solution.inputs)
+            solution.noisy = given.noisy[row, :length]
+        rows, frames, _ = given.noisy.shape
+        if given.lengths is not None:
+            # Surplus rows have one frame, of what was there before.
+            padded = np.array(lengths + [1] * (rows - len(runs)), np.int32)
+            given.lengths.copy_(upload(padded, given.lengths.device))
+        elif any(length != frames for length in lengths):
+            given = EstimatorInputs(
+                given.noisy, given.inputs, given.modulation, torch.tensor(lengths)
+            )
+        step_sizes = np.zeros((len(runs), frames, 1), np.float32)
         for row, run in enumerate(runs):
             step_sizes[row, run.job.prompt_frames : run.job.frames] = 1.0 / run.job.steps
         return Batch(
             runs=list(runs),
-            noisy=noisy,
-            inputs=torch.stack([_padded(row, frames) for row in rows]),
-            step_sizes=step_sizes.to(device),
-            lengths=torch.tensor(all_lengths, device=device) if ragged else None,
-            paired=paired,
-            adapters=self._adapters([*runs, *(runs[index] for index in paired)]),
+            given=given,
+            step_sizes=upload(step_sizes, given.noisy.device),
+            adapters=adapters,
+            shared=bucket is not None,
         )
+
+    def _room(
+        self, runs: Sequence[FlowRun], longest: int, *, graphed: bool
+    ) -> tuple[EstimatorInputs, tuple[int, int] | None]:
+        """Tensors for a batch: those of a graph with its bucket, or new ones.
+
+        New ones have lengths on a GPU only, where all batches have them.
+        """
+        estimator = self.estimator(runs[0].job.model)
+        frames = -(-longest // self.round_to) * self.round_to
+        bucket = estimator.bucket(len(runs), frames) if graphed else None
+        if bucket is not None:
+            return estimator.inputs_of(bucket), bucket
+        first, rows = self._solutions[runs[0]], len(runs)
+        device = first.noisy.device
+        given = EstimatorInputs(
+            noisy=first.noisy.new_empty(rows, frames, first.noisy.shape[-1]),
+            inputs=first.inputs.new_empty(rows, frames, first.inputs.shape[-1]),
+            modulation=first.schedule.new_empty(rows, first.schedule.shape[-1]),
+            lengths=(
+                torch.empty(rows, dtype=torch.int32, device=device)
+                if device.type == "cuda"
+                else None
+            ),
+        )
+        return given, None
+
+    def _leave_batch(self) -> None:
+        """Let the runs of the present batch keep what they have, before others take its place."""
+        batch, self._batch = self._batch, None
+        if batch is None or not batch.shared:
+            return  # they keep their views of its tensors
+        kept = batch.given.noisy.clone()
+        for row, run in enumerate(batch.runs):
+            if run in self._solutions:
+                self._solutions[run].noisy = kept[row, : run.job.frames]
 
     def _adapters(self, rows: Sequence[FlowRun]) -> BatchAdapters | None:
         """The rows' low-rank changes; gathered once for all steps of a batch."""
@@ -151,29 +189,25 @@ class Batch:
     """Rows that step together; kept as long as the same runs do."""
 
     runs: list[FlowRun]
-    noisy: Tensor  # [runs, T, mel], changed in place
-    inputs: Tensor  # [runs + guided ones, T, D]
+    given: EstimatorInputs  # of the runs and then of surplus rows; ``noisy`` is changed in place
     step_sizes: Tensor  # [runs, T, 1]: 1 / steps in the new frames, 0 in prompt and padding
-    lengths: Tensor | None  # [runs + guided ones], None when all rows are full
-    paired: list[int]  # rows that have an unguided twin, in the twins' order
-    adapters: BatchAdapters | None  # of [runs + guided ones], None when no row has one
-
-    def estimator_rows(self, values: Tensor) -> Tensor:
-        """``values`` [runs, …] with the guided ones' rows once more at the end."""
-        return torch.cat([values, values[self.paired]]) if self.paired else values
-
-    def advance(self, velocity: Tensor) -> None:
-        """One Euler step along ``velocity`` [runs + guided ones, T, mel]."""
-        count = len(self.runs)
-        for twin, row in enumerate(self.paired, start=count):
-            rate = self.runs[row].job.guidance
-            velocity[row] = guided(velocity[row], velocity[twin], rate)
-        self.noisy.addcmul_(velocity[:count], self.step_sizes)
+    adapters: BatchAdapters | None  # of the runs, None when none has one
+    shared: bool  # whether other batches use the same memory
 
 
-def _padded(values: Tensor, frames: int) -> Tensor:
-    """``values`` [T, C] with zero rows up to ``frames``."""
-    return functional.pad(values, (0, 0, 0, frames - values.shape[0]))
+def _on(values: Tensor, device: torch.device) -> Tensor:
+    """``values`` on ``device``; the way from the CPU to a GPU is only queued."""
+    if values.device == device:
+        return values
+    if values.device.type == "cpu":
+        return upload(values.contiguous().numpy(), device)
+    return values.to(device)
+
+
+def _fill(target: Tensor, values: Tensor) -> None:
+    """Write ``values`` [T, C] to ``target``, and zeros where it is longer."""
+    target[: len(values)] = values
+    target[len(values) :] = 0
 
 
 def _rows(schedules: OrderedDict[tuple[str, int], Tensor]) -> int:

@@ -87,17 +87,17 @@ class FlowScheduler:
         if not self.running:
             return []
         leader = max(self.running, key=self._urgency)
-        batch, longest, rows = {leader}, leader.job.frames, leader.rows
+        batch, longest = {leader}, leader.job.frames
         fitting = (r for r in self.running if r.job.model == leader.job.model and r is not leader)
         for run in sorted(fitting, key=lambda run: abs(run.job.frames - leader.job.frames)):
             length = max(longest, run.job.frames)
             shortest = min(run.job.frames, *(r.job.frames for r in batch))
             if shortest < length * (1 - self.max_padding):
                 break  # all others are further away still
-            if length * (rows + run.rows) > self.batch_frames:
+            if length * (len(batch) + 1) > self.batch_frames:
                 continue
             batch.add(run)
-            longest, rows = length, rows + run.rows
+            longest = length
         # In the slots' order, so that the same jobs make the same batch again.
         return [run for run in self.running if run in batch]
 
@@ -126,11 +126,15 @@ class FlowScheduler:
         return rank, within, -run.remaining
 
     def advance(self, batch: list[FlowRun], seconds: float = 0.0) -> None:
-        """Count one step of ``batch``, and the time that it took."""
-        frames = sum(run.rows * run.job.frames for run in batch)
+        """Count one step of ``batch``, and the time that it took if that is known already."""
+        frames = sum(run.job.frames for run in batch)
         self._clock += frames
         for run in batch:
             run.step += 1
+        self.measured(frames, seconds)
+
+    def measured(self, frames: int, seconds: float) -> None:
+        """Learn that a step of so many frames took so long; 0 is not known."""
         if seconds > 0:
             pace = seconds / frames
             self._pace += (pace - self._pace) * _PACE_SHARE if self._pace else pace

@@ -1,86 +1,92 @@
-"""Decode as CUDA graphs: captured once for each bucket of rows and length, replayed at each step.
+"""Calls that are captured as CUDA graphs while a model warms up and replayed afterwards.
 
-At batch 1 a step is some 350 small kernels, and starting them one by one takes longer than
-running them. A graph has fixed shapes and addresses, so rows and lengths are rounded up to buckets;
-surplus rows decode into free slots, surplus positions are masked.
+A GPU runs a step's small kernels faster than they can be started one by one. Capturing stops
+everybody on the device and takes up to a second, so it happens in warm-up or not at all: a call
+that was not captured runs as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
+import logging
+import threading
+from collections.abc import Callable, Hashable
+from typing import Any
 
 import torch
-from torch import Tensor
 
-Decode = Callable[[int, int], Tensor]
-
-
-class Graph(Protocol):
-    """What is used of ``torch.cuda.CUDAGraph``."""
-
-    def replay(self) -> None:
-        """Run what was captured."""
-
+logger = logging.getLogger(__name__)
 
 # At most a third of a bucket's positions are read in vain, from 512 on.
 LENGTH_BUCKETS = (256, 512, 768, 1024, 1536, 2048, 3072, 4096)
+_CAPTURING = threading.Lock()  # PyTorch knows one capture at a time in a process
 
 
-class GraphedDecode:
-    """Calls ``decode(rows, length)``, through graphs unless disabled.
+class CapturedCalls:
+    """Calls by key, of functions that read and write tensors which never move.
 
     Args:
-        decode: computes logits [rows, V] of the first ``rows`` rows over the first ``length``
-            cached positions, from and into tensors that never move.
-        slots: most rows.
-        max_length: most positions.
-        device: where the tensors are; anywhere but on a GPU, ``decode`` itself is called with the
-            exact numbers.
+        device: where the functions run; anywhere but on a GPU nothing is captured.
     """
 
-    def __init__(self, decode: Decode, slots: int, max_length: int, device: torch.device) -> None:
-        self._decode = decode
+    def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._disable = device.type != "cuda"
-        self.row_buckets = sorted({min(2**i, slots) for i in range(slots.bit_length() + 1)})
-        self.length_buckets = [n for n in LENGTH_BUCKETS if n < max_length] + [max_length]
-        self._graphs: dict[tuple[int, int], tuple[Graph, Tensor]] = {}
+        self._graphs: dict[Hashable, Any] = {}
         self._pool: Any = None
 
-    def __call__(self, rows: int, length: int) -> Tensor:
-        """Logits float32 [rows, V]; valid until the next call."""
-        if self._disable:
-            return self._decode(rows, length)
-        key = (
-            next(bucket for bucket in self.row_buckets if bucket >= rows),
-            next(bucket for bucket in self.length_buckets if bucket >= length),
-        )
-        if key not in self._graphs:
-            self._graphs[key] = self._capture(*key)
-        graph, logits = self._graphs[key]
-        graph.replay()
-        return logits[:rows]
+    def __len__(self) -> int:
+        return len(self._graphs)
 
-    def capture_all(self) -> None:
-        """Capture every bucket, the largest first: later ones then fit into its memory pool."""
-        if self._disable:
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._graphs
+
+    def __call__(self, key: Hashable, call: Callable[[], object]) -> None:
+        """Replay what was captured under ``key``, else call."""
+        graph = self._graphs.get(key)
+        if graph is None:
+            call()
+        else:
+            graph.replay()
+
+    def capture(self, key: Hashable, call: Callable[[], object]) -> None:
+        """Capture ``call`` under ``key``; capture the largest first, whose memory others share.
+
+        Without memory for one graph, that call alone runs as it is.
+        """
+        if self._device.type != "cuda":
             return
-        for rows in reversed(self.row_buckets):
-            for length in reversed(self.length_buckets):
-                self._graphs[rows, length] = self._capture(rows, length)
+        with _CAPTURING, torch.cuda.device(self._device):
+            try:
+                self._graphs[key] = self._capture(call)
+            except torch.cuda.OutOfMemoryError as error:
+                logger.warning("no memory for the CUDA graph of %s: %s", key, error)
 
-    def _capture(self, rows: int, length: int) -> tuple[Graph, Tensor]:
-        with torch.cuda.device(self._device):
-            # Libraries choose and allocate on the first call, which a capture must not see.
-            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                self._decode(rows, length)
-            torch.cuda.current_stream().wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            # thread_local: other threads of this process may use their own streams meanwhile
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                logits = self._decode(rows, length)
+    def _capture(self, call: Callable[[], object]) -> Any:
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        # Libraries choose and allocate on the first call, which a capture must not see.
+        with torch.cuda.stream(stream):
+            call()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        # thread_local: other threads of this process may use their own streams meanwhile
+        with torch.cuda.graph(
+            graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
+        ):
+            call()
         self._pool = self._pool or graph.pool()
-        return graph, logits
+        return graph
+
+
+def bucket(size: int, buckets: list[int]) -> int:
+    """The smallest of ``buckets``, which ascend, that holds ``size``."""
+    return next(limit for limit in buckets if limit >= size)
+
+
+def row_buckets(slots: int) -> list[int]:
+    """Powers of two up to ``slots``, and ``slots``."""
+    return sorted({min(2**i, slots) for i in range(slots.bit_length() + 1)})
+
+
+def length_buckets(max_length: int) -> list[int]:
+    """Numbers of positions up to ``max_length``, and that."""
+    return [n for n in LENGTH_BUCKETS if n < max_length] + [max_length]

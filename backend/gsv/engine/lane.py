@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import logging
 import threading
+from collections import deque
 from collections.abc import Sequence as Rows
 
-from gsv.engine.runner import Runner
+from gsv.device import end_if_fatal
+from gsv.engine.runner import Drawing, Runner
 from gsv.engine.scheduler import Scheduler
 from gsv.engine.sequence import Drawn, Sequence, Status
 from gsv.errors import GsvError
@@ -45,23 +47,38 @@ class Lane:
         self.runner = runner
         self._counters = counters
         self._lock = lock
+        self._queued: deque[Drawing] = deque()  # drawings that nobody has read yet
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step is wanted, or one is under way; call it under the lock."""
+        return bool(self._queued) or self.scheduler.hungry
 
     def step(self) -> None:
-        """Let the cancelled go, prefill newcomers, decode one token of everybody."""
+        """Let the cancelled go, prefill newcomers, decode one token of everybody.
+
+        Where the runner runs ahead, this step is queued before the last one's tokens are read: the
+        device has its next work while Python looks at what it has done. A sequence that ends takes
+        part in one step too many, which nobody hears of.
+        """
         with self._lock:
             cancelled = self.scheduler.drop_cancelled()
         self._settle(cancelled)
         with self._lock:
-            newcomers = self.scheduler.admit()
+            hungry = self.scheduler.hungry
+            newcomers = self.scheduler.admit() if hungry else []
+        ahead = int(hungry and self.runner.runs_ahead)
         if newcomers:
             self._prefill(newcomers, len(self.scheduler.running) - len(newcomers))
-            self._settle(newcomers)
-        if running := list(self.scheduler.running):
+            self._collect(ahead)
+            self._settle(newcomers)  # those that failed
+        if hungry and (running := list(self.scheduler.running)):
             self._decode(running)
-            self._settle(running)
+        self._collect(ahead)
 
     def abandon(self, status: Status, error: BaseException) -> None:
         """End everybody with an error; the rows are not used again."""
+        self._queued.clear()
         with self._lock:
             everybody = self.scheduler.clear()
         for sequence in everybody:
@@ -70,32 +87,50 @@ class Lane:
 
     def _prefill(self, newcomers: Rows[Sequence], first: int) -> None:
         try:
-            drawn = self.runner.prefill(newcomers, first)
+            self._queued.append(self.runner.prefill(newcomers, first))
+            self._counters.prefills += len(newcomers)
         except Exception as error:
             if len(newcomers) == 1:
-                _fail(newcomers, "prefill", error)
+                self._fail(newcomers, "prefill", error)
                 return
             # Each alone, so that only the one at fault fails.
             for row, sequence in enumerate(newcomers, start=first):
                 self._prefill([sequence], row)
-        else:
-            self._counters.prefills += len(newcomers)
-            self._record(newcomers, drawn)
 
     def _decode(self, running: Rows[Sequence]) -> None:
         try:
-            drawn = self.runner.decode(running)
-        except Exception as error:
-            _fail(running, "decoding", error)
-        else:
+            self._queued.append(self.runner.decode(running))
             self._counters.steps += 1
             self._counters.rows += len(running)
-            self._record(running, drawn)
+        except Exception as error:
+            self._fail(running, "decoding", error)
+            self._settle(running)
+
+    def _collect(self, left: int) -> None:
+        """Read the oldest drawings until ``left`` are queued."""
+        while len(self._queued) > left:
+            drawing = self._queued.popleft()
+            try:
+                drawn = drawing.read()
+            except Exception as error:
+                self._fail(drawing.sequences, "step", error)
+            else:
+                self._record(drawing.sequences, drawn)
+            self._settle(drawing.sequences)
 
     def _record(self, sequences: Rows[Sequence], drawn: Rows[Drawn]) -> None:
         for sequence, one in zip(sequences, drawn, strict=True):
+            before = len(sequence.tokens)
             sequence.take(one)
-            self._counters.tokens += one.healthy and not one.ended
+            self._counters.tokens += len(sequence.tokens) - before
+
+    def _fail(self, sequences: Rows[Sequence], action: str, cause: Exception) -> None:
+        end_if_fatal(cause)
+        logger.error("%s of %d sequences failed", action, len(sequences), exc_info=cause)
+        error = GsvError(f"the semantic GPT's {action} failed: {cause}")
+        error.__cause__ = cause
+        for sequence in sequences:
+            sequence.end(Status.FAILED, error)
 
     def _settle(self, sequences: Rows[Sequence]) -> None:
         """Free the rows of those that are over and hand on what is due, in this order.
@@ -114,6 +149,8 @@ class Lane:
             self.runner.move(move)
 
     def _hand_on(self, sequence: Sequence) -> None:
+        if sequence.answered:
+            return
         self._counters.finished += sequence.status is Status.FINISHED
         self._counters.cancelled += sequence.status is Status.CANCELLED
         self._counters.failed += sequence.status is Status.FAILED
@@ -124,11 +161,3 @@ class Lane:
             logger.exception("a consumer of tokens raised; its sequence ends")
             self._counters.failed += sequence.status is Status.RUNNING
             sequence.end(Status.FAILED, error)
-
-
-def _fail(sequences: Rows[Sequence], action: str, cause: Exception) -> None:
-    logger.error("%s of %d sequences failed", action, len(sequences), exc_info=cause)
-    error = GsvError(f"the semantic GPT's {action} failed: {cause}")
-    error.__cause__ = cause
-    for sequence in sequences:
-        sequence.end(Status.FAILED, error)

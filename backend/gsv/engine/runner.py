@@ -1,7 +1,8 @@
-"""Tensors of the running batch: prefill and decode on one device, one model.
+"""The running batch of one model on its device: reading prompts, decoding, drawing tokens.
 
 Row i of every tensor belongs to the i-th running sequence. All that a step reads stays on the
-device; per step a batch of noise goes up and three numbers a row come down.
+device; per step three numbers a row come down. Work is queued and answered by a
+:class:`Drawing`, so that on a GPU the next step can be queued before this one's tokens are read.
 """
 
 from __future__ import annotations
@@ -15,22 +16,38 @@ from torch import Tensor
 
 from gsv.constants import EOS_FREE_STEPS
 from gsv.engine.cache import KVCache
-from gsv.engine.graphs import GraphedDecode
 from gsv.engine.native.gpt import NativeDecode
 from gsv.engine.noise import exponential_steps
+from gsv.engine.row_state import RowState
 from gsv.engine.sampling import Controls, draw
 from gsv.engine.scheduler import Move
 from gsv.engine.sequence import Drawn, SamplingParams, SequenceRequest
 from gsv.engine.sequence import Sequence as Row
+from gsv.engine.transfers import Download
 from gsv.errors import ConfigurationError
 from gsv.models.gpt import SemanticGPT
 
 # noise(seed, sentence, first step, steps, width) → float32 [steps, width]
 Noise = Callable[[int, int, int, int, int], NDArray[np.float32]]
 
+PROMPT_STEP = 64  # positions; a GPU rounds prompts up to a multiple
+
+
+class Drawing:
+    """What a step has drawn for its rows, as soon as somebody waits for it."""
+
+    def __init__(self, sequences: Sequence[Row], outcome: Tensor) -> None:
+        self.sequences = list(sequences)
+        self._download = Download(outcome)
+
+    def read(self) -> list[Drawn]:
+        """One entry a row."""
+        outcome = self._download.wait().tolist()
+        return [Drawn(token, bool(ended), bool(ok)) for token, ended, ok in outcome]
+
 
 class Runner:
-    """Runs rows of one model.
+    """Runs rows of one model on a CPU; :class:`~gsv.engine.gpu_runner.GpuRunner` on a GPU.
 
     Args:
         model: taken over: moved to ``device`` and stored in ``dtype``.
@@ -39,11 +56,16 @@ class Runner:
         slots: most rows.
         max_length: most positions of a row.
         noise: where the Exp(1) numbers come from.
-        kernel: decode through the compiled kernel where there is one (on a CPU).
+        kernel: decode through a kernel of our own where there is one.
+
+    Attributes:
+        runs_ahead: whether a step is to be queued before the last one's tokens are read.
 
     Raises:
         ConfigurationError: int8 without the kernel.
     """
+
+    runs_ahead = False
 
     def __init__(
         self,
@@ -60,13 +82,9 @@ class Runner:
         self.model = model.to(device).set_precision(dtype).eval().requires_grad_(False)
         self.device = device
         self.config = model.config
-        self.cache = KVCache(self.config, slots, max_length, dtype, device)
+        self.cache = KVCache(self.config, slots, max_length, dtype, device, landing=self.runs_ahead)
         self._noise = noise
-        # State of each row. Free rows keep zeros: a graph may run them along.
-        integers = torch.zeros(4, slots, dtype=torch.int64, device=device)
-        self._integers = integers
-        self._tokens, self._positions, self._text_lengths, self._eos_from = integers
-        self._seen = torch.zeros(slots, self.config.vocabulary, dtype=torch.bool, device=device)
+        self._state = RowState(slots, self.config.vocabulary, device)
         self._controls: tuple[list[Row], Controls] | None = None
         self._kernel = NativeDecode.create(model, self.cache, int8=int8) if kernel else None
         if int8 and self._kernel is None:
@@ -74,39 +92,21 @@ class Runner:
                 "dtype: int8 needs a CPU and a C compiler (cc, gcc or clang) for its kernel; "
                 "install one or use bfloat16"
             )
-        self._decode = GraphedDecode(self._decode_rows, slots, self.cache.max_length, device)
 
     @torch.inference_mode()
-    def prefill(self, newcomers: Sequence[Row], first: int) -> list[Drawn]:
+    def prefill(self, newcomers: Sequence[Row], first: int) -> Drawing:
         """Read the prompts of newcomers into the rows from ``first`` on and draw first tokens."""
-        count = len(newcomers)
-        rows = slice(first, first + count)
-        for row in range(first, first + count):
-            self.cache.clear(row)
-        embedded = [self._embed(row) for row in newcomers]
-        x = torch.nn.utils.rnn.pad_sequence(embedded, batch_first=True)  # [B, T, E]
-        state = [
-            (0, r.prompt_length, r.text_length, r.prompt_length + EOS_FREE_STEPS) for r in newcomers
-        ]
-        self._integers[:, rows] = torch.tensor(state, device=self.device).T
-        self._seen[rows] = False
-        for row, sequence in enumerate(newcomers, start=first):
-            self._seen[row, self._upload(sequence.request.prompt_tokens.astype(np.int64))] = True
-        logits = self.model.prefill(
-            x,
-            self._text_lengths[rows],
-            self._positions[rows],
-            self.cache.window(first, count, x.shape[1]),
-        )
-        return self._draw(logits, newcomers, rows)
+        self._state.begin(newcomers, first)
+        rows = slice(first, first + len(newcomers))
+        self._read_prompts(newcomers, rows)
+        return self._drawing(newcomers, rows)
 
     @torch.inference_mode()
-    def decode(self, sequences: Sequence[Row]) -> list[Drawn]:
+    def decode(self, sequences: Sequence[Row]) -> Drawing:
         """Read each row's last token and draw its next; the rows are 0 to len - 1."""
         rows = slice(0, len(sequences))
-        logits = self._decode(len(sequences), max(s.length for s in sequences))
-        self._positions[rows] += 1
-        return self._draw(logits, sequences, rows)
+        self._step(sequences)
+        return self._drawing(sequences, rows)
 
     @torch.inference_mode()
     def move(self, move: Move) -> None:
@@ -114,17 +114,14 @@ class Runner:
         source, target, length = move
         if source != target:
             self.cache.move(source, target, length)
-            self._integers[:, target] = self._integers[:, source]
-            self._seen[target] = self._seen[source]
-        self._integers[:, source] = 0
-        self.cache.clear(source)
+        self._state.move(source, target)
+        # A step that runs ahead, and a rounded prompt, write a little further.
+        self.cache.clear(source, length + PROMPT_STEP)
 
     @torch.inference_mode()
     def warm_up(self) -> None:
         """Run every shape of decode and one small sequence, so that no caller meets them first."""
-        self._decode.capture_all()
-        if self._kernel is not None:
-            self._kernel.tune()
+        self._prepare()
         request = SequenceRequest(
             phonemes=np.zeros(16, dtype=np.int32),
             bert=np.zeros((16, self.config.bert_dim), dtype=np.float32),
@@ -132,52 +129,93 @@ class Runner:
             params=SamplingParams(seed=0, top_p=0.9),
         )
         sequence = Row(request, lambda *_: None, lambda *_: None)
-        sequence.take(self.prefill([sequence], 0)[0])
-        self.decode([sequence])
+        self.prefill([sequence], 0).read()
+        self.decode([sequence]).read()
         self.move(Move(0, 0, sequence.length))
 
-    def _decode_rows(self, rows: int, length: int) -> Tensor:
-        state = (self._tokens[:rows], self._positions[:rows], self._text_lengths[:rows])
+    def _prepare(self) -> None:
+        """What costs time once, before the first step."""
         if self._kernel is not None:
-            return self._kernel(*state, length)
-        return self.model.decode(*state, self.cache.window(0, rows, length))
+            self._kernel.tune()
 
-    def _draw(self, logits: Tensor, sequences: Sequence[Row], rows: slice) -> list[Drawn]:
+    def _read_prompts(self, newcomers: Sequence[Row], rows: slice) -> None:
+        """Read the prompts into ``rows``, as one padded batch, and draw."""
+        for row in range(rows.start, rows.stop):
+            self.cache.clear(row, self.cache.max_length)
+        embedded = [self._embed(row) for row in newcomers]
+        x = torch.nn.utils.rnn.pad_sequence(embedded, batch_first=True)  # [B, T, E]
+        state = self._state
+        logits = self.model.prefill(
+            x,
+            state.text_lengths[rows],
+            state.positions[rows],
+            self.cache.window(rows.start, len(newcomers), x.shape[1]),
+        )
+        noise = torch.from_numpy(self._noise_of(newcomers))
+        self._draw(logits, rows, noise, self._controls_of(newcomers), advance=False)
+
+    def _step(self, sequences: Sequence[Row]) -> None:
+        """Decode and draw for the first rows."""
+        rows = slice(0, len(sequences))
+        logits = self._logits(len(sequences), max(s.length for s in sequences))
+        noise = torch.from_numpy(self._noise_of(sequences))
+        self._draw(logits, rows, noise, self._controls_of(sequences), advance=True)
+
+    def _logits(self, rows: int, length: int) -> Tensor:
+        """Float32 [rows, V], from the first ``length`` cached positions."""
+        state = self._state
+        tensors = (state.tokens[:rows], state.positions[:rows], state.text_lengths[:rows])
+        if self._kernel is not None:
+            return self._kernel(*tensors, length)
+        return self.model.decode(*tensors, self.cache.window(0, rows, length))
+
+    def _draw(
+        self, logits: Tensor, rows: slice, noise: Tensor, controls: Controls, *, advance: bool
+    ) -> None:
+        """Draw the next token of ``rows`` and write down what the next step reads.
+
+        Args:
+            logits: float32 [B, V].
+            rows: the B rows.
+            noise: float32 [B, V].
+            controls: of the B rows.
+            advance: whether the positions move on (after a decoding step, not after prefill).
+        """
+        state = self._state
+        barred = state.steps[rows] < EOS_FREE_STEPS
+        drawn = draw(logits, state.seen[rows], barred, noise, controls, self.config.eos)
+        state.tokens[rows] = drawn.tokens
+        state.seen[rows].scatter_(1, drawn.tokens[:, None], True)
+        if advance:
+            state.positions[rows] += state.active[rows]
+        state.steps[rows] += state.active[rows]
+        state.outcome[rows] = torch.stack(
+            [drawn.tokens, drawn.ended.long(), drawn.healthy.long()], dim=1
+        ).int()
+
+    def _drawing(self, sequences: Sequence[Row], rows: slice) -> Drawing:
+        for sequence in sequences:
+            sequence.step += 1
+        return Drawing(sequences, self._state.outcome[rows])
+
+    def _noise_of(self, sequences: Sequence[Row]) -> NDArray[np.float32]:
+        """Exp(1) numbers of each row's next draw, float32 [B, V]."""
         width = self.config.vocabulary
-        # Drawn here, after the launch: on a GPU the numbers are made while the network runs.
-        noise = np.concatenate(
+        return np.concatenate(
             [self._noise(s.params.seed, s.request.sentence, s.step, 1, width) for s in sequences]
         )
-        drawn = draw(
-            logits,
-            self._seen[rows],
-            self._positions[rows] < self._eos_from[rows],
-            self._upload(noise),
-            self._controls_of(sequences),
-            self.config.eos,
-        )
-        self._tokens[rows] = drawn.tokens
-        self._seen[rows].scatter_(1, drawn.tokens[:, None], True)
-        outcome = torch.stack([drawn.tokens, drawn.ended.long(), drawn.healthy.long()], dim=1)
-        return [Drawn(token, bool(ended), bool(ok)) for token, ended, ok in outcome.tolist()]
 
     def _controls_of(self, sequences: Sequence[Row]) -> Controls:
         """The batch's settings, kept until somebody joins or leaves."""
         if self._controls is None or self._controls[0] != sequences:
-            controls = Controls.of([s.params for s in sequences], self.device)
+            controls = Controls.of([s.params for s in sequences])
             self._controls = (list(sequences), controls)
         return self._controls[1]
 
     def _embed(self, row: Row) -> Tensor:
         request = row.request
         return self.model.embed_prompt(
-            self._upload(request.phonemes.astype(np.int64)),
-            self._upload(request.bert.astype(np.float32)),
-            self._upload(request.prompt_tokens.astype(np.int64)),
+            torch.from_numpy(request.phonemes.astype(np.int64)),
+            torch.from_numpy(request.bert.astype(np.float32)),
+            torch.from_numpy(request.prompt_tokens.astype(np.int64)),
         )
-
-    def _upload(self, array: NDArray[np.generic]) -> Tensor:
-        tensor = torch.from_numpy(array)
-        if self.device.type == "cuda":
-            return tensor.pin_memory().to(self.device, non_blocking=True)
-        return tensor

@@ -32,17 +32,13 @@ class Controls:
     nucleus: bool  # whether any row has top_p < 1, which costs a sort
 
     @classmethod
-    def of(cls, params: Sequence[SamplingParams], device: torch.device) -> Controls:
-        """Gather the settings of the rows in order."""
-
-        def column(values: list[float], dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.tensor(values, dtype=dtype, device=device)
-
+    def of(cls, params: Sequence[SamplingParams]) -> Controls:
+        """Gather the settings of the rows in order, on the CPU."""
         return cls(
-            top_k=column([p.top_k for p in params], torch.int64),
-            top_p=column([p.top_p for p in params]),
-            temperature=column([p.temperature for p in params]),
-            penalty=column([p.repetition_penalty for p in params]),
+            top_k=torch.tensor([p.top_k for p in params], dtype=torch.int64),
+            top_p=torch.tensor([p.top_p for p in params]),
+            temperature=torch.tensor([p.temperature for p in params]),
+            penalty=torch.tensor([p.repetition_penalty for p in params]),
             largest_k=max(p.top_k for p in params),
             nucleus=any(p.top_p < 1 for p in params),
         )

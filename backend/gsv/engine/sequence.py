@@ -144,6 +144,8 @@ class Sequence:
         self.request = request
         self.status = Status.WAITING
         self.tokens: list[int] = []
+        self.step = 0  # draws that the device has been asked for
+        self.answered = False  # the caller has heard of the end
         self.error: BaseException | None = None
         self._delivered = 0
         self._on_tokens = on_tokens
@@ -165,14 +167,9 @@ class Sequence:
         return len(self.request.phonemes) + len(self.request.prompt_tokens)
 
     @property
-    def step(self) -> int:
-        """Index of the step that draws the next token."""
-        return len(self.tokens)
-
-    @property
     def length(self) -> int:
         """Positions in the cache once the token drawn last has been read."""
-        return self.prompt_length + len(self.tokens)
+        return self.prompt_length + self.step
 
     @property
     def cancelled(self) -> bool:
@@ -183,9 +180,14 @@ class Sequence:
         self._cancelled = True
 
     def take(self, drawn: Drawn) -> None:
-        """Record a step; EOS, the last token that is allowed and broken logits end the sequence."""
+        """Record a step; EOS, the last token that is allowed and broken logits end the sequence.
+
+        A step that was queued before the sequence ended says nothing any more.
+        """
+        if self.status not in (Status.WAITING, Status.RUNNING):
+            return
         if not drawn.healthy:
-            error = GsvError(f"the model's logits were not finite at step {self.step}")
+            error = GsvError(f"the model's logits were not finite at step {len(self.tokens)}")
             self.end(Status.FAILED, error)
         elif drawn.ended:
             self.end(Status.FINISHED)
@@ -207,6 +209,7 @@ class Sequence:
         the callback raises, after telling it to ``on_error`` once.
         """
         if self.error is not None:
+            self.answered = True
             self._on_error(self.error)
             return
         last = self.status is Status.FINISHED
@@ -216,8 +219,10 @@ class Sequence:
             return
         tokens = np.asarray(self.tokens[self._delivered :], dtype=np.int32)
         self._delivered = len(self.tokens)
+        self.answered = last
         try:
             self._on_tokens(tokens, last)
         except Exception as error:
+            self.answered = True
             self._on_error(error)
             raise

@@ -50,13 +50,11 @@ class BlockAdapters:
     up: Tensor
     down_output: Tensor
 
-    def add_to_inputs(self, values: Tensor, projected: Sequence[Tensor]) -> list[Tensor]:
-        """Query, key and value [B, T, D] of ``values`` with the rows' changes."""
+    def add_to_inputs(self, values: Tensor, projected: Sequence[Tensor]) -> None:
+        """Add the rows' changes to query, key and value [B, T, D] of ``values``, in place."""
         inner = torch.bmm(values.to(self.down.dtype), self.down.mT).chunk(_INPUTS, dim=-1)
-        return [
-            torch.baddbmm(base, low, up.mT)
-            for base, low, up in zip(projected, inner, self.up[:_INPUTS], strict=True)
-        ]
+        for base, low, up in zip(projected, inner, self.up[:_INPUTS], strict=True):
+            base.baddbmm_(low, up.mT)
 
     def add_to_output(self, mixed: Tensor, projected: Tensor) -> Tensor:
         """The output projection [B, T, D] of ``mixed`` with the rows' changes."""

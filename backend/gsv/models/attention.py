@@ -17,19 +17,39 @@ _LOG2_E = math.log2(math.e)
 _SAFE_EXPONENT = {torch.float32: 100.0, torch.bfloat16: 100.0, torch.float16: 0.0}
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, lengths: Tensor | None) -> Tensor:
+def attention_mask(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """What :func:`attend` reads besides the lengths: ``mask`` [B, T] over keys [B, 1, 1, T].
+
+    On a GPU as numbers to be added to the scores, of ``dtype``, which is that of queries and keys;
+    from a boolean mask PyTorch makes these anew at each call.
+    """
+    keys = key_mask(mask)
+    if keys is None or keys.device.type == "cpu":
+        return keys
+    return torch.zeros_like(keys, dtype=dtype).masked_fill_(~keys, -math.inf)
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lengths: Tensor | None,
+    mask: Tensor | None = None,
+) -> Tensor:
     """Attention of every head.
 
     Args:
         query, key, value: [B, T, heads, head_dim].
         lengths: [B] keys of each row, or None when all rows are full.
+        mask: :func:`attention_mask` of ``lengths`` for several calls; None has it made.
 
     Returns:
         [B, T, heads * head_dim]; beyond a row's length it means nothing.
     """
     if onednn_serves(query):
         return _attend_on_cpu(query, key, value, lengths)
-    mask = key_mask(length_mask(lengths, key.shape[1]))
+    if mask is None:
+        mask = attention_mask(length_mask(lengths, key.shape[1]), query.dtype)
     mixed = functional.scaled_dot_product_attention(
         query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attn_mask=mask
     )

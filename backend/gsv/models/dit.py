@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from gsv.config import SoVITSConfig
 from gsv.models.adapters import BatchAdapters, BlockAdapters
-from gsv.models.attention import attend
+from gsv.models.attention import attend, attention_mask
 from gsv.models.layers import Linear, RowConv1d, gelu_tanh
 from gsv.models.masking import keep_rows, length_mask
 
@@ -27,6 +27,11 @@ _TIME_CHANNELS = 256
 _TIME_SCALE = 1000.0
 _LAST_POSITION = 4095  # the condition's position embedding stays the same after it
 _BLOCK_PARTS = 6  # shift, scale, gate of the attention; shift, scale, gate of the feed-forward
+
+# As :func:`add_and_norm`.
+AddAndNorm = Callable[
+    [Tensor, Tensor | None, Tensor | None, Tensor, Tensor, torch.dtype], tuple[Tensor, Tensor]
+]
 
 
 class TimeEmbedding(nn.Module):
@@ -105,72 +110,111 @@ class ConditionEmbedding(nn.Module):
 
 
 class PositionConvolution(nn.Module):
-    """Two wide grouped convolutions that tell a frame where it stands."""
+    """Two wide grouped convolutions that tell a frame where it stands.
 
-    def __init__(self, width: int, kernel: int = 31, groups: int = 16) -> None:
+    ``kernel``, where somebody has set it, does the same faster, from the rows' lengths.
+    """
+
+    def __init__(self, width: int, taps: int = 31, groups: int = 16) -> None:
         super().__init__()
-        self.first = RowConv1d(width, width, kernel, padding=kernel // 2, groups=groups)
-        self.second = RowConv1d(width, width, kernel, padding=kernel // 2, groups=groups)
+        self.kernel: Callable[[Tensor, Tensor | None], Tensor] | None = None
+        self.first = RowConv1d(width, width, taps, padding=taps // 2, groups=groups)
+        self.second = RowConv1d(width, width, taps, padding=taps // 2, groups=groups)
 
-    def forward(self, values: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, values: Tensor, lengths: Tensor | None, mask: Tensor | None) -> Tensor:
+        """``values`` [B, T, D] with their places added; ``mask`` [B, T] is that of ``lengths``."""
+        if self.kernel is not None:
+            return self.kernel(values, lengths)
         hidden = functional.mish(self.first(keep_rows(values, mask)))
-        return functional.mish(self.second(keep_rows(hidden, mask)))
+        return values + functional.mish(self.second(keep_rows(hidden, mask)))
 
 
 class Attention(nn.Module):
     """Self-attention whose first head alone knows positions.
 
-    ``kernel``, where somebody has set it, does the same as :func:`attend` faster.
+    ``kernel`` and ``rotate``, where somebody has set them, do the same as :func:`attend` and
+    :func:`rotate_first_heads` faster.
     """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.kernel: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor] | None = None
+        self.rotate: Callable[[Tensor, Tensor, Tensor], None] = rotate_first_heads
+        self._merged: tuple[Tensor, Tensor] | None = None
         self.query = Linear(width, width)
         self.key = Linear(width, width)
         self.value = Linear(width, width)
         self.output = Linear(width, width)
 
+    def merge(self) -> None:
+        """Make query, key and value by one product, which serves a GPU; do it last.
+
+        The three layers' weights become views of the common ones.
+        """
+        layers = (self.query, self.key, self.value)
+        weight = torch.cat([layer.weight.detach() for layer in layers])
+        bias = torch.cat([layer.bias.detach() for layer in layers])
+        for layer, own, own_bias in zip(layers, weight.chunk(3), bias.chunk(3), strict=True):
+            layer.weight = nn.Parameter(own, requires_grad=False)
+            layer.bias = nn.Parameter(own_bias, requires_grad=False)
+        self._merged = weight, bias
+
     def forward(
         self,
         values: Tensor,
         lengths: Tensor | None,
+        mask: Tensor | None,
         rotation: Tensor,
         adapters: BlockAdapters | None = None,
     ) -> Tensor:
+        """``values`` [B, T, D]; ``mask`` is :func:`attention_mask` of ``lengths``."""
         values = values.to(self.query.weight.dtype)
-        projected = [layer(values) for layer in (self.query, self.key, self.value)]
+        if self._merged is None:
+            projected = [layer(values) for layer in (self.query, self.key, self.value)]
+        else:
+            projected = list(functional.linear(values, *self._merged).chunk(3, dim=-1))
         if adapters is not None:
-            projected = adapters.add_to_inputs(values, projected)
+            adapters.add_to_inputs(values, projected)
         query, key, value = (
             part.unflatten(-1, (self.heads, -1))  # [B, T, heads, head_dim]
             for part in projected
         )
-        _rotate_first_head(query, rotation)
-        _rotate_first_head(key, rotation)
-        mixed = (self.kernel or attend)(query, key, value, lengths)
+        self.rotate(query, key, rotation)
+        if self.kernel is not None:
+            mixed = self.kernel(query, key, value, lengths)
+        else:
+            mixed = attend(query, key, value, lengths, mask)
         made: Tensor = self.output(mixed)
         return made if adapters is None else adapters.add_to_output(mixed, made)
 
 
-def _rotate_first_head(values: Tensor, rotation: Tensor) -> None:
-    """Turn the pairs (2i, 2i + 1) of head 0 by unit numbers ``rotation`` [..., T, head_dim / 2].
+def rotate_first_heads(query: Tensor, key: Tensor, rotation: Tensor) -> None:
+    """Turn, in place, the pairs (2i, 2i + 1) of head 0 of [B, T, heads, head_dim].
 
     Upstream rotates before it splits the heads, and only as many channels as one head has; the
     weights were trained so.
+
+    Args:
+        query, key: changed.
+        rotation: unit numbers complex64 [T, head_dim / 2], or [B, T, head_dim / 2].
     """
-    head = values[:, :, 0]
-    pairs = torch.view_as_complex(head.float().reshape(*head.shape[:-1], -1, 2))
-    head.copy_(torch.view_as_real(pairs * rotation).flatten(-2))
+    for values in (query, key):
+        head = values[:, :, 0]
+        pairs = torch.view_as_complex(head.float().reshape(*head.shape[:-1], -1, 2))
+        head.copy_(torch.view_as_real(pairs * rotation).flatten(-2))
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, both modulated and gated by time."""
+    """Attention and feed-forward, both modulated and gated by time.
+
+    ``add_and_norm`` is the function of that name, or one that does the same faster.
+    """
 
     def __init__(self, config: SoVITSConfig) -> None:
         super().__init__()
         width = config.dit_dim
+        self.add_and_norm: AddAndNorm = add_and_norm
         self.attention = Attention(width, config.dit_heads)
         self.expand = Linear(width, config.dit_ff_mult * width, activation=gelu_tanh)
         self.reduce = Linear(config.dit_ff_mult * width, width)
@@ -178,25 +222,61 @@ class Block(nn.Module):
     def forward(
         self,
         values: Tensor,
+        hidden: Tensor | None,
+        gate: Tensor | None,
         parts: Tensor,
         lengths: Tensor | None,
+        mask: Tensor | None,
         rotation: Tensor,
         adapters: BlockAdapters | None = None,
-    ) -> Tensor:
-        """``values`` [B, T, D], ``parts`` [B, 6 * D]."""
-        shift, scale, gate, ff_shift, ff_scale, ff_gate = parts[:, None].chunk(_BLOCK_PARTS, -1)
-        normed = modulated_norm(values, scale, shift)
-        hidden = self.attention(normed, lengths, rotation, adapters)
-        values = torch.addcmul(values, gate, hidden)
-        hidden = self.expand(modulated_norm(values, ff_scale, ff_shift))
-        hidden = self.reduce(hidden)
-        return torch.addcmul(values, ff_gate, hidden)
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One block, but for the last sum, which the next one takes together with its norm.
+
+        Args:
+            values: float32 [B, T, D]; ``hidden`` [B, T, D] times ``gate`` [B, D] is to be added.
+            parts: [B, 6 * D].
+            lengths, mask, rotation, adapters: of :class:`Attention`.
+
+        Returns:
+            The same three for the next block.
+        """
+        shift, scale, own_gate, ff_shift, ff_scale, ff_gate = parts.chunk(_BLOCK_PARTS, -1)
+        dtype = self.reduce.weight.dtype
+        values, normed = self.add_and_norm(values, hidden, gate, scale, shift, dtype)
+        hidden = self.attention(normed, lengths, mask, rotation, adapters)
+        values, normed = self.add_and_norm(values, hidden, own_gate, ff_scale, ff_shift, dtype)
+        return values, self.reduce(self.expand(normed)), ff_gate
 
 
-def modulated_norm(values: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Layer norm without weights of its own, then ``(1 + scale)`` and ``shift`` [B, 1, D]."""
+def add_and_norm(
+    values: Tensor,
+    hidden: Tensor | None,
+    gate: Tensor | None,
+    scale: Tensor,
+    shift: Tensor,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """Add what a layer made, and norm the sum for the next layer.
+
+    Args:
+        values: float32 [B, T, D]; may be changed.
+        hidden: [B, T, D] to be added, times ``gate``; None adds nothing.
+        gate, scale, shift: float32 [B, D] or [1, D].
+        dtype: that the next layer computes in.
+
+    Returns:
+        The sum in float32, and its layer norm without weights of its own, times ``1 + scale`` and
+        with ``shift``, as ``dtype`` (on a CPU float32: there the layer casts).
+    """
+    if hidden is not None and gate is not None:
+        values = torch.addcmul(values, gate[:, None], hidden)
+    normed = _modulated_norm(values, scale[:, None], shift[:, None])
+    return values, normed if values.device.type == "cpu" else normed.to(dtype)
+
+
+def _modulated_norm(values: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     shape = values.shape[-1:]
-    if values.device.type == "cpu" or len(values) == 1:
+    if len(values) == len(scale) and (values.device.type == "cpu" or len(values) == 1):
         # As a norm with weights it is one pass over the row instead of three.
         parts = zip(values, (1 + scale)[:, 0], shift[:, 0], strict=True)
         normed = [functional.layer_norm(row, shape, w, b, _NORM_EPS) for row, w, b in parts]
@@ -213,6 +293,9 @@ class DiT(nn.Module):
         super().__init__()
         width, mel = config.dit_dim, config.mel_channels
         self.mel_channels = mel
+        self.width = width
+        self.modulation_width = (config.dit_depth * _BLOCK_PARTS + 2) * width
+        self.add_and_norm: AddAndNorm = add_and_norm
         self.time = TimeEmbedding(width)
         self.step_size = TimeEmbedding(width)
         self.condition = ConditionEmbedding(config.condition_channels, config.dit_conv_layers)
@@ -228,7 +311,7 @@ class DiT(nn.Module):
         self.output = Linear(width, mel)
 
     def embed_condition(self, condition: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """[B, T, C] to [B, T, C]; for guidance's other branch give zeros."""
+        """[B, T, C] to [B, T, C]."""
         embedded: Tensor = self.condition(condition, length_mask(lengths, condition.shape[1]))
         return embedded
 
@@ -252,7 +335,7 @@ class DiT(nn.Module):
             time, step_size: float32 [N], one entry per pair wanted.
 
         Returns:
-            float32 [N, depth * 6 * D + 2 * D]: the parts of each block, then final scale and shift.
+            float32 [N, M]: the 6 * D parts of each block, then final scale and shift.
         """
         vector = functional.silu(self.time(time) + self.step_size(step_size))
         layers = (*self.modulations, self.final_modulation)
@@ -278,18 +361,23 @@ class DiT(nn.Module):
         Returns:
             float32 [B, T, mel]; beyond a row's length it means nothing.
         """
-        mask = length_mask(lengths, noisy.shape[1])
+        frames, dtype = noisy.shape[1], self.output.weight.dtype
+        # Once for all blocks; the kernels read the lengths themselves.
+        mask = None if self.position.kernel else length_mask(lengths, frames)
+        rotation = self.rotation(frames, adapters.frequencies if adapters else None)
         values = inputs + functional.linear(noisy, self.input.weight[:, : self.mel_channels])
-        values = values + self.position(values, mask)
-        rotation = self.rotation(noisy.shape[1], adapters.frequencies if adapters else None)
+        values = self.position(values, lengths, mask)
+        keys = attention_mask(mask, dtype)
         width = _BLOCK_PARTS * values.shape[-1]
+        hidden: Tensor | None = None
+        gate: Tensor | None = None
         for index, block in enumerate(self.blocks):
             parts = modulation[:, index * width : (index + 1) * width]
-            values = block(
-                values, parts, lengths, rotation, adapters.blocks[index] if adapters else None
-            )
-        scale, shift = modulation[:, None, len(self.blocks) * width :].chunk(2, dim=-1)
-        estimate: Tensor = self.output(modulated_norm(values, scale, shift))
+            own = adapters.blocks[index] if adapters else None
+            values, hidden, gate = block(values, hidden, gate, parts, lengths, keys, rotation, own)
+        scale, shift = modulation[:, len(self.blocks) * width :].chunk(2, dim=-1)
+        _, normed = self.add_and_norm(values, hidden, gate, scale, shift, dtype)
+        estimate: Tensor = self.output(normed)
         return estimate.float()
 
     def rotation(self, frames: int, frequencies: Tensor | None = None) -> Tensor:

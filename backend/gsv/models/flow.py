@@ -8,8 +8,6 @@ from torch import Tensor, nn
 from gsv.config import SoVITSConfig
 from gsv.models.dit import DiT
 
-GUIDANCE_MINIMUM = 1e-5  # at or below this rate upstream leaves guidance out
-
 
 class FlowMatching(nn.Module):
     """The estimator with its schedule. Steps themselves are taken by the engine."""
@@ -32,10 +30,10 @@ class FlowMatching(nn.Module):
         for _ in range(steps):
             times.append(time)
             time += size  # summed in double precision, as upstream
-        return self.estimator.modulate(
-            torch.tensor(times, dtype=torch.float32, device=self.device),
-            torch.full((steps,), size, dtype=torch.float32, device=self.device),
-        )
+        uploaded = torch.tensor([times, [size] * steps], dtype=torch.float32)
+        if self.device.type == "cuda":
+            uploaded = uploaded.pin_memory()  # so that nobody waits for the copy
+        return self.estimator.modulate(*uploaded.to(self.device, non_blocking=True))
 
     def embed(self, condition: Tensor, prompt: Tensor, lengths: Tensor | None = None) -> Tensor:
         """What the estimator reads besides the noisy mel.
@@ -51,14 +49,3 @@ class FlowMatching(nn.Module):
         embedded = self.estimator.embed_condition(condition.mT, lengths)
         padded = nn.functional.pad(prompt.mT, (0, 0, 0, condition.shape[-1] - prompt.shape[-1]))
         return self.estimator.embed_inputs(padded, embedded)
-
-    def embed_unguided(
-        self, condition: Tensor, prompt: Tensor, lengths: Tensor | None = None
-    ) -> Tensor:
-        """:meth:`embed` for guidance's other branch: neither condition nor prompt is told."""
-        return self.embed(torch.zeros_like(condition), torch.zeros_like(prompt), lengths)
-
-
-def guided(velocity: Tensor, unguided: Tensor, rate: float) -> Tensor:
-    """Classifier-free guidance: push ``velocity`` away from the ``unguided`` one."""
-    return velocity + (velocity - unguided) * rate

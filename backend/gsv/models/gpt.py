@@ -79,6 +79,26 @@ class SemanticGPT(nn.Module):
         steps = torch.arange(len(tokens), device=tokens.device)
         return torch.cat([text, self._embed_audio(tokens, steps)])
 
+    def embed_padded(self, ids: Tensor, bert: Tensor, text_length: Tensor) -> Tensor:
+        """As :meth:`embed_prompt`, with lengths that a captured graph reads from the device.
+
+        Args:
+            ids: int [T], phonemes, then semantic tokens, then anything.
+            bert: float32 [T, 1024]; beyond the phonemes it is not used.
+            text_length: int64 [], the number of phonemes.
+
+        Returns:
+            float32 [T, E]; beyond the tokens it means nothing.
+        """
+        places = torch.arange(len(ids), device=ids.device)
+        in_text = places < text_length
+        text = self.text_embedding(ids.clamp(0, self.config.phonemes - 1))
+        text = text + self.bert_projection(bert)
+        text = text + self.text_alpha * self.position_table[: len(ids)]
+        tokens = ids.clamp(0, self.config.vocabulary - 1)
+        audio = self._embed_audio(tokens, (places - text_length).clamp(min=0))
+        return torch.where(in_text[:, None], text, audio)
+
     def prefill(self, x: Tensor, text_lengths: Tensor, lengths: Tensor, cache: Cache) -> Tensor:
         """Read whole prompts; the cache then holds positions 0 to length - 1 of each row.
 

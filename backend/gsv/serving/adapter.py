@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
+import logging
 import os
 import threading
 import time
@@ -22,6 +23,7 @@ import torch
 import triton_python_backend_utils as pb_utils
 
 from gsv.checkpoints.manifest import verify_manifest
+from gsv.device import end_if_fatal, end_on_fatal, prepare
 from gsv.errors import Cancelled, CheckpointError, GsvError, InvalidRequest, Overloaded, VoiceError
 from gsv.serving.bls import CANCEL_PREFIX, Bridge
 from gsv.serving.error_codes import to_triton_error
@@ -32,7 +34,10 @@ from gsv.stages.tally import Tally, outcome_of
 
 CANCEL_CHECK_SECONDS = 0.05
 IDLE_CHECK_SECONDS = 5.0  # between looks for voices that are gone while nobody asks for anything
+GPU_THREADS = 2  # of a process whose work a GPU does: more only get in the way of the others
 PUBLIC_PREFIX = "gpt_sovits_v4"  # these answer callers, all others answer (also) each other
+
+_package_log = logging.getLogger("gsv")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +130,23 @@ def _write_tensor(value: Any, declared: Wire) -> Any:
     return pb_utils.Tensor(declared.name, np.ascontiguousarray(shaped))
 
 
+class ServerLog(logging.Handler):
+    """Hands what this package logs to the server's log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record, at the server's level that is nearest."""
+        try:
+            text = self.format(record)
+            if record.levelno >= logging.ERROR:
+                pb_utils.Logger.log_error(text)
+            elif record.levelno >= logging.WARNING:
+                pb_utils.Logger.log_warn(text)
+            else:
+                pb_utils.Logger.log_info(text)
+        except Exception:
+            self.handleError(record)
+
+
 class _Model:
     """What both kinds of model do at load and unload."""
 
@@ -134,6 +156,10 @@ class _Model:
         """Check the weights' manifest, build the stage on the device that Triton gave, warm up."""
         config = json.loads(args["model_config"])
         self._name = args["model_name"]
+        self._log = ServerLog()
+        _package_log.addHandler(self._log)
+        _package_log.setLevel(logging.INFO)
+        _package_log.propagate = False
         self._metrics = RequestMetrics(self._name)
         self._tagged = not self._name.startswith(PUBLIC_PREFIX)
         self._inputs = read_wire(config["input"])
@@ -150,9 +176,10 @@ class _Model:
         settings = self.stage.settings_type.parse(parameters)
         # oneDNN keeps 1024 shapes of some 1.4 MB each, and sentences have hundreds of lengths.
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512")
-        torch.backends.cudnn.allow_tf32 = False  # float32 means float32; cuDNN rounds by default
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
+        prepare(device)
+        end_on_fatal()
+        if threads := settings.threads or (GPU_THREADS if on_gpu else 0):
+            torch.set_num_threads(threads)
         self._stage = self._build(Place(folder, device), settings)
         keep_freed_memory()  # not before: what loading leaves behind may go
         self._stage.warm_up()
@@ -174,6 +201,7 @@ class _Model:
         self._stage.close()
         del self._metrics, self._voice_metrics, self._stage
         gc.collect()
+        _package_log.removeHandler(self._log)
 
     def _read(self, request: Any) -> Any:
         return self.stage.request_type(**read_request(request, self._inputs))
@@ -189,6 +217,7 @@ class _Model:
 
         A broken voice is the operator's: logged once, not at every request for it.
         """
+        end_if_fatal(error)
         if isinstance(error, (InvalidRequest, Overloaded, Cancelled)):
             return
         if isinstance(error, (VoiceError, CheckpointError)):
@@ -237,6 +266,7 @@ class BatchedModel(_Model):
         try:
             return list(self._stage.run_batch(parsed))
         except Exception as error:
+            end_if_fatal(error)
             # A fault of ours must not name an innocent request: each of the batch runs once more
             # by itself, so that only the one at fault fails.
             if len(parsed) == 1:

@@ -13,18 +13,21 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 from transformers import BertConfig, BertModel, HubertConfig, HubertModel
-from transformers.modeling_utils import no_init_weights
 
 from gsv.checkpoints.store import load_module_state
 from gsv.errors import CheckpointError
 from gsv.models.pretrained import BERT_SKIPPED_LAYERS, CharacterFeatures, SpeechFeatures
-from gsv.precision import torch_dtype
+
+try:
+    from transformers.initialization import no_init_weights  # from 5 on
+except ImportError:
+    from transformers.modeling_utils import no_init_weights
 
 _MAX_CHARACTERS = 510  # BERT has 512 positions, two of them for [CLS] and [SEP]
 _BATCH_TOKENS = 4_096  # of a padded batch; bounds the memory
 
 
-def load_hubert(folder: Path, device: str, dtype: str = "float32") -> SpeechFeatures:
+def load_hubert(folder: Path, device: str, dtype: torch.dtype = torch.float32) -> SpeechFeatures:
     """HuBERT from a folder that ``gsv prepare`` wrote.
 
     Raises:
@@ -32,13 +35,11 @@ def load_hubert(folder: Path, device: str, dtype: str = "float32") -> SpeechFeat
     """
     config = HubertConfig.from_json_file(folder / "config.json")
     hubert = _load(HubertModel, folder, config)
-    return (
-        SpeechFeatures(hubert).to(device, torch_dtype(dtype, device)).eval().requires_grad_(False)
-    )
+    return SpeechFeatures(hubert).to(device, dtype).eval().requires_grad_(False)
 
 
 def load_bert(
-    folder: Path, device: str, dtype: str = "float32", cache_size: int = 512
+    folder: Path, device: str, dtype: torch.dtype = torch.float32, cache_size: int = 512
 ) -> BertFeatures:
     """BERT and its vocabulary from a folder that ``gsv prepare`` wrote.
 
@@ -48,9 +49,7 @@ def load_bert(
     config = BertConfig.from_json_file(folder / "config.json")
     config.num_hidden_layers -= BERT_SKIPPED_LAYERS
     bert = _load(BertModel, folder, config, add_pooling_layer=False)
-    model = (
-        CharacterFeatures(bert).to(device, torch_dtype(dtype, device)).eval().requires_grad_(False)
-    )
+    model = CharacterFeatures(bert).to(device, dtype).eval().requires_grad_(False)
     # Not splitlines: some tokens are characters that Python takes for line ends as well.
     tokens = (folder / "vocab.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")
     return BertFeatures(model, {token: i for i, token in enumerate(tokens)}, device, cache_size)

@@ -34,7 +34,7 @@ from gsv.constants import (
 from gsv.errors import CheckpointError, GsvError, InvalidRequest, VoiceError
 from gsv.models.quantizer import Quantizer
 from gsv.options import RANGES, check_range
-from gsv.precision import torch_dtype
+from gsv.precision import DEFAULT, torch_dtype
 from gsv.stages.base import Array, Place, to_numpy
 from gsv.stages.base import Settings as BaseSettings
 from gsv.stages.kept import Kept
@@ -105,7 +105,7 @@ class Result:
 class Settings(BaseSettings):
     """Parameters of the model."""
 
-    dtype: str = "float32"  # of HuBERT
+    dtype: str = DEFAULT  # of HuBERT
     voice_folder: str = "../voices"  # relative to the model repository
     default_voice: str = ""
     cache: int = 64  # references
@@ -143,7 +143,8 @@ class ReferenceEncoderStage:
     def __init__(self, place: Place, settings: Settings) -> None:
         self._config = config = SoVITSConfig.load(place.folder / "quantizer.json")
         self._device = place.device
-        self._hubert = load_hubert(place.folder / "hubert", place.device, settings.dtype)
+        dtype = torch_dtype(settings.dtype, place.device, half=torch.float16)
+        self._hubert = load_hubert(place.folder / "hubert", place.device, dtype)
         self._quantizer = Quantizer(config.ssl_dim, config.codebook_size)
         self._quantizer.load_state_dict(
             load_module_state(place.folder / "quantizer.safetensors"), strict=True
@@ -151,7 +152,7 @@ class ReferenceEncoderStage:
         self._quantizer.to(place.device).eval()
         self._voices = place.voices(settings.voice_folder, settings.default_voice)
         self.tally = Tally(self._voices)
-        encoder = place.identity(torch_dtype(settings.dtype, place.device))
+        encoder = place.identity(dtype)
         store = FeatureStore("acoustic", encoder, _LAYOUT)
         self._kept: Kept[Result] = Kept(store, settings.cache, self.tally, _pack, self._unpack)
 

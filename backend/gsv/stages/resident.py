@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from gsv.device import end_if_fatal, prepare
 from gsv.errors import (
     Cancelled,
     CheckpointError,
@@ -92,6 +93,7 @@ class Residents(Generic[Weights]):
         waiting_limit: requests that may wait for weights.
         tally: where loads and residency are counted.
         clock: seconds.
+        device: what ``load`` computes on.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class Residents(Generic[Weights]):
         waiting_limit: int,
         tally: Tally | None = None,
         clock: Callable[[], float] = time.monotonic,
+        device: str = "cpu",
     ) -> None:
         self._name = name
         self._tally = tally or Tally(voices)
@@ -117,6 +120,7 @@ class Residents(Generic[Weights]):
         self._unload = unload
         self._budget = budget
         self._waiting_limit = waiting_limit
+        self._device = device
         self._entries: OrderedDict[str, _Entry[Weights]] = OrderedDict()  # least recent first
         self._pins: OrderedDict[str, str] = OrderedDict()
         self._failures: OrderedDict[str, _Failure] = OrderedDict()
@@ -236,6 +240,7 @@ class Residents(Generic[Weights]):
         self._changed.notify_all()
 
     def _run(self) -> None:
+        prepare(self._device)
         while (key := self._next()) is not None:
             with self._changed:
                 entry = self._entries[key]
@@ -252,6 +257,7 @@ class Residents(Generic[Weights]):
                         "request again"
                     )
             except Exception as error:
+                end_if_fatal(error)
                 self._give_up(key, error)
                 continue
             seconds = time.monotonic() - started

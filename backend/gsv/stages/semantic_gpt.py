@@ -8,6 +8,8 @@ it, and sentences in portions, to streams.
 from __future__ import annotations
 
 import dataclasses
+import gc
+import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -19,12 +21,13 @@ from gsv.checkpoints.store import load_module_state
 from gsv.checkpoints.voice_weights import parameters_in, read_gpt
 from gsv.config import GPTConfig
 from gsv.constants import BERT_DIM, EOS, PHONEMES
+from gsv.device import memory_free
 from gsv.engine.engine import Engine, Handle
 from gsv.engine.sequence import Enough, SamplingParams, SequenceRequest
 from gsv.errors import InvalidRequest
-from gsv.models.gpt import MAX_POSITIONS, SemanticGPT
+from gsv.models.gpt import SemanticGPT
 from gsv.options import DEFAULTS, check_range, check_seed, resolve_seed
-from gsv.precision import torch_dtype
+from gsv.precision import DEFAULT, torch_dtype
 from gsv.stages.base import (
     Load,
     Place,
@@ -37,10 +40,14 @@ from gsv.stages.base import Settings as BaseSettings
 from gsv.stages.calls import CallModel, CallPool, CallScope
 from gsv.stages.in_voice import start_in_voice
 from gsv.stages.resident import Residents
+from gsv.stages.sizing import positions, row_bytes, slots, voices_budget
 from gsv.stages.tally import Tally
 from gsv.stages.writing import Writings
 
+logger = logging.getLogger(__name__)
+
 ENGINE = "semantic_gpt_engine"
+CPU_BUDGET_MIB = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,13 +132,14 @@ class EngineResult(Result):
 class EngineSettings(BaseSettings):
     """Parameters of the engine."""
 
-    dtype: str = "float32"
-    slots: int = 32  # sequences in the running batch
+    dtype: str = DEFAULT
+    slots: int = 0  # sequences in the running batch; 0 is as many as fit
     waiting: int = 1024  # sequences that may wait; one more is refused
     max_tokens: int = 1500  # a sentence is cut after this many (60 s)
+    max_length: int = 0  # phonemes and tokens of a sentence and its prompt; 0 is the device's
     voice_folder: str = "../voices"  # relative to the model repository
     voice_slots: int = 8  # sequences in the running batch of a voice with its own GPT
-    memory_budget_mib: int = 4096  # of all voices' own GPTs together
+    memory_budget_mib: int = 0  # of all voices' own GPTs together; 0 is a share of a GPU's
 
 
 class SemanticGPTEngineStage:
@@ -147,16 +155,26 @@ class SemanticGPTEngineStage:
         model.load_state_dict(load_module_state(place.folder / "gpt.safetensors"), strict=True)
         self._max_tokens = settings.max_tokens
         dtype = torch_dtype(settings.dtype, place.device, int8=True)
+        self._itemsize = max(2, dtype.itemsize)
+        free = memory_free(place.device)
+        self._max_length = positions(settings.max_length, free)
+        row = row_bytes(self._config, self._max_length, self._itemsize)
+        count = slots(settings.slots, free, row)
+        budget = voices_budget(settings.memory_budget_mib, free, CPU_BUDGET_MIB)
+        logger.info(
+            "semantic_gpt_engine on %s: %s, %d slots of %d positions (%d MiB%s), %d MiB for voices",
+            place.device, dtype, count, self._max_length, count * row >> 20,
+            " at most" if free is None else "", budget >> 20,
+        )  # fmt: skip
         self._engine = Engine(
             model,
             device=place.device,
             dtype=dtype,
-            slots=settings.slots,
+            slots=count,
             waiting_limit=settings.waiting,
-            max_length=MAX_POSITIONS,
+            max_length=self._max_length,
         )
         self._on_gpu = place.device != "cpu"
-        self._itemsize = max(2, dtype.itemsize)
         self._voice_slots = settings.voice_slots
         self._writings = Writings()
         voices = place.voices(settings.voice_folder, "")
@@ -167,9 +185,10 @@ class SemanticGPTEngineStage:
             which=lambda voice: voice.gpt,
             size=self._size,
             load=self._load,
-            unload=lambda key, _: self._engine.remove_model(key),
-            budget=settings.memory_budget_mib << 20,
+            unload=self._unload,
+            budget=budget,
             waiting_limit=settings.waiting,
+            device=place.device,
             tally=self.tally,
         )
 
@@ -228,14 +247,20 @@ class SemanticGPTEngineStage:
         weights = parameters_in(path) * self._itemsize
         if not self._on_gpu:
             return 2 * weights
-        width = 2 * self._config.layers * self._config.hidden_dim
-        return weights + self._voice_slots * MAX_POSITIONS * width * self._itemsize
+        return weights + self._voice_slots * row_bytes(
+            self._config, self._max_length, self._itemsize
+        )
 
     def _load(self, key: str, path: Path) -> str:
         model = SemanticGPT(self._config)
         model.load_state_dict(read_gpt(path, self._config), strict=True)
         self._engine.add_model(key, model, self._voice_slots)
         return key
+
+    def _unload(self, key: str, _: str) -> None:
+        """Let a voice's GPT go, and its memory with it: what is left are circles of objects."""
+        self._engine.remove_model(key)
+        gc.collect()
 
     def _begin(
         self, request: EngineRequest, model: str, reply: Reply, enough: Enough

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import math
 import threading
 from collections import OrderedDict
@@ -24,18 +25,24 @@ from gsv import audio
 from gsv.checkpoints.store import load_module_state
 from gsv.config import SoVITSConfig
 from gsv.constants import MEL_CHANNELS, STYLE_BINS
+from gsv.device import memory_free
 from gsv.engine.flow import FlowEngine, FlowJob, Handle
 from gsv.engine.flow_plan import Reference, sentence_jobs
 from gsv.errors import InvalidRequest
 from gsv.models.sovits import SoVITS
 from gsv.options import DEFAULTS, check_range, check_seed, resolve_seed
-from gsv.precision import torch_dtype
+from gsv.precision import DEFAULT, torch_dtype
 from gsv.stages.base import Array, Load, Place, Reply, check_counts, check_ids, split_by_counts
 from gsv.stages.base import Settings as BaseSettings
 from gsv.stages.in_voice import start_in_voice
 from gsv.stages.resident import Residents
+from gsv.stages.sizing import voices_budget
 from gsv.stages.speakers import Speaker, Speakers
 from gsv.stages.tally import Tally
+
+logger = logging.getLogger(__name__)
+
+CPU_BUDGET_MIB = 8192
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,12 +113,12 @@ class Result:
 class Settings(BaseSettings):
     """Parameters of the model."""
 
-    dtype: str = "float32"
+    dtype: str = DEFAULT
     slots: int = 16  # sentences in the running batch
     waiting: int = 1024  # sentences that may wait; one more is refused
     cache: int = 64  # encoded references
     voice_folder: str = "../voices"  # relative to the model repository
-    memory_budget_mib: int = 8192  # of all voices' own SoVITS together
+    memory_budget_mib: int = 0  # of all voices' own SoVITS together; 0 is a share of a GPU's
 
 
 class SoVITSStage:
@@ -123,6 +130,9 @@ class SoVITSStage:
 
     def __init__(self, place: Place, settings: Settings) -> None:
         self._device = place.device
+        budget = voices_budget(
+            settings.memory_budget_mib, memory_free(place.device), CPU_BUDGET_MIB
+        )
         self._model = SoVITS(SoVITSConfig.load(place.folder / "sovits.json"))
         self._model.load_state_dict(
             load_module_state(place.folder / "sovits.safetensors"), strict=True
@@ -130,6 +140,7 @@ class SoVITSStage:
         self._model.to(place.device).eval()
         dtype = torch_dtype(settings.dtype, place.device)
         self._model.set_precision(dtype)
+        logger.info("sovits_v4 on %s: %s, %d MiB for voices", place.device, dtype, budget >> 20)
         self._engine = FlowEngine(
             self._model.flow, slots=settings.slots, waiting_limit=settings.waiting
         )
@@ -144,8 +155,9 @@ class SoVITSStage:
             size=self._speakers.size,
             load=self._speakers.load,
             unload=self._speakers.unload,
-            budget=settings.memory_budget_mib << 20,
+            budget=budget,
             waiting_limit=settings.waiting,
+            device=place.device,
             tally=self.tally,
         )
         self._references: OrderedDict[bytes, tuple[Tensor, Reference]] = OrderedDict()

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from gsv.constants import BERT_DIM, PHONEMES
@@ -26,7 +27,7 @@ from gsv.options import (
     check_range,
     check_text,
 )
-from gsv.precision import torch_dtype
+from gsv.precision import DEFAULT, torch_dtype
 from gsv.stages.base import Place
 from gsv.stages.base import Settings as BaseSettings
 from gsv.stages.kept import Kept
@@ -83,7 +84,7 @@ class Result:
 class Settings(BaseSettings):
     """Parameters of the model."""
 
-    dtype: str = "float32"  # of BERT
+    dtype: str = DEFAULT  # of BERT
     voice_folder: str = "../voices"  # relative to the model repository
     default_voice: str = ""
     bert_cache: int = 512  # sentences
@@ -125,15 +126,16 @@ class TextFrontendStage:
 
     def __init__(self, place: Place, settings: Settings) -> None:
         self._frontend = TextFrontend(place.folder / "text_data")
+        dtype = torch_dtype(settings.dtype, place.device, half=torch.float16)
         self._bert: BertFeatures = load_bert(
-            place.folder / "bert", place.device, settings.dtype, cache_size=settings.bert_cache
+            place.folder / "bert", place.device, dtype, cache_size=settings.bert_cache
         )
         self._voices = place.voices(settings.voice_folder, settings.default_voice)
         self._lexica: OrderedDict[str, Lexicon] = OrderedDict()
         self.tally = Tally(self._voices)
         words = self._frontend.data.lexicon  # the operator's, in no manifest
         own = "" if words is None else hashlib.sha256(words.read_bytes()).hexdigest()
-        encoder = place.identity(torch_dtype(settings.dtype, place.device), own)
+        encoder = place.identity(dtype, own)
         store = FeatureStore("text", encoder, _LAYOUT)
         self._prompts: Kept[Prompt] = Kept(store, _PROMPTS, self.tally, dataclasses.asdict, _unpack)
 

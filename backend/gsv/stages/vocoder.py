@@ -20,7 +20,7 @@ from gsv.engine.vocoding import vocode
 from gsv.errors import GsvError, InvalidRequest
 from gsv.models.vocoder import Vocoder
 from gsv.options import DEFAULTS, check_choice
-from gsv.precision import torch_dtype
+from gsv.precision import DEFAULT, torch_dtype
 from gsv.stages.base import Array, Place, check_counts
 from gsv.stages.base import Settings as BaseSettings
 
@@ -68,7 +68,7 @@ class Result:
 class Settings(BaseSettings):
     """Parameters of the model."""
 
-    dtype: str = "float32"
+    dtype: str = DEFAULT
     window: int = 400  # frames computed in one piece
 
 
@@ -93,7 +93,8 @@ class VocoderStage:
             load_module_state(place.folder / "vocoder.safetensors"), strict=True
         )
         self._model.to(place.device).eval()
-        self._model.set_precision(torch_dtype(settings.dtype, place.device))
+        dtype = torch_dtype(settings.dtype, place.device, half=torch.float16)
+        self._model.set_precision(dtype)
         accelerate(self._model)
 
     def warm_up(self) -> None:

@@ -1,0 +1,131 @@
+"""The runner for GPUs, on a CPU: the same tokens, one step ahead, with graphs or without."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable
+
+import numpy as np
+import pytest
+from gpt_models import golden_config, golden_gpt, random_request
+
+from gsv.engine import engine as engine_module
+from gsv.engine.engine import Engine
+from gsv.engine.gpu_runner import GpuRunner
+from gsv.engine.graphs import CapturedCalls, length_buckets, row_buckets
+from gsv.engine.sequence import SequenceRequest
+from gsv.errors import Cancelled
+
+pytestmark = pytest.mark.golden
+
+
+def requests(count: int = 9) -> list[SequenceRequest]:
+    rng = np.random.default_rng(2)
+    config = golden_config("tiny")
+    made = []
+    for n in range(count):
+        settings = {"top_k": int(rng.choice([5, 15, 100])), "top_p": float(rng.choice([1.0, 0.8]))}
+        limit = int(rng.integers(1, 120))
+        made.append(random_request(rng, config, seed=n, max_tokens=limit, **settings))
+    return made
+
+
+def together(engine: Engine, asked: list[SequenceRequest]) -> list[list[int]]:
+    """All at once, each one's tokens."""
+    answers: list[list[int]] = [[] for _ in asked]
+    ended = [threading.Event() for _ in asked]
+
+    def collect(index: int) -> Callable[[np.ndarray, bool], None]:
+        def on_tokens(tokens: np.ndarray, last: bool) -> None:
+            assert not ended[index].is_set(), "an end was told twice"
+            answers[index].extend(tokens.tolist())
+            if last:
+                ended[index].set()
+
+        return on_tokens
+
+    for index, request in enumerate(asked):
+        engine.submit(request, collect(index), lambda error: pytest.fail(str(error)))
+    for event in ended:
+        assert event.wait(60)
+    return answers
+
+
+def running(monkeypatch: pytest.MonkeyPatch, kind: type, **options: object) -> Engine:
+    monkeypatch.setattr(engine_module, "Runner", kind)
+    defaults = {"slots": 3, "max_length": 700, "kernel": False, "waiting_limit": 100}
+    engine = Engine(golden_gpt("tiny"), **{**defaults, **options})
+    engine.warm_up()
+    engine.start()
+    return engine
+
+
+class Replayed(CapturedCalls):
+    """Captures as a GPU does: the call is kept, and later calls under its key run that one."""
+
+    def capture(self, key: Hashable, call: Callable[[], object]) -> None:
+        call()
+        self._graphs[key] = self._Graph(call)
+
+    class _Graph:
+        def __init__(self, call: Callable[[], object]) -> None:
+            self.replay = call
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_tokens_equal_those_of_the_plain_runner(
+    monkeypatch: pytest.MonkeyPatch, graphs: bool
+) -> None:
+    if graphs:
+        monkeypatch.setattr("gsv.engine.gpu_runner.CapturedCalls", Replayed)
+    asked = requests()
+    plain = running(monkeypatch, engine_module.Runner)
+    expected = [plain.generate(request).tolist() for request in asked]
+    plain.stop()
+    engine = running(monkeypatch, GpuRunner)
+    try:
+        calls = engine._lanes[""].runner._calls
+        captured = len(calls)
+        assert [engine.generate(request).tolist() for request in asked] == expected
+        assert together(engine, asked) == expected
+        assert len(calls) == captured  # nothing is captured while somebody waits
+    finally:
+        engine.stop()
+    # 3 row buckets of (3 lengths and 2 ways to draw), and prompts of 64 to 768 positions
+    assert captured == (3 * (3 + 2) + 12 if graphs else 0)
+    counters = engine.stats().counters
+    assert counters.finished == 2 * len(asked)
+    assert counters.tokens == 2 * sum(map(len, expected))
+
+
+def test_a_cancelled_sequence_leaves_the_others_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    asked = [random_request(rng, golden_config("tiny"), seed=3, max_tokens=60)] * 2
+    engine = running(monkeypatch, GpuRunner)
+    try:
+        expected = engine.generate(asked[0]).tolist()
+        errors: list[BaseException] = []
+        tokens: list[int] = []
+
+        def on_tokens(made: np.ndarray, last: bool) -> None:
+            tokens.extend(made.tolist())
+
+        leaving = engine.submit(
+            SequenceRequest(**{**vars(asked[0]), "chunk_tokens": 1}), on_tokens, errors.append
+        )
+        while len(tokens) < 3:
+            pass
+        leaving.cancel()
+        assert engine.generate(asked[1]).tolist() == expected
+    finally:
+        engine.stop()
+    assert [type(error) for error in errors] == [Cancelled]
+    assert tokens == expected[: len(tokens)]
+
+
+def test_buckets_cover_every_number() -> None:
+    for slots in (1, 2, 3, 32, 48):
+        assert row_buckets(slots)[0] == 1
+        assert row_buckets(slots)[-1] == slots
+    assert length_buckets(2560)[-1] == 2560
+    assert length_buckets(256) == [256]
