@@ -17,7 +17,7 @@ from __future__ import annotations
 import gc
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
@@ -143,6 +143,26 @@ class TextFrontend:
             InvalidRequest: an argument is not allowed, the markup can't be read, or all that is
                 read of the text is marks.
         """
+        steps = self.analyze_in_steps(text, language, split_method, lexicon)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                sentences: list[Sentence] = end.value
+                return sentences
+
+    def analyze_in_steps(
+        self,
+        text: str,
+        language: str = "auto",
+        split_method: str = "cut5",
+        lexicon: Lexicon | None = None,
+    ) -> Generator[None, None, list[Sentence]]:
+        """As ``analyze``, a sentence a step, so that others can be served in between.
+
+        Returns:
+            A generator, whose return value are the sentences.
+        """
         _check_text(text, "TEXT", TEXT_LIMIT)
         check_choice("LANGUAGE", language, MODES)
         check_choice("SPLIT_METHOD", split_method, SPLIT_METHODS)
@@ -151,6 +171,7 @@ class TextFrontend:
         left_out: tuple[str, ...] = ()
         for part in markup.parse(text):
             for sentence in self._sentences(part, language, split_method, lexicon):
+                yield
                 if sentence.spoken if self._corrected else sentence.norm_text:
                     spoken.append(replace(sentence, left_out=left_out))
                     left_out = ()
@@ -236,9 +257,8 @@ class TextFrontend:
         correct_characters(draft, language)
         if not draft.changes:
             return text, readings, []
-        changes = [
-            Placed(change, _anchors_before(draft.text, change.source)) for change in draft.changes
-        ]
+        anchors = _Anchors(draft.text)
+        changes = [Placed(change, anchors.before(change.source)) for change in draft.changes]
         return draft.text.text, _moved(readings, text, draft.text, tensor), changes
 
     def _read(
@@ -337,14 +357,21 @@ class Placed:
     anchors: int
 
 
-def _anchors_before(text: Traced, source: int) -> int:
-    """Anchors of a corrected text before what was written at ``source``."""
-    # For each character the last written place up to it: sources without gaps, in order.
-    places = list(accumulate(text.sources, max))
-    later = bisect_left(places, source)
-    # What was put in place of the change has no source: it begins after the last one before it.
-    end = bisect_left(places, places[later - 1]) + 1 if later else 0
-    return len(markup.anchors(text.text[:end]))
+class _Anchors:
+    """The anchors of a corrected text, to be counted by places of the written one."""
+
+    def __init__(self, text: Traced) -> None:
+        # For each character the last written place up to it: sources without gaps, in order.
+        self._places = list(accumulate(text.sources, max))
+        self._anchors = markup.anchors(text.text)
+
+    def before(self, source: int) -> int:
+        """Anchors before what was written at ``source``."""
+        places = self._places
+        later = bisect_left(places, source)
+        # What was put in place of a change has no source: it begins after the last one before it.
+        end = bisect_left(places, places[later - 1]) + 1 if later else 0
+        return bisect_left(self._anchors, end)
 
 
 def _moved(

@@ -34,8 +34,9 @@ _REPEATED_MARKS = re.compile("([!?…,.-])[!?…,.-]+")
 _READ = r"A-Za-z\d々\u3040-\u30ff\u4e00-\u9fff１-９Ａ-Ｚａ-ｚｦ-ﾝ"
 _TAKEN = re.compile(f"[{_READ}]")
 _RUN_OR_MARK = re.compile(rf"(?P<run>[{_READ}]+)|[^{_READ}]")
-# Characters that OpenJTalk has room for, at three bytes each: 2,730 in all, and 341 kana in a row.
-_LONGEST_RUN = 2_000
+# OpenJTalk has room for 2,730 characters, at three bytes each, and for 341 kana in a row; and it
+# takes time by the square of a run's length. No sentence as it is written has so long a run.
+_LONGEST_RUN = 600
 _LONGEST_KANA = re.compile(r"[\u3040-\u30ffｦ-ﾝ]{300}")
 _MARKS = {
     **dict.fromkeys("：；，、·", ","),
