@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from gsv.text.data_files import installed_folder
+from gsv.text.installed import installed_folder
 from gsv.text.differences import DIFFERENCES
 from gsv.text.frontend import TextFrontend
 

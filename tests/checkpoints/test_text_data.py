@@ -14,7 +14,7 @@ from gsv.checkpoints import text_data
 from gsv.checkpoints.text_data import Sources, install
 from gsv.errors import CheckpointError
 from gsv.text import data_files
-from gsv.text.data_files import installed_folder
+from gsv.text.installed import installed_folder
 from gsv.text.japanese import Japanese
 
 NAMES = {"ada": [["EY1", "D", "AH0"]], "bob": [["B", "AA1", "B"]]}

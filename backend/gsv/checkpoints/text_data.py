@@ -19,7 +19,8 @@ from typing import Any
 from gsv.checkpoints.unpickle import unpickle
 from gsv.errors import CheckpointError
 from gsv.text.chinese.simplify import read_character_table
-from gsv.text.data_files import JAPANESE_WORDS, DataItem, data_status, installed_folder
+from gsv.text.data_files import JAPANESE_WORDS, DataItem, data_status
+from gsv.text.installed import installed_folder
 from gsv.text.japanese import DictionaryMissing, find_dictionary
 
 _TAGGER = "averaged_perceptron_tagger_eng"
@@ -213,7 +214,7 @@ def _compile_words(source: Path, target: Path) -> None:
     """
     inside = target.parents[1] / "naist-jdic"
     try:
-        dictionary = find_dictionary(inside if inside.is_dir() else None, installed_folder() / "naist-jdic")
+        dictionary = find_dictionary(inside if inside.is_dir() else None)
     except DictionaryMissing as error:
         raise CheckpointError(f"{source}: can't be compiled: {error}") from error
     program = (

@@ -22,7 +22,7 @@ from gsv.checkpoints.text_data import ITEMS, Sources, install
 from gsv.checkpoints.text_download import FILES, download_text_data
 from gsv.checkpoints.wheels import Fetch, fetch
 from gsv.errors import GsvError
-from gsv.text.data_files import installed_folder
+from gsv.text.installed import installed_folder
 
 
 def install_text_data(folder: Path, report: Callable[[str], None], fetch: Fetch = fetch) -> bool:

@@ -23,12 +23,12 @@ are found without being imported, for some of them download data when they are.
 from __future__ import annotations
 
 import importlib.util
-import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from gsv.errors import ConfigurationError
 from gsv.text.english.tagger import BUNDLED
+from gsv.text.installed import installed_folder
 from gsv.text.japanese import DICTIONARY_VARIABLE, DictionaryMissing, find_dictionary
 
 JAPANESE_WORDS = "ja_userdic/user.dict"
@@ -187,11 +187,6 @@ def data_status(folder: Path | None = None) -> list[DataItem]:
     ]
 
 
-def installed_folder() -> Path:
-    """Where `make venv` puts text data for this environment; it need not be there."""
-    return Path(sys.prefix) / "share" / "gsv" / "text_data"
-
-
 def _existing(path: Path) -> Path | None:
     return path if path.exists() else None
 
@@ -222,7 +217,7 @@ def _cmudict() -> Path | None:
 
 def _japanese(given: Path | None) -> Path | None:
     try:
-        return find_dictionary(given, installed_folder() / "naist-jdic", _bundled_japanese())
+        return find_dictionary(given, _bundled_japanese())
     except DictionaryMissing:
         return None
 

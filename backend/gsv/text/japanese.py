@@ -23,6 +23,7 @@ from threading import Lock
 from typing import Any
 
 from gsv.errors import ConfigurationError
+from gsv.text.installed import installed_folder
 from gsv.text.types import Phonemes
 
 DEBIAN_DICTIONARY = Path("/var/lib/mecab/dic/open-jtalk/naist-jdic")
@@ -64,8 +65,8 @@ class Japanese:
 
     Args:
         dictionary: folder of an OpenJTalk dictionary. Without one the folder named by
-            ``OPEN_JTALK_DICT_DIR``, Debian's naist-jdic, and the dictionary that the installed
-            package brings are tried, in this order. Nothing is ever downloaded.
+            ``OPEN_JTALK_DICT_DIR``, that of the environment (``gsv.text.installed``), Debian's
+            naist-jdic, and the dictionary that the installed package brings are tried, in this order. Nothing is ever downloaded.
         user_dictionary: compiled user dictionary, for words that the dictionary lacks.
     """
 
@@ -156,7 +157,7 @@ def _open(dictionary: Path | None, user_dictionary: Path | None) -> Any:
         ) from error
     package = Path(pyopenjtalk.__file__).parent
     bundled = next((path.parent for path in sorted(package.glob("*/sys.dic"))), None)
-    folder = find_dictionary(dictionary, bundled=bundled)
+    folder = find_dictionary(dictionary, bundled)
     if user_dictionary is not None and not user_dictionary.is_file():
         raise ConfigurationError(f"{user_dictionary}: no such user dictionary")
     user = os.fsencode(user_dictionary) if user_dictionary else b""
@@ -166,14 +167,11 @@ def _open(dictionary: Path | None, user_dictionary: Path | None) -> Any:
         raise ConfigurationError(f"{folder}: OpenJTalk can't read this dictionary") from error
 
 
-def find_dictionary(
-    given: Path | None = None, installed: Path | None = None, bundled: Path | None = None
-) -> Path:
+def find_dictionary(given: Path | None = None, bundled: Path | None = None) -> Path:
     """The folder of the dictionary to use; see ``Japanese`` for the places and their order.
 
     Args:
         given: the operator's choice.
-        installed: where `make venv` puts one.
         bundled: where the installed package has its own, if it has one.
 
     Raises:
@@ -188,7 +186,7 @@ def find_dictionary(
                 f"{named}: not an OpenJTalk dictionary, it lacks {', '.join(missing)}"
             )
         return named
-    for place in (installed, DEBIAN_DICTIONARY, bundled):
+    for place in (installed_folder() / "naist-jdic", DEBIAN_DICTIONARY, bundled):
         if place and all((place / name).is_file() for name in _DICTIONARY_FILES):
             return place
     raise DictionaryMissing(

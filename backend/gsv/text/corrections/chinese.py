@@ -46,6 +46,7 @@ _RANGE = re.compile(r"(?<=\d)\s?~\s?(?=[-¥$€£]?\d)")
 _HYPHEN_RANGE = re.compile(
     rf"(?<![\d.:/+×÷=A-Za-z-])({_NUMBER})-({_NUMBER})(?=%|[\u3400-\u9fff])(?!年)"
 )
+_RATIO = re.compile(r"(?<=\d)[:∶](?=\d)(?![0-5]\d(?!\d))")
 _CLOCK = re.compile(r"\d:\d\d(?::\d\d)?\s?$")
 _COMPARISONS = {
     "≥": "大于等于", "≤": "小于等于", "≠": "不等于", "≈": "约等于", "±": "正负", "∞": "无穷大",
@@ -85,6 +86,7 @@ def correct_chinese(draft: Draft, reads: Callable[[str], bool]) -> None:
     sub(_RANGE, lambda m: "~" if _CLOCK.search(m.string[: m.start()]) else "到", "a range")
     sub(_HYPHEN_RANGE, _hyphen_range, "a range")
     sub(_NEGATIVE, lambda m: f"负{number(m['amount'])}", "a negative number")
+    sub(_RATIO, "比", "a ratio")
     sub(_QUANTITY, lambda m: cardinal(m.group()), "an amount, not a telephone number")
     sub(_OPERATOR, lambda m: _BETWEEN_NUMBERS[m[1]], "a sign")
     sub(_COMPARISON, lambda m: _COMPARISONS[m.group()], "a sign")

@@ -46,7 +46,13 @@ _RANGE = re.compile(r"(?<=[\d%A-Za-z°])~(?=[-$€£¥]?\d)")
 _ABOUT = re.compile(r"(?:^|(?<=[\s(]))[~≈]\s?(?=[$€£¥]?\d)")
 _NEGATIVE = re.compile(r"(?:^|(?<=[\s(,;:]))-(?=[$€£¥]?\.?\d)")
 _MEASURE = re.compile(rf"(?<![A-Za-z\d.])({_NUMBER})(?:\s?({DEGREE})|(\s?)({UNIT}))")
-_FRACTION_WORD = re.compile(r"(?<=\d) and (?=\d+/\d+)")
+_FEET = re.compile(r"(?<![\d.])(\d{1,2})['’′]\s?(\d{1,2})(?:[\"”″]|(?![\d'’]))")
+_VERSION = re.compile(r"(?<![\d.])\d+(?:\.\d+){2,}(?![\d.]*\d)")
+_LOCAL_NUMBER = re.compile(r"(?<![\d-])0\d{1,4}(?:-\d{2,4}){1,3}(?![\d-])")
+_LEADING_ZERO = re.compile(r"(?<![\d.,:/-])0\d+(?![\d.,:/-]*\d)")
+_RATIO = re.compile(r"(?<=\d)\s?:\s?(?=\d)(?![0-5]\d\b)")
+_LIST_COMMA = re.compile(r"(?<=\d),(?=\d)")
+_LETTERS_AND_FIGURES = re.compile(r"(?<=[A-Za-z])(?=\d)|(?<=\d)(?=[A-Za-z])(?!(?:st|nd|rd|th)\b)")
 _SIGNS = {
     "&": "and", "@": "at", "+": "plus", "=": "equals", "×": "times", "÷": "divided by",
     "±": "plus or minus", "≈": "about", "≤": "at most", "≥": "at least", "≠": "is not",
@@ -79,7 +85,7 @@ _MARK = re.compile(r"\s*[;；：，、․‧・]|(?<=\s):|:(?!\d)|(?<!\d):")
 _ELLIPSIS = re.compile(r"\s*(?:…|‥)+")
 _DOT = re.compile(r"(?<=[a-z0-9]{2})\.(?=[a-z]{2})")
 _QUOTE = re.compile(r"[“”„‟«»‹›\"＂「」『』]|(?<![A-Za-z])[‘’‛`´]|[‘’‛`´](?![A-Za-z])")
-_GLUE = re.compile(r"(?!(?<=\d)/\d)(?<=[A-Za-z0-9.,!?'])[^ A-Za-z0-9'.,?!$£%°~ \-\u0300-\u036f\u00c0-\u024f]+(?=[A-Za-z0-9])")
+_GLUE = re.compile(r"(?!(?<=\d)[/:]\d)(?<=[A-Za-z0-9.,!?'])[^ A-Za-z0-9'.,?!$£%°~ \-\u0300-\u036f\u00c0-\u024f]+(?=[A-Za-z0-9])")
 
 
 def correct_english(draft: Draft) -> None:
@@ -96,6 +102,12 @@ def correct_english(draft: Draft) -> None:
     sub(_MONEY_BEFORE, _money, "an amount of money")
     sub(_MONEY_AFTER, _money, "an amount of money")
     sub(_MEASURE, _measure, "a unit")
+    sub(_FEET, r"\1 feet \2", "feet and inches")
+    sub(_VERSION, lambda m: m.group().replace(".", " point "), "a version")
+    sub(_LOCAL_NUMBER, _telephone_digits, "a telephone number")
+    sub(_LEADING_ZERO, lambda m: " ".join(map(cardinal, m.group())), "zeros in front")
+    sub(_RATIO, " to ", "a ratio")
+    sub(_LIST_COMMA, ", ", "a comma that belongs to no number")
     sub(_RANGE, " to ", "a range of numbers")
     sub(_ABOUT, "about ", "a sign")
     sub(_NEGATIVE, "negative ", "a negative number")
@@ -111,6 +123,7 @@ def correct_english(draft: Draft) -> None:
     sub(_MARK, ",", "a mark that upstream leaves out")
     sub(_DOT, " dot ", "an address")
     sub(_QUOTE, "", "a quotation mark")
+    sub(_LETTERS_AND_FIGURES, " ", "letters and figures")
     sub(_GLUE, lambda m: " " if m.group().strip("()[]{}") else m.group(), "between two words")
 
 
@@ -133,6 +146,10 @@ def _date(match: re.Match[str]) -> str:
 def _telephone(match: re.Match[str]) -> str:
     parts = [" ".join(cardinal(digit) for digit in part) for part in match.groups() if part]
     return ", ".join(parts)
+
+
+def _telephone_digits(match: re.Match[str]) -> str:
+    return ", ".join(" ".join(map(cardinal, part)) for part in match.group().split("-"))
 
 
 def _time(match: re.Match[str]) -> str:

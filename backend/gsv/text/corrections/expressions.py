@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from gsv.text.corrections.units import CURRENCY, DEGREE, UNIT, VULGAR
 from gsv.text.types import Segment
 
-_NUMBER = rf"(?:\d+(?:[.,]\d+)*[{''.join(VULGAR)}]?|[{''.join(VULGAR)}])"
+_NUMBER = rf"(?:\d+(?:[.,]\d+)*[⁰¹²³⁴⁵⁶⁷⁸⁹]*[{''.join(VULGAR)}]?|[{''.join(VULGAR)}])"
 _ITEM = (
     rf"(?:(?<![A-Za-z0-9)])[-+±])?(?:{CURRENCY}\s?-?)?{_NUMBER}"
     rf"(?:\s?[%‰]|\s?{DEGREE}|\s?{UNIT}|[万亿億萬千百만억천백]*\s?{CURRENCY})?"

@@ -42,6 +42,9 @@ _PER_MILLE = re.compile(r"\s?‰")
 _FRACTION = re.compile(r"(?<![\d/.-])(\d+)/(\d+)(?![\d/])")
 _RANGE = re.compile(r"(?<=[\d%度円時分秒日月年])\s?[~〜～]\s?(?=[-¥$€£]?\d)")
 _NEGATIVE = re.compile(r"(?<![\d%)A-Za-z-])-(?=\d)")
+_RATIO = re.compile(r"(?<=\d)[:：](?=\d)")
+_WAVE = re.compile("(?<=[\u3041-\u3096\u30a1-\u30fa])()[〜～](?=[\u3041-\u3096\u30a1-\u30fa\u3400-\u9fff\\W]|$)"
+                   "|(?<=[\u3400-\u9fff])[〜～](?=[\u3400-\u9fff])")  # fmt: skip
 _DECIMAL = re.compile(r"(?<=\d)\.(?=\d)")
 _SIGNS = {
     "&": "アンド", "＆": "アンド", "@": "アットマーク", "+": "プラス", "＋": "プラス", "×": "かける",
@@ -79,6 +82,8 @@ def correct_japanese(draft: Draft) -> None:
     sub(_PERCENT, "パーセント", "a share")
     sub(_PER_MILLE, "パーミル", "a share")
     sub(_RANGE, "から", "a range of numbers")
+    sub(_RATIO, "対", "a ratio")
+    sub(_WAVE, lambda m: "から" if m[1] is None else "ー", "a wave dash")
     sub(_NEGATIVE, "マイナス", "a negative number")
     sub(_DECIMAL, "点", "a decimal point")
     sub(_SIGN, lambda m: _SIGNS[m.group()], "a sign")

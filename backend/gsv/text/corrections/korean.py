@@ -29,8 +29,9 @@ _TIME = re.compile(r"(?<![\d:])([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?(?![\d:]
 _TELEPHONE = re.compile(r"(?<![\d-])(0\d{1,2})-(\d{3,4})-(\d{4})(?![\d-])")
 _FRACTION = re.compile(r"(?<![\d/.-])(\d+)/(\d+)(?![\d/])")
 _MEASURE = re.compile(rf"(?<![A-Za-z\d.])(?P<amount>{_NUMBER})\s?(?:(?P<degree>{DEGREE})|(?P<unit>{UNIT}))")
-_RANGE = re.compile(r"(?<=[\d%도원])\s?[~〜～]\s?(?=[-₩¥$€£]?\d)")
+_RANGE = re.compile(r"(?<=[\d%가-힣])\s?[~〜～]\s?(?=[-₩¥$€£]?\d)")
 _NEGATIVE = re.compile(r"(?<![\d%)A-Za-z-])-(?=\d)")
+_RATIO = re.compile(r"(?<=\d)[:：](?=\d)")
 _DECIMAL = re.compile(r"(?<![\d.])(\d+)\.(\d+)(?![\d.])")
 _SIGNS = {
     "%": "퍼센트", "‰": "퍼밀", "&": "앤드", "@": "골뱅이", "+": "더하기", "×": "곱하기", "÷": "나누기",
@@ -58,6 +59,7 @@ def correct_korean(draft: Draft) -> None:
     sub(_MONEY_AFTER, _money, "an amount of money")
     sub(_MEASURE, _measure, "a unit")
     sub(_RANGE, "에서 ", "a range of numbers")
+    sub(_RATIO, "대 ", "a ratio")
     sub(_NEGATIVE, "마이너스 ", "a negative number")
     sub(_DECIMAL, lambda m: f"{m[1]}점 {m[2].translate(_DIGIT_NAMES)}", "a decimal point")
     sub(_SIGN, lambda m: _SIGNS[m.group()], "a sign")

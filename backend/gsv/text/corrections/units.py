@@ -89,6 +89,13 @@ UNITS = _table(
     min | minute | minutes | 分钟 | 分 | 분
     h | hour | hours | 小时 | 時間 | 시간
     s | second | seconds | 秒 | 秒 | 초
+    ft | feet | feet | 英尺 | フィート | 피트
+    mi | mile | miles | 英里 | マイル | 마일
+    mph | mile per hour | miles per hour | 英里每小时 | マイル毎時 | 마일 퍼 아워
+    lb | pound | pounds | 磅 | ポンド | 파운드
+    oz | ounce | ounces | 盎司 | オンス | 온스
+    tbsp | tablespoon | tablespoons | 汤匙 | 大さじ | 큰술
+    tsp | teaspoon | teaspoons | 茶匙 | 小さじ | 작은술
     Ω | ohm | ohms | 欧姆 | オーム | 옴
     kΩ | kilohm | kilohms | 千欧 | キロオーム | 킬로옴
     """
@@ -99,7 +106,7 @@ _SPELLINGS = {
        for figure, power in (("2", "²"), ("3", "³")) if f"{unit}{power}" in UNITS},
     **{"kph": "km/h", "Kg": "kg", "KG": "kg", "Km": "km", "KM": "km", "CM": "cm", "MM": "mm"},
     **{"ML": "ml", "um": "μm", "µm": "μm", "kw": "kW", "kwh": "kWh", "hz": "Hz", "db": "dB"},
-    **{"µg": "μg", "㏄": "cc", "sec": "s", "hr": "h", "hrs": "h", "mins": "min", "ℓ": "L"},
+    **{"µg": "μg", "㏄": "cc", "sec": "s", "hr": "h", "hrs": "h", "lbs": "lb", "mins": "min", "ℓ": "L"},
 }  # fmt: skip
 UNITS.update({spelling: UNITS[unit] for spelling, unit in _SPELLINGS.items()})
 
