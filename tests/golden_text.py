@@ -2,8 +2,8 @@
 
 The cases' folder comes from ``GSV_GOLDEN_TEXT`` (default ``../shared/golden_text/open``, else
 ``tests/data/golden_text/open``), the text data from ``GSV_TEXT_DATA`` (default
-``../shared/text_data``, else what `make venv` has brought; without either the packages' data is used
-and less is asked of the results).
+``../shared/text_data``, else what `make venv` has brought; without either the packages' data is
+used and less is asked of the results).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from gsv.text.installed import installed_folder
 from gsv.text.differences import DIFFERENCES
 from gsv.text.frontend import TextFrontend
+from gsv.text.installed import installed_folder
 
 TESTS = Path(__file__).parent
 BUNDLED = TESTS / "data" / "golden_text" / "open"

@@ -35,6 +35,12 @@ def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(prepare, [str(a) for a in arguments])
 
 
+@pytest.fixture(autouse=True)
+def _bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without what `make venv` has brought: it would come before every download."""
+    monkeypatch.setattr("gsv.checkpoints.text_data.installed_folder", lambda: tmp_path / "none")
+
+
 @pytest.fixture(scope="module")
 def repository(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("served") / "repository"

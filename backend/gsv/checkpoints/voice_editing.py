@@ -25,6 +25,7 @@ from gsv.config import GPTConfig, SoVITSConfig
 from gsv.constants import REFERENCE_MAX_SECONDS
 from gsv.errors import VoiceError
 from gsv.text.lexicon import FILE as LEXICON_FILE
+from gsv.text.scripts import has_words
 from gsv.voices import NAME_PATTERN, VOICE_FILE, VoiceEntry
 from gsv.voices.features import FOLDER as FEATURES_FOLDER
 from gsv.voices.quality import Report, best_window, inspect
@@ -102,6 +103,11 @@ def add_voice(folder: Path, new: NewVoice, shapes: Shapes, *, replace: bool = Fa
                 f"name {new.name!r}: allowed: letters, digits, '_', '.' and '-', up to 64, "
                 "beginning with a letter or digit; NAME/REFERENCE for a further reference"
             )
+    if new.text.strip() and not has_words(new.text, new.language):
+        raise VoiceError(
+            f"text {new.text[:40]!r}: has no words that are read as {new.language}; give what is "
+            "said in the recording, and its language"
+        )
     wave, rate, window = _windowed(new.recording, new.window)
     report = inspect(wave, rate)
     if not report.usable:

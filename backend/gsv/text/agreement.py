@@ -2,10 +2,11 @@
 
     python -m gsv.text.agreement FOLDER [--text-data FOLDER] [--packages-only] [--list]
 
-The texts are read in the reading ``upstream``. A case counts as exact when its phoneme ids (and where there are any, its counts of phonemes per
-character) are all equal; splitting and marks are compared as text. Three kinds of cases are counted
-apart: those that upstream raised on, those that were recorded with a substitute for data which the
-recorder did not have, and those that differ on purpose (``gsv.text.differences``).
+The texts are read in the reading ``upstream``. A case counts as exact when its phoneme ids (and
+where there are any, its counts of phonemes per character) are all equal; splitting and marks are
+compared as text. Three kinds of cases are counted apart: those that upstream raised on, those that
+were recorded with a substitute for data which the recorder did not have, and those that differ on
+purpose (``gsv.text.differences``).
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ from gsv.errors import InvalidRequest
 from gsv.text.chinese.lexicon import SyllableLexicon
 from gsv.text.chinese.normalize import CANTONESE_MARKS, spoken
 from gsv.text.chinese.simplify import Simplifier
-from gsv.text.traced import Traced
 from gsv.text.symbols import MARKS, UNKNOWN, is_symbol
+from gsv.text.traced import Traced
 from gsv.text.types import Phonemes
 
 _SYLLABLE = re.compile("([a-z]+)([1-6])")

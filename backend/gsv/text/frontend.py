@@ -6,10 +6,10 @@ A sentence goes through the segmenter, each segment through its language, and wh
 joined; a sentence of fewer than six symbols is read once more with a point in front. Languages,
 their dictionaries and the identification model are loaded when they are first needed.
 
-Two readings are offered. ``upstream`` is what upstream's own front end gives, odd readings included,
-except where that fails. ``corrected``, the default, rewrites what upstream loses or misreads before
-it is read (``gsv.text.corrections``). Both differ from upstream on purpose only: see
-``gsv.text.differences``.
+Two readings are offered. ``upstream`` is what upstream's own front end gives, odd readings
+included, except where that fails. ``corrected``, the default, rewrites what upstream loses or
+misreads before it is read (``gsv.text.corrections``). Both differ from upstream on purpose only:
+see ``gsv.text.differences``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from gsv.options import LANGUAGES as MODES
 from gsv.options import READINGS, SPLIT_METHODS, TEXT_LIMIT, check_choice
 from gsv.text import lexicon as lexicons
 from gsv.text import markup, split
-from gsv.text.traced import Traced
 from gsv.text.corrections.changes import Change, Draft
 from gsv.text.corrections.characters import correct_characters, fold
 from gsv.text.corrections.expressions import segments_with_expressions
@@ -38,6 +37,7 @@ from gsv.text.markup import Reading
 from gsv.text.reader import SegmentReader
 from gsv.text.segment import Segmenter
 from gsv.text.symbols import LANGUAGES
+from gsv.text.traced import Traced
 from gsv.text.types import Piece, Segment, Sentence
 
 MAX_TRANSCRIPT = 510  # characters; ten seconds of speech have 200 at most

@@ -66,7 +66,8 @@ class Japanese:
     Args:
         dictionary: folder of an OpenJTalk dictionary. Without one the folder named by
             ``OPEN_JTALK_DICT_DIR``, that of the environment (``gsv.text.installed``), Debian's
-            naist-jdic, and the dictionary that the installed package brings are tried, in this order. Nothing is ever downloaded.
+            naist-jdic, and the dictionary that the installed package brings are tried, in this
+            order. Nothing is ever downloaded.
         user_dictionary: compiled user dictionary, for words that the dictionary lacks.
     """
 

@@ -190,9 +190,7 @@ class SegmentReader:
     ) -> tuple[Draft, str, Phonemes]:
         language = self._language(segment.language)
         try:
-            draft = self._draft(
-                segment.language, lexicon.respell(segment.language, segment.text)
-            )
+            draft = self._draft(segment.language, lexicon.respell(segment.language, segment.text))
             normalized = language.normalize(draft.text.text)
             return draft, normalized, language.phonemes(normalized)
         except DictionaryMissing as error:

@@ -23,9 +23,17 @@ from gsv_client.errors import (
     timed_out,
 )
 from gsv_client.transport import wire
-from gsv_client.transport.base import Endpoint, ModelIO, ModelState, Request, Tensors
+from gsv_client.transport.base import (
+    Endpoint,
+    ModelIO,
+    ModelState,
+    Request,
+    Tensors,
+    is_loopback,
+)
 
 UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+DIRECT = ("grpc.enable_http_proxy", 0)  # gRPC asks a proxy even for this machine
 RESTRICTED_API = "triton-grpc-protocol-"
 # Without it a stream reports errors as text only; with it the call ends with the status code.
 STATUS_IN_STREAMS = ("triton_grpc_error", "true")
@@ -44,11 +52,12 @@ class GRPCTransport:
             for name, value in (headers or {}).items()
             for prefix in ("", RESTRICTED_API)
         )
+        options = [*UNLIMITED, *([DIRECT] if is_loopback(endpoint.host) else [])]
         if endpoint.secure:
             credentials = grpc.ssl_channel_credentials()
-            self._channel = grpc.secure_channel(endpoint.authority, credentials, UNLIMITED)
+            self._channel = grpc.secure_channel(endpoint.authority, credentials, options)
         else:
-            self._channel = grpc.insecure_channel(endpoint.authority, UNLIMITED)
+            self._channel = grpc.insecure_channel(endpoint.authority, options)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     def infer(self, request: Request) -> Tensors:

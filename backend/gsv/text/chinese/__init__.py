@@ -24,8 +24,8 @@ from gsv.text.chinese.normalize import MANDARIN_MARKS, collapse_marks, spoken
 from gsv.text.chinese.polyphones import G2PW, open_g2pw
 from gsv.text.chinese.simplify import Simplifier
 from gsv.text.chinese.syllables import can_read, parse_pinyin, word_reading
-from gsv.text.traced import Traced
 from gsv.text.symbols import MARKS, UNKNOWN
+from gsv.text.traced import Traced
 from gsv.text.types import Phonemes
 
 

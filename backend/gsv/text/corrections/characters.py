@@ -27,10 +27,12 @@ _APOSTROPHE = "apostrophe"
 _IN_NUMBER = "a mark inside a number"
 
 # A character and what can join it in composition: marks, and Hangul's vowels and tails.
-_CLUSTER = re.compile(r".[\u0300-\u036f\u0483-\u0487\u0591-\u05c7\u0610-\u061a\u064b-\u065f"
-                      r"\u0900-\u0963\u1161-\u11ff\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff"
-                      r"\u3099\u309a\ufe20-\ufe2f]+|[\u0340-\u0387\u0958-\u0fff\u1f00-\u212b"
-                      r"\u2329\u232a\u2adc\uf900-\ufb4e\U0001d15e-\U0002fa1d]", re.DOTALL)  # fmt: skip
+_CLUSTER = re.compile(
+    r".[\u0300-\u036f\u0483-\u0487\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0900-\u0963\u1161-\u11ff"
+    r"\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\u3099\u309a\ufe20-\ufe2f]+|"
+    r"[\u0340-\u0387\u0958-\u0fff\u1f00-\u212b\u2329\u232a\u2adc\uf900-\ufb4e\U0001d15e-\U0002fa1d]",
+    re.DOTALL,
+)
 _LINE_END = re.compile("\r\n?|[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 _ODD_SPACE = re.compile(r"[^\S \n]|\u200b|\u2800|\u3164|\uffa0")
 _UNSEEN = re.compile(
@@ -51,15 +53,14 @@ _LETTER = r"A-Za-z\u00c0-\u024f"
 _CURLY = re.compile(rf"(?<=[{_LETTER}])[’‘ʼ´`＇‛](?=[{_LETTER}])")
 _MINUS = re.compile(rf"[−﹣－]\s?(?=[{re.escape(CURRENCY_SIGNS)}]?\d)")
 _THOUSANDS = re.compile(r"(?<![\d,.])(?:\d{1,3}(?:,\d{3})+|\d{1,2}(?:,\d{2})+,\d{3})(?![\d,]*,?\d)")
-_DASH = re.compile(
-    rf"(?<=[\d%℃℉°½¼¾])\s?[–—―‒〜～∼﹣]\s?(?=[-+]?[{re.escape(CURRENCY_SIGNS)}]?\d)"
-)
+_DASH = re.compile(rf"(?<=[\d%℃℉°½¼¾])\s?[–—―‒〜～∼﹣]\s?(?=[-+]?[{re.escape(CURRENCY_SIGNS)}]?\d)")
 _YEN = re.compile(r"￥(?=\s?\d)|(?<=\d)￥")
 
 # Abbreviations in one character; their Unicode decomposition is not how they are read.
 _ABBREVIATIONS = {"㈱": "株式会社", "㈲": "有限会社", "㈹": "代表", "㈳": "社団法人",
                   "㈶": "財団法人", "㈻": "学校法人", "㈷": "祝", "㊑": "株式会社",
-                  "㊒": "有限会社", "㍐": "ユアン", "℡": "電話", "☎": "電話", "〒": "郵便番号"}  # fmt: skip
+                  "㊒": "有限会社", "㍐": "ユアン", "℡": "電話", "☎": "電話",
+                  "〒": "郵便番号"}  # fmt: skip
 _ABBREVIATED = re.compile(f"[{''.join(_ABBREVIATIONS)}]")
 # Full-width marks that upstream reads, and ^, which is a pause to it.
 _KEPT = frozenset("！，．：；？（）［］｛｝～｟｠￣＾￥…‥")
@@ -82,7 +83,9 @@ def correct_characters(draft: Draft, mode: str) -> None:
     draft.sub(_UNSEEN, "", _INVISIBLE)
     draft.sub(_FULL_WIDTH_NUMBER, lambda m: m.group().replace("，", ""), _IN_NUMBER)
     draft.sub(_ROMAN, lambda m: _separate(m, _roman(m.group()), chinese), _NUMERAL)
-    draft.sub(_CIRCLED, lambda m: _separate(m, _circled(m.group()), chinese, circled=True), _NUMERAL)
+    draft.sub(
+        _CIRCLED, lambda m: _separate(m, _circled(m.group()), chinese, circled=True), _NUMERAL
+    )
     if mode.removeprefix("all_") in ("ja", "auto"):
         draft.sub(_ABBREVIATED, lambda m: _ABBREVIATIONS[m.group()], "abbreviation")
     draft.sub(_YEN, "¥", _COMPATIBILITY)

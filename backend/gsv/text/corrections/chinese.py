@@ -40,7 +40,9 @@ _QUANTITY = re.compile(
 )
 _PER_MILLE = re.compile(rf"(?P<sign>(?<![\d)])-)?(?P<amount>{_NUMBER})\s?‰")
 _SPACED_PERCENT = re.compile(r"(?<=\d)\s(?=%)")
-_NEGATIVE = re.compile(rf"(?<![\d%)A-Za-z°℃-])-(?P<amount>{_NUMBER})(?![\d.]*\s?(?:°|℃|度|摄氏度|%|/))")
+_NEGATIVE = re.compile(
+    rf"(?<![\d%)A-Za-z°℃-])-(?P<amount>{_NUMBER})(?![\d.]*\s?(?:°|℃|度|摄氏度|%|/))"
+)
 # ~ between two temperatures, shares or times is read by the rules that follow.
 _RANGE = re.compile(r"(?<=\d)\s?~\s?(?=[-¥$€£]?\d)")
 _HYPHEN_RANGE = re.compile(

@@ -30,9 +30,15 @@ _NUMBER = r"\d+(?:\.\d+)?"
 _SCALE_WORDS = "thousand|million|billion|trillion"
 _SCALE = rf"(?:\s?(?P<scale>{_SCALE_WORDS})\b|(?P<letter>k|K|M|m|mn|B|b|bn|T|tn)(?![A-Za-z0-9]))?"
 _SIGN = r"(?P<sign>(?:^|(?<=[\s(]))-)?"
-_MONEY_BEFORE = re.compile(rf"{_SIGN}(?P<unit>{CURRENCY})\s?(?P<minus>-?)(?P<amount>{_NUMBER}){_SCALE}")
-_MONEY_AFTER = re.compile(rf"{_SIGN}(?<![\d.])(?P<minus>)(?P<amount>{_NUMBER}){_SCALE}\s?(?P<unit>{CURRENCY})")
-_ISO_DATE = re.compile(r"(?<![\d./-])(\d{4})([-/.])(0?[1-9]|1[0-2])\2(0?[1-9]|[12]\d|3[01])(?![\d/-])")
+_MONEY_BEFORE = re.compile(
+    rf"{_SIGN}(?P<unit>{CURRENCY})\s?(?P<minus>-?)(?P<amount>{_NUMBER}){_SCALE}"
+)
+_MONEY_AFTER = re.compile(
+    rf"{_SIGN}(?<![\d.])(?P<minus>)(?P<amount>{_NUMBER}){_SCALE}\s?(?P<unit>{CURRENCY})"
+)
+_ISO_DATE = re.compile(
+    r"(?<![\d./-])(\d{4})([-/.])(0?[1-9]|1[0-2])\2(0?[1-9]|[12]\d|3[01])(?![\d/-])"
+)
 _DATE = re.compile(r"(?<![\d./-])(\d{1,2})([/.-])(\d{1,2})\2(\d{4})(?![\d/-])")
 _TIME = re.compile(
     r"(?<![\d:])([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?(?![\d:])(?:\s?([AaPp])\.?\s?[Mm]\b\.?)?"
@@ -73,19 +79,21 @@ _LETTERS = {
     "ĸ": "k", "ſ": "s",
 }  # fmt: skip
 _LATIN = re.compile(f"[{''.join(_LETTERS)}]")
-_GREEK = dict(zip(
-    "αβγδεζηθικλμνξοπρςστυφχψω",
-    ("alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho "
-     "sigma sigma tau upsilon phi chi psi omega").split(),
-    strict=True,
-))  # fmt: skip
-_GREEK_LETTER = re.compile(r"(?<![\u0370-\u03ff\u1f00-\u1fff])[α-ωΑ-Ω](?![\u0370-\u03ff\u1f00-\u1fff])")
+_GREEK_NAMES = """
+    alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma
+    sigma tau upsilon phi chi psi omega
+"""
+_GREEK = dict(zip("αβγδεζηθικλμνξοπρςστυφχψω", _GREEK_NAMES.split(), strict=True))
+_GREEK_LETTER = re.compile(
+    r"(?<![\u0370-\u03ff\u1f00-\u1fff])[α-ωΑ-Ω](?![\u0370-\u03ff\u1f00-\u1fff])"
+)
 _DASH = re.compile(r"\s*(?:[—–―‒⸺⸻]+|(?<!-)--+)\s*")
 _MARK = re.compile(r"\s*[;；：，、․‧・]|(?<=\s):|:(?!\d)|(?<!\d):")
 _ELLIPSIS = re.compile(r"\s*(?:…|‥)+")
 _DOT = re.compile(r"(?<=[a-z0-9]{2})\.(?=[a-z]{2})")
 _QUOTE = re.compile(r"[“”„‟«»‹›\"＂「」『』]|(?<![A-Za-z])[‘’‛`´]|[‘’‛`´](?![A-Za-z])")
-_GLUE = re.compile(r"(?!(?<=\d)[/:]\d)(?<=[A-Za-z0-9.,!?'])[^ A-Za-z0-9'.,?!$£%°~ \-\u0300-\u036f\u00c0-\u024f]+(?=[A-Za-z0-9])")
+_KEPT = r" A-Za-z0-9'.,?!$£%°~ \-\u0300-\u036f\u00c0-\u024f"
+_GLUE = re.compile(rf"(?!(?<=\d)[/:]\d)(?<=[A-Za-z0-9.,!?'])[^{_KEPT}]+(?=[A-Za-z0-9])")
 
 
 def correct_english(draft: Draft) -> None:

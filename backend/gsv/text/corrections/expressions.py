@@ -22,9 +22,7 @@ _EXPRESSION = re.compile(rf"{_ITEM}(?:\s?[~:/×÷+=<>≤≥≠≈^-]\s?{_ITEM}|[
 _DIGITS = re.compile(r"\d+")
 
 
-def segments_with_expressions(
-    text: str, segments: Callable[[str], list[Segment]]
-) -> list[Segment]:
+def segments_with_expressions(text: str, segments: Callable[[str], list[Segment]]) -> list[Segment]:
     """Segments of a text whose expressions are not cut.
 
     Args:
@@ -32,19 +30,20 @@ def segments_with_expressions(
         segments: the segmenter.
     """
     found: list[str] = []
+    digits_of: list[str] = []
 
     def digits(match: re.Match[str]) -> str:
         found.append(match.group())
         first = _DIGITS.search(match.group())
-        # A digit run next to it would join it: those of the text are all in expressions.
-        return first.group() if first else "1"
+        digits_of.append(first.group() if first else "1")
+        return digits_of[-1]
 
     bare = _EXPRESSION.sub(digits, text)
     if bare == text:
         return segments(text)
     cut = segments(bare)
-    if sum(len(_DIGITS.findall(segment.text)) for segment in cut) != len(found):
-        return segments(text)
+    if [run for segment in cut for run in _DIGITS.findall(segment.text)] != digits_of:
+        return segments(text)  # two of them stand side by side
     rest = iter(found)
     return list(_restored(cut, lambda _: next(rest)))
 

@@ -36,33 +36,36 @@ _MONEY_AFTER = re.compile(
 _DATE = re.compile(r"(?<![\d./-])(\d{4})([-/.])(0?[1-9]|1[0-2])\2(0?[1-9]|[12]\d|3[01])(?![\d./-])")
 _TIME = re.compile(r"(?<![\d:])([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?(?![\d:])")
 _TELEPHONE = re.compile(r"(?<![\d-])(0\d{1,4})-(\d{1,4})-(\d{3,4})(?![\d-])")
-_MEASURE = re.compile(rf"(?<![A-Za-z\d.])(?P<amount>{_NUMBER})\s?(?:(?P<degree>{DEGREE})|(?P<unit>{UNIT}))")
+_MEASURE = re.compile(
+    rf"(?<![A-Za-z\d.])(?P<amount>{_NUMBER})\s?(?:(?P<degree>{DEGREE})|(?P<unit>{UNIT}))"
+)
 _PERCENT = re.compile(r"\s?%")
 _PER_MILLE = re.compile(r"\s?‰")
 _FRACTION = re.compile(r"(?<![\d/.-])(\d+)/(\d+)(?![\d/])")
 _RANGE = re.compile(r"(?<=[\d%度円時分秒日月年])\s?[~〜～]\s?(?=[-¥$€£]?\d)")
 _NEGATIVE = re.compile(r"(?<![\d%)A-Za-z-])-(?=\d)")
 _RATIO = re.compile(r"(?<=\d)[:：](?=\d)")
-_WAVE = re.compile("(?<=[\u3041-\u3096\u30a1-\u30fa])()[〜～](?=[\u3041-\u3096\u30a1-\u30fa\u3400-\u9fff\\W]|$)"
-                   "|(?<=[\u3400-\u9fff])[〜～](?=[\u3400-\u9fff])")  # fmt: skip
+_KANA = "\u3041-\u3096\u30a1-\u30fa"
+_WAVE = re.compile(
+    rf"(?<=[{_KANA}])()[〜～](?=[{_KANA}\u3400-\u9fff\W]|$)|(?<=[\u3400-\u9fff])[〜～](?=[\u3400-\u9fff])"
+)
 _DECIMAL = re.compile(r"(?<=\d)\.(?=\d)")
 _SIGNS = {
-    "&": "アンド", "＆": "アンド", "@": "アットマーク", "+": "プラス", "＋": "プラス", "×": "かける",
-    "÷": "わる", "=": "イコール", "＝": "イコール", "±": "プラスマイナス", "≈": "約", "≒": "約",
-    "≥": "以上", "≤": "以下", "≠": "ノットイコール", "∞": "無限大", "√": "ルート", "%": "パーセント",
-    "→": "、", "№": "ナンバー", "²": "の二乗", "³": "の三乗", "♯": "シャープ", "#": "シャープ",
-    "℡": "電話",
+    "&": "アンド", "＆": "アンド", "@": "アットマーク", "+": "プラス", "＋": "プラス",
+    "×": "かける", "÷": "わる", "=": "イコール", "＝": "イコール", "±": "プラスマイナス",
+    "≈": "約", "≒": "約", "≥": "以上", "≤": "以下", "≠": "ノットイコール", "∞": "無限大",
+    "√": "ルート", "%": "パーセント", "→": "、", "№": "ナンバー", "²": "の二乗", "³": "の三乗",
+    "♯": "シャープ", "#": "シャープ", "℡": "電話",
 }  # fmt: skip
 _SIGN = re.compile(f"[{re.escape(''.join(_SIGNS))}]")
 _DASH = re.compile("(?:[—–―‒]+|--+)")
-_QUOTE = re.compile("[「」『』（）()［］\\[\\]【】〈〉《》“”\"‘’〔〕｛｝{}＜＞<>*＊_|｜]")
+_QUOTE = re.compile('[「」『』（）()［］\\[\\]【】〈〉《》“”"‘’〔〕｛｝{}＜＞<>*＊_|｜]')
 _ELLIPSIS = re.compile("[…‥]+")
-_GREEK = dict(zip(
-    "αβγδεζηθικλμνξοπρςστυφχψω",
-    ("アルファ ベータ ガンマ デルタ イプシロン ゼータ イータ シータ イオタ カッパ ラムダ ミュー ニュー "
-     "クサイ オミクロン パイ ロー シグマ シグマ タウ ウプシロン ファイ カイ プサイ オメガ").split(),
-    strict=True,
-))  # fmt: skip
+_GREEK_NAMES = """
+    アルファ ベータ ガンマ デルタ イプシロン ゼータ イータ シータ イオタ カッパ ラムダ ミュー ニュー
+    クサイ オミクロン パイ ロー シグマ シグマ タウ ウプシロン ファイ カイ プサイ オメガ
+"""
+_GREEK = dict(zip("αβγδεζηθικλμνξοπρςστυφχψω", _GREEK_NAMES.split(), strict=True))
 _GREEK_LETTER = re.compile("[α-ωΑ-Ω]")
 _KANA_REPEATED = re.compile("([\u3041-\u3096\u30a1-\u30fa])([ゝヽゞヾ])")
 _KANJI_REPEATED = re.compile("(?<=([\u3400-\u9fff\U00020000-\U000323af]))[〻々]|〻")
@@ -92,11 +95,11 @@ def correct_japanese(draft: Draft) -> None:
     sub(_KANA_REPEATED, _kana_repeated, "an iteration mark")
 
 
-_DIGIT_NAMES = dict(zip("0123456789", "ゼロ イチ ニー サン ヨン ゴー ロク ナナ ハチ キュー".split(), strict=True))
+_DIGIT_NAMES = ("ゼロ", "イチ", "ニー", "サン", "ヨン", "ゴー", "ロク", "ナナ", "ハチ", "キュー")
 
 
 def _spaced(figures: str) -> str:
-    return "".join(_DIGIT_NAMES[figure] for figure in figures)
+    return "".join(_DIGIT_NAMES[int(figure)] for figure in figures)
 
 
 def _time(match: re.Match[str]) -> str:
@@ -147,7 +150,9 @@ def correct_kanji(draft: Draft, unread: Callable[[str], Iterable[str]]) -> None:
         return
     if any("々" in stretch or "〻" in stretch for stretch in silent):
         known = _unread_marks(draft, unread)
-        draft.sub(_KANJI_REPEATED, lambda m: m[1] if m[1] and known(m) else m.group(), "an iteration mark")
+        draft.sub(
+            _KANJI_REPEATED, lambda m: m[1] if m[1] and known(m) else m.group(), "an iteration mark"
+        )
     characters = {char for stretch in silent for char in stretch if _KANJI.match(char)}
     forms = {}
     for char in characters:

@@ -28,15 +28,17 @@ _DATE = re.compile(r"(?<![\d./-])(\d{4})([-/.])(0?[1-9]|1[0-2])\2(0?[1-9]|[12]\d
 _TIME = re.compile(r"(?<![\d:])([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?(?![\d:])")
 _TELEPHONE = re.compile(r"(?<![\d-])(0\d{1,2})-(\d{3,4})-(\d{4})(?![\d-])")
 _FRACTION = re.compile(r"(?<![\d/.-])(\d+)/(\d+)(?![\d/])")
-_MEASURE = re.compile(rf"(?<![A-Za-z\d.])(?P<amount>{_NUMBER})\s?(?:(?P<degree>{DEGREE})|(?P<unit>{UNIT}))")
+_MEASURE = re.compile(
+    rf"(?<![A-Za-z\d.])(?P<amount>{_NUMBER})\s?(?:(?P<degree>{DEGREE})|(?P<unit>{UNIT}))"
+)
 _RANGE = re.compile(r"(?<=[\d%가-힣])\s?[~〜～]\s?(?=[-₩¥$€£]?\d)")
 _NEGATIVE = re.compile(r"(?<![\d%)A-Za-z-])-(?=\d)")
 _RATIO = re.compile(r"(?<=\d)[:：](?=\d)")
 _DECIMAL = re.compile(r"(?<![\d.])(\d+)\.(\d+)(?![\d.])")
 _SIGNS = {
-    "%": "퍼센트", "‰": "퍼밀", "&": "앤드", "@": "골뱅이", "+": "더하기", "×": "곱하기", "÷": "나누기",
-    "=": "는", "±": "플러스마이너스", "≈": "약", "≥": "이상", "≤": "이하", "∞": "무한대",
-    "№": "넘버", "²": "제곱", "³": "세제곱", "#": "샵",
+    "%": "퍼센트", "‰": "퍼밀", "&": "앤드", "@": "골뱅이", "+": "더하기", "×": "곱하기",
+    "÷": "나누기", "=": "는", "±": "플러스마이너스", "≈": "약",
+    "≥": "이상", "≤": "이하", "∞": "무한대", "№": "넘버", "²": "제곱", "³": "세제곱", "#": "샵",
 }  # fmt: skip
 _SIGN = re.compile(f"[{re.escape(''.join(_SIGNS))}]")
 _DIGIT_NAMES = str.maketrans("0123456789", "영일이삼사오육칠팔구")
@@ -54,7 +56,11 @@ def correct_korean(draft: Draft) -> None:
     sub(_TELEPHONE, lambda m: ", ".join(m.groups()).translate(_DIGIT_NAMES), "a telephone number")
     sub(_TIME, _time, "a time")
     sub(MIXED, _mixed, "a fraction")
-    sub(_FRACTION, lambda m: f"{m[2]}분의 {m[1].translate(_DIGIT_NAMES) if len(m[1]) == 1 else m[1]}", "a fraction")
+    sub(
+        _FRACTION,
+        lambda m: f"{m[2]}분의 {m[1].translate(_DIGIT_NAMES) if len(m[1]) == 1 else m[1]}",
+        "a fraction",
+    )
     sub(_MONEY_BEFORE, _money, "an amount of money")
     sub(_MONEY_AFTER, _money, "an amount of money")
     sub(_MEASURE, _measure, "a unit")

@@ -36,7 +36,7 @@ def _table(rows: str) -> dict[str, Name]:
 
 UNITS = _table(
     """
-    km/h | kilometer per hour | kilometers per hour | 公里每小时 | キロメートル毎時 | 킬로미터 퍼 아워
+    km/h | kilometer per hour | kilometers per hour| 公里每小时|キロメートル毎時|킬로미터 퍼 아워
     m/s | meter per second | meters per second | 米每秒 | メートル毎秒 | 미터 퍼 세컨드
     km² | square kilometer | square kilometers | 平方千米 | 平方キロメートル | 제곱킬로미터
     m² | square meter | square meters | 平方米 | 平方メートル | 제곱미터
@@ -106,7 +106,8 @@ _SPELLINGS = {
        for figure, power in (("2", "²"), ("3", "³")) if f"{unit}{power}" in UNITS},
     **{"kph": "km/h", "Kg": "kg", "KG": "kg", "Km": "km", "KM": "km", "CM": "cm", "MM": "mm"},
     **{"ML": "ml", "um": "μm", "µm": "μm", "kw": "kW", "kwh": "kWh", "hz": "Hz", "db": "dB"},
-    **{"µg": "μg", "㏄": "cc", "sec": "s", "hr": "h", "hrs": "h", "lbs": "lb", "mins": "min", "ℓ": "L"},
+    **{"µg": "μg", "㏄": "cc", "sec": "s", "hr": "h", "hrs": "h", "lbs": "lb", "mins": "min"},
+    **{"ℓ": "L"},
 }  # fmt: skip
 UNITS.update({spelling: UNITS[unit] for spelling, unit in _SPELLINGS.items()})
 

@@ -1,8 +1,9 @@
 """Part-of-speech tags for English, to tell homographs apart.
 
 The averaged perceptron of nltk_data (``averaged_perceptron_tagger_eng``), part of this package, or
-read from its JSON files; evaluated as nltk evaluates it: the features and the order of ties are nltk's. Importing nltk
-for this would cost 1.6 s and 100 MB (it imports scipy and scikit-learn where they are installed).
+read from its JSON files; evaluated as nltk evaluates it: the features and the order of ties are
+nltk's. Importing nltk for this would cost 1.6 s and 100 MB (it imports scipy and scikit-learn
+where they are installed).
 """
 
 from __future__ import annotations
