@@ -18,6 +18,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -37,7 +38,8 @@ _TAKEN = re.compile(f"[{_READ}]")
 _RUN_OR_MARK = re.compile(rf"(?P<run>[{_READ}]+)|[^{_READ}]")
 # OpenJTalk has room for 2,730 characters, at three bytes each, and for 341 kana in a row; and it
 # takes time by the square of a run's length. No sentence as it is written has so long a run.
-_LONGEST_RUN = 600
+_LONGEST_RUN = 512
+_CACHED_RUNS = 64
 _LONGEST_KANA = re.compile(r"[\u3040-\u30ffｦ-ﾝ]{300}")
 _MARKS = {
     **dict.fromkeys("：；，、·", ","),
@@ -76,6 +78,8 @@ class Japanese:
         self._user_dictionary = user_dictionary
         self._engine: Any = None
         self._loading = Lock()
+        # A run is analysed once for what is not read in it, and once for its phonemes.
+        self._words = lru_cache(maxsize=_CACHED_RUNS)(self._analyse)
 
     def load(self) -> None:
         """Read the dictionary now.
@@ -129,13 +133,18 @@ class Japanese:
             for part in _parts(match.group()):
                 silent += [
                     word["string"]
-                    for word in self._engine.run_frontend(part)
+                    for word in self._words(part)
                     if word["pron"] in ("、", "") and any(map(str.isalnum, word["string"]))
                 ]
         return silent
 
+    def _analyse(self, run: str) -> list[dict[str, Any]]:
+        """OpenJTalk's words of a run, with their readings."""
+        words: list[dict[str, Any]] = self._engine.run_frontend(run)
+        return words
+
     def _read(self, run: str) -> Iterator[str]:
-        labels = self._engine.make_label(self._engine.run_frontend(run))
+        labels = self._engine.make_label(self._words(run))
         return _prosody([_Label.parse(label) for label in labels])
 
 
