@@ -243,9 +243,9 @@ def _windowed(
     if not window:
         if seconds > REFERENCE_MAX_SECONDS and (best := best_window(wave, rate)):
             raise VoiceError(
-                f"{path}: {seconds:.1f} s long; allowed: 3 to {REFERENCE_MAX_SECONDS:g} s. The "
-                f"best part is {best[0]:.2f} to {best[1]:.2f} s: take it with "
-                f"--window {best[0]:.2f}:{best[1]:.2f} (or --window auto), and let --text be what "
+                f"{path}: {seconds:.{1 if seconds >= 10.1 else 4}f} s long; allowed: 3 to "
+                f"{REFERENCE_MAX_SECONDS:g} s. The best part is {best[0]:.2f} to {best[1]:.2f} s: "
+                f"take it with --window {best[0]:.2f}:{best[1]:.2f} (or --window auto), and let --text be what "
                 "is said in that part"
             )
         return wave, rate, None

@@ -19,6 +19,7 @@ from gsv.voices.recording import read_recording
 from gsv_client.doctor import Finding
 
 _LONGEST_SECONDS = 60.0
+_GPT = Path("semantic_gpt_engine", "1", "gpt.json")
 _TEXT_DATA = Path("text_frontend", "1", "text_data")
 _GET_TEXT = (
     "bring it with `gsv prepare --download-text`, from a checkout with --upstream, or from a "
@@ -46,7 +47,8 @@ def check_voices(repository: Path | None, voices: Path | None) -> Iterator[Findi
         yield Finding("error", "voices", str(error), _FIX)
     if not entries and not errors:
         yield Finding("warning", "voices", f"{voices}: no voices", "add one: `gsv voices add`")
-    shapes = Shapes.of(repository) if repository else Shapes()
+    prepared = repository is not None and (repository / _GPT).is_file()
+    shapes = Shapes.of(repository) if repository and prepared else Shapes()
     for entry in entries:
         found = [
             *_check_recordings(entry),

@@ -164,7 +164,7 @@ def _text(frontend: TextFrontend, case: Case) -> Answer:
     try:
         sentences = frontend.analyze(case["text"], case["lang"], case["method"])
     except InvalidRequest:  # nothing to speak
-        return _REFUSED, theirs
+        return ([] if theirs == [] else _REFUSED), theirs
     return [list(s.ids) for s in sentences], theirs
 
 

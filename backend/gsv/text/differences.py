@@ -162,9 +162,9 @@ CORRECTIONS = (
         (("ko", "\u1112\u1161\u11ab\u1100\u1173\u11af 만세", "한글 만세"),),
     ),
     Correction(
-        "full-width and other compatibility forms: ＡＢＣ１２３％ Ⅲ ① ㈱ ㎏ ﬁ 𝐁 ﾊﾟ",
+        "full-width and other compatibility forms: ＡＢＣ１２３％ Ⅲ ① ㈱ ㎏ ﬁ 𝐁",
         "mostly lost",
-        "what they stand for; numerals apart from numbers beside them; full-width marks as they are",
+        "what they stand for; numerals apart from numbers beside them; full-width marks stay",
         (
             ("zh", "第Ⅲ章", "第三章"),
             ("en", "ＡＢＣ １２３", "ABC 123"),
