@@ -245,8 +245,8 @@ def _windowed(
             raise VoiceError(
                 f"{path}: {seconds:.{1 if seconds >= 10.1 else 4}f} s long; allowed: 3 to "
                 f"{REFERENCE_MAX_SECONDS:g} s. The best part is {best[0]:.2f} to {best[1]:.2f} s: "
-                f"take it with --window {best[0]:.2f}:{best[1]:.2f} (or --window auto), and let --text be what "
-                "is said in that part"
+                f"take it with --window {best[0]:.2f}:{best[1]:.2f} (or --window auto), and let "
+                "--text be what is said in that part"
             )
         return wave, rate, None
     chosen = best_window(wave, rate) if window == _AUTO else _parse_window(window, seconds)
