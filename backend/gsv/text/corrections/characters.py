@@ -63,7 +63,7 @@ _ABBREVIATIONS = {"㈱": "株式会社", "㈲": "有限会社", "㈹": "代表",
                   "〒": "郵便番号"}  # fmt: skip
 _ABBREVIATED = re.compile(f"[{''.join(_ABBREVIATIONS)}]")
 # Full-width marks that upstream reads, and ^, which is a pause to it.
-_KEPT = frozenset("！，．：；？（）［］｛｝～｟｠￣＾￥…‥")
+_KEPT = frozenset("！，．：；？（）［］｛｝～｟｠￣＾￥…‥№")
 _MULTIPLE = re.compile("<(?:wide|narrow|compat|circle|square|font|small|vertical|noBreak|sub)>")
 # ½ ² ™ and their like: <fraction> and <super> are left to the languages.
 
