@@ -2,7 +2,8 @@
 
 The cases' folder comes from ``GSV_GOLDEN_TEXT`` (default ``../shared/golden_text/open``, else
 ``tests/data/golden_text/open``), the text data from ``GSV_TEXT_DATA`` (default
-``../shared/text_data``; without it the packages' data is used and less is asked of the results).
+``../shared/text_data``, else what `make venv` has brought; without either the packages' data is
+used and less is asked of the results).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import pytest
 
 from gsv.text.differences import DIFFERENCES
 from gsv.text.frontend import TextFrontend
+from gsv.text.installed import installed_folder
 
 TESTS = Path(__file__).parent
 BUNDLED = TESTS / "data" / "golden_text" / "open"
@@ -42,14 +44,13 @@ def text_data_dir() -> Path | None:
         if not folder.is_dir():
             raise FileNotFoundError(f"GSV_TEXT_DATA: {folder} is not a folder")
         return folder
-    shared = SHARED / "text_data"
-    return shared if shared.is_dir() else None
+    return next((f for f in (SHARED / "text_data", installed_folder()) if f.is_dir()), None)
 
 
 @functools.cache
-def text_frontend() -> TextFrontend:
-    """One front end for all tests: its dictionaries take a while to load."""
-    return TextFrontend(text_data_dir())
+def text_frontend(reading: str = "corrected") -> TextFrontend:
+    """One front end of each reading for all tests: its dictionaries take a while to load."""
+    return TextFrontend(text_data_dir(), reading=reading)
 
 
 def check_clean_cases(

@@ -66,5 +66,9 @@ install ${TORCH_ARGS:-} torch
 echo "make venv: installing gsv, gsv-client and the tools" >&2
 install --requirement requirements-dev.txt --editable 'client[gateway]' \
     --editable 'backend[server,text,japanese,g2pw]'
+echo "make venv: bringing text data (38 MB), so that all languages are read as upstream reads them" >&2
+.venv/bin/python -m gsv.checkpoints.text_install --pip-options="${PIP_ARGS:-}" ||
+    echo "make venv: without it Japanese is refused and English is guessed in part; to try again:" \
+        ".venv/bin/python -m gsv.checkpoints.text_install" >&2
 touch .venv/.installed
 echo "make venv: ready; activate it with: . .venv/bin/activate" >&2

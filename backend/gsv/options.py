@@ -24,6 +24,7 @@ __all__ = [
     "DEFAULTS",
     "LANGUAGES",
     "RANGES",
+    "READINGS",
     "SAMPLE_RATES",
     "SPLIT_METHODS",
     "TEXT_LIMIT",
@@ -34,6 +35,8 @@ __all__ = [
     "check_text",
     "resolve_seed",
 ]
+
+READINGS = ("corrected", "upstream")  # of a text: see gsv.text.frontend
 
 
 def check_range(tensor: str, value: float) -> None:

@@ -6,6 +6,8 @@ wheel carries copies of them inside the package.
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from pathlib import Path
 
 from gsv.errors import ConfigurationError
@@ -27,6 +29,38 @@ def template_root() -> Path:
         f"the model repository's configuration is neither in {_PACKAGE} nor in {_CHECKOUT}; "
         "install the package again, or use a source checkout"
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class ServedVoices:
+    """The voices that a model repository names.
+
+    Attributes:
+        folder: the voice folder.
+        default: the voice of requests that name none; "" where there is none.
+    """
+
+    folder: Path
+    default: str
+
+
+def served_voices(repository: Path) -> ServedVoices | None:
+    """What a repository says of voices; None where it has no model that knows of them."""
+    config = repository / "gpt_sovits_v4" / "config.pbtxt"
+    try:
+        text = config.read_text(encoding="utf-8")
+    except OSError:
+        return None
+    folder = _parameter(text, "voice_folder")
+    if folder is None:
+        return None
+    return ServedVoices((repository / folder).resolve(), _parameter(text, "default_voice") or "")
+
+
+def _parameter(config: str, key: str) -> str | None:
+    """The value of a parameter in a model's configuration."""
+    found = re.search(rf'key: "{key}" value: \{{ string_value: "((?:[^"\\]|\\.)*)"', config)
+    return re.sub(r"\\(.)", r"\1", found[1]) if found else None
 
 
 def bundled_voices() -> Path | None:

@@ -47,7 +47,8 @@ class SegmentAnalysis:
     """A run of one language inside a sentence, and how it is read.
 
     `word2ph` gives the number of phonemes of each character of `normalized` in the languages that
-    have such a count (Chinese), else None.
+    have such a count (Chinese), else None. `changes` tells what was rewritten before it was read,
+    `unread` the characters that have no reading.
     """
 
     language: str
@@ -56,19 +57,32 @@ class SegmentAnalysis:
     phonemes: tuple[str, ...]
     ids: tuple[int, ...]
     word2ph: tuple[int, ...] | None
+    changes: tuple[ChangeAnalysis, ...] = ()
+    unread: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class ChangeAnalysis:
+    """What was written, what was read in its place, and why."""
+
+    written: str
+    spoken: str
+    reason: str
 
 
 @dataclasses.dataclass(frozen=True)
 class SentenceAnalysis:
     """A sentence as the frontend split it.
 
-    `pause_after` is the silence in seconds that the text itself asks for, if it does.
+    `pause_after` is the silence in seconds that the text itself asks for, if it does; `unread` are
+    the characters that have no reading, those of sentences that were left out among them.
     """
 
     text: str
     normalized: str
     pause_after: float | None
     segments: tuple[SegmentAnalysis, ...]
+    unread: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,6 +232,7 @@ def _sentence(values: Mapping[str, Any]) -> SentenceAnalysis:
         normalized=values["normalized"],
         pause_after=None if pause is None else float(pause),
         segments=tuple(_segment(segment) for segment in values["segments"]),
+        unread=tuple(values.get("unread") or ()),
     )
 
 
@@ -230,6 +245,11 @@ def _segment(values: Mapping[str, Any]) -> SegmentAnalysis:
         phonemes=tuple(values["phonemes"]),
         ids=tuple(values["ids"]),
         word2ph=None if counts is None else tuple(counts),
+        changes=tuple(
+            ChangeAnalysis(change["written"], change["spoken"], change["reason"])
+            for change in values.get("changes") or ()
+        ),
+        unread=tuple(values.get("unread") or ()),
     )
 
 

@@ -77,13 +77,21 @@ class Audio:
     def of(cls, source: Audio | str | os.PathLike[str] | tuple[NDArray[Any], int]) -> Audio:
         """Audio from whatever a caller has: an Audio, a path, or (samples, rate).
 
-        Integer samples are taken as PCM and scaled to [-1, 1]; of [n, channels] or
+        Integer samples are taken as PCM, unsigned ones with silence in their middle, and scaled to
+        [-1, 1]; of [n, channels] or
         [channels, n] the channels are averaged.
         """
         if isinstance(source, Audio):
             return source
         if isinstance(source, (str, os.PathLike)):
             return cls.read(source)
+        if isinstance(source, (bytes, bytearray, memoryview)) or hasattr(source, "read"):
+            raise InvalidRequest.value(
+                "reference",
+                type(source).__name__,
+                "an Audio, a path, or a tuple (samples, rate); read a file's content with "
+                "Audio.read(io.BytesIO(content)), an open file with Audio.read(file)",
+            )
         if not (isinstance(source, tuple) and len(source) == 2):
             raise InvalidRequest.value(
                 "reference", type(source).__name__, "an Audio, a path, or a tuple (samples, rate)"
@@ -91,6 +99,9 @@ class Audio:
         samples, rate = np.asarray(source[0]), source[1]
         if samples.dtype.kind == "i":
             samples = samples / np.float32(np.iinfo(samples.dtype).max + 1.0)
+        elif samples.dtype.kind == "u":
+            middle = np.float32((np.iinfo(samples.dtype).max + 1.0) / 2)
+            samples = (samples.astype(np.float64) - middle) / middle
         if samples.ndim == 2:
             samples = samples.mean(axis=int(np.argmin(samples.shape)))
         return cls(samples, rate)

@@ -99,6 +99,8 @@ _NAMES_INPUTS = re.compile(r"\binputs?\b", re.IGNORECASE)
 _TRY_LATER = "try again later"
 # A voice that the server can't use, through no fault of the caller.
 _NAMES_A_VOICE = re.compile(r"^voice [\w./-]+: ")
+# A frame of settings, with which every HTTP/2 server begins, where a status line should be.
+_SPEAKS_HTTP2 = re.compile(r"BadStatusLine.*\\x00\\x00.?\\x04|HTTP/2")
 # Over gRPC a restricted API has the code UNAVAILABLE.
 _RESTRICTED = "is restricted, expecting header"
 
@@ -138,6 +140,11 @@ def http_errors(address: str, timeout: float) -> Iterator[None]:
     except (exceptions.SSLError, ssl.SSLError) as error:
         raise ServerUnavailable(f"{address}: no secure connection: {_last_words(error)}") from error
     except (exceptions.HTTPError, OSError) as error:
+        if _SPEAKS_HTTP2.search(str(error)):
+            raise ServerUnavailable(
+                f"{address}: this looks like a gRPC port; give the server's HTTP port, or "
+                f"grpc://{address.rpartition('/')[2]} as url (--url)"
+            ) from error
         raise ServerUnavailable(
             f"{address}: the connection broke: {_last_words(error)}; the answer is lost, try again"
         ) from error
@@ -160,6 +167,10 @@ def grpc_errors(address: str, timeout: float) -> Iterator[None]:
         raise _of(kind, details or f"gRPC status {code}", address) from error
 
 
+READABLE = "WAV, FLAC, OGG, MP3, AIFF"
+_UNKNOWN_FORMAT = 1  # libsndfile's SF_ERR_UNRECOGNISED_FORMAT
+
+
 @contextlib.contextmanager
 def audio_errors(subject: str) -> Iterator[None]:
     """Turn what soundfile and the file system raise inside the block into AudioError."""
@@ -168,7 +179,14 @@ def audio_errors(subject: str) -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        raise  # the reader closed the pipe, which is not an error of the audio
+        raise  # the reader of a pipe left: not a fault of the audio
+    except soundfile.LibsndfileError as error:
+        if error.code != _UNKNOWN_FORMAT:
+            raise AudioError(f"{subject}: {_one_line(error.error_string)}") from error
+        raise AudioError(
+            f"{subject}: not a readable sound file; allowed: {READABLE}; convert others, such as "
+            "with: ffmpeg -i FILE recording.wav"
+        ) from error
     except (OSError, soundfile.SoundFileError, ValueError, TypeError) as error:
         raise AudioError(f"{subject}: {_one_line(str(error))}") from error
 

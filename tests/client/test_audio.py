@@ -187,3 +187,26 @@ def test_a_writer_refuses_another_rate_or_format() -> None:
             writer.write(Audio(NOISE, 8_000))
     with pytest.raises(AudioError, match="allowed for a growing file: wav, wav-float, raw"):
         WavWriter(io.BytesIO(), "flac")
+
+
+def test_unsigned_samples_are_centred() -> None:
+    silence = Audio.of((np.full(8, 128, np.uint8), 8_000))
+    assert not silence.samples.any()
+    loud = Audio.of((np.array([0, 255], np.uint8), 8_000)).samples
+    np.testing.assert_allclose(loud, [-1.0, 127 / 128])
+    wide = Audio.of((np.array([0, 2**15, 2**16 - 1], np.uint16), 8_000)).samples
+    np.testing.assert_allclose(wide, [-1.0, 0.0, 1.0], atol=1e-4)
+
+
+@pytest.mark.parametrize("source", [b"RIFF", bytearray(b"RIFF"), io.BytesIO(b"RIFF")])
+def test_a_files_content_is_told_how_to_be_read(source: object) -> None:
+    with pytest.raises(InvalidRequest, match=r"Audio\.read\(io\.BytesIO\(content\)\)"):
+        Audio.of(source)  # type: ignore[arg-type]
+
+
+def test_a_format_that_cannot_be_read_says_which_can(tmp_path: Path) -> None:
+    path = tmp_path / "a.m4a"
+    path.write_bytes(b"\0\0\0\x20ftypM4A " + bytes(100))
+    with pytest.raises(AudioError, match="allowed: WAV, FLAC, OGG, MP3, AIFF; convert") as error:
+        Audio.read(path)
+    assert str(error.value).count("a.m4a") == 1

@@ -17,8 +17,10 @@ import soundfile
 from click.testing import CliRunner, Result
 from kserve_models import CHUNK, Models
 
-from gsv_client import Audio
+from gsv_client import Audio, Client
 from gsv_client.cli import OWN, main
+from gsv_client.cli.phones import _print, shown
+from gsv_client.testing import FakeTransport
 
 Invoke = Callable[..., Result]
 GSV = [sys.executable, "-W", "error", "-c", "from gsv_client.cli import main; main()"]
@@ -305,3 +307,34 @@ def test_stdout_on_a_terminal_is_refused() -> None:
         os.close(follower)
     assert done.returncode == 2
     assert b"stdout is a terminal" in done.stderr
+
+
+def test_phones_tells_changes_and_what_is_not_read(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    segment = {
+        **{"language": "en", "text": "It’s", "normalized": "It's", "phonemes": ["a"], "ids": [1]},
+        **{"word2ph": None, "unread": ["Ж"]},
+        "changes": [
+            {"written": "’", "spoken": "'", "reason": "apostrophe"},
+            {"written": "\u200b", "spoken": "", "reason": "invisible"},
+        ],
+    }
+    sentence = {
+        **{"text": "It’s", "normalized": "It's", "pause_after": None, "segments": [segment]},
+        "unread": ["Ж"],
+    }
+    monkeypatch.setattr("gsv_client.testing._analysis", lambda text: {"sentences": [sentence]})
+    with Client(transport=FakeTransport()) as client:
+        analysis = client.phones("It’s")
+    assert analysis.sentences[0].segments[0].changes[0].reason == "apostrophe"
+    assert analysis.sentences[0].unread == ("Ж",)
+    _print(analysis)
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert "’ → ': apostrophe" in lines
+    assert "<U+200B> → (nothing): invisible" in lines
+    assert lines[-1] == "not read: Ж"
+
+
+def test_what_cannot_be_seen_is_shown_by_its_code() -> None:
+    assert shown("a\u200b\tb c") == "a<U+200B><U+0009>b c"

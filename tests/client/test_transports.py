@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ from gsv_client import (
     Timeout,
 )
 from gsv_client.transport import Endpoint, ModelIO, ModelState, Request, open_transport, over_http
+from gsv_client.transport.base import is_loopback
 
 REFERENCE = Audio(np.linspace(-1, 1, 3 * 8_000), 8_000)
 
@@ -273,3 +275,68 @@ def test_a_program_that_leaves_a_stream_open_ends(address: str) -> None:
 def test_every_error_is_one_of_ours() -> None:
     for error in (NotFound, InvalidRequest, ServerUnavailable, Timeout, Cancelled, ServerError):
         assert issubclass(error, GsvClientError)
+
+
+class OtherServer(threading.Thread):
+    """Takes one connection after another, and answers each with the same bytes."""
+
+    def __init__(self, answer: bytes) -> None:
+        super().__init__(daemon=True)
+        self._answer = answer
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+
+    def run(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            with connection:
+                connection.recv(65_536)
+                connection.sendall(self._answer)
+
+    def close(self) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self.join()
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (
+            b"\0\0\x18\x04\0\0\0\0\0\0\x04\0\x3f\0\x01\0\x05\0\x3f\xff\xff",
+            "looks like a gRPC port.*grpc://",
+        ),
+        (
+            b"HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 18\r\n\r\nMethod Not Allowed",
+            "looks like the port for metrics",
+        ),
+    ],
+)
+def test_another_port_of_the_server(answer: bytes, message: str) -> None:
+    other = OtherServer(answer)
+    other.start()
+    try:
+        with Client(other.address) as client, pytest.raises(ServerUnavailable, match=message):
+            client.say("Hello.")
+    finally:
+        other.close()
+
+
+def test_a_proxy_is_not_in_the_way_of_this_machine(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with Client(address) as client:
+        assert client.health().ready
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [("127.0.0.1", True), ("localhost", True), ("::1", True), ("[::1]", True), ("10.0.0.1", False)],
+)
+def test_this_machine(host: str, loopback: bool) -> None:
+    assert is_loopback(host) is loopback

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from gsv_client import Client
 pytestmark = pytest.mark.server
 
 LIVE_SECONDS = 5.0
+LOADED = 5.0  # times slower than alone: other tests run beside this one
 
 
 def gsv_phones(server: Any, *arguments: str) -> str:
@@ -125,3 +128,40 @@ def test_a_voices_lexicon_is_live(server: Any, voice: Path) -> None:
         assert within_seconds(["D", "AO1", "G"])
         (voice / "lexicon.toml").unlink()
         assert within_seconds(plain[2:])
+
+
+def test_changes_and_what_is_not_read_are_shown_and_counted(server: Any) -> None:
+    shown = gsv_phones(server, "It’s 5–10 people Ж", "--language", "en")
+    assert "’ → ': apostrophe" in shown
+    assert "~ →  to : a range of numbers" in shown
+    assert "not read: Ж" in shown
+    address = f"http://{server.metrics_url.removeprefix('http://')}"
+    with urllib.request.urlopen(address, timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    (line,) = [x for x in lines if x.startswith("gsv_voice_unread_characters_total{")]
+    assert float(line.rpartition(" ")[2]) >= 1
+
+
+def test_a_long_text_delays_no_short_one(server: Any) -> None:
+    """Ten thousand characters take a second or two; others are read in between."""
+    text = "".join(random.Random(1).choices("etaoinshrdlu", k=10_000))
+    with Client(server.http_url) as client, ThreadPoolExecutor(1) as pool:
+        client.phones("Hello there.", "en")
+        running = pool.submit(client.phones, text, "en")
+        waits = []
+        while not running.done():
+            started = time.monotonic()
+            client.phones("Hello there.", "en")
+            waits.append(time.monotonic() - started)
+        assert running.result().sentences
+    assert len(waits) > 2
+    assert sorted(waits)[-1] < 0.2 * LOADED, waits
+
+
+def test_a_text_without_anything_to_say_is_the_callers_mistake(server: Any) -> None:
+    url = f"http://{server.http_url}/v2/models/gpt_sovits_v4/generate"
+    body = json.dumps({"TEXT": "Привет мир", "LANGUAGE": "en"}).encode()
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(urllib.request.Request(url, data=body), timeout=60)
+    assert refused.value.code == 400
+    assert "TEXT: nothing to speak" in refused.value.read().decode()

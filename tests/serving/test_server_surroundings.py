@@ -134,6 +134,24 @@ class TestSharedMemory:
 
 
 class TestInstallation:
+    def test_no_home_folder_is_one_line(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def homeless() -> Path:
+            raise RuntimeError("Could not determine home directory.")
+
+        monkeypatch.delenv("GSV_CACHE", raising=False)
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        monkeypatch.setattr(Path, "home", homeless)
+        with pytest.raises(ServerError, match="no home folder; give a writable folder in GSV_CA"):
+            installation.cache_folder()
+        monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache")
+        assert installation.cache_folder() == Path("/var/cache/gsv")
+
+    def test_health_checks_ask_no_proxy(self) -> None:
+        docker = Path(__file__).parents[2] / "docker"
+        for name in ("Dockerfile", "compose.yaml"):
+            assert "build_opener(r.ProxyHandler({})).open(" in (docker / name).read_text()
+            assert "urlopen" not in (docker / name).read_text()
+
     def test_layout_is_made_once_and_mended(self, tmp_path: Path) -> None:
         first = installation.embedded(tmp_path).backend_directory
         assert first is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from voices.voice_files import make_voice
 
 from gsv.constants import BERT_DIM
-from gsv.errors import InvalidRequest, VoiceError
+from gsv.errors import Cancelled, ConfigurationError, InvalidRequest, VoiceError
 from gsv.stages import text_frontend
 from gsv.stages.base import Place
 from gsv.stages.text_frontend import Request, Result, Settings, TextFrontendStage
@@ -157,3 +158,108 @@ def test_pauses_and_rows(stage: TextFrontendStage) -> None:
     assert not result.bert_rows[first:].any()
     assert result.bert_features.shape == (result.bert_rows.max() + 1, BERT_DIM)
     assert not result.bert_features[0].any()
+
+
+class Answers:
+    """The replies of several requests, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self.came: list[tuple[str, Any]] = []
+        self._changed = threading.Condition()
+
+    def reply(self, name: str) -> Any:
+        answers = self
+
+        class One:
+            def send(self, result: Any, *, final: bool) -> None:
+                assert final
+                answers.add(name, result)
+
+            def finish(self) -> None:
+                raise AssertionError("one answer is the whole of it")
+
+            def fail(self, error: BaseException) -> None:
+                answers.add(name, error)
+
+        return One()
+
+    def add(self, name: str, answer: Any) -> None:
+        with self._changed:
+            self.came.append((name, answer))
+            self._changed.notify()
+
+    def wait(self, count: int) -> dict[str, Any]:
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.came) >= count, timeout=60)
+        return dict(self.came)
+
+
+def test_a_short_text_does_not_wait_for_a_long_one(stage: TextFrontendStage) -> None:
+    stage.warm_up()
+    answers = Answers()
+    long = "今天天气真好，我们去公园散步。" * 600
+    stage.submit(Request(long, "zh"), answers.reply("long"))
+    time.sleep(0.05)
+    stage.submit(Request("foo bar", "en"), answers.reply("short"))
+    found = answers.wait(2)
+    stage.close()
+    assert [name for name, _ in answers.came] == ["short", "long"]
+    (alone,) = stage.run_batch([Request(long, "zh")])
+    assert isinstance(alone, Result)
+    assert found["long"].phonemes.tolist() == alone.phonemes.tolist()
+    assert found["long"].bert_rows.tolist() == alone.bert_rows.tolist()
+    assert symbols(found["short"]) == ". F OW1 B AA1 ."
+
+
+def test_each_request_has_its_own_error(stage: TextFrontendStage) -> None:
+    answers = Answers()
+    stage.submit(Request("Привет", "en"), answers.reply("bad"))
+    stage.submit(Request("你好世界，再见。", "zh"), answers.reply("good"))
+    found = answers.wait(2)
+    stage.close()
+    assert isinstance(found["bad"], InvalidRequest)
+    assert isinstance(found["good"], Result)
+    assert found["good"].bert_features.shape == (9, BERT_DIM)
+
+
+def test_a_caller_that_leaves_is_not_waited_for(stage: TextFrontendStage) -> None:
+    answers = Answers()
+    cancel = stage.submit(Request("很长的一句话。" * 1_000, "zh"), answers.reply("gone"))
+    cancel()
+    found = answers.wait(1)
+    stage.close()
+    assert isinstance(found["gone"], Cancelled)
+
+
+def test_nothing_is_taken_after_the_end(stage: TextFrontendStage) -> None:
+    stage.close()
+    with pytest.raises(Cancelled):
+        stage.submit(Request("foo", "en"), Answers().reply("late"))
+
+
+def test_the_reading_is_a_parameter(tmp_path: Path, stage: TextFrontendStage) -> None:
+    folder = tmp_path / "repository" / "text_frontend" / "1"
+    upstream = TextFrontendStage(Place(folder), Settings(reading="upstream"))
+    assert read(upstream, "10元", language="zh") != read(stage, "10元", language="zh")
+    with pytest.raises(ConfigurationError, match="reading: got 'x'"):
+        TextFrontendStage(Place(folder), Settings(reading="x"))
+
+
+def test_the_analysis_tells_changes_and_what_is_not_read(stage: TextFrontendStage) -> None:
+    (result,) = stage.run_batch([Request("It’s Ж, foo", "en")])
+    assert isinstance(result, Result)
+    (sentence,) = json.loads(result.analysis)["sentences"]
+    (segment,) = sentence["segments"]
+    assert {"written": "’", "spoken": "'", "reason": "apostrophe"} in segment["changes"]
+    assert sentence["unread"] == segment["unread"] == ["Ж"]
+    counted = [change for change in stage.tally.take() if change.family == "unread_characters"]
+    assert [(change.voice, change.value) for change in counted] == [("plain", 1)]
+
+
+def test_analysis_needs_no_voice(tmp_path: Path, stage: TextFrontendStage) -> None:
+    """Where the default voice is missing, the reference encoder says so; the text is read."""
+    folder = tmp_path / "repository" / "text_frontend" / "1"
+    without = TextFrontendStage(Place(folder), Settings(default_voice="nobody"))
+    assert read(without, "foo bar") == ". F OW1 B AA1 ."
+    (answer,) = without.run_batch([Request("foo", "en", voice="nobody")])
+    assert isinstance(answer, InvalidRequest)

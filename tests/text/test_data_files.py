@@ -10,13 +10,13 @@ from golden_text import text_data_dir
 
 from gsv.errors import ConfigurationError
 from gsv.text.data_files import TextData, data_status, package_folder, required_package
+from gsv.text.english.tagger import BUNDLED
 
 
 def test_an_empty_folder_has_nothing(tmp_path: Path) -> None:
     data = TextData.find(tmp_path)
-    assert (data.upstream, data.names, data.tagger, data.language_model, data.lexicon) == (
-        None,
-    ) * 5
+    assert (data.upstream, data.names, data.language_model, data.lexicon) == (None,) * 4
+    assert data.tagger == BUNDLED
     items = data_status(tmp_path)
     assert not items[0].present
     assert all(item.name and item.cost for item in items)
@@ -59,4 +59,21 @@ def test_packages_are_found_without_being_imported() -> None:
 
 def test_packages_alone() -> None:
     data = TextData.of_packages()
-    assert data.folder is data.upstream is data.tagger is None
+    assert data.folder is data.upstream is data.japanese_words is None
+    assert data.tagger == BUNDLED
+
+
+def test_what_the_environment_has_is_found_without_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = tmp_path / "share"
+    for name in ("upstream/cmudict.rep", "ja_userdic/user.dict"):
+        (machine / name).parent.mkdir(parents=True)
+        (machine / name).touch()
+    monkeypatch.setattr("gsv.text.data_files.installed_folder", lambda: machine)
+    assert TextData.find().folder == machine
+    assert TextData.find().upstream == machine / "upstream"
+    (tmp_path / "own").mkdir()
+    own = TextData.find(tmp_path / "own")
+    assert own.upstream is None
+    assert own.japanese_words == machine / "ja_userdic" / "user.dict"

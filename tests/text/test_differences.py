@@ -8,20 +8,43 @@ import pytest
 from golden_text import text_frontend
 
 from gsv.text.agreement import compare
-from gsv.text.differences import DIFFERENCES, table
+from gsv.text.data_files import TextData
+from gsv.text.differences import CORRECTIONS, DIFFERENCES, corrections_table, table
+from gsv.text.readings import Case, check
 
 
-def test_the_documentation_has_the_table() -> None:
+def test_the_documentation_has_the_tables() -> None:
     path = Path(__file__).parents[2] / "docs" / "upstream-differences.md"
     page = path.read_text(encoding="utf-8")
-    _, _, rest = page.partition("<!-- differences: gsv.text.differences -->\n")
-    assert rest.partition("<!-- end of differences -->")[0] == table()
+    for name, expected in (("differences", table()), ("corrections", corrections_table())):
+        _, _, rest = page.partition(f"<!-- {name}: gsv.text.differences -->\n")
+        assert rest.partition(f"<!-- end of {name} -->")[0] == expected
 
 
-def test_the_table_is_markdown() -> None:
-    rows = table().splitlines()
-    assert len(rows) == len(DIFFERENCES) + 2
-    assert all(row.startswith("|") and row.endswith("|") and row.count("|") == 3 for row in rows)
+def test_the_tables_are_markdown() -> None:
+    for made, count, columns in (
+        (table(), len(DIFFERENCES), 2),
+        (corrections_table(), len(CORRECTIONS), 4),
+    ):
+        rows = made.splitlines()
+        assert len(rows) == count + 2
+        assert all(row.startswith("|") and row.endswith("|") for row in rows)
+        assert all(row.count("|") == columns + 1 for row in rows)
+
+
+EXAMPLES = [example for correction in CORRECTIONS for example in correction.examples]
+
+
+@pytest.mark.parametrize(("language", "text", "plain"), EXAMPLES)
+def test_each_example_is_read_so_and_otherwise_by_upstream(
+    language: str, text: str, plain: str
+) -> None:
+    if language in ("ja", "auto") and TextData.find().japanese_words is None:
+        pytest.skip("upstream's Japanese dictionaries: python -m gsv.checkpoints.text_install")
+    outcome = check(text_frontend(), Case("example", language, text, plain))
+    assert outcome.right, f"{outcome.found}\n{outcome.expected}"
+    theirs = check(text_frontend("upstream"), Case("example", language, text, plain))
+    assert theirs.found != outcome.found
 
 
 @pytest.mark.parametrize(
@@ -53,6 +76,6 @@ def test_a_difference_on_purpose_is_counted_apart(tmp_path: Path) -> None:
     path = tmp_path / "zh_clean.jsonl"
     case = '{"id": "1", "text": "%s", "lang": "zh", "ids": [1], "word2ph": [1]}\n'
     path.write_text(case % "9:30-10:15" + case % "十点", encoding="utf-8")
-    report = compare(text_frontend(), path)
+    report = compare(text_frontend("upstream"), path)
     assert report.on_purpose == ["1"]
     assert report.cases.total == 1

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from click.testing import CliRunner, Result
 from voices.voice_files import make_voice, write_wave
 from voices.weights_files import gpt_file
 
+from gsv.commands import serve
 from gsv.commands.doctor import check_voices
+from gsv.repository import served_voices
 from gsv.voices import VoiceFolder
 from gsv.voices.features import FeatureStore, Layout
 from gsv_client.cli import main
@@ -127,3 +130,74 @@ def test_doctor(tmp_path: Path) -> None:
     (empty,) = check_voices(None, tmp_path / "nothing")
     assert empty.level == "warning"
     assert gsv("doctor", "--voices", tmp_path).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "language"), [("😀", "en"), ("你好", "en"), ("Привет", "auto"), ("Привет", "zh")]
+)
+def test_a_transcript_without_words_of_its_language(
+    tmp_path: Path, text: str, language: str
+) -> None:
+    recording = write_wave(tmp_path / "a.wav")
+    done = gsv(
+        *("voices", "add", "alice", "--reference", recording, "--voices", tmp_path / "voices"),
+        *("--text", text, "--language", language),
+    )
+    one_line(done, f"has no words that are read as {language}")
+    assert not (tmp_path / "voices" / "alice").exists()
+
+
+def test_a_file_of_another_format_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "a.m4a").write_bytes(b"\0\0\0\x20ftypM4A " + bytes(100))
+    done = add(tmp_path / "voices", "alice", tmp_path / "a.m4a")
+    one_line(done, "allowed: WAV, FLAC, OGG, MP3, AIFF; convert others, such as with: ffmpeg -i")
+
+
+def test_a_length_just_outside_does_not_look_allowed(tmp_path: Path) -> None:
+    recording = write_wave(tmp_path / "a.wav", seconds=10.001)
+    one_line(add(tmp_path / "voices", "alice", recording), "10.0010 s long; allowed: 3 to 10 s")
+
+
+def config(repository: Path, default: str) -> Path:
+    place = repository / "gpt_sovits_v4" / "config.pbtxt"
+    place.parent.mkdir(parents=True)
+    place.write_text(
+        'parameters [\n  { key: "voice_folder" value: { string_value: "../voices" } },\n'
+        f'  {"{"} key: "default_voice" value: {"{"} string_value: "{default}" {"}"} {"}"}\n]\n'
+    )
+    return repository
+
+
+def test_doctor_looks_for_the_default_voice(tmp_path: Path) -> None:
+    make_voice(tmp_path / "voices" / "alice")
+    for default, level in (("alice", "ok"), ("alice/calm", "ok"), ("sample", "error"), ("", "ok")):
+        repository = config(tmp_path / f"repository{default.replace('/', '')}", default)
+        found = {f.subject: f for f in check_voices(repository, None)}
+        assert found["default voice"].level == level, default
+        assert found["voice alice"].level == "ok"
+    assert "sample is not in " in found_of(tmp_path / "repositorysample")
+
+
+def found_of(repository: Path) -> str:
+    return next(f.message for f in check_voices(repository, None) if f.subject == "default voice")
+
+
+@pytest.mark.parametrize(
+    ("default", "names", "shown"),
+    [
+        ("alice", ["alice"], 'try: gsv say "Hello there." --url'),
+        ("sample", ["bob"], 'try: gsv say "Hello there." --voice bob --url'),
+        ("", ["bob"], 'try: gsv say "Hello there." --voice bob --url'),
+        ("sample", [], "no voices in "),
+    ],
+)
+def test_serve_prints_a_command_that_works(
+    tmp_path: Path, default: str, names: list[str], shown: str
+) -> None:
+    for name in names:
+        make_voice(tmp_path / "voices" / name)
+    repository = config(tmp_path / "repository", default)
+    assert serve._what_to_try(repository, "http://127.0.0.1:8000").startswith(shown)
+    served = served_voices(repository)
+    assert served is not None
+    assert (served.default, served.folder) == (default, (tmp_path / "voices").resolve())

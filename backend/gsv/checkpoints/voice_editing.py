@@ -26,6 +26,7 @@ from gsv.config import GPTConfig, SoVITSConfig
 from gsv.constants import REFERENCE_MAX_SECONDS
 from gsv.errors import VoiceError
 from gsv.text.lexicon import FILE as LEXICON_FILE
+from gsv.text.scripts import has_words
 from gsv.voices import NAME_PATTERN, VOICE_FILE, VoiceEntry
 from gsv.voices.features import FOLDER as FEATURES_FOLDER
 from gsv.voices.recording import read_recording
@@ -103,6 +104,11 @@ def add_voice(folder: Path, new: NewVoice, shapes: Shapes, *, replace: bool = Fa
                 f"name {new.name!r}: allowed: letters, digits, '_', '.' and '-', up to 64, "
                 "beginning with a letter or digit; NAME/REFERENCE for a further reference"
             )
+    if new.text.strip() and not has_words(new.text, new.language):
+        raise VoiceError(
+            f"text {new.text[:40]!r}: has no words that are read as {new.language}; give what is "
+            "said in the recording, and its language"
+        )
     wave, rate, window = _windowed(new.recording, new.window)
     report = inspect(wave, rate)
     if not report.usable:
@@ -219,10 +225,10 @@ def _windowed(
     if not window:
         if seconds > REFERENCE_MAX_SECONDS and (best := best_window(wave, rate)):
             raise VoiceError(
-                f"{path}: {seconds:.1f} s long; allowed: 3 to {REFERENCE_MAX_SECONDS:g} s. The "
-                f"best part is {best[0]:.2f} to {best[1]:.2f} s: take it with "
-                f"--window {best[0]:.2f}:{best[1]:.2f} (or --window auto), and let --text be what "
-                "is said in that part"
+                f"{path}: {seconds:.{1 if seconds >= 10.1 else 4}f} s long; allowed: 3 to "
+                f"{REFERENCE_MAX_SECONDS:g} s. The best part is {best[0]:.2f} to {best[1]:.2f} s: "
+                f"take it with --window {best[0]:.2f}:{best[1]:.2f} (or --window auto), and let "
+                "--text be what is said in that part"
             )
         return wave, rate, None
     chosen = best_window(wave, rate) if window == _AUTO else _parse_window(window, seconds)

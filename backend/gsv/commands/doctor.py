@@ -8,6 +8,7 @@ from pathlib import Path
 from gsv.checkpoints.voice_editing import Shapes
 from gsv.checkpoints.voice_weights import read_gpt, read_sovits
 from gsv.errors import ConfigurationError, GsvError
+from gsv.repository import ServedVoices, served_voices
 from gsv.text import lexicon as lexicons
 from gsv.text.chinese.polyphones import FOLDER, find_network
 from gsv.text.data_files import TextData, data_status, package_folder
@@ -18,6 +19,7 @@ from gsv_client.doctor import Finding
 from gsv_client.quality import inspect
 
 _LONGEST_SECONDS = 60.0
+_GPT = Path("semantic_gpt_engine", "1", "gpt.json")
 _TEXT_DATA = Path("text_frontend", "1", "text_data")
 _GET_TEXT = (
     "bring it with `gsv prepare --download-text`, from a checkout with --upstream, or from a "
@@ -31,8 +33,13 @@ def check_voices(repository: Path | None, voices: Path | None) -> Iterator[Findi
 
     Args:
         repository: whose models the weights must fit; without it, the official ones.
-        voices: the voice folder; without it nothing is looked at.
+        voices: the voice folder; without it that of the repository.
     """
+    served = served_voices(repository) if repository else None
+    if voices is None and served is not None and served.folder.is_dir():
+        voices = served.folder
+    if served is not None:
+        yield from _check_default(served, voices)
     if voices is None:
         return
     entries, errors = VoiceFolder(voices).scan()
@@ -40,7 +47,8 @@ def check_voices(repository: Path | None, voices: Path | None) -> Iterator[Findi
         yield Finding("error", "voices", str(error), _FIX)
     if not entries and not errors:
         yield Finding("warning", "voices", f"{voices}: no voices", "add one: `gsv voices add`")
-    shapes = Shapes.of(repository) if repository else Shapes()
+    prepared = repository is not None and (repository / _GPT).is_file()
+    shapes = Shapes.of(repository) if repository and prepared else Shapes()
     for entry in entries:
         found = [
             *_check_recordings(entry),
@@ -50,6 +58,19 @@ def check_voices(repository: Path | None, voices: Path | None) -> Iterator[Findi
         yield from found
         if not found:
             yield Finding("ok", f"voice {entry.base.name}", _summary(entry))
+
+
+def _check_default(served: ServedVoices, voices: Path | None) -> Iterator[Finding]:
+    """Whether requests that name no voice will get one."""
+    if not served.default:
+        yield Finding("ok", "default voice", "none; every request must name a voice")
+    elif voices is None or served.default.partition("/")[0] not in VoiceFolder(voices):
+        yield Finding(
+            "error", "default voice", f"{served.default} is not in {voices or served.folder}",
+            "add it, or change default_voice in every config.pbtxt that has it",
+        )  # fmt: skip
+    else:
+        yield Finding("ok", "default voice", served.default)
 
 
 def _check_recordings(entry: VoiceEntry) -> Iterator[Finding]:

@@ -15,9 +15,11 @@ from typing import IO, Any
 import click
 
 from gsv.errors import Cancelled, GsvError
+from gsv.repository import served_voices
 from gsv.serving.launcher import EmbeddedServer, ServerOptions
 from gsv.serving.mps import MODES
 from gsv.serving.supervisor import RecoveryPolicy, Supervisor
+from gsv.voices import VoiceFolder
 
 EPILOG = """\b
 Examples:
@@ -154,12 +156,29 @@ def _run(server: EmbeddedServer, show: LogView, policy: RecoveryPolicy) -> None:
         say(f"  HTTP     http://{server.http_url}")
         say(f"  gRPC     {server.grpc_url}")
         say(f"  metrics  {server.metrics_url}")
-        say(f'try: gsv say "Hello there." --url {server.http_url} -o hello.wav   (Ctrl-C stops)')
+        say(f"{_what_to_try(server.repository, server.http_url)}   (Ctrl-C stops)")
         show.serving = True
         Supervisor(server, policy, say).run()
         show.serving = False
         say("stopping: requests under way are finished first")
     say("stopped")
+
+
+def _what_to_try(repository: Path, url: str) -> str:
+    """A command that speaks with the voices that there are."""
+    served = served_voices(repository)
+    names = VoiceFolder(served.folder).names() if served else []
+    if served and not names:
+        return (
+            f"no voices in {served.folder}; add one: gsv voices add NAME --reference FILE "
+            f"--text TEXT --language LANGUAGE --voices {served.folder}"
+        )
+    voice = ""
+    if served and served.default.partition("/")[0] not in names:
+        if served.default:
+            say(f"warning: the default voice {served.default} is not in {served.folder}")
+        voice = f" --voice {names[0]}"
+    return f'try: gsv say "Hello there."{voice} --url {url} -o hello.wav'
 
 
 def _progress() -> Callable[[str, int, int], None]:

@@ -97,10 +97,22 @@ def installed(binary: Path) -> Installation:
 
 
 def cache_folder() -> Path:
-    """``$GSV_CACHE``, else ``gsv`` in the user's cache folder."""
+    """``$GSV_CACHE``, else ``gsv`` in the user's cache folder.
+
+    Raises:
+        ServerError: the user has no home folder, and the variables name none.
+    """
     if given := os.environ.get("GSV_CACHE"):
         return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gsv"
+    if cache := os.environ.get("XDG_CACHE_HOME"):
+        return Path(cache) / "gsv"
+    try:
+        return Path.home() / ".cache" / "gsv"
+    except RuntimeError as error:
+        raise ServerError(
+            f"no cache folder: user {os.getuid()} has no home folder; "
+            "give a writable folder in GSV_CACHE"
+        ) from error
 
 
 def _find_wheel() -> Path:

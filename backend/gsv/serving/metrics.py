@@ -25,6 +25,7 @@ _VOICES: dict[Family, tuple[str, bool, str]] = {
     "loads": ("Times that a voice's own weights were loaded", True, ""),
     "load_seconds": ("Seconds that loading them took", True, ""),
     "load_failures": ("Times that they could not be loaded", True, ""),
+    "unread_characters": ("Letters, digits and signs of texts that had no reading", True, ""),
 }  # fmt: skip
 
 

@@ -48,6 +48,8 @@ from gsv.voices.recording import read_recording
 # A recording that decoders push a little over full scale is scaled back; samples far outside are
 # integers that nobody divided.
 PEAK_LIMIT = 1.0
+_FRAME_SECONDS = 0.02
+_SILENCE = 1e-3  # RMS: -60 dB against full scale
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,11 +86,27 @@ def _check_samples(samples: NDArray[np.float32], rate: int) -> None:
             f"REFERENCE_AUDIO: got samples up to {peak:g}; allowed: -1 to 1 "
             "(divide 16-bit integers by 32768)"
         )
+    if _is_silent(samples, rate):
+        raise InvalidRequest(
+            "REFERENCE_AUDIO: holds nothing but silence; allowed: a recording of speech (two "
+            "channels in opposite phase cancel each other when they are mixed: send one of them)"
+        )
+
+
+def _is_silent(samples: NDArray[np.float32], rate: int) -> bool:
+    """Whether no 20 ms of it are louder than -60 dB against full scale, a constant apart."""
+    size = max(1, round(rate * _FRAME_SECONDS))
+    frames = samples[: len(samples) // size * size].reshape(-1, size).astype(np.float64)
+    return not len(frames) or float(frames.std(axis=1).max()) <= _SILENCE
 
 
 def _wrong_length(seconds: float) -> InvalidRequest:
+    low, high = REFERENCE_MIN_SECONDS, REFERENCE_MAX_SECONDS
+    # So many digits that the number does not look allowed.
+    shown = (f"{seconds:.{digits}f}" for digits in range(2, 9))
+    told = next((text for text in shown if not low <= float(text) <= high), repr(seconds))
     return InvalidRequest(
-        f"REFERENCE_AUDIO: got {seconds:.2f} s; allowed: {REFERENCE_MIN_SECONDS:g} to "
+        f"REFERENCE_AUDIO: got {told} s; allowed: {REFERENCE_MIN_SECONDS:g} to "
         f"{REFERENCE_MAX_SECONDS:g} s of speech"
     )
 

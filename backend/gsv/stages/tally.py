@@ -21,7 +21,7 @@ from gsv.voices import VoiceFolder
 OUTCOMES = ("answered", "refused", "cancelled", "failed")
 Family = Literal[
     "requests", "audio_seconds", "features", "resident_bytes", "loads", "load_seconds",
-    "load_failures",
+    "load_failures", "unread_characters",
 ]  # fmt: skip
 # Instead of a voice's name:
 OWN_RECORDING = "(request)"  # the request brings its own recording

@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,17 +19,19 @@ import torch
 from numpy.typing import NDArray
 
 from gsv.constants import BERT_DIM, PHONEMES
-from gsv.errors import ConfigurationError, GsvError, VoiceError
+from gsv.device import end_if_fatal, prepare
+from gsv.errors import Cancelled, ConfigurationError, GsvError, VoiceError
 from gsv.options import (
     DEFAULTS,
     LANGUAGES,
+    READINGS,
     SPLIT_METHODS,
     check_choice,
     check_range,
     check_text,
 )
 from gsv.precision import DEFAULT, torch_dtype
-from gsv.stages.base import Place
+from gsv.stages.base import Place, Reply
 from gsv.stages.base import Settings as BaseSettings
 from gsv.stages.kept import Kept
 from gsv.stages.pretrained import BertFeatures, load_bert
@@ -41,6 +44,7 @@ from gsv.voices.features import Arrays, FeatureStore, Layout
 
 _LEXICA = 64  # of voices, kept
 _PROMPTS = 128  # transcripts of voices, kept
+_TURN_CHARACTERS = 256  # that BERT reads in a turn, unless one piece has more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +92,7 @@ class Settings(BaseSettings):
     voice_folder: str = "../voices"  # relative to the model repository
     default_voice: str = ""
     bert_cache: int = 512  # sentences
+    reading: str = READINGS[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,14 +123,18 @@ class _Analysed:
 
 
 class TextFrontendStage:
-    """Sentence splitting, segmentation, normalisation, phonemes; then one BERT batch for all."""
+    """Sentence splitting, segmentation, normalisation, phonemes; then BERT for all that are ready.
+
+    One thread does the work of all requests in turns, a sentence of each at a time: a long text
+    delays a short one by a sentence, not by the whole of it.
+    """
 
     request_type = Request
     result_type = Result
     settings_type = Settings
 
     def __init__(self, place: Place, settings: Settings) -> None:
-        self._frontend = TextFrontend(place.folder / "text_data")
+        self._frontend = TextFrontend(place.folder / "text_data", reading=settings.reading)
         dtype = torch_dtype(settings.dtype, place.device, half=torch.float16)
         self._bert: BertFeatures = load_bert(
             place.folder / "bert", place.device, dtype, cache_size=settings.bert_cache
@@ -135,9 +144,14 @@ class TextFrontendStage:
         self.tally = Tally(self._voices)
         words = self._frontend.data.lexicon  # the operator's, in no manifest
         own = "" if words is None else hashlib.sha256(words.read_bytes()).hexdigest()
-        encoder = place.identity(dtype, own)
+        encoder = place.identity(dtype, own, settings.reading)
         store = FeatureStore("text", encoder, _LAYOUT)
         self._prompts: Kept[Prompt] = Kept(store, _PROMPTS, self.tally, dataclasses.asdict, _unpack)
+        self._device = place.device
+        self._new: list[_Job] = []
+        self._closing = False
+        self._changed = threading.Condition()
+        self._worker: threading.Thread | None = None
 
     def warm_up(self) -> None:
         """Load every language's data and run BERT once."""
@@ -145,7 +159,104 @@ class TextFrontendStage:
         self._bert(["你好"])
 
     def close(self) -> None:
-        """Nothing runs between requests."""
+        """End the thread; what is not answered then is refused."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        if self._worker is not None:
+            self._worker.join()
+
+    def load(self) -> None:
+        """Requests are short: there is no running batch to tell of."""
+
+    def submit(self, request: Request, reply: Reply) -> Callable[[], None]:
+        """Put a request in line; what is returned takes it out again."""
+        job = _Job(request, reply)
+        with self._changed:
+            if self._closing:
+                raise Cancelled("the server is stopping")
+            if self._worker is None:
+                self._worker = threading.Thread(target=self._work, name="text", daemon=True)
+                self._worker.start()
+            self._new.append(job)
+            self._changed.notify()
+
+        def cancel() -> None:
+            job.left = True
+
+        return cancel
+
+    def _work(self) -> None:
+        """Take turns until the stage is closed."""
+        prepare(self._device)
+        jobs: list[_Job] = []
+        while True:
+            with self._changed:
+                while not (self._new or jobs or self._closing):
+                    self._changed.wait()
+                jobs += self._new
+                self._new.clear()
+                if self._closing:
+                    break
+            jobs = self._turn(jobs)
+        for job in jobs:
+            job.reply.fail(Cancelled("the server is stopping"))
+
+    def _turn(self, jobs: list[_Job]) -> list[_Job]:
+        """One sentence of each request, then BERT for some of those that are analysed.
+
+        Returns:
+            The requests that are not answered yet.
+        """
+        for job in jobs:
+            try:
+                self._step(job)
+            except GsvError as error:
+                job.end(error)
+            except Exception as error:
+                end_if_fatal(error)
+                job.end(error)
+        ready = [job for job in jobs if job.analysed is not None and not job.ended]
+        try:
+            self._encode(ready)
+        except Exception as error:
+            end_if_fatal(error)
+            for job in ready:  # whose text it was is not known
+                job.end(error)
+        return [job for job in jobs if not job.ended]
+
+    def _step(self, job: _Job) -> None:
+        """Read one more sentence of a request."""
+        if job.left:
+            job.end(Cancelled("the caller went away"))
+        if job.ended or job.analysed is not None:
+            return
+        if job.steps is None:
+            job.steps = self._analysing(job.request)
+        try:
+            next(job.steps)
+        except StopIteration as end:
+            analysed: _Analysed = end.value
+            job.analysed = analysed
+            job.texts = _chinese_texts(analysed)
+
+    def _encode(self, ready: list[_Job]) -> None:
+        """BERT for as many texts as a turn has time for, those of short requests first."""
+        left = _TURN_CHARACTERS
+        batch: list[str] = []
+        for job in sorted(ready, key=lambda job: sum(map(len, job.texts))):
+            while job.texts and (left > 0 or not batch):
+                text = job.texts.pop()
+                batch.append(text)
+                job.taken.append(text)
+                left -= len(text)
+        found = dict(zip(batch, self._bert(batch), strict=True)) if batch else {}
+        for job in ready:
+            job.features |= {text: found[text] for text in job.taken}
+            job.taken.clear()
+            if not job.texts and job.analysed is not None:
+                prompt = self._prompt(job.analysed, job.features)
+                job.end(_pack(job.request, job.analysed.sentences, prompt, job.features))
 
     def run_batch(self, requests: Sequence[Request]) -> list[Result | GsvError]:
         """Analyse each text by itself, then run BERT once over all Chinese pieces of the batch."""
@@ -164,12 +275,25 @@ class TextFrontendStage:
         ]
 
     def _analysed(self, request: Request) -> _Analysed:
+        """The text's sentences and the transcript, all at once."""
+        steps = self._analysing(request)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                analysed: _Analysed = end.value
+                return analysed
+
+    def _analysing(self, request: Request) -> Generator[None, None, _Analysed]:
         """The text's sentences and the transcript, with the words of the voice's own lexicon."""
         voice = self._voice(request)
         lexicon = self._lexicon(voice) if voice else None
-        sentences = self._frontend.analyze(
+        sentences = yield from self._frontend.analyze_in_steps(
             request.text, request.language, request.split_method, lexicon
         )
+        if unread := sum(len(sentence.unread) for sentence in sentences):
+            label = self.tally.label(request.voice, own_recording=bool(request.reference_text))
+            self.tally.count("unread_characters", label, unread)
         if request.reference_text:
             transcript = self._frontend.prompt(
                 request.reference_text, request.reference_language, lexicon
@@ -198,7 +322,9 @@ class TextFrontendStage:
 
     def _voice(self, request: Request) -> Voice | None:
         """The voice that speaks; None for a reference in the request, or for analysis alone."""
-        if not request.voice and (request.reference_text or not self._voices.default):
+        default = self._voices.default
+        known = bool(default) and default.partition("/")[0] in self._voices
+        if not request.voice and (request.reference_text or not known):
             return None  # where a reference is missing, the reference encoder says so
         return self._voices.get(request.voice)
 
@@ -219,14 +345,56 @@ class TextFrontendStage:
 
     def _features(self, analysed: list[_Analysed]) -> dict[str, NDArray[np.float32]]:
         """Features [characters, 1024] of every Chinese piece, by its normalised text."""
-        texts = {
-            piece.norm_text: None
-            for one in analysed
-            for sentence in [*one.sentences, *([one.transcript] if one.transcript else [])]
+        texts = list(dict.fromkeys(text for one in analysed for text in _chinese_texts(one)))
+        return dict(zip(texts, self._bert(texts), strict=True)) if texts else {}
+
+
+@dataclasses.dataclass(eq=False)
+class _Job:
+    """One request on its way.
+
+    Attributes:
+        left: the caller has gone away.
+        ended: it is answered.
+        steps: its analysis under way.
+        analysed: what came of it.
+        texts: those that BERT has not read yet.
+        taken: those of them in BERT's batch.
+        features: BERT's, by text.
+    """
+
+    request: Request
+    reply: Reply
+    left: bool = False
+    ended: bool = False
+    steps: Generator[None, None, _Analysed] | None = None
+    analysed: _Analysed | None = None
+    texts: list[str] = dataclasses.field(default_factory=list)
+    taken: list[str] = dataclasses.field(default_factory=list)
+    features: dict[str, NDArray[np.float32]] = dataclasses.field(default_factory=dict)
+
+    def end(self, answer: Result | BaseException) -> None:
+        """Answer the request, once."""
+        if self.ended:
+            return
+        self.ended = True
+        if isinstance(answer, BaseException):
+            self.reply.fail(answer)
+        else:
+            self.reply.send(answer, final=True)
+
+
+def _chinese_texts(analysed: _Analysed) -> list[str]:
+    """The Chinese pieces of a request and its transcript, each once, as they are read."""
+    transcript = [analysed.transcript] if analysed.transcript else []
+    return list(
+        dict.fromkeys(
+            piece.norm_text
+            for sentence in [*analysed.sentences, *transcript]
             for piece in sentence.pieces
             if piece.language == "zh" and piece.norm_text
-        }
-        return dict(zip(texts, self._bert(list(texts)), strict=True)) if texts else {}
+        )
+    )
 
 
 def _pack(
@@ -283,6 +451,7 @@ def describe(sentences: Sequence[Sentence]) -> dict[str, Any]:
                 "text": s.text,
                 "normalized": s.norm_text,
                 "pause_after": s.pause_after,
+                "unread": list(s.unread),
                 "segments": [
                     {
                         "language": p.language,
@@ -291,6 +460,11 @@ def describe(sentences: Sequence[Sentence]) -> dict[str, Any]:
                         "phonemes": list(p.symbols),
                         "ids": list(p.ids),
                         "word2ph": list(p.word2ph) if p.word2ph is not None else None,
+                        "changes": [
+                            {"written": c.written, "spoken": c.spoken, "reason": c.reason}
+                            for c in p.changes
+                        ],
+                        "unread": list(p.unread),
                     }
                     for p in s.pieces
                 ],

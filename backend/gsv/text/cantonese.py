@@ -22,6 +22,7 @@ from gsv.text.chinese.lexicon import SyllableLexicon
 from gsv.text.chinese.normalize import CANTONESE_MARKS, spoken
 from gsv.text.chinese.simplify import Simplifier
 from gsv.text.symbols import MARKS, UNKNOWN, is_symbol
+from gsv.text.traced import Traced
 from gsv.text.types import Phonemes
 
 _SYLLABLE = re.compile("([a-z]+)([1-6])")
@@ -54,10 +55,19 @@ class Cantonese:
         """The text in words: U+4E00–9FA5 and ``! ? … , . -`` only."""
         return self.normalize_with_offsets(text)[0]
 
-    def normalize_with_offsets(self, text: str) -> tuple[str, tuple[int, ...]]:
+    def normalize_with_offsets(
+        self, text: str | Traced, *, all_characters: bool = False
+    ) -> tuple[str, tuple[int, ...]]:
         """As ``normalize``, and where each character stood (``Chinese.normalize_with_offsets``)."""
-        result = spoken(text, self._simplifier, CANTONESE_MARKS)
+        traced = Traced.of(text) if isinstance(text, str) else text
+        readable = can_read if all_characters else None
+        result = spoken(traced, self._simplifier, CANTONESE_MARKS, readable)
         return result.text, result.sources
+
+    def reads(self, char: str, *, all_characters: bool = False) -> bool:
+        """Whether a character by itself is read; digits and signs in words are."""
+        written, _ = self.normalize_with_offsets(char, all_characters=all_characters)
+        return any(UNKNOWN not in self.phonemes(c).symbols for c in written if c not in MARKS)
 
     def phonemes(
         self,
@@ -103,6 +113,12 @@ def _converter() -> Any:
     import ToJyutping  # reads its dictionary on import
 
     return ToJyutping
+
+
+def can_read(char: str) -> bool:
+    """Whether a character has a reading in Cantonese."""
+    ((_, reading),) = _converter().get_jyutping_list(char) or ((char, None),)
+    return bool(reading) and UNKNOWN not in _symbols(char, reading)
 
 
 def _symbols(char: str, reading: str | None) -> tuple[str, ...]:

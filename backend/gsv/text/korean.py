@@ -83,6 +83,10 @@ class Korean:
         mapped = (_MARKS.get(letter, letter) for letter in letters)
         return Phonemes(tuple(char if is_symbol(char) else _UNKNOWN for char in mapped))
 
+    def can_read(self, char: str) -> bool:
+        """Whether a letter or digit has symbols of its own."""
+        return _UNKNOWN not in self.phonemes(char).symbols
+
     def _rules(self) -> _Pronunciation:
         with _LOADING:
             if self._pronunciation is None:

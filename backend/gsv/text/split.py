@@ -21,6 +21,14 @@ _CUT5_MARKS = frozenset(",.;?!、，。？！：…")
 _MARK_RUN = re.compile("([!?…,.-])[!?…,.-]+")
 _FULL_STOP = re.compile(r"(?<!\d)\.(?!\d)")
 _WORD = re.compile(r"\w")
+# Marks that end no clause: inside a number, a time, a range, an abbreviation, an address.
+_INNER_MARK = re.compile(
+    r"(?<=[\d%°元円원])[,.:~](?=[-+]?[$€£¥₩]?\d)|(?<=°C)~(?=-?\d)|(?<=[a-z0-9])\.(?=[a-z0-9])|"
+    r"(?<=\b[A-Z])\.(?=[A-Z]\b)|(?<=\b[ap]\.m)\.(?=\s+[a-z0-9])|(?<=\b[ie]\.[eg])\.(?=\s)"
+)
+# What stands for them meanwhile; no text may hold these code points.
+_MEANWHILE = dict(zip(",.:~", "\ufdd0\ufdd1\ufdd2\ufdd3", strict=True))
+_BACK = str.maketrans({char: mark for mark, char in _MEANWHILE.items()})
 
 
 def collapse_marks(text: str) -> str:
@@ -179,13 +187,22 @@ def pre_segment(text: str, language: str, method: str) -> list[str]:
     return found
 
 
-def sentences(text: str, language: str, method: str) -> list[str]:
+def sentences(text: str, language: str, method: str, *, inner_marks: bool = True) -> list[str]:
     """``pre_segment`` without empty sentences and with every sentence inside the limit.
 
     A run that has no clause mark to cut at is cut at its last lesser mark or space within the
     limit, or at the limit where there is none.
+
+    Args:
+        text: text without markup.
+        language: one of ``gsv.options.LANGUAGES``.
+        method: a key of ``CUTS``.
+        inner_marks: cut at marks inside numbers and abbreviations too, as upstream does.
     """
-    return [part for piece in pre_segment(text, language, method) for part in _hard_cut(piece)]
+    if not inner_marks:
+        text = _INNER_MARK.sub(lambda mark: _MEANWHILE[mark.group()], text)
+    cut_text = [part for piece in pre_segment(text, language, method) for part in _hard_cut(piece)]
+    return cut_text if inner_marks else [part.translate(_BACK) for part in cut_text]
 
 
 def _hard_cut(text: str, limit: int = MAX_SENTENCE) -> list[str]:

@@ -16,6 +16,8 @@ from gsv.constants import PHONEMES
 
 UNKNOWN = "UNK"
 MARKS = "!?…,.-"  # punctuation that has a symbol
+# Symbols that nothing is said at: marks, pauses, Japanese accent signs, the unknown.
+SILENT = frozenset([*MARKS, "SP", "SP2", "SP3", "_", "[", "]", "空", "停", UNKNOWN])
 
 LANGUAGES = ("zh", "ja", "en", "ko", "yue")  # what a segment can be read as
 

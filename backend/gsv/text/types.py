@@ -11,6 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from gsv.text.corrections.changes import Change
+from gsv.text.symbols import SILENT
+
 
 @dataclass(frozen=True, slots=True)
 class Phonemes:
@@ -67,6 +70,8 @@ class Piece:
         symbols: phoneme symbols, all in the table.
         ids: the symbols' places in the table.
         word2ph: symbols per character of ``norm_text`` for ``zh`` and ``yue``, else None.
+        changes: what was changed before it was read, in the written text and in the segment.
+        unread: characters of the segment that have no reading, each once.
     """
 
     language: str
@@ -75,6 +80,8 @@ class Piece:
     symbols: tuple[str, ...]
     ids: tuple[int, ...]
     word2ph: tuple[int, ...] | None
+    changes: tuple[Change, ...] = ()
+    unread: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +97,8 @@ class Sentence:
             (``[pause:0.8s]``), None for the request's usual pause.
         pause_before: seconds of silence before the sentence; not 0 only for a pause at the very
             beginning of the text.
+        left_out: characters of sentences beside it that are not spoken, for nothing in them is
+            read.
     """
 
     text: str
@@ -100,3 +109,15 @@ class Sentence:
     retried: bool
     pause_after: float | None = None
     pause_before: float = 0.0
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def spoken(self) -> bool:
+        """Whether anything but marks and pauses is said."""
+        return any(symbol not in SILENT for symbol in self.symbols)
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Characters without a reading, each once."""
+        inside = (char for piece in self.pieces for char in piece.unread)
+        return tuple(dict.fromkeys([*inside, *self.left_out]))

@@ -42,7 +42,10 @@ def read_recording(path: Path, longest: float) -> tuple[NDArray[np.float32], int
                 samples = sound.read(most + 1, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
             why = error.error_string
-            raise ValueError(f"{path.name}: not a readable sound file: {why}") from error
+            raise ValueError(
+                f"{path.name}: not a readable sound file: {why.rstrip('.')}; allowed: WAV, FLAC, "
+                f"OGG, MP3, AIFF; convert others, such as with: ffmpeg -i {path.name} recording.wav"
+            ) from error
     if len(samples) > most:
         raise ValueError(f"{path.name}: longer than the {longest:g} s that are allowed")
     return samples.mean(axis=1, dtype=np.float32), int(rate)

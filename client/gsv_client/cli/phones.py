@@ -40,7 +40,8 @@ def phones(
 ) -> None:
     """Show how TEXT is split, normalised and pronounced; nothing is spoken.
 
-    Under each segment stand its phonemes and their ids. - reads the text from stdin.
+    Under each segment stand what was changed before it was read and why, its phonemes and their
+    ids; under the sentence, characters that have no reading. - reads the text from stdin.
 
     \b
     Examples:
@@ -65,8 +66,20 @@ def _print(analysis: Analysis) -> None:
         click.echo(f"{number}  {sentence.text.strip()}{pause}")
         for segment in sentence.segments:
             click.echo(f"{INDENT}{segment.language}  {segment.text} → {segment.normalized}")
+            for change in segment.changes:
+                spoken = shown(change.spoken) if change.spoken else "(nothing)"
+                click.echo(f"{2 * INDENT}{shown(change.written)} → {spoken}: {change.reason}")
             for line in _phoneme_lines(segment, width - 2 * len(INDENT)):
                 click.echo(2 * INDENT + line)
+        if sentence.unread:
+            click.echo(f"{INDENT}not read: {' '.join(map(shown, sentence.unread))}")
+
+
+def shown(text: str) -> str:
+    """A text on one line, with what can't be seen by its code point."""
+    return "".join(
+        char if char == " " or char.isprintable() else f"<U+{ord(char):04X}>" for char in text
+    )
 
 
 def _phoneme_lines(segment: SegmentAnalysis, width: int) -> list[str]:

@@ -24,9 +24,17 @@ from gsv_client.errors import (
     timed_out,
 )
 from gsv_client.transport import wire
-from gsv_client.transport.base import Endpoint, ModelIO, ModelState, Request, Tensors
+from gsv_client.transport.base import (
+    Endpoint,
+    ModelIO,
+    ModelState,
+    Request,
+    Tensors,
+    is_loopback,
+)
 
 UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+DIRECT = ("grpc.enable_http_proxy", 0)  # gRPC asks a proxy even for this machine
 RESTRICTED_API = "triton-grpc-protocol-"
 # Without it a stream reports errors as text only; with it the call ends with the status code.
 STATUS_IN_STREAMS = ("triton_grpc_error", "true")
@@ -40,11 +48,12 @@ class GRPCTransport:
             raise InvalidRequest.value("url", str(endpoint), "grpc://host:port without a path")
         self.address = str(endpoint)
         self._metadata = metadata_of(headers)
+        options = channel_options(endpoint)
         if endpoint.secure:
             credentials = grpc.ssl_channel_credentials()
-            self._channel = grpc.secure_channel(endpoint.authority, credentials, UNLIMITED)
+            self._channel = grpc.secure_channel(endpoint.authority, credentials, options)
         else:
-            self._channel = grpc.insecure_channel(endpoint.authority, UNLIMITED)
+            self._channel = grpc.insecure_channel(endpoint.authority, options)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     def infer(self, request: Request) -> Tensors:
@@ -146,6 +155,11 @@ class GRPCStream:
                         iter([infer_message(self._request)]), metadata=self._metadata
                     )
             return self._call
+
+
+def channel_options(endpoint: Endpoint) -> list[tuple[str, int]]:
+    """Settings of a channel: messages of any size, and no proxy on the way to this machine."""
+    return [*UNLIMITED, *([DIRECT] if is_loopback(endpoint.host) else [])]
 
 
 def metadata_of(headers: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:

@@ -14,7 +14,6 @@ from gsv_client.errors import Cancelled, InvalidRequest, grpc_errors, timed_out
 from gsv_client.transport.base import Endpoint, ModelIO, ModelState, Request, Tensors
 from gsv_client.transport.over_grpc import (
     STATUS_IN_STREAMS,
-    UNLIMITED,
     infer_message,
     metadata_of,
     refused,
@@ -79,11 +78,11 @@ class AioGRPCTransport:
     def _stub(self) -> Any:
         if self._opened_stub is None:
             # Here and not in __init__: the channel belongs to the event loop that is running.
-            authority = self._endpoint.authority
+            authority, options = self._endpoint.authority, channel_options(self._endpoint)
             self._channel = (
-                grpc.aio.secure_channel(authority, grpc.ssl_channel_credentials(), UNLIMITED)
+                grpc.aio.secure_channel(authority, grpc.ssl_channel_credentials(), options)
                 if self._endpoint.secure
-                else grpc.aio.insecure_channel(authority, UNLIMITED)
+                else grpc.aio.insecure_channel(authority, options)
             )
             self._opened_stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         return self._opened_stub

@@ -16,7 +16,13 @@ from urllib.parse import quote
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
-from gsv_client.errors import Cancelled, from_generate, from_status, http_errors
+from gsv_client.errors import (
+    Cancelled,
+    ServerUnavailable,
+    from_generate,
+    from_status,
+    http_errors,
+)
 from gsv_client.transport import wire
 from gsv_client.transport.base import Endpoint, ModelIO, ModelState, Request, Tensors
 
@@ -91,6 +97,11 @@ class HTTPTransport:
         """Body of a good answer, and the length of its JSON part if a binary one follows."""
         with http_errors(self.address, timeout):
             response = self._request(method, path, timeout, body, headers)
+        if response.status == 405:
+            raise ServerUnavailable(
+                f"{self.address}: does not take {method} {path}: this looks like the port for "
+                "metrics; give the server's HTTP port as url (--url)"
+            )
         if response.status != 200:
             raise from_status(response.status, wire.error_message(response.data), self.address)
         length = response.headers.get(JSON_LENGTH)

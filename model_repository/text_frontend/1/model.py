@@ -1,8 +1,8 @@
 """text_frontend: text to phoneme ids and BERT features. The work is in gsv.stages.text_frontend."""
 
-from gsv.serving.adapter import BatchedModel
+from gsv.serving.adapter import StreamingModel
 from gsv.stages.text_frontend import TextFrontendStage
 
 
-class TritonPythonModel(BatchedModel):
+class TritonPythonModel(StreamingModel):
     stage = TextFrontendStage

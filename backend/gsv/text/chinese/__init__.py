@@ -23,7 +23,9 @@ from gsv.text.chinese.lexicon import SyllableLexicon
 from gsv.text.chinese.normalize import MANDARIN_MARKS, collapse_marks, spoken
 from gsv.text.chinese.polyphones import G2PW, open_g2pw
 from gsv.text.chinese.simplify import Simplifier
-from gsv.text.chinese.syllables import parse_pinyin, word_reading
+from gsv.text.chinese.syllables import can_read, parse_pinyin, word_reading
+from gsv.text.symbols import MARKS, UNKNOWN
+from gsv.text.traced import Traced
 from gsv.text.types import Phonemes
 
 
@@ -48,15 +50,28 @@ class Chinese:
         """The text in words: U+4E00–9FA5 and ``! ? … , . -`` only."""
         return self.normalize_with_offsets(text)[0]
 
-    def normalize_with_offsets(self, text: str) -> tuple[str, tuple[int, ...]]:
+    def normalize_with_offsets(
+        self, text: str | Traced, *, all_characters: bool = False
+    ) -> tuple[str, tuple[int, ...]]:
         """As ``normalize``, and for each character the index in ``text`` that it was written at.
 
         A character that stands for no single written one (the words of a number) has -1. So a
         reading given for ``text[i]`` belongs to the normalised character whose offset is ``i``;
         when there is none, the character is not read.
+
+        Args:
+            text: a segment; with offsets of its own, which are those that are returned.
+            all_characters: keep characters outside U+4E00–9FA5 that have a reading.
         """
-        result = collapse_marks(spoken(text, self._simplifier, MANDARIN_MARKS))
+        traced = Traced.of(text) if isinstance(text, str) else text
+        readable = can_read if all_characters else None
+        result = collapse_marks(spoken(traced, self._simplifier, MANDARIN_MARKS, readable))
         return result.text, result.sources
+
+    def reads(self, char: str, *, all_characters: bool = False) -> bool:
+        """Whether a character by itself is read; digits and signs in words are."""
+        written, _ = self.normalize_with_offsets(char, all_characters=all_characters)
+        return any(UNKNOWN not in self.phonemes(c).symbols for c in written if c not in MARKS)
 
     def phonemes(
         self,

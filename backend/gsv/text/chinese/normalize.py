@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from gsv.text.chinese.rules import rules
 from gsv.text.chinese.simplify import Simplifier
-from gsv.text.chinese.traced import Traced
+from gsv.text.traced import Traced
 
 _NOT_READ = dict.fromkeys(" —《》【】<>{}()（）#&@“”^_|\\", "")
 _PIECE_END = re.compile("[：、，；。？！,;?!]’?")
 _LINE_ENDS = re.compile("\n+")
 _ELLIPSIS = re.compile(r"\.\.\.")
 _NOT_KEPT = re.compile("[^一-龥!?…,.-]+")
+HAN = re.compile("[〇\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
 _REPEATED_MARKS = re.compile("([!?…,.-])[!?…,.-]+")
 
 _MARKS = {
@@ -37,13 +38,24 @@ MANDARIN_MARKS = {**_MARKS, "/": ",", "~": "…", "～": "…", "嗯": "恩", "�
 CANTONESE_MARKS = {**_MARKS, "~": "-", "～": "-"}
 
 
-def spoken(text: str, simplifier: Simplifier, marks: Mapping[str, str]) -> Traced:
-    """The text in words and kept marks; ``marks`` maps written marks to kept ones.
+def spoken(
+    text: Traced,
+    simplifier: Simplifier,
+    marks: Mapping[str, str],
+    readable: Callable[[str], bool] | None = None,
+) -> Traced:
+    """The text in words and kept marks.
 
     Runs of marks are not collapsed: Mandarin does that, Cantonese does not (``collapse_marks``).
+
+    Args:
+        text: a segment.
+        simplifier: traditional to simplified characters.
+        marks: written marks to kept ones.
+        readable: whether a character outside U+4E00–9FA5 is read; without it none is.
     """
-    pieces = (_spoken_piece(piece, simplifier) for piece in _pieces(Traced.of(text)))
-    return Traced.join(_kept(piece, marks) for piece in pieces)
+    pieces = (_spoken_piece(piece, simplifier) for piece in _pieces(text))
+    return Traced.join(_kept(piece, marks, readable) for piece in pieces)
 
 
 def collapse_marks(text: Traced) -> Traced:
@@ -81,6 +93,13 @@ def _ascii_character(char: str) -> str:
     return plain if plain.isalpha() else char
 
 
-def _kept(piece: Traced, marks: Mapping[str, str]) -> Traced:
+def _kept(
+    piece: Traced, marks: Mapping[str, str], readable: Callable[[str], bool] | None
+) -> Traced:
+    def rest(match: re.Match[str]) -> str:
+        if readable is None:
+            return ""
+        return "".join(char for char in match.group() if HAN.match(char) and readable(char))
+
     mapped = piece.sub(_ELLIPSIS, lambda _: "…").translate(marks)
-    return mapped.sub(_NOT_KEPT, lambda _: "")
+    return mapped.sub(_NOT_KEPT, rest)

@@ -19,8 +19,8 @@ from functools import cache
 from typing import TypeAlias
 
 from gsv.text.chinese.numbers import cardinal, digits, number, telephone
-from gsv.text.chinese.traced import Traced
 from gsv.text.chinese.words import words
+from gsv.text.traced import Traced
 
 Match: TypeAlias = "re.Match[str]"
 

@@ -17,8 +17,8 @@ from functools import cache
 from pathlib import Path
 
 from gsv.errors import ConfigurationError
-from gsv.text.chinese.traced import Traced
 from gsv.text.chinese.words import read_data
+from gsv.text.traced import Traced
 
 FIRST, LAST = "\u4e00", "\u9fa5"  # the characters that are read
 TABLE_FILE = "simplified.json"

@@ -73,6 +73,12 @@ def symbols(syllable: Syllable) -> tuple[str, ...]:
     return (pair[0], pair[1] + syllable.tone) if pair else (UNKNOWN,)
 
 
+def can_read(char: str) -> bool:
+    """Whether a character has a reading that the table knows."""
+    (syllable,) = word_reading(char)
+    return bool(syllable.tone) and UNKNOWN not in symbols(syllable)
+
+
 def _spelling(initial: str, final: str) -> str:
     if initial:
         return initial + _AFTER_INITIAL.get(final, final)

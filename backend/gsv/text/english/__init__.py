@@ -86,6 +86,10 @@ class English:
         """The text as it is spoken, in letters, apostrophes, spaces and ``. , ? ! -``."""
         return normalizer.normalize(text)
 
+    def can_read(self, char: str) -> bool:
+        """Whether anything is left of a letter or digit when it is written as it is spoken."""
+        return any(letter.isalpha() for letter in normalizer.normalize(char))
+
     def phonemes(
         self, normalized: str, readings: Mapping[str, Pronunciation] | None = None
     ) -> Phonemes:

@@ -59,6 +59,11 @@ class CompoundSplitter:
                 found.append(text[start : start + size])
             return found
 
+        def likeliest(start: int, sizes: range, totals: list[float]) -> tuple[float, int]:
+            top = max(totals)
+            ties = [size for size, total in zip(sizes, totals, strict=True) if total == top]
+            return top, ties[0] if len(ties) == 1 else max(ties, key=lambda s: parts(start, s))
+
         for start in range(length - 1, -1, -1):
             sizes = range(1, min(_LONGEST, length - start) + 1)
             nexts = [text[start : start + size] for size in sizes]
@@ -66,15 +71,16 @@ class CompoundSplitter:
             alone = [
                 log10(self._probability(word)) + t for word, t in zip(nexts, tails, strict=True)
             ]
+            # Most parts before this place are in no pair, and have the same best part after them.
+            common = likeliest(start, sizes, alone)
             for before in range(1, min(_LONGEST, start) + 1) if start else (0,):
                 previous = text[start - before : start] if start else _SENTENCE_START
-                totals = alone
-                if followers := self._pairs.get(previous):
-                    totals = self._after(previous, followers, nexts, alone, tails)
-                top = max(totals)
-                ties = [size for size, total in zip(sizes, totals, strict=True) if total == top]
-                size = ties[0] if len(ties) == 1 else max(ties, key=lambda s: parts(start, s))
-                best[start][before] = (top, size)
+                followers = self._pairs.get(previous)
+                if not followers or previous not in self._words:
+                    best[start][before] = common
+                    continue
+                totals = self._after(previous, followers, nexts, alone, tails)
+                best[start][before] = likeliest(start, sizes, totals)
         return parts(0, best[0][0][1]) if text else []
 
     def _after(
@@ -86,8 +92,6 @@ class CompoundSplitter:
         tails: list[float],
     ) -> list[float]:
         """Totals of the possible next parts where pairs with the previous part are counted."""
-        if previous not in self._words:
-            return alone
         known = self._probability(previous)
         return [
             log10(followers[word] / _TOTAL / known) + tail if word in followers else total

@@ -1,17 +1,23 @@
 """Part-of-speech tags for English, to tell homographs apart.
 
-The averaged perceptron of nltk_data (``averaged_perceptron_tagger_eng``), read from its JSON files
-and evaluated as nltk evaluates it: the features and the order of ties are nltk's. Importing nltk
-for this would cost 1.6 s and 100 MB (it imports scipy and scikit-learn where they are installed).
+The averaged perceptron of nltk_data (``averaged_perceptron_tagger_eng``), part of this package, or
+read from its JSON files; evaluated as nltk evaluates it: the features and the order of ties are
+nltk's. Importing nltk for this would cost 1.6 s and 100 MB (it imports scipy and scikit-learn
+where they are installed).
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from gsv.errors import ConfigurationError
+
 _NAME = "averaged_perceptron_tagger_eng"
+_PARTS = ("weights", "tagdict", "classes")
+BUNDLED = Path(__file__).parents[1] / "data" / f"{_NAME}.json.gz"  # all three in one
 _START = ("-START-", "-START2-")
 _END = ("-END-", "-END2-")
 
@@ -19,18 +25,21 @@ _END = ("-END-", "-END2-")
 class Tagger:
     """Tags tokens from left to right with Penn Treebank tags."""
 
-    def __init__(self, folder: Path) -> None:
-        """``folder``: the tagger's folder, with its weights, tagdict and classes as JSON."""
-
-        def load(part: str) -> object:
-            return json.loads((folder / f"{_NAME}.{part}.json").read_text("utf-8"))
-
-        weights, tagdict, classes = load("weights"), load("tagdict"), load("classes")
-        if not (isinstance(weights, dict) and isinstance(tagdict, dict)):
-            raise ValueError(f"{folder}: not the JSON form of nltk's {_NAME}")
+    def __init__(self, path: Path) -> None:
+        """``path``: the tagger's folder, or one file with all three of its tables."""
+        if path.is_dir():
+            tables = {
+                part: json.loads((path / f"{_NAME}.{part}.json").read_text("utf-8"))
+                for part in _PARTS
+            }
+        else:
+            tables = json.loads(gzip.decompress(path.read_bytes()))
+        weights, tagdict, classes = (tables.get(part) for part in _PARTS)
+        if not (isinstance(weights, dict) and isinstance(tagdict, dict) and classes):
+            raise ConfigurationError(f"{path}: not the JSON form of nltk's {_NAME}")
         self._weights: dict[str, dict[str, float]] = weights
         self._sure: dict[str, str] = tagdict  # words that have one tag always
-        self._classes = sorted(str(label) for label in classes)  # type: ignore[attr-defined]
+        self._classes = sorted(str(label) for label in classes)
 
     def tag(self, tokens: list[str]) -> list[str]:
         """One tag for each token."""
