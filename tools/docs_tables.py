@@ -40,6 +40,8 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "GSV_CONTROL_KEY": ("`gsv serve`, compose", "As `--control-key`."),
     "GSV_VOICES": ("`gsv voices`", "The voice folder, as `--voices`."),
     "GSV_PREPARE_TEXT_DATA": ("`gsv prepare`", "As `--text-data`; the container image sets it."),
+    "PYTHONPATH": ("`tools/gpu_triton.py`", "Handed to the server beside the tree's own folders."),
+    "GSV_KERNELS": ("models on a GPU", "`plain`: PyTorch's kernels instead of our own."),
     "GSV_CACHE": (
         "`gsv serve`",
         "Folder for the embedded server's backend layout; default `gsv` in `XDG_CACHE_HOME`.",
@@ -78,7 +80,10 @@ VARIABLES: dict[str, tuple[str, str]] = {
         "tests",
         "Length of the soak tests; without it only a short one.",
     ),
-    "OMP_NUM_THREADS": ("tests", "1 unless set, so that tests don't fight for the processor."),
+    "OMP_NUM_THREADS": (
+        "`gsv serve`, tests",
+        "CPU threads of each process; unless set, 2 on a machine with GPUs, and 1 in tests.",
+    ),
     "DEMO_VOICE_RUN": ("`tools/demo_voice`", "Working folder; default `build/demo_voice`."),
     "PYTHON": ("`make`", "The Python that `.venv` is made with."),
     "TORCH_ARGS": ("`make`, Dockerfile", "Arguments of pip for torch alone, such as an index."),
