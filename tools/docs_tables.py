@@ -41,6 +41,10 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "GSV_VOICES": ("`gsv voices`", "The voice folder, as `--voices`."),
     "GSV_PREPARE_TEXT_DATA": ("`gsv prepare`", "As `--text-data`; the container image sets it."),
     "PYTHONPATH": ("`tools/gpu_triton.py`", "Handed to the server beside the tree's own folders."),
+    "PYTHONDONTWRITEBYTECODE": (
+        "the image, `tools/`",
+        "Python's own: no files beside the sources.",
+    ),
     "GSV_KERNELS": ("models on a GPU", "`plain`: PyTorch's kernels instead of our own."),
     "GSV_CACHE": (
         "`gsv serve`",

@@ -14,6 +14,7 @@ from gsv_client.errors import Cancelled, InvalidRequest, grpc_errors, timed_out
 from gsv_client.transport.base import Endpoint, ModelIO, ModelState, Request, Tensors
 from gsv_client.transport.over_grpc import (
     STATUS_IN_STREAMS,
+    channel_options,
     infer_message,
     metadata_of,
     refused,
