@@ -45,6 +45,7 @@ VARIABLES: dict[str, tuple[str, str]] = {
         "the image, `tools/`",
         "Python's own: no files beside the sources.",
     ),
+    "TRITON_INTERPRET": ("tests", "`1`: kernels in Triton's language are interpreted on a CPU."),
     "GSV_KERNELS": ("models on a GPU", "`plain`: PyTorch's kernels instead of our own."),
     "GSV_CACHE": (
         "`gsv serve`",
