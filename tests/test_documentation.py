@@ -110,7 +110,11 @@ def test_every_environment_variable_is_listed() -> None:
     everything = ""
     for path, text in sources():
         if path != Path(__file__):
-            assert read_variables(text) <= known, path
+            found = read_variables(text)
+            if path.is_relative_to(ROOT / "tests"):
+                # What a test does inside, such as for a program that it stands in for, is its own.
+                found = {name for name in found if name.startswith("GSV_")}
+            assert found <= known, path
             everything += text
     everything += (ROOT / "docker" / "Dockerfile").read_text(encoding="utf-8")
     assert [name for name in known if name not in everything] == [], "nothing reads these"
