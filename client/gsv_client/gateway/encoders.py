@@ -26,6 +26,11 @@ OPUS_RATES = (8_000, 16_000, 24_000, 48_000)
 _MULAW, _MULAW_BIAS, _MULAW_CLIP = 7, 132, 32_635  # WAVE format tag; ITU-T G.711
 # Written out in pieces no longer than this: libsndfile's Vorbis overflows its stack on long ones.
 _VORBIS_PIECE = 24_000  # samples
+# What encoder and decoder put before the first sample: LAME's 576 and 529 samples, and one window.
+_MP3_PRIMING, _AAC_PRIMING = 1_105, 1_024
+# Hz from which on it is left out. The first window of what stays fades in, which at low rates is
+# long enough to be heard.
+_PRIMING_LEFT_OUT = 32_000
 
 
 class Encoder(Protocol):
@@ -150,6 +155,10 @@ class _Codec:
         rate: Hz.
         whole: the container may go back and fill in its header.
         bit_rate: bits a second; None for a codec that has no such thing.
+        options: of the container.
+        codec_options: of the codec.
+        priming: samples of silence that the codec puts before the first one. A stream's header
+            can't tell a player to skip them, so the packets that hold them are left out.
     """
 
     def __init__(
@@ -161,8 +170,10 @@ class _Codec:
         whole: bool,
         bit_rate: int | None,
         options: dict[str, str] | None = None,
+        codec_options: dict[str, str] | None = None,
+        priming: int = 0,
     ) -> None:
-        self._rate, self._position = rate, 0
+        self._rate, self._position, self._priming = rate, 0, priming
         self._whole = io.BytesIO() if whole else None
         self._sink = _Sink()
         flags = {"fflags": "+flush_packets", **(options or {})}
@@ -170,7 +181,9 @@ class _Codec:
         self._container = cast(
             Any, av.open(self._whole or self._sink, "w", format=container, container_options=flags)
         )
-        self._stream = self._container.add_stream(codec, rate=rate, layout="mono")
+        self._stream = self._container.add_stream(
+            codec, rate=rate, layout="mono", options=codec_options or {}
+        )
         if bit_rate is not None:
             self._stream.bit_rate = bit_rate
 
@@ -180,7 +193,7 @@ class _Codec:
             frame = av.AudioFrame.from_ndarray(limited[None], format="fltp", layout="mono")
             frame.sample_rate, frame.pts = self._rate, self._position
             self._position += len(samples)
-            self._container.mux(self._stream.encode(frame))
+            self._mux(self._stream.encode(frame))
         return self._sink.take()
 
     def finish(self) -> bytes:
@@ -188,10 +201,17 @@ class _Codec:
         if self._position == 0:
             # A container without a single packet is no file; an eighth of a second of silence is.
             begun = self.encode(np.zeros(self._rate // 8, np.float32))
-        self._container.mux(self._stream.encode(None))
+        self._mux(self._stream.encode(None))
         # Before the last read: the end of an Ogg stream leaves when it is closed.
         self._container.close()
         return self._whole.getvalue() if self._whole else begun + self._sink.take()
+
+    def _mux(self, packets: list[Any]) -> None:
+        for packet in packets:
+            if self._priming > 0:
+                self._priming -= self._stream.codec_context.frame_size
+            else:
+                self._container.mux(packet)
 
 
 class _Sink:
@@ -263,9 +283,24 @@ def _mulaw(rate: int, whole: bool) -> Encoder:
 
 def _mp3(rate: int, whole: bool) -> Encoder:
     # The Xing header holds the length, which a stream doesn't know: browsers skip by it.
-    options = {} if whole else {"write_xing": "0", "id3v2_version": "0"}
     bit_rate = 128_000 if rate >= 32_000 else 64_000
-    return _Codec("mp3", "libmp3lame", rate, whole=whole, bit_rate=bit_rate, options=options)
+    if whole:
+        return _Codec("mp3", "libmp3lame", rate, whole=True, bit_rate=bit_rate)
+    return _Codec(
+        "mp3",
+        "libmp3lame",
+        rate,
+        whole=False,
+        bit_rate=bit_rate,
+        options={"write_xing": "0", "id3v2_version": "0"},
+        codec_options={"reservoir": "0"},  # each packet can be decoded without those before it
+        priming=_MP3_PRIMING if rate >= _PRIMING_LEFT_OUT else 0,
+    )
+
+
+def _aac(rate: int, whole: bool) -> Encoder:
+    priming = _AAC_PRIMING if rate >= _PRIMING_LEFT_OUT else 0
+    return _Codec("adts", "aac", rate, whole=False, bit_rate=128_000, priming=priming)
 
 
 def _opus(rate: int, whole: bool) -> Encoder:
@@ -277,7 +312,7 @@ def _opus(rate: int, whole: bool) -> Encoder:
 _MAKERS: dict[str, Callable[[int, bool], Encoder]] = {
     "mp3": _mp3,
     "opus": _opus,
-    "aac": lambda rate, whole: _Codec("adts", "aac", rate, whole=False, bit_rate=128_000),
+    "aac": _aac,
     "flac": lambda rate, whole: _Codec("flac", "flac", rate, whole=whole, bit_rate=None),
     "wav": _wav,
     "pcm": lambda rate, whole: _PCM(),
