@@ -78,7 +78,7 @@ def test_a_broken_voice_is_the_operators_matter(
     (make_voice(voices / "no_sovits", sovits="own.pth") / "own.pth").write_bytes(b"nothing")
     (make_voice(voices / "no_sound") / "reference.wav").write_bytes(b"nothing")
     wanted = {
-        "broken": "language 'klingon' is none of",
+        "broken": "language 'klingon' is not one of",
         "no_gpt": "own.ckpt: it is not a checkpoint",
         "no_sovits": "own.pth: it is not a checkpoint",
         "no_sound": "reference.wav: not a readable sound file",
