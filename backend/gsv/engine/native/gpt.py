@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from gsv.engine.cache import KVCache
 from gsv.engine.native.build import load_kernel
-from gsv.models.gpt import Block, SemanticGPT
+from gsv.engine.native.weight_arena import WeightArena
+from gsv.models.gpt import Block, Linear, SemanticGPT
 
 _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 _HEADS = 4  # heads that the kernel attends at once
@@ -62,8 +63,9 @@ class _Model(Structure):
 class NativeDecode:
     """Decodes rows 0 to n - 1 of a cache; ``create`` makes one where the kernel can run.
 
-    The model's own weights and the cache are read in place, so both must stay as they are. With
-    int8, the decoding step reads rounded copies of the matrices, one scale for each output.
+    The model's own weights, which move to large pages, and the cache are read in place, so both
+    must stay as they are. With int8, the decoding step reads rounded copies of the matrices, one
+    scale for each output.
     """
 
     @classmethod
@@ -92,6 +94,8 @@ class NativeDecode:
         library.gsv_decode.argtypes = arguments
         self._int8 = int8
         self._kept: list[Tensor] = []  # what only the kernel points to
+        matrices = [m.weight for m in model.modules() if isinstance(m, Linear)]
+        self._arena = WeightArena([m.numel() if int8 else m.nbytes for m in matrices])
         config = model.config
         self._layers = (_Layer * config.layers)(*(self._layer(block) for block in model.layers))
         self._model = _Model(
@@ -192,9 +196,12 @@ class NativeDecode:
     def _linear(self, module: nn.Linear) -> _Linear:
         bias = None if module.bias is None else self._keep(module.bias.float())
         if not self._int8:
+            # The model reads the same copy, so that there is one.
+            module.weight.data = self._arena.add(module.weight)
             return _Linear(weight=self._keep(module.weight), scale=None, bias=bias)
         rounded, scale = quantize(module.weight)
-        return _Linear(weight=self._keep(rounded), scale=self._keep(scale), bias=bias)
+        weight = self._keep(self._arena.add(rounded))
+        return _Linear(weight=weight, scale=self._keep(scale), bias=bias)
 
     def _keep(self, tensor: Tensor) -> int:
         tensor = tensor.detach().contiguous()
