@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 
-from gsv.engine.graphs import CapturedCalls
+from gsv.engine.cuda_graphs import CapturedCalls
 
 
 class ReplayedCalls(CapturedCalls):

@@ -162,7 +162,7 @@ def test_models_without_a_network_do_without_torch(name: str) -> None:
     triton = "types.ModuleType('triton_python_backend_utils')"
     script = (
         f"import sys, types; sys.modules['triton_python_backend_utils'] = {triton}\n"
-        f"import {module}, gsv.serving.adapter\n"
+        f"import {module}, gsv.serving.backend.adapter\n"
         "print([m for m in ('torch', 'transformers', 'scipy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

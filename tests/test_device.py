@@ -13,10 +13,10 @@ import torch
 from acoustic_models import sovits
 
 from gsv import device
-from gsv.engine.flow import FlowEngine, FlowJob
-from gsv.engine.lane import Counters, Lane
+from gsv.engine.flow.engine import FlowEngine, FlowJob
+from gsv.engine.gpt.worker import Counters, Lane
 from gsv.errors import GsvError, VoiceError
-from gsv.stages.resident import Residents
+from gsv.voices.weight_cache import Residents
 
 ILLEGAL_ADDRESS = "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might"
 
@@ -171,7 +171,7 @@ def test_the_loader_of_voices_prepares_its_thread_and_ends_the_process(
     ends: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared: list[str] = []
-    monkeypatch.setattr("gsv.stages.resident.prepare", prepared.append)
+    monkeypatch.setattr("gsv.voices.weight_cache.prepare", prepared.append)
 
     def load(key: str, path: object) -> str:
         raise VoiceError("can't be loaded") from Coded(700)
@@ -206,7 +206,7 @@ def test_the_flow_engine_prepares_its_thread_and_ends_the_process(
     prepared: list[torch.device] = []
     monkeypatch.setattr(device.os, "_exit", codes.append)
     monkeypatch.setattr(device, "_ends_process", True)
-    monkeypatch.setattr("gsv.engine.flow.prepare", prepared.append)
+    monkeypatch.setattr("gsv.engine.flow.engine.prepare", prepared.append)
     flow = sovits("tiny").flow
     engine = FlowEngine(flow)
 

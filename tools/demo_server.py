@@ -16,7 +16,7 @@ import click
 
 from gsv.checkpoints.manifest import verify_manifest
 from gsv.errors import GsvError
-from gsv.serving.launcher import EmbeddedServer, ServerOptions
+from gsv.serving.server.launcher import EmbeddedServer, ServerOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"

@@ -9,8 +9,8 @@ from acoustic_models import vocoder
 from golden import load_case, sizes
 from torch.testing import assert_close
 
-from gsv.engine.native.build import load_kernel
-from gsv.engine.native.convolution import ShortConvolution, accelerate, transforms
+from gsv.engine.kernels.cpu.build import load_kernel
+from gsv.engine.kernels.cpu.convolution import ShortConvolution, accelerate, transforms
 from gsv.models.vocoder import ActivatedConv1d
 
 LIBRARY = load_kernel("short_convolution")

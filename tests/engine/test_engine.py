@@ -22,8 +22,8 @@ from gpt_models import (
     random_request,
 )
 
-from gsv.engine.engine import Engine, Handle
-from gsv.engine.sequence import SequenceRequest
+from gsv.engine.gpt.engine import Engine, Handle
+from gsv.engine.gpt.sequence import SequenceRequest
 from gsv.errors import Cancelled, ConfigurationError, GsvError, InvalidRequest, Overloaded
 
 PATIENCE = 60  # seconds after which a test that waits has failed

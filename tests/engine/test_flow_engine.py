@@ -15,7 +15,7 @@ from golden import load_case, sizes
 from torch import Tensor
 from torch.testing import assert_close
 
-from gsv.engine.flow import FlowEngine, FlowJob
+from gsv.engine.flow.engine import FlowEngine, FlowJob
 from gsv.errors import Cancelled, ConfigurationError, GsvError, InvalidRequest, Overloaded
 from gsv.models.flow import FlowMatching
 

@@ -13,10 +13,10 @@ from replayed import ReplayedCalls
 from torch import Tensor
 from torch.testing import assert_close
 
-from gsv.engine import flow_graphs
-from gsv.engine.flow import FlowEngine, FlowJob
-from gsv.engine.flow_graphs import GraphedEstimator, shapes
-from gsv.engine.graphs import CapturedCalls
+from gsv.engine.cuda_graphs import CapturedCalls
+from gsv.engine.flow import graphed_estimator as flow_graphs
+from gsv.engine.flow.engine import FlowEngine, FlowJob
+from gsv.engine.flow.graphed_estimator import GraphedEstimator, shapes
 
 pytestmark = pytest.mark.usefixtures("no_grad")
 needs_cuda = [

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from gsv import audio
 from gsv.constants import STYLE_BINS
-from gsv.engine.flow import FlowEngine, FlowJob
-from gsv.engine.flow_plan import Reference, sentence_jobs
-from gsv.engine.vocoding import vocode
+from gsv.engine.flow.engine import FlowEngine, FlowJob
+from gsv.engine.flow.planner import Reference, sentence_jobs
+from gsv.engine.vocoder_windows import vocode
 
 pytestmark = pytest.mark.usefixtures("no_grad")
 

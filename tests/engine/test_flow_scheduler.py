@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from gsv.engine.flow_job import FlowJob, FlowRun
-from gsv.engine.flow_scheduler import FlowScheduler
+from gsv.engine.flow.request import FlowJob, FlowRun
+from gsv.engine.flow.scheduler import FlowScheduler
 from gsv.errors import Overloaded
 
 

@@ -20,13 +20,13 @@ if DEVICE.type == "cpu":
 pytest.importorskip("triton", reason="Triton's language is not installed")
 
 from gsv.config import GPTConfig  # noqa: E402
-from gsv.engine.cache import KVCache  # noqa: E402
-from gsv.engine.kernels.gpt_decode import FusedDecode  # noqa: E402
-from gsv.engine.kernels.gpt_sampling import draw_fused  # noqa: E402
+from gsv.engine.gpt.cache import KVCache  # noqa: E402
+from gsv.engine.gpt.row_state import RowState  # noqa: E402
+from gsv.engine.gpt.sampling import Controls, draw  # noqa: E402
+from gsv.engine.gpt.sequence import SamplingParams  # noqa: E402
+from gsv.engine.kernels.cuda.gpt_decode import FusedDecode  # noqa: E402
+from gsv.engine.kernels.cuda.gpt_sampling import draw_fused  # noqa: E402
 from gsv.engine.noise import exponential_steps  # noqa: E402
-from gsv.engine.row_state import RowState  # noqa: E402
-from gsv.engine.sampling import Controls, draw  # noqa: E402
-from gsv.engine.sequence import SamplingParams  # noqa: E402
 from gsv.models.gpt import SemanticGPT  # noqa: E402
 
 VOCABULARY = 1025

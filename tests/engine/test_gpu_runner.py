@@ -14,11 +14,11 @@ from replayed import ReplayedCalls
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when the kernels are defined
 
-from gsv.engine import engine as engine_module
-from gsv.engine.engine import Engine
-from gsv.engine.gpu_runner import GpuRunner
-from gsv.engine.graphs import length_buckets, row_buckets
-from gsv.engine.sequence import SequenceRequest
+from gsv.engine.cuda_graphs import length_buckets, row_buckets
+from gsv.engine.gpt import engine as engine_module
+from gsv.engine.gpt.engine import Engine
+from gsv.engine.gpt.gpu_model_runner import GpuRunner
+from gsv.engine.gpt.sequence import SequenceRequest
 from gsv.errors import Cancelled
 
 pytestmark = pytest.mark.golden
@@ -75,7 +75,7 @@ def test_the_kernel_draws_beside_the_plain_decoder(monkeypatch: pytest.MonkeyPat
     plain = running(monkeypatch, engine_module.Runner)
     expected = [plain.generate(request).tolist() for request in asked]
     plain.stop()
-    monkeypatch.setattr("gsv.engine.gpu_runner.triton_serves", lambda _: True)
+    monkeypatch.setattr("gsv.engine.gpt.gpu_model_runner.triton_serves", lambda _: True)
     engine = running(monkeypatch, GpuRunner)
     try:
         assert together(engine, asked) == expected
@@ -88,7 +88,7 @@ def test_tokens_equal_those_of_the_plain_runner(
     monkeypatch: pytest.MonkeyPatch, graphs: bool
 ) -> None:
     if graphs:
-        monkeypatch.setattr("gsv.engine.gpu_runner.CapturedCalls", ReplayedCalls)
+        monkeypatch.setattr("gsv.engine.gpt.gpu_model_runner.CapturedCalls", ReplayedCalls)
     asked = requests()
     plain = running(monkeypatch, engine_module.Runner)
     expected = [plain.generate(request).tolist() for request in asked]

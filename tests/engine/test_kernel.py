@@ -6,10 +6,10 @@ import pytest
 import torch
 from gpt_models import KnownGPT, golden_config, golden_gpt
 
-from gsv.engine.cache import KVCache
-from gsv.engine.engine import Engine
-from gsv.engine.native import build
-from gsv.engine.native.gpt import NativeDecode, quantize
+from gsv.engine.gpt.cache import KVCache
+from gsv.engine.gpt.engine import Engine
+from gsv.engine.kernels.cpu import build
+from gsv.engine.kernels.cpu.gpt_decode import NativeDecode, quantize
 from gsv.errors import ConfigurationError
 
 CPU = torch.device("cpu")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gsv.engine.kernels import available
+from gsv.engine.kernels.cuda import available
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from gsv.config import SoVITSConfig
-from gsv.engine.native.attention import NativeAttention, accelerate
-from gsv.engine.native.build import load_kernel
+from gsv.engine.kernels.cpu.attention import NativeAttention, accelerate
+from gsv.engine.kernels.cpu.build import load_kernel
 from gsv.models.flow import FlowMatching
 from gsv.models.layers import set_precision
 

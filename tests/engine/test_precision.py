@@ -8,9 +8,9 @@ import torch
 from golden import has_case, load_case
 from gpt_models import GREEDY, case_request, golden_gpt
 
-from gsv.engine.native.build import load_kernel
-from gsv.engine.runner import Runner
-from gsv.engine.sequence import Sequence, SequenceRequest
+from gsv.engine.gpt.model_runner import Runner
+from gsv.engine.gpt.sequence import Sequence, SequenceRequest
+from gsv.engine.kernels.cpu.build import load_kernel
 
 STEPS = 100
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from golden import load_case
 
+from gsv.engine.gpt.sampling import Controls, draw, penalise, probabilities
+from gsv.engine.gpt.sequence import SamplingParams
 from gsv.engine.noise import exponential_steps
-from gsv.engine.sampling import Controls, draw, penalise, probabilities
-from gsv.engine.sequence import SamplingParams
 
 CPU = torch.device("cpu")
 

@@ -8,8 +8,8 @@ import random
 import pytest
 from gpt_models import known_request
 
-from gsv.engine.scheduler import Scheduler
-from gsv.engine.sequence import Drawn, Sequence, Status
+from gsv.engine.gpt.scheduler import Scheduler
+from gsv.engine.gpt.sequence import Drawn, Sequence, Status
 from gsv.errors import Cancelled, Overloaded
 
 

@@ -17,7 +17,7 @@ from gsv.models.vocoder import ActivatedConv1d, Vocoder
 pytest.importorskip("triton")
 
 from gsv.engine.kernels import vocoder as vocoder_kernels  # noqa: E402
-from gsv.engine.kernels.vocoder_convolution import ConvolutionKernel  # noqa: E402
+from gsv.engine.kernels.cuda.vocoder_convolution import ConvolutionKernel  # noqa: E402
 
 pytestmark = [
     pytest.mark.usefixtures("no_grad"),

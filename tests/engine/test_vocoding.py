@@ -9,7 +9,7 @@ import torch
 from acoustic_models import vocoder
 from torch.testing import assert_close
 
-from gsv.engine.vocoding import GraphedVocoder, batch_shapes, vocode
+from gsv.engine.vocoder_windows import GraphedVocoder, batch_shapes, vocode
 from gsv.models.windows import windows
 
 pytestmark = pytest.mark.usefixtures("no_grad")

@@ -6,9 +6,9 @@ import pytest
 import torch
 from gpt_models import golden_gpt
 
-from gsv.engine.cache import KVCache
-from gsv.engine.native.gpt import NativeDecode
-from gsv.engine.native.weight_arena import WeightArena
+from gsv.engine.gpt.cache import KVCache
+from gsv.engine.kernels.cpu.gpt_decode import NativeDecode
+from gsv.engine.kernels.cpu.weight_arena import WeightArena
 
 
 def test_copies_equal_and_outlive_the_arena() -> None:

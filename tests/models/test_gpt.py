@@ -12,12 +12,12 @@ from golden import Case, case_weights, has_case, load_case
 from gpt_models import GREEDY, case_request, golden_gpt, with_eos_bias
 
 from gsv.checkpoints.names.gpt import rename
-from gsv.engine.engine import Engine
-from gsv.engine.native.build import load_kernel
+from gsv.engine.gpt.engine import Engine
+from gsv.engine.gpt.model_runner import Noise, Runner
+from gsv.engine.gpt.scheduler import Scheduler
+from gsv.engine.gpt.sequence import Sequence, SequenceRequest
+from gsv.engine.kernels.cpu.build import load_kernel
 from gsv.engine.noise import exponential_steps
-from gsv.engine.runner import Noise, Runner
-from gsv.engine.scheduler import Scheduler
-from gsv.engine.sequence import Sequence, SequenceRequest
 from gsv.models.gpt import SemanticGPT
 
 sizes = pytest.mark.parametrize(

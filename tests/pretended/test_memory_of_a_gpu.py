@@ -13,8 +13,8 @@ from acoustic_models import sovits
 from gpt_models import golden_gpt, random_request
 from pretend_cuda import Machine, pretend_cuda
 
-from gsv.engine.engine import Engine
-from gsv.engine.flow import FlowEngine, FlowJob
+from gsv.engine.flow.engine import FlowEngine, FlowJob
+from gsv.engine.gpt.engine import Engine
 
 pytestmark = pytest.mark.pretend
 

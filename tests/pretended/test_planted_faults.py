@@ -23,9 +23,9 @@ from pretend_cuda import (
 from pretended.waiting import ALLOWED, LOADING, unlisted, unneeded
 from torch import Tensor
 
-from gsv.engine.engine import Engine
-from gsv.engine.graphs import CapturedCalls
-from gsv.engine.lane import Lane
+from gsv.engine.cuda_graphs import CapturedCalls
+from gsv.engine.gpt.engine import Engine
+from gsv.engine.gpt.worker import Lane
 from gsv.models.gpt import SemanticGPT
 
 pytestmark = pytest.mark.pretend

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gsv.serving.launcher import EmbeddedServer, ServerOptions
+from gsv.serving.server.launcher import EmbeddedServer, ServerOptions
 
 PREPARE = [sys.executable, "-c", "from gsv.commands.prepare import prepare; prepare()"]
 

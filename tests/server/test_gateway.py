@@ -22,7 +22,7 @@ from gateway.running import Gateway, running
 from gateway.test_api_v2_door import UpstreamClient
 from server.test_soak import Holdings, metrics, wait_until_idle
 
-from gsv.serving.launcher import EmbeddedServer
+from gsv.serving.server.launcher import EmbeddedServer
 from gsv_client import AsyncClient, Audio, Client
 from gsv_client.gateway.settings import Settings
 

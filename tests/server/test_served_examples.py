@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gsv.serving.launcher import EmbeddedServer
+from gsv.serving.server.launcher import EmbeddedServer
 from gsv_client import Audio
 
 pytestmark = pytest.mark.server

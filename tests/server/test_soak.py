@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from gsv.serving import processes
-from gsv.serving.launcher import EmbeddedServer
+from gsv.serving.server import processes
+from gsv.serving.server.launcher import EmbeddedServer
 from gsv_client import Client
 
 pytestmark = pytest.mark.server

@@ -32,7 +32,7 @@ from voices.voice_files import write_wave
 from voices.weights_files import full_file, gpt_file, lora_file
 
 from gsv.checkpoints.voice_editing import NewVoice, Shapes, add_voice, remove_voice
-from gsv.serving.launcher import EmbeddedServer, ServerOptions
+from gsv.serving.server.launcher import EmbeddedServer, ServerOptions
 from gsv_client import Client
 from gsv_client.errors import InvalidRequest
 

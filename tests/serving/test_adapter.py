@@ -49,7 +49,7 @@ class Spoken:
 
 @pytest.fixture
 def adapter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """``gsv.serving.adapter`` upon the stand-in, and gone afterwards."""
+    """``gsv.serving.backend.adapter`` upon the stand-in, and gone afterwards."""
     stand_in = ModuleType("triton_python_backend_utils")
     stand_in.Tensor = Tensor  # type: ignore[attr-defined]
     stand_in.InferenceResponse = InferenceResponse  # type: ignore[attr-defined]

@@ -19,11 +19,11 @@ import tritonclient.grpc as grpc_client
 from trivial_models import infer, write_repository
 
 from gsv.errors import ServerError
-from gsv.serving import processes
-from gsv.serving.installation import Installation
-from gsv.serving.launcher import EmbeddedServer, ServerOptions
-from gsv.serving.server_options import CONTROL_HEADER
-from gsv.serving.supervisor import RecoveryPolicy, Supervisor
+from gsv.serving.server import processes
+from gsv.serving.server.installation import Installation
+from gsv.serving.server.launcher import EmbeddedServer, ServerOptions
+from gsv.serving.server.options import CONTROL_HEADER
+from gsv.serving.server.supervisor import RecoveryPolicy, Supervisor
 
 pytestmark = pytest.mark.server
 
@@ -135,8 +135,8 @@ def test_requests_under_way_are_answered_before_the_end(tmp_path: Path) -> None:
 def test_a_lost_request_does_not_hold_the_end_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gsv.serving.launcher.LOST_SECONDS", 1.0)
-    monkeypatch.setattr("gsv.serving.launcher.UNLOAD_SECONDS", 4.0)
+    monkeypatch.setattr("gsv.serving.server.launcher.LOST_SECONDS", 1.0)
+    monkeypatch.setattr("gsv.serving.server.launcher.UNLOAD_SECONDS", 4.0)
     repository = write_repository(tmp_path / "repository", slow=True)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         with EmbeddedServer(repository, ServerOptions(exit_timeout=60)) as server:

@@ -8,13 +8,13 @@ import sys
 
 import pytest
 
-from gsv.serving import memory
+from gsv.serving.backend import memory
 
 # Like the scores of a small network's heads: more together than glibc keeps by itself.
 STEPS = """
 import resource, sys
 import numpy
-from gsv.serving.memory import keep_freed_memory
+from gsv.serving.backend.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 def step():

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from gsv.errors import ServerError
-from gsv.serving import gpus, launcher, mps
-from gsv.serving.gpus import Gpu
-from gsv.serving.processes import Stub
-from gsv.serving.supervisor import Supervisor
+from gsv.serving.server import gpus, launcher, mps
+from gsv.serving.server.gpus import Gpu
+from gsv.serving.server.processes import Stub
+from gsv.serving.server.supervisor import Supervisor
 
 H100 = Gpu(0, "NVIDIA H100 80GB HBM3", mig=False)
 
@@ -162,7 +162,7 @@ def test_it_ends_with_a_launcher_that_is_killed(
 ) -> None:
     programs(mps.CONTROL, DAEMON)
     code = (
-        "import time\nfrom gsv.serving import mps\n"
+        "import time\nfrom gsv.serving.server import mps\n"
         "daemon = mps.MpsDaemon()\ndaemon.start()\n"
         "print(daemon.environment['CUDA_MPS_PIPE_DIRECTORY'], flush=True)\ntime.sleep(60)\n"
     )

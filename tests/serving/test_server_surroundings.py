@@ -11,9 +11,9 @@ import pytest
 
 from gsv.commands.serve import is_loopback
 from gsv.errors import ServerError
-from gsv.serving import installation, processes
-from gsv.serving.server_log import ServerLog
-from gsv.serving.server_options import check_repository, choose_ports
+from gsv.serving.server import installation, processes
+from gsv.serving.server.log import ServerLog
+from gsv.serving.server.options import check_repository, choose_ports
 
 
 def feed(*lines: str) -> tuple[ServerLog, list[str]]:

@@ -34,7 +34,7 @@ class TritonPythonModel:
 SLOW = """
 import threading, time
 import triton_python_backend_utils as pb_utils
-from gsv.serving.metrics import RequestMetrics
+from gsv.serving.backend.metrics import RequestMetrics
 
 
 class TritonPythonModel:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gsv.config import GPTConfig
-from gsv.engine.cache import KVCache
+from gsv.engine.gpt.cache import KVCache
 from gsv.stages import sizing
 
 GIB = 1 << 30

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from gsv.errors import Cancelled, GsvError, InvalidRequest
-from gsv.stages import writing
-from gsv.stages.writing import Writing, Writings
+from gsv.stages import token_sessions as writing
+from gsv.stages.token_sessions import Writing, Writings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +118,7 @@ def test_a_sentence_that_nobody_fetches_is_given_up(monkeypatch: pytest.MonkeyPa
     writings, stopped = Writings(), []
     begin(writings).cancel = lambda: stopped.append("a")
     later = time.monotonic() + writing.IDLE_SECONDS + 1
-    monkeypatch.setattr("gsv.stages.writing.time.monotonic", lambda: later)
+    monkeypatch.setattr("gsv.stages.token_sessions.time.monotonic", lambda: later)
     begin(writings, "b")
     assert stopped == ["a"]
     assert len(writings) == 1

@@ -87,7 +87,11 @@ def backend_utils(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(
         sys.modules, "triton_python_backend_utils", ModuleType("triton_python_backend_utils")
     )
-    for name in ("gsv.serving.adapter", "gsv.serving.bls", "gsv.serving.error_codes"):
+    for name in (
+        "gsv.serving.backend.adapter",
+        "gsv.serving.backend.bls_client",
+        "gsv.serving.backend.error_codes",
+    ):
         monkeypatch.delitem(sys.modules, name, raising=False)
 
 

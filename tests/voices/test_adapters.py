@@ -25,13 +25,13 @@ from gsv.checkpoints.store import save_tensors
 from gsv.checkpoints.voice_editing import NewVoice, add_voice
 from gsv.checkpoints.voice_weights import read_quantizer, read_sovits, store_sovits
 from gsv.constants import STYLE_BINS
-from gsv.engine.flow import FlowEngine, FlowJob
+from gsv.engine.flow.engine import FlowEngine, FlowJob
 from gsv.errors import InvalidRequest
 from gsv.models.adapters import gather
 from gsv.models.sovits import SoVITS
 from gsv.stages.base import Place
 from gsv.stages.sovits_v4 import Request, Settings, SoVITSStage
-from gsv.stages.speakers import Speakers
+from gsv.stages.sovits_voices import Speakers
 
 RANKS = {"r8": 8, "r16": 16, "r32": 32, "r64": 64}
 CONFIG = sovits_config("tiny")

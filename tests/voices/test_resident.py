@@ -20,11 +20,11 @@ from gsv.errors import (
     Overloaded,
     VoiceError,
 )
-from gsv.stages import resident
-from gsv.stages.in_voice import start_in_voice
-from gsv.stages.resident import BASE, Residents
-from gsv.stages.tally import Tally
 from gsv.voices import VoiceFolder
+from gsv.voices import weight_cache as resident
+from gsv.voices.lease import start_in_voice
+from gsv.voices.metrics import Tally
+from gsv.voices.weight_cache import BASE, Residents
 
 WAIT = 10.0
 

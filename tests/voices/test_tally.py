@@ -15,10 +15,11 @@ from voices.voice_files import make_voice
 
 from gsv.config import VocoderConfig
 from gsv.errors import Cancelled, GsvError, InvalidRequest, Overloaded, VoiceError
-from gsv.stages import speech, stream, tally
+from gsv.stages import speech, stream
 from gsv.stages.base import Place
-from gsv.stages.tally import Change, Tally, outcome_of
 from gsv.voices import VoiceFolder
+from gsv.voices import metrics as tally
+from gsv.voices.metrics import Change, Tally, outcome_of
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from gpu_steps.decode_graphs import agreement
 from gpu_steps.report import Report, Section
 from gpu_steps.sentences import generate, sentence
 from gpu_steps.setup import Setup, tidy
-from gsv.engine.engine import Engine
+from gsv.engine.gpt.engine import Engine
 
 
 def run(setup: Setup, section: Section, report: Report) -> None:

@@ -12,7 +12,7 @@ from gpu_steps.report import Report, Section
 from gpu_steps.sentences import Answer, generate, sentence
 from gpu_steps.setup import Setup, tidy
 from gpu_steps.timing import MILLI, memory, spread
-from gsv.engine.engine import Engine
+from gsv.engine.gpt.engine import Engine
 
 LENGTH = 2560  # positions a sequence; the engine's default
 SLOTS = 32

@@ -14,9 +14,9 @@ from gpu_steps.report import Report, Section
 from gpu_steps.sentences import Answer, generate, sentence
 from gpu_steps.setup import Setup, tidy
 from gpu_steps.timing import memory
-from gsv.engine.engine import Engine
-from gsv.engine.gpu_runner import GpuRunner
-from gsv.engine.sequence import SequenceRequest
+from gsv.engine.gpt.engine import Engine
+from gsv.engine.gpt.gpu_model_runner import GpuRunner
+from gsv.engine.gpt.sequence import SequenceRequest
 
 _LENGTH = 1024
 

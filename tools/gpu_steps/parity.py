@@ -19,11 +19,11 @@ from gpu_steps.report import Report, Section
 from gpu_steps.setup import Setup, tidy
 from gsv import audio
 from gsv.constants import STYLE_BINS
-from gsv.engine.engine import Engine
-from gsv.engine.flow import FlowEngine, FlowJob
-from gsv.engine.flow_plan import Reference, sentence_jobs
-from gsv.engine.sequence import SequenceRequest
-from gsv.engine.vocoding import vocode
+from gsv.engine.flow.engine import FlowEngine, FlowJob
+from gsv.engine.flow.planner import Reference, sentence_jobs
+from gsv.engine.gpt.engine import Engine
+from gsv.engine.gpt.sequence import SequenceRequest
+from gsv.engine.vocoder_windows import vocode
 from gsv.models.gpt import SemanticGPT
 
 Check = dict[str, Any]

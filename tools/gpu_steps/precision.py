@@ -14,8 +14,8 @@ from gpu_steps import parity
 from gpu_steps import setup as networks
 from gpu_steps.report import Report, Section
 from gpu_steps.setup import Setup, tidy
-from gsv.engine.flow import FlowEngine, FlowJob
-from gsv.engine.kernels import vocoder as kernels
+from gsv.engine.flow.engine import FlowEngine, FlowJob
+from gsv.engine.kernels.cuda import vocoder as kernels
 
 # In dB against the signal; those of tests/models/test_acoustic_precision.py.
 MEL_BOUNDS = {"float16": -55.0, "bfloat16": -40.0}

@@ -16,8 +16,8 @@ from gpu_steps.report import Report, Section
 from gpu_steps.sentences import generate, sentence
 from gpu_steps.setup import Setup, tidy
 from gpu_steps.timing import MILLI, call_seconds
-from gsv.engine.engine import Engine
-from gsv.engine.flow import FlowEngine
+from gsv.engine.flow.engine import FlowEngine
+from gsv.engine.gpt.engine import Engine
 
 KERNELS = 25  # of a table
 _NAME = 110  # characters of a kernel's name

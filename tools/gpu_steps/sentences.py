@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsv.config import GPTConfig
-from gsv.engine.engine import Engine
-from gsv.engine.sequence import SamplingParams, SequenceRequest
+from gsv.engine.gpt.engine import Engine
+from gsv.engine.gpt.sequence import SamplingParams, SequenceRequest
 
 LIMIT_SECONDS = 120.0
 

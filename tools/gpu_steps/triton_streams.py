@@ -62,7 +62,7 @@ def _weights(setup: Setup) -> float:
 
 def stub(site: Path) -> str:
     """What the stub's loader can't find, if anything: the commonest reason for a dead model."""
-    from gsv.serving import installation
+    from gsv.serving.server import installation
 
     found = installation.embedded(site / "cache")
     environment = {**os.environ, **found.environment}
@@ -77,7 +77,7 @@ def stub(site: Path) -> str:
 
 def serve(setup: Setup, root: Path, section: Section, mps: str) -> dict[str, Any]:
     """Start, measure, stop; the log's important lines are kept whatever happens."""
-    from gsv.serving.launcher import EmbeddedServer, ServerOptions
+    from gsv.serving.server.launcher import EmbeddedServer, ServerOptions
 
     log: list[str] = []
 

@@ -15,8 +15,8 @@ from gpu_steps.report import Report, Section
 from gpu_steps.setup import Setup, tidy
 from gpu_steps.timing import MILLI, call_seconds, memory, steady
 from gsv.constants import MEL_CHANNELS, MEL_RATE
-from gsv.engine.kernels import vocoder as kernels
-from gsv.engine.vocoding import GraphedVocoder
+from gsv.engine.kernels.cuda import vocoder as kernels
+from gsv.engine.vocoder_windows import GraphedVocoder
 from gsv.stages.base import Place
 from gsv.stages.vocoder import Request, Settings, VocoderStage
 

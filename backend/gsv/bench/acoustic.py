@@ -25,11 +25,11 @@ from gsv.bench.semantic import numbers
 from gsv.config import SoVITSConfig, VocoderConfig
 from gsv.constants import MEL_RATE
 from gsv.device import prepare
-from gsv.engine.flow_graphs import GraphedEstimator, shape_for
-from gsv.engine.kernels import flow as flow_kernels
-from gsv.engine.kernels import vocoder as vocoder_kernels
-from gsv.engine.native import attention, convolution
-from gsv.engine.vocoding import GraphedVocoder, batch_shapes, vocode
+from gsv.engine.flow.graphed_estimator import GraphedEstimator, shape_for
+from gsv.engine.kernels.cpu import attention, convolution
+from gsv.engine.kernels.cuda import flow as flow_kernels
+from gsv.engine.kernels.cuda import vocoder as vocoder_kernels
+from gsv.engine.vocoder_windows import GraphedVocoder, batch_shapes, vocode
 from gsv.models.flow import FlowMatching
 from gsv.models.layers import set_precision
 from gsv.models.vocoder import Vocoder

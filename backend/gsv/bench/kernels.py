@@ -22,8 +22,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gsv.config import SoVITSConfig, VocoderConfig
 from gsv.device import prepare
-from gsv.engine.kernels.available import triton_serves
-from gsv.engine.kernels.flow import can_run
+from gsv.engine.kernels.cuda.available import triton_serves
+from gsv.engine.kernels.cuda.flow import can_run
 from gsv.models import dit
 from gsv.models.attention import attend, attention_mask
 from gsv.models.flow import FlowMatching
@@ -253,7 +253,7 @@ def _attention(layer: dit.Attention, half: Tensor, lengths: Tensor | None, own: 
     if half.device.type == "cuda":
         ways += [Way(name, partial(pytorchs, backend)) for name, backend in _PYTORCHS.items()]
     if own:
-        from gsv.engine.kernels import flow_attention
+        from gsv.engine.kernels.cuda import flow_attention
 
         ways += [
             Way(
@@ -288,7 +288,7 @@ def _rotation(estimator: dit.DiT, half: Tensor, own: bool) -> Operation:
 
     ways = [Way("plain", partial(turned, dit.rotate_first_heads))]
     if own:
-        from gsv.engine.kernels import flow_attention
+        from gsv.engine.kernels.cuda import flow_attention
 
         ways.append(Way("kernel", partial(turned, flow_attention.rotate_first_heads)))
     moved = 4.0 * rows * frames * width // heads * half.element_size()
@@ -306,7 +306,7 @@ def _norm(values: Tensor, half: Tensor, own: bool) -> Operation:
 
     ways = [Way("plain", partial(normed, dit.add_and_norm, half.dtype, half))]
     if own:
-        from gsv.engine.kernels import flow_norm
+        from gsv.engine.kernels.cuda import flow_norm
 
         ways.append(Way("kernel", partial(normed, flow_norm.add_and_norm, half.dtype, half)))
     moved = values.numel() * (2.0 * values.element_size() + 2 * half.element_size())
@@ -350,7 +350,7 @@ def _position(estimator: dit.DiT, values: Tensor, lengths: Tensor, own: bool) ->
     if values.device.type == "cuda":
         ways.append(Way("plain, time last", rows_last))
     if own:
-        from gsv.engine.kernels.flow_convolution import PositionKernel
+        from gsv.engine.kernels.cuda.flow_convolution import PositionKernel
 
         kernel = PositionKernel(layer)
         target = values.clone()
@@ -411,7 +411,7 @@ def _vocoder_convolution(
             Way("convolution alone, time last", lambda: nn.Conv1d.forward(layer, image), time_last)
         )
     if triton_serves(values.device):
-        from gsv.engine.kernels.vocoder_convolution import ConvolutionKernel
+        from gsv.engine.kernels.cuda.vocoder_convolution import ConvolutionKernel
 
         kernel = ConvolutionKernel(layer)
         ways.append(Way("kernel", lambda: kernel(values, residual)))

@@ -24,10 +24,10 @@ from torch import Tensor
 
 from gsv.config import GPTConfig
 from gsv.device import prepare
-from gsv.engine.gpu_runner import GpuRunner
-from gsv.engine.runner import Drawing, Runner
-from gsv.engine.sequence import SamplingParams, SequenceRequest
-from gsv.engine.sequence import Sequence as Row
+from gsv.engine.gpt.gpu_model_runner import GpuRunner
+from gsv.engine.gpt.model_runner import Drawing, Runner
+from gsv.engine.gpt.sequence import SamplingParams, SequenceRequest
+from gsv.engine.gpt.sequence import Sequence as Row
 from gsv.models.gpt import Block, SemanticGPT
 from gsv.precision import torch_dtype
 

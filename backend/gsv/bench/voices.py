@@ -19,11 +19,11 @@ import torch
 from gsv.bench.acoustic import random_weights, wait
 from gsv.config import SoVITSConfig
 from gsv.device import prepare
-from gsv.engine.flow import CUDA_ROUND_TO
-from gsv.engine.flow_job import FlowJob, FlowRun
-from gsv.engine.flow_runner import FlowRunner
-from gsv.engine.kernels import flow as kernels
-from gsv.engine.native import attention
+from gsv.engine.flow.engine import CUDA_ROUND_TO
+from gsv.engine.flow.model_runner import FlowRunner
+from gsv.engine.flow.request import FlowJob, FlowRun
+from gsv.engine.kernels.cpu import attention
+from gsv.engine.kernels.cuda import flow as kernels
 from gsv.models.adapters import PROJECTIONS, Adapter
 from gsv.models.flow import FlowMatching
 from gsv.models.layers import set_precision

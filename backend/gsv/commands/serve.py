@@ -16,9 +16,9 @@ import click
 
 from gsv.errors import Cancelled, GsvError
 from gsv.repository import served_voices
-from gsv.serving.launcher import EmbeddedServer, ServerOptions
-from gsv.serving.mps import MODES
-from gsv.serving.supervisor import RecoveryPolicy, Supervisor
+from gsv.serving.server.launcher import EmbeddedServer, ServerOptions
+from gsv.serving.server.mps import MODES
+from gsv.serving.server.supervisor import RecoveryPolicy, Supervisor
 from gsv.voices import VoiceFolder
 
 EPILOG = """\b

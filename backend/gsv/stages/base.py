@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from gsv import __version__
 from gsv.checkpoints.manifest import fingerprint
 from gsv.errors import ConfigurationError, GsvError, InvalidRequest
+from gsv.reply import Reply
 from gsv.voices import VoiceFolder
 
 Tensors = dict[str, Any]  # by wire name; scalars and texts as plain values
@@ -109,22 +110,6 @@ class BatchStage(Protocol):
     def warm_up(self) -> None: ...
     def run_batch(self, requests: Sequence[Any]) -> list[Any | GsvError]: ...
     def close(self) -> None: ...
-
-
-class Reply(Protocol):
-    """The way back to one caller of an :class:`AsyncStage`."""
-
-    def send(self, result: Any, *, final: bool) -> None:
-        """One response; the ``final`` one ends the answer."""
-        ...
-
-    def finish(self) -> None:
-        """End an answer whose last response was not sent as the final one."""
-        ...
-
-    def fail(self, error: BaseException) -> None:
-        """End the answer with an error; without effect on one that has ended."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,8 @@ import numpy as np
 
 from gsv.constants import BERT_DIM, MEL_CHANNELS, STYLE_BINS
 from gsv.errors import Cancelled, Overloaded
-from gsv.stages.base import Reply, Tensors
+from gsv.reply import Reply
+from gsv.stages.base import Tensors
 
 
 class CallModel(Protocol):

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from gsv.config import SoVITSConfig
 from gsv.device import end_if_fatal, prepare, upload
-from gsv.engine.graphs import CapturedCalls
+from gsv.engine.cuda_graphs import CapturedCalls
 from gsv.errors import Cancelled, GsvError
 from gsv.models.sovits import SoVITS
 

@@ -38,11 +38,11 @@ from gsv.options import RANGES, check_range
 from gsv.precision import DEFAULT, torch_dtype
 from gsv.stages.base import Place
 from gsv.stages.base import Settings as BaseSettings
-from gsv.stages.kept import Kept
 from gsv.stages.pretrained import load_hubert
-from gsv.stages.tally import Tally
 from gsv.voices import Voice
+from gsv.voices.feature_cache import Kept
 from gsv.voices.features import Arrays, FeatureStore, Layout
+from gsv.voices.metrics import Tally
 from gsv.voices.recording import read_recording
 
 # A recording that decoders push a little over full scale is scaled back; samples far outside are

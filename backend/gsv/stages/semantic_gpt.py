@@ -22,27 +22,21 @@ from gsv.checkpoints.voice_weights import parameters_in, read_gpt
 from gsv.config import GPTConfig
 from gsv.constants import BERT_DIM, EOS, PHONEMES
 from gsv.device import memory_free
-from gsv.engine.engine import Engine, Handle
-from gsv.engine.sequence import Enough, SamplingParams, SequenceRequest
+from gsv.engine.gpt.engine import Engine, Handle
+from gsv.engine.gpt.sequence import Enough, SamplingParams, SequenceRequest
 from gsv.errors import InvalidRequest
 from gsv.models.gpt import SemanticGPT
 from gsv.options import DEFAULTS, check_range, check_seed, resolve_seed
 from gsv.precision import DEFAULT, torch_dtype
-from gsv.stages.base import (
-    Load,
-    Place,
-    Reply,
-    check_counts,
-    check_ids,
-    split_by_counts,
-)
+from gsv.reply import Reply
+from gsv.stages.base import Load, Place, check_counts, check_ids, split_by_counts
 from gsv.stages.base import Settings as BaseSettings
 from gsv.stages.calls import ENGINE, CallModel, CallPool, CallScope
-from gsv.stages.in_voice import start_in_voice
-from gsv.stages.resident import Residents
 from gsv.stages.sizing import LANDING_ROWS, positions, row_bytes, slots, voices_budget
-from gsv.stages.tally import Tally
-from gsv.stages.writing import Writings
+from gsv.stages.token_sessions import Writings
+from gsv.voices.lease import start_in_voice
+from gsv.voices.metrics import Tally
+from gsv.voices.weight_cache import Residents
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ memory is taken there only as it is written.
 from __future__ import annotations
 
 from gsv.config import GPTConfig
-from gsv.engine.cache import ALIGNMENT
+from gsv.engine.gpt.cache import ALIGNMENT
 from gsv.models.gpt import MAX_POSITIONS
 
 # Positions of a sentence on a GPU, where the memory of all is taken at once: 250 prompt tokens

@@ -26,13 +26,14 @@ from gsv.checkpoints.store import load_module_state
 from gsv.config import SoVITSConfig
 from gsv.constants import MEL_CHANNELS, STYLE_BINS
 from gsv.device import end_if_fatal, memory_free, synchronize, upload
-from gsv.engine.flow import FlowEngine, FlowJob, Handle
-from gsv.engine.flow_plan import Reference, sentence_jobs
+from gsv.engine.flow.engine import FlowEngine, FlowJob, Handle
+from gsv.engine.flow.planner import Reference, sentence_jobs
 from gsv.errors import Cancelled, GsvError, InvalidRequest
 from gsv.models.sovits import SoVITS
 from gsv.options import DEFAULTS, check_range, check_seed, resolve_seed
 from gsv.precision import DEFAULT, torch_dtype
-from gsv.stages.base import Load, Place, Reply, check_counts, check_ids, split_by_counts
+from gsv.reply import Reply
+from gsv.stages.base import Load, Place, check_counts, check_ids, split_by_counts
 from gsv.stages.base import Settings as BaseSettings
 from gsv.stages.conditions import (
     ROUND_TO,
@@ -42,11 +43,11 @@ from gsv.stages.conditions import (
     Waiting,
     encode,
 )
-from gsv.stages.in_voice import start_in_voice
-from gsv.stages.resident import Residents
 from gsv.stages.sizing import voices_budget
-from gsv.stages.speakers import Speaker, Speakers
-from gsv.stages.tally import Tally
+from gsv.stages.sovits_voices import Speaker, Speakers
+from gsv.voices.lease import start_in_voice
+from gsv.voices.metrics import Tally
+from gsv.voices.weight_cache import Residents
 
 logger = logging.getLogger(__name__)
 

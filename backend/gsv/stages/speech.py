@@ -26,11 +26,12 @@ from gsv.options import (
     check_text,
     resolve_seed,
 )
-from gsv.stages.base import Place, Reply, Tensors
+from gsv.reply import Reply
+from gsv.stages.base import Place, Tensors
 from gsv.stages.base import Settings as BaseSettings
 from gsv.stages.calls import CallModel, CallPool, CallScope
-from gsv.stages.tally import TalliedReply, Tally
 from gsv.voices import VoiceFolder
+from gsv.voices.metrics import TalliedReply, Tally
 
 PIPELINE = "gpt_sovits_v4_pipeline"
 # Steps with a running batch, where a caller's departure saves work.

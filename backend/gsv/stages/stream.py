@@ -24,12 +24,13 @@ from gsv.config import VocoderConfig
 from gsv.constants import FLOW_REFERENCE_MAX, MEL_CHANNELS, OUTPUT_RATE, SAMPLES_PER_FRAME
 from gsv.engine.chunk_plan import ChunkPlan
 from gsv.errors import Cancelled
+from gsv.reply import Reply
 from gsv.stages import speech
-from gsv.stages.base import Place, Reply, Tensors, split_by_counts
+from gsv.stages.base import Place, Tensors, split_by_counts
 from gsv.stages.base import Settings as BaseSettings
 from gsv.stages.calls import ENGINE, CallModel, CallPool, CallScope, placeholders
 from gsv.stages.mel_stream import MelStream
-from gsv.stages.tally import TalliedReply, Tally
+from gsv.voices.metrics import TalliedReply, Tally
 
 Mel = NDArray[np.float32]
 Wave = NDArray[np.float32]

@@ -31,16 +31,17 @@ from gsv.options import (
     check_text,
 )
 from gsv.precision import DEFAULT, torch_dtype
-from gsv.stages.base import Place, Reply
+from gsv.reply import Reply
+from gsv.stages.base import Place
 from gsv.stages.base import Settings as BaseSettings
-from gsv.stages.kept import Kept
 from gsv.stages.pretrained import BertFeatures, load_bert
-from gsv.stages.tally import Tally
 from gsv.text.frontend import TextFrontend
 from gsv.text.lexicon import Lexicon
 from gsv.text.types import Sentence
 from gsv.voices import Voice
+from gsv.voices.feature_cache import Kept
 from gsv.voices.features import Arrays, FeatureStore, Layout
+from gsv.voices.metrics import Tally
 
 _LEXICA = 64  # of voices, kept
 _PROMPTS = 128  # transcripts of voices, kept

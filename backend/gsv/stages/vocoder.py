@@ -15,10 +15,10 @@ from gsv.config import VocoderConfig
 from gsv.constants import MEL_CHANNELS, OUTPUT_RATE
 from gsv.device import upload
 from gsv.engine.chunk_plan import ChunkPlan
-from gsv.engine.kernels import vocoder as kernels
-from gsv.engine.native import convolution as native
+from gsv.engine.kernels.cpu import convolution as native
+from gsv.engine.kernels.cuda import vocoder as kernels
 from gsv.engine.transfers import Download
-from gsv.engine.vocoding import GraphedVocoder, batch_shapes, vocode
+from gsv.engine.vocoder_windows import GraphedVocoder, batch_shapes, vocode
 from gsv.errors import GsvError, InvalidRequest
 from gsv.models.vocoder import Vocoder
 from gsv.options import DEFAULTS, SAMPLE_RATES, check_choice

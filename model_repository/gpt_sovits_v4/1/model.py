@@ -1,6 +1,6 @@
 """gpt_sovits_v4: one request, one complete answer. The work is in gsv.stages.speech."""
 
-from gsv.serving.adapter import BridgedModel
+from gsv.serving.backend.adapter import BridgedModel
 from gsv.stages.speech import SpeechStage
 
 

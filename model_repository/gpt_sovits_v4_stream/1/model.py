@@ -1,6 +1,6 @@
 """gpt_sovits_v4_stream: one request, audio in chunks. The work is in gsv.stages.stream."""
 
-from gsv.serving.adapter import BridgedModel
+from gsv.serving.backend.adapter import BridgedModel
 from gsv.stages.stream import SpeechStreamStage
 
 

@@ -3,7 +3,7 @@
 The work is in gsv.stages.reference_encoder.
 """
 
-from gsv.serving.adapter import BatchedModel
+from gsv.serving.backend.adapter import BatchedModel
 from gsv.stages.reference_encoder import ReferenceEncoderStage
 
 

@@ -3,7 +3,7 @@
 The work is in gsv.stages.semantic_gpt.
 """
 
-from gsv.serving.adapter import StreamingModel
+from gsv.serving.backend.adapter import StreamingModel
 from gsv.stages.semantic_gpt import SemanticGPTEngineStage
 
 

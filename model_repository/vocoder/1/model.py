@@ -1,6 +1,6 @@
 """vocoder: mel to a 48 kHz wave. The work is in gsv.stages.vocoder."""
 
-from gsv.serving.adapter import BatchedModel
+from gsv.serving.backend.adapter import BatchedModel
 from gsv.stages.vocoder import VocoderStage
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gpu_steps.inputs import text
-from gsv.serving.adapter import BatchedModel
+from gsv.serving.backend.adapter import BatchedModel
 from gsv.stages.base import Place
 from gsv.stages.base import Settings as BaseSettings
 

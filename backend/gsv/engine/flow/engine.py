@@ -1,0 +1,400 @@
+"""The flow engine: one thread that takes Euler steps of all jobs in work until it is stopped.
+
+Jobs of different lengths, schedules and progress share the estimator's batches: a job joins when it
+arrives and leaves when it is done. Callers submit from any thread (callbacks included), and every
+job is answered exactly once, with its frames or with an error, also when the engine is stopped or
+breaks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gsv.device import end_if_fatal, prepare
+from gsv.engine.flow.model_runner import FlowRunner
+from gsv.engine.flow.request import FlowJob, FlowRun, OnDone, OnError
+from gsv.engine.flow.scheduler import FlowScheduler
+from gsv.engine.kernels.cpu import attention as native
+from gsv.engine.kernels.cuda import flow as kernels
+from gsv.engine.transfers import Download
+from gsv.errors import Cancelled, ConfigurationError, GsvError, InvalidRequest
+from gsv.models.adapters import Adapter
+from gsv.models.flow import FlowMatching
+
+__all__ = ["FlowEngine", "FlowJob", "FlowStats", "Handle"]
+
+logger = logging.getLogger(__name__)
+
+# A CPU is busy with one long row; a GPU wants many (about 16 of a full window).
+CPU_BATCH_FRAMES = 1_024
+CUDA_BATCH_FRAMES = 16_384
+CUDA_ROUND_TO = 64  # frames; keeps the allocator's and the libraries' set of shapes small
+WARM_UP_FRAMES = 64
+# Steps that a GPU may have in line, so that it never waits for us; an urgent newcomer waits for
+# them, so no more.
+_AHEAD = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Handle:
+    """A submitted job, for its caller."""
+
+    _run: FlowRun
+    _wake: Callable[[], None]
+
+    def cancel(self) -> None:
+        """Give up: the slot is free within one step, and the error callback gets Cancelled.
+
+        Without effect on a job that is over.
+        """
+        self._run.cancel()
+        self._wake()
+
+
+@dataclasses.dataclass
+class FlowStats:
+    """Counters since the start, and the present load."""
+
+    slots: int = 0
+    running: int = 0
+    waiting: int = 0
+    steps: int = 0  # estimator calls
+    rows: int = 0  # rows of all calls; rows / steps is the mean batch
+    frames: int = 0  # frames of all rows
+    padded_frames: int = 0  # the same with padding
+    finished: int = 0
+    cancelled: int = 0
+    failed: int = 0
+
+    @property
+    def fill(self) -> float:
+        """Share of the estimated frames that were no padding."""
+        return self.frames / self.padded_frames if self.padded_frames else 0.0
+
+
+class FlowEngine:
+    """In-flight batching of flow matching on one device.
+
+    Args:
+        flow: the estimator, in evaluation mode and on its device.
+        slots: jobs in work at once.
+        waiting_limit: jobs that may wait for a slot; one more gets Overloaded.
+        batch_frames: most frames of a batch; 0 chooses for the device.
+    """
+
+    def __init__(
+        self, flow: FlowMatching, slots: int = 16, waiting_limit: int = 1024, batch_frames: int = 0
+    ) -> None:
+        on_gpu = flow.device.type != "cpu"
+        frames = batch_frames or (CUDA_BATCH_FRAMES if on_gpu else CPU_BATCH_FRAMES)
+        _accelerate(flow)
+        self._flows = {"": flow}
+        self._scheduler = FlowScheduler(slots, waiting_limit, frames)
+        self._runner = FlowRunner(self._flows, CUDA_ROUND_TO if on_gpu else 1)
+        self._stats = FlowStats(slots=slots)
+        self._on_gpu = on_gpu
+        self._in_flight: deque[_Flight] = deque()  # steps taken whose end nobody has seen yet
+        self._changed = threading.Condition()  # guards the scheduler and the fields below
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+        self._broken: BaseException | None = None
+        self._counted = 0.0  # until when the time of steps is counted
+
+    def add_model(self, name: str, flow: FlowMatching) -> None:
+        """Serve another estimator of the same shape and device under ``name``."""
+        if name in self._flows:
+            raise ConfigurationError(f"flow model {name!r} is there already")
+        _accelerate(flow)
+        self._flows[name] = flow
+
+    def remove_model(self, name: str) -> None:
+        """Let an estimator go; InvalidRequest while jobs of it wait or run."""
+        with self._changed:
+            self._refuse_while_used(name, lambda job: job.model == name)
+            del self._flows[name]
+            self._runner.forget_model(name)
+
+    def add_adapter(self, name: str, adapter: Adapter) -> None:
+        """Serve low-rank changes to the first estimator under ``name``; on its device."""
+        if name in self._runner.adapters:
+            raise ConfigurationError(f"flow adapter {name!r} is there already")
+        self._runner.adapters[name] = adapter
+
+    def remove_adapter(self, name: str) -> None:
+        """Let an adapter go; InvalidRequest while jobs with it wait or run."""
+        with self._changed:
+            self._refuse_while_used(name, lambda job: job.adapter == name)
+            del self._runner.adapters[name]
+
+    def _refuse_while_used(self, name: str, uses: Callable[[FlowJob], bool]) -> None:
+        jobs = (run.job for run in (*self._scheduler.waiting, *self._scheduler.running))
+        if any(uses(job) for job in jobs):
+            raise InvalidRequest(f"{name!r} is in use; wait for its jobs to end")
+
+    def start(self) -> None:
+        """Start the thread."""
+        if self._thread is not None:
+            raise ConfigurationError("the flow engine runs already")
+        self._stopping, self._broken = False, None
+        self._thread = threading.Thread(target=self._loop, name="flow-engine", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread after its present step; whoever still waits gets an error."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def submit(self, job: FlowJob, on_done: OnDone, on_error: OnError) -> Handle:
+        """Put a job in line; the callbacks run on the engine's thread and must be quick.
+
+        Raises:
+            InvalidRequest, ValueError: the job can't be run.
+            Overloaded: the waiting line is full.
+            GsvError: the engine doesn't run.
+        """
+        if job.model not in self._flows:
+            raise ValueError(f"flow model {job.model!r}: allowed are {sorted(self._flows)}")
+        if job.adapter and job.adapter not in self._runner.adapters:
+            raise ValueError(f"flow adapter {job.adapter!r} is not there")
+        flow = self._flows[job.model]
+        job.verify(flow.condition_channels, flow.mel_channels)
+        run = FlowRun(job, on_done, on_error)
+        with self._changed:
+            if self._broken is not None:
+                raise GsvError(f"the flow engine broke: {self._broken}") from self._broken
+            if self._thread is None or self._stopping:
+                raise GsvError("the flow engine doesn't run")
+            self._scheduler.add(run)
+            self._changed.notify_all()
+        return Handle(run, self._notify)
+
+    def run(self, job: FlowJob) -> Tensor:
+        """The new frames [mel, T - P] of ``job``, waited for; not from a callback."""
+        future: Future[Tensor] = Future()
+        self.submit(job, future.set_result, future.set_exception)
+        return future.result()
+
+    def warm_up(self) -> None:
+        """Capture graphs and run a short job, so that the first real one finds all allocated."""
+        self._runner.warm_up()
+        flow = self._flows[""]
+        condition = torch.zeros(flow.condition_channels, WARM_UP_FRAMES)
+        prompt = torch.zeros(flow.mel_channels, WARM_UP_FRAMES // 2)
+        self.run(FlowJob(condition, prompt, steps=1))
+
+    def stats(self) -> FlowStats:
+        """A copy of the counters."""
+        with self._changed:
+            running, waiting = len(self._scheduler.running), len(self._scheduler.waiting)
+            return dataclasses.replace(self._stats, running=running, waiting=waiting)
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    @torch.inference_mode()
+    def _loop(self) -> None:
+        error: BaseException = GsvError("the flow engine was stopped")
+        try:
+            prepare(self._flows[""].device)
+            while self._wait_for_work():
+                self._turn()
+        except BaseException as broken:
+            end_if_fatal(broken)
+            logger.exception("the flow engine broke")
+            error = broken
+        with self._changed:
+            self._broken = None if isinstance(error, GsvError) else error
+            self._stopping = True
+            left = self._scheduler.drain()
+        self._land_all(error if self._broken else None)
+        for run in left:
+            self._runner.release(run)
+            self._fail(run, error)
+
+    def _wait_for_work(self) -> bool:
+        """Whether there is a turn to take; false when the engine is to stop."""
+        with self._changed:
+            if not (self._scheduler.busy or self._in_flight):
+                self._changed.wait_for(lambda: self._stopping or self._scheduler.busy)
+                self._counted = time.monotonic()
+            return not self._stopping
+
+    def _seconds_since_last(self) -> float:
+        """Time that a CPU took for this step: since the last one, or since there is work."""
+        last, self._counted = self._counted, time.monotonic()
+        return self._counted - last
+
+    def _turn(self) -> None:
+        """Let the cancelled go, take newcomers in, step one batch, answer those that are done."""
+        while len(self._in_flight) >= _AHEAD:
+            self._land()
+        with self._changed:
+            dropped = self._scheduler.drop_cancelled()
+            self._scheduler.admit()
+        for run in dropped:
+            self._runner.release(run)
+            self._stats.cancelled += 1
+            self._fail(run, Cancelled("cancelled by its caller"))
+        with self._changed:
+            selected = self._scheduler.select()
+        batch = [run for run in selected if self._prepared(run)]
+        if not batch:
+            if self._in_flight:
+                self._land()
+            return
+        begin = self._event()
+        try:
+            self._runner.step(batch)
+        except Exception as error:
+            for run in batch:
+                self._end(run, error)
+            return
+        with self._changed:
+            seconds = 0.0 if self._on_gpu else self._seconds_since_last()
+            self._scheduler.advance(batch, seconds)
+        self._count(batch)
+        frames = sum(run.job.frames for run in batch)
+        flight = _Flight(frames, begin, self._event())
+        flight.results = [
+            (run, download)
+            for run in batch
+            if run.finished and (download := self._result(run)) is not None
+        ]
+        self._in_flight.append(flight)
+        if not self._on_gpu:
+            self._land()
+
+    def _event(self) -> Any:
+        """A place in the GPU's line, with the time when it comes to it; None on a CPU."""
+        if not self._on_gpu:
+            return None
+        event = torch.cuda.Event(enable_timing=True, blocking=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+    def _land(self) -> None:
+        """Wait for the oldest step's end, and answer the jobs whose last one it was."""
+        flight = self._in_flight.popleft()
+        try:
+            if flight.end is not None:
+                flight.end.synchronize()
+                seconds = flight.begin.elapsed_time(flight.end) / 1000
+                with self._changed:
+                    self._scheduler.measured(flight.frames, seconds)
+        except BaseException:
+            self._in_flight.appendleft(flight)  # so that its jobs hear of it, too
+            raise
+        for run, download in flight.results:
+            self._answer(run, download)
+
+    def _land_all(self, error: BaseException | None) -> None:
+        """See the steps in flight to their end; with an error, which the jobs get, at once."""
+        while self._in_flight:
+            if error is None:
+                try:
+                    self._land()
+                except Exception as broken:
+                    logger.exception("the flow engine's last steps failed")
+                    error = broken
+                continue
+            for run, _ in self._in_flight.popleft().results:
+                self._fail(run, error)
+
+    def _prepared(self, run: FlowRun) -> bool:
+        """Prepare a job before its first step, so that newcomers don't hold up others at once."""
+        if run.step > 0:
+            return True
+        try:
+            self._runner.admit(run)
+        except Exception as error:
+            self._end(run, error)
+            return False
+        return True
+
+    def _result(self, run: FlowRun) -> Download | None:
+        """Free the slot of a job that has taken its last step; its frames come later."""
+        try:
+            download = self._runner.result(run)
+        except Exception as error:
+            self._end(run, error)
+            return None
+        with self._changed:
+            self._scheduler.remove(run)
+        self._runner.release(run)
+        return download
+
+    def _answer(self, run: FlowRun, download: Download) -> None:
+        mel = download.wait()
+        if not torch.isfinite(mel).all():
+            error = GsvError("the flow's frames are not finite; try dtype bfloat16 or float32")
+            self._failed(run, error)
+            return
+        self._stats.finished += 1
+        try:
+            run.done(mel)
+        except Exception:
+            logger.exception("a caller's callback failed")
+
+    def _end(self, run: FlowRun, error: Exception) -> None:
+        """Free the slot, and answer with the error."""
+        with self._changed:
+            self._scheduler.remove(run)
+        self._runner.release(run)
+        self._failed(run, error)
+
+    def _failed(self, run: FlowRun, error: Exception) -> None:
+        self._stats.failed += 1
+        end_if_fatal(error)
+        logger.error("a mel chunk failed", exc_info=error)
+        self._fail(run, error if isinstance(error, GsvError) else _wrapped(error))
+
+    def _fail(self, run: FlowRun, error: BaseException) -> None:
+        try:
+            run.fail(error)
+        except Exception:
+            logger.exception("a caller's error callback failed")
+
+    def _count(self, batch: list[FlowRun]) -> None:
+        rows = len(batch)
+        longest = max(run.job.frames for run in batch)
+        self._stats.steps += 1
+        self._stats.rows += rows
+        self._stats.frames += sum(run.job.frames for run in batch)
+        self._stats.padded_frames += rows * longest
+
+
+@dataclasses.dataclass
+class _Flight:
+    """A step that a GPU has in line, and what is to be done at its end."""
+
+    frames: int
+    begin: Any  # events; None on a CPU
+    end: Any
+    results: list[tuple[FlowRun, Download]] = dataclasses.field(default_factory=list)
+
+
+def _accelerate(flow: FlowMatching) -> None:
+    """Use the kernels that serve the device and the type."""
+    kernels.accelerate(flow)
+    native.accelerate(flow)
+
+
+def _wrapped(error: Exception) -> GsvError:
+    wrapped = GsvError(f"flow matching failed: {error}")
+    wrapped.__cause__ = error
+    return wrapped

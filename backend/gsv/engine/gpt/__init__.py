@@ -1,0 +1,1 @@
+"""The semantic GPT's engine: sentences share decoding steps (continuous batching)."""

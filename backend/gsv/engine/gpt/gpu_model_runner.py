@@ -1,0 +1,212 @@
+"""The running batch of one model on a GPU: every step a replayed graph, nothing waited for.
+
+A step reads and writes tensors that never move, so it is captured once for each bucket of rows
+(and, without our own kernels, of positions) while the model warms up. Prompts are read one at a
+time, each rounded up to a multiple of 64 positions: with our kernels nothing of a row's arithmetic
+then depends on its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gsv.engine.cuda_graphs import CapturedCalls, bucket, length_buckets, row_buckets
+from gsv.engine.gpt.model_runner import PROMPT_STEP, Noise, Runner
+from gsv.engine.gpt.sampling import Controls
+from gsv.engine.gpt.sequence import Sequence as Row
+from gsv.engine.kernels.cuda.available import triton_serves
+from gsv.engine.noise import exponential_steps
+from gsv.engine.transfers import upload
+from gsv.models.gpt import SemanticGPT
+
+PROMPT_GRAPHS = 768  # positions up to which reading a prompt is captured
+EARLY_CAPABILITY = (9, 0)  # from which on a kernel may start before the last one's end
+FEW = 64  # top_k up to which the best logits are found without sorting all of them
+
+
+class GpuRunner(Runner):
+    """As :class:`Runner`, on a GPU.
+
+    With ``kernel`` and where Triton's language serves, decoding and drawing are kernels of our own;
+    else PyTorch's, with the noise made here and uploaded.
+    """
+
+    runs_ahead = True
+
+    def __init__(
+        self,
+        model: SemanticGPT,
+        device: torch.device,
+        dtype: torch.dtype,
+        slots: int,
+        max_length: int,
+        noise: Noise = exponential_steps,
+        kernel: bool = True,
+    ) -> None:
+        super().__init__(model, device, dtype, slots, max_length, noise, kernel)
+        self._calls = CapturedCalls(device)
+        self._row_buckets = row_buckets(slots)
+        self._length_buckets = length_buckets(self.cache.max_length)
+        own = kernel and triton_serves(device)
+        self._fused_decode = _fused_decode(self) if own else None
+        self._fused_draw = _fused_draw() if own and noise is exponential_steps else None
+        vocabulary = self.config.vocabulary
+        self._all_logits = torch.zeros(slots, vocabulary, device=device)
+        self._first_logits = torch.zeros(1, vocabulary, device=device)
+        self._uploaded_noise = torch.ones(slots, vocabulary, device=device)
+        # One prompt, as its graph finds it.
+        self._ids = torch.zeros(self.cache.max_length, dtype=torch.int64, device=device)
+        self._bert = torch.zeros(self.cache.max_length, self.config.bert_dim, device=device)
+        # Length of the text block, of the prompt, and the row it goes to.
+        self._place = torch.zeros(3, dtype=torch.int64, device=device)
+
+    def _prepare(self) -> None:
+        """Capture every step, the largest first."""
+        for rows in reversed(self._row_buckets):
+            for key, call in self._steps(rows):
+                self._calls.capture(key, call)
+        limit = min(PROMPT_GRAPHS, self.cache.max_length)
+        for length in range(limit // PROMPT_STEP * PROMPT_STEP, 0, -PROMPT_STEP):
+            self._calls.capture(("prompt", length), partial(self._read_prompt, length))
+        self._state.reset()
+
+    def _steps(self, rows: int) -> list[tuple[tuple[object, ...], Callable[[], None]]]:
+        """All that a step of ``rows`` rows may call, by key."""
+        if self._fused_decode is not None:
+            steps: list[tuple[tuple[object, ...], Callable[[], None]]] = [
+                (("decode", rows), partial(self._decode_rows, rows, 0))
+            ]
+        else:
+            steps = [
+                (("decode", rows, length), partial(self._decode_rows, rows, length))
+                for length in reversed(self._length_buckets)
+            ]
+        if self._fused_draw is None:
+            steps += [
+                (("draw", rows, wide), partial(self._draw_rows, rows, wide))
+                for wide in (True, False)
+            ]
+        return steps
+
+    def _read_prompts(self, newcomers: Sequence[Row], rows: slice) -> None:
+        for row, sequence in enumerate(newcomers, start=rows.start):
+            length = -(-sequence.prompt_length // PROMPT_STEP) * PROMPT_STEP
+            self._upload_prompt(sequence, row)
+            self._calls(("prompt", length), partial(self._read_prompt, length))
+            place = slice(row, row + 1)
+            if self._fused_draw is not None:
+                self._draw_fused(self._first_logits, row, advance=False)
+                continue
+            noise = upload(self._noise_of([sequence]), self.device)
+            controls = self._row_controls(place, _is_wide([sequence]))
+            self._draw(self._first_logits, place, noise, controls, advance=False)
+
+    def _upload_prompt(self, sequence: Row, row: int) -> None:
+        request = sequence.request
+        ids = np.concatenate([request.phonemes, request.prompt_tokens]).astype(np.int64)
+        self._ids[: len(ids)] = upload(ids, self.device)
+        text = self._bert[: len(request.phonemes)]
+        if request.bert.any():
+            text.copy_(upload(request.bert.astype(np.float32), self.device))
+        else:
+            text.zero_()
+        place = np.array([sequence.text_length, sequence.prompt_length, row])
+        self._place.copy_(upload(place, self.device))
+
+    def _read_prompt(self, length: int) -> None:
+        """Read the uploaded prompt into its row; ``length`` positions hold it."""
+        text_length, whole, row = self._place.unbind()
+        landing = self.cache.slots
+        x = self.model.embed_padded(self._ids[:length], self._bert[:length], text_length)
+        self._first_logits.copy_(
+            self.model.prefill(
+                x[None], text_length[None], whole[None], self.cache.window(landing, 1, length)
+            )
+        )
+        storage = self.cache.storage[:, :, :length]
+        storage[:landing].index_copy_(0, row[None], storage[landing:])
+
+    def _step(self, sequences: Sequence[Row]) -> None:
+        rows = bucket(len(sequences), self._row_buckets)
+        if self._fused_decode is not None:
+            self._calls(("decode", rows), partial(self._decode_rows, rows, 0))
+        else:
+            length = bucket(max(s.length for s in sequences), self._length_buckets)
+            self._calls(("decode", rows, length), partial(self._decode_rows, rows, length))
+        if self._fused_draw is None:
+            # Made here, after the launch: while the network runs.
+            noise = upload(self._noise_of(sequences), self.device)
+            self._uploaded_noise[: len(sequences)] = noise
+            wide = _is_wide(sequences)
+            self._calls(("draw", rows, wide), partial(self._draw_rows, rows, wide))
+
+    def _decode_rows(self, rows: int, length: int) -> None:
+        """Decode the first rows; with a kernel of our own, draw as well."""
+        if self._fused_decode is None:
+            logits = self._logits(rows, length)
+        else:
+            state = self._state
+            logits = self._fused_decode(
+                state.tokens[:rows], state.positions[:rows], state.text_lengths[:rows]
+            )
+        if self._fused_draw is None:
+            self._all_logits[:rows] = logits
+        else:
+            self._draw_fused(logits, 0, advance=True)
+
+    def _draw_rows(self, rows: int, wide: bool) -> None:
+        place = slice(0, rows)
+        controls, noise = self._row_controls(place, wide), self._uploaded_noise[place]
+        self._draw(self._all_logits[place], place, noise, controls, advance=True)
+
+    def _draw_fused(self, logits: Tensor, first_row: int, *, advance: bool) -> None:
+        state = self._state
+        assert self._fused_draw is not None
+        self._fused_draw(
+            logits,
+            state.seen,
+            state.integers,
+            state.controls,
+            state.outcome,
+            first_row=first_row,
+            eos=self.config.eos,
+            advance=advance,
+        )
+
+    def _row_controls(self, rows: slice, wide: bool) -> Controls:
+        """The settings as the device has them, for a draw that is captured."""
+        top_k, top_p, temperature, penalty = self._state.controls[:, rows]
+        return Controls(
+            top_k=top_k.long(),
+            top_p=top_p,
+            temperature=temperature,
+            penalty=penalty,
+            largest_k=self.config.vocabulary if wide else FEW,
+            nucleus=wide,
+        )
+
+
+def _is_wide(sequences: Sequence[Row]) -> bool:
+    """Whether any row needs its logits sorted."""
+    return any(s.params.top_k > FEW or s.params.top_p < 1 for s in sequences)
+
+
+def _fused_decode(runner: Runner) -> Any:
+    from gsv.engine.kernels.cuda.gpt_decode import FusedDecode  # Triton's language is optional
+
+    if not FusedDecode.serves(runner.model, runner.cache):
+        return None
+    early = torch.cuda.get_device_capability(runner.device) >= EARLY_CAPABILITY
+    return FusedDecode(runner.model, runner.cache, early=early)
+
+
+def _fused_draw() -> Any:
+    from gsv.engine.kernels.cuda.gpt_sampling import draw_fused
+
+    return draw_fused

@@ -1,0 +1,163 @@
+"""One resident model's share of the engine: a scheduler and a runner, stepped by one thread."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+from collections import deque
+from collections.abc import Sequence as Rows
+
+from gsv.device import end_if_fatal
+from gsv.engine.gpt.model_runner import Drawing, Runner
+from gsv.engine.gpt.scheduler import Scheduler
+from gsv.engine.gpt.sequence import Drawn, Sequence, Status
+from gsv.errors import GsvError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class Counters:
+    """What has happened since the start."""
+
+    steps: int = 0  # decoding steps
+    rows: int = 0  # rows of all decoding steps; rows / steps is the mean batch
+    prefills: int = 0  # sequences prefilled
+    tokens: int = 0
+    finished: int = 0
+    cancelled: int = 0
+    failed: int = 0
+
+
+class Lane:
+    """Steps the sequences of one model; everything here happens on the engine's thread.
+
+    Args:
+        scheduler: who runs.
+        runner: the tensors.
+        counters: shared by the engine's lanes.
+        lock: guards the scheduler, whose waiting line callers change.
+    """
+
+    def __init__(
+        self, scheduler: Scheduler, runner: Runner, counters: Counters, lock: threading.Condition
+    ) -> None:
+        self.scheduler = scheduler
+        self.runner = runner
+        self._counters = counters
+        self._lock = lock
+        self._queued: deque[Drawing] = deque()  # drawings that nobody has read yet
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step is wanted, or one is under way; call it under the lock."""
+        return bool(self._queued) or self.scheduler.hungry
+
+    def step(self) -> None:
+        """Let the cancelled go, prefill newcomers, decode one token of everybody.
+
+        Where the runner runs ahead, this step is queued before the last one's tokens are read: the
+        device has its next work while Python looks at what it has done. A sequence that ends takes
+        part in one step too many, which nobody hears of.
+        """
+        with self._lock:
+            cancelled = self.scheduler.drop_cancelled()
+        self._settle(cancelled)
+        with self._lock:
+            hungry = self.scheduler.hungry
+            newcomers = self.scheduler.admit() if hungry else []
+        ahead = int(hungry and self.runner.runs_ahead)
+        if newcomers:
+            self._prefill(newcomers, len(self.scheduler.running) - len(newcomers))
+            self._collect(ahead)
+            self._settle(newcomers)  # those that failed
+        if hungry and (running := list(self.scheduler.running)):
+            self._decode(running)
+        self._collect(ahead)
+
+    def abandon(self, status: Status, error: BaseException) -> None:
+        """End everybody with an error; the rows are not used again."""
+        self._queued.clear()
+        with self._lock:
+            everybody = self.scheduler.clear()
+        for sequence in everybody:
+            sequence.end(status, error)
+            self._hand_on(sequence)
+
+    def _prefill(self, newcomers: Rows[Sequence], first: int) -> None:
+        try:
+            self._queued.append(self.runner.prefill(newcomers, first))
+            self._counters.prefills += len(newcomers)
+        except Exception as error:
+            if len(newcomers) == 1:
+                self._fail(newcomers, "prefill", error)
+                return
+            # Each alone, so that only the one at fault fails.
+            for row, sequence in enumerate(newcomers, start=first):
+                self._prefill([sequence], row)
+
+    def _decode(self, running: Rows[Sequence]) -> None:
+        try:
+            self._queued.append(self.runner.decode(running))
+            self._counters.steps += 1
+            self._counters.rows += len(running)
+        except Exception as error:
+            self._fail(running, "decoding", error)
+            self._settle(running)
+
+    def _collect(self, left: int) -> None:
+        """Read the oldest drawings until ``left`` are queued."""
+        while len(self._queued) > left:
+            drawing = self._queued.popleft()
+            try:
+                drawn = drawing.read()
+            except Exception as error:
+                self._fail(drawing.sequences, "step", error)
+            else:
+                self._record(drawing.sequences, drawn)
+            self._settle(drawing.sequences)
+
+    def _record(self, sequences: Rows[Sequence], drawn: Rows[Drawn]) -> None:
+        for sequence, one in zip(sequences, drawn, strict=True):
+            before = len(sequence.tokens)
+            sequence.take(one)
+            self._counters.tokens += len(sequence.tokens) - before
+
+    def _fail(self, sequences: Rows[Sequence], action: str, cause: Exception) -> None:
+        end_if_fatal(cause)
+        logger.error("%s of %d sequences failed", action, len(sequences), exc_info=cause)
+        error = GsvError(f"the semantic GPT's {action} failed: {cause}")
+        error.__cause__ = cause
+        for sequence in sequences:
+            sequence.end(Status.FAILED, error)
+
+    def _settle(self, sequences: Rows[Sequence]) -> None:
+        """Free the rows of those that are over and hand on what is due, in this order.
+
+        Whoever hears of an end then finds the slot free.
+        """
+        self._free_rows()
+        for sequence in sequences:
+            self._hand_on(sequence)
+        self._free_rows()  # of those whose consumer raised
+
+    def _free_rows(self) -> None:
+        with self._lock:
+            moves = self.scheduler.retire()
+        for move in moves:
+            self.runner.move(move)
+
+    def _hand_on(self, sequence: Sequence) -> None:
+        if sequence.answered:
+            return
+        self._counters.finished += sequence.status is Status.FINISHED
+        self._counters.cancelled += sequence.status is Status.CANCELLED
+        self._counters.failed += sequence.status is Status.FAILED
+        try:
+            sequence.deliver()
+        except Exception as error:
+            # The consumer is at fault and not the engine: it is told once and not called again.
+            logger.exception("a consumer of tokens raised; its sequence ends")
+            self._counters.failed += sequence.status is Status.RUNNING
+            sequence.end(Status.FAILED, error)

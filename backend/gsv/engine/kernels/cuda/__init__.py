@@ -1,0 +1,1 @@
+"""Kernels in the Triton language for NVIDIA GPUs; PyTorch where they don't apply."""

@@ -1,1 +1,0 @@
-"""Kernels in C for CPUs, compiled on first use; everything works without them, only slower."""

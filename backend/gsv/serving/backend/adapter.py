@@ -1,0 +1,447 @@
+"""The only place where Triton's objects meet ours: tensors in, stage, tensors out, errors mapped.
+
+``BatchedModel`` answers a batch of requests in ``execute``; ``StreamingModel`` hands each request
+to a stage with a running batch of its own and returns at once. Both read the wire's names and
+types from ``config.pbtxt``, so a ``model.py`` only names its stage.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from gsv.checkpoints.manifest import verify_manifest
+from gsv.errors import Cancelled, CheckpointError, GsvError, InvalidRequest, Overloaded, VoiceError
+from gsv.serving.backend.bls_client import CANCEL_PREFIX, Bridge
+from gsv.serving.backend.error_codes import to_triton_error
+from gsv.serving.backend.memory import keep_freed_memory
+from gsv.serving.backend.metrics import LoadMetrics, RequestMetrics, VoiceMetrics
+from gsv.stages.base import AsyncStage, BatchStage, Place
+from gsv.voices.metrics import Tally, outcome_of
+
+CANCEL_CHECK_SECONDS = 0.05
+IDLE_CHECK_SECONDS = 5.0  # between looks for voices that are gone while nobody asks for anything
+GPU_THREADS = 2  # of a process whose work a GPU does: more only get in the way of the others
+PUBLIC_PREFIX = "gpt_sovits_v4"  # these answer callers, all others answer (also) each other
+
+_package_log = logging.getLogger("gsv")
+
+
+@dataclasses.dataclass(frozen=True)
+class Wire:
+    """Names and types of a model's tensors, as its ``config.pbtxt`` declares them."""
+
+    name: str
+    numpy_type: type[Any]
+    scalar: bool  # dims: [ 1 ]
+    optional: bool  # an input that may be left out
+
+
+def read_wire(declared: list[dict[str, Any]]) -> list[Wire]:
+    """The tensors of one side of a model configuration."""
+    return [
+        Wire(
+            name=tensor["name"],
+            numpy_type=pb_utils.triton_string_to_numpy(tensor["data_type"]),
+            scalar=list(tensor["dims"]) in (["1"], [1]),
+            optional=bool(tensor.get("optional", False)),
+        )
+        for tensor in declared
+    ]
+
+
+def read_request(request: Any, wire: list[Wire]) -> dict[str, Any]:
+    """The request's tensors by lower-case name, without the leading 1; absent ones are left out.
+
+    Arrays are copied: a request's memory is gone once ``execute`` has returned.
+
+    Raises:
+        InvalidRequest: a tensor is not what it should be, or is not there. (Triton compares the
+            number of inputs only.)
+    """
+    values: dict[str, Any] = {}
+    for declared in wire:
+        tensor = pb_utils.get_input_tensor_by_name(request, declared.name)
+        if tensor is not None:
+            values[declared.name.lower()] = _read_tensor(tensor, declared)
+        elif not declared.optional:
+            raise InvalidRequest(f"{declared.name}: is missing; it is a required input")
+    return values
+
+
+def _read_tensor(tensor: Any, declared: Wire) -> Any:
+    array = tensor.as_numpy()
+    if array.ndim < 1 or array.shape[0] != 1:
+        raise InvalidRequest(
+            f"{declared.name}: got shape {list(array.shape)}; allowed: a first dimension of 1, "
+            "one utterance a request; Triton batches across requests"
+        )
+    if not declared.scalar:
+        return array[0].copy()
+    value = array.reshape(-1)[0]
+    if not isinstance(value, bytes):
+        return value.item()
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(
+            f"{declared.name}: got bytes that are not UTF-8 (at byte {error.start}); "
+            "allowed: UTF-8 text without lone surrogates"
+        ) from error
+
+
+def write_response(result: Any, wire: list[Wire], requested: Collection[str]) -> Any:
+    """An inference response with the ``requested`` fields of ``result``, each with the leading 1.
+
+    The others must not even be made: up to 24.11 a response sender drops tensors that nobody asked
+    for without holding Python's lock, which corrupts its memory (python_backend #390).
+    """
+    return pb_utils.InferenceResponse(
+        output_tensors=[
+            _write_tensor(getattr(result, w.name.lower()), w) for w in wire if w.name in requested
+        ]
+    )
+
+
+def _write_tensor(value: Any, declared: Wire) -> Any:
+    if isinstance(value, str):
+        value = value.encode("utf-8")
+    array = np.asarray(value, dtype=declared.numpy_type)
+    shaped = array.reshape(1, 1) if declared.scalar else array[None]
+    return pb_utils.Tensor(declared.name, np.ascontiguousarray(shaped))
+
+
+class ServerLog(logging.Handler):
+    """Hands what this package logs to the server's log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record, at the server's level that is nearest."""
+        try:
+            text = self.format(record)
+            if record.levelno >= logging.ERROR:
+                pb_utils.Logger.log_error(text)
+            elif record.levelno >= logging.WARNING:
+                pb_utils.Logger.log_warn(text)
+            else:
+                pb_utils.Logger.log_info(text)
+        except Exception:
+            self.handleError(record)
+
+
+def _set_up_torch(device: str, threads: int) -> None:
+    """What holds for every network of this process; ``threads`` 0 keeps torch's choice."""
+    import torch
+
+    from gsv.device import end_on_fatal, prepare
+
+    # oneDNN keeps 1024 shapes of some 1.4 MB each, and sentences have hundreds of lengths.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512")
+    prepare(device)
+    end_on_fatal()
+    if threads:
+        torch.set_num_threads(threads)
+
+
+def _end_if_fatal(error: BaseException) -> None:
+    """As :func:`gsv.device.end_if_fatal`, where this process has torch at all."""
+    if "torch" in sys.modules:
+        from gsv.device import end_if_fatal
+
+        end_if_fatal(error)
+
+
+class _Model:
+    """What both kinds of model do at load and unload."""
+
+    stage: ClassVar[Any]
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Check the weights' manifest, build the stage on the device that Triton gave, warm up."""
+        config = json.loads(args["model_config"])
+        self._name = args["model_name"]
+        self._log = ServerLog()
+        _package_log.addHandler(self._log)
+        _package_log.setLevel(logging.INFO)
+        _package_log.propagate = False
+        self._metrics = RequestMetrics(self._name)
+        self._tagged = not self._name.startswith(PUBLIC_PREFIX)
+        self._inputs = read_wire(config["input"])
+        self._outputs = read_wire(config["output"])
+        folder = Path(args["model_repository"]) / args["model_version"]
+        verify_manifest(folder)
+        parameters = {
+            key: value["string_value"]
+            for key, value in config["parameters"].items()
+            if key == key.lower()  # upper-case ones are the Python backend's own
+        }
+        on_gpu = args["model_instance_kind"] == "GPU"
+        device = f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu"
+        settings = self.stage.settings_type.parse(parameters)
+        if "torch" in sys.modules:  # stages without a network do without
+            _set_up_torch(device, settings.threads or (GPU_THREADS if on_gpu else 0))
+        self._stage = self._build(Place(folder, device), settings)
+        keep_freed_memory()  # not before: what loading leaves behind may go
+        self._stage.warm_up()
+        # A stage that knows voices counts what happens in them.
+        self._tally: Tally | None = getattr(self._stage, "tally", None)
+        self._voice_metrics = VoiceMetrics(self._name, device) if self._tally else None
+        self._logged = ""
+
+    def _build(self, place: Place, settings: Any) -> Any:
+        return self.stage(place, settings)
+
+    def finalize(self) -> None:
+        """End the stage's threads, and let go of what lives in the server.
+
+        Metrics, requests and responses tell the server of their end; one that outlives its model
+        finds nobody to tell, and takes the process down. Errors that were kept have tracebacks, and
+        so hold on to requests in circles.
+        """
+        self._stage.close()
+        del self._metrics, self._voice_metrics, self._stage
+        gc.collect()
+        _package_log.removeHandler(self._log)
+        _package_log.propagate = True
+
+    def _read(self, request: Any) -> Any:
+        return self.stage.request_type(**read_request(request, self._inputs))
+
+    def _flush(self) -> None:
+        """Tell Triton the metrics; from one thread of the model only."""
+        self._metrics.flush()
+        if self._voice_metrics is not None and self._tally is not None:
+            self._voice_metrics.flush(self._tally)
+
+    def _log_failure(self, request: Any, error: BaseException) -> None:
+        """Our own faults go to the server's log with the request id; the caller's don't.
+
+        A broken voice is the operator's: logged once, not at every request for it.
+        """
+        _end_if_fatal(error)
+        if isinstance(error, (InvalidRequest, Overloaded, Cancelled)):
+            return
+        if isinstance(error, (VoiceError, CheckpointError)):
+            if str(error) != self._logged:
+                pb_utils.Logger.log_warn(f"{self._name}: {error}")
+            self._logged = str(error)
+        else:
+            pb_utils.Logger.log_error(
+                f"{self._name}: request id={request_id(request)!r} failed: "
+                f"{type(error).__name__}: {error}"
+            )
+
+
+def request_id(request: Any) -> str:
+    """The caller's request id, or an empty string."""
+    return str(request.request_id())
+
+
+class BatchedModel(_Model):
+    """Triton model around a :class:`~gsv.stages.base.BatchStage`."""
+
+    stage: ClassVar[type[BatchStage]]
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """One response a request, in order; an error stays with the request that caused it."""
+        started = time.monotonic()
+        self._metrics.begin(len(requests))
+        answers: list[Any] = [None] * len(requests)
+        parsed: list[tuple[int, Any]] = []
+        for index, request in enumerate(requests):
+            try:
+                parsed.append((index, self._read(request)))
+            except GsvError as error:
+                answers[index] = error
+        if parsed:
+            for (index, _), answer in zip(parsed, self._run([p for _, p in parsed]), strict=True):
+                answers[index] = answer
+        responses = [self._respond(r, a) for r, a in zip(requests, answers, strict=True)]
+        for answer in answers:
+            ended = outcome_of(answer if isinstance(answer, BaseException) else None)
+            self._metrics.observe(ended, time.monotonic() - started)
+        self._flush()
+        return responses
+
+    def _run(self, parsed: list[Any]) -> list[Any]:
+        try:
+            return list(self._stage.run_batch(parsed))
+        except Exception as error:
+            _end_if_fatal(error)
+            # A fault of ours must not name an innocent request: each of the batch runs once more
+            # by itself, so that only the one at fault fails.
+            if len(parsed) == 1:
+                return [error]
+            return [answer for one in parsed for answer in self._run([one])]
+
+    def _respond(self, request: Any, answer: Any) -> Any:
+        if isinstance(answer, BaseException):
+            self._log_failure(request, answer)
+            return pb_utils.InferenceResponse(error=to_triton_error(answer, tagged=self._tagged))
+        return write_response(answer, self._outputs, request.requested_output_names())
+
+
+class _Caller:
+    """One caller of a running batch: its sender, and the function that cancels its work."""
+
+    def __init__(self, model: StreamingModel, request: Any) -> None:
+        self._model = model
+        self._request_id = request_id(request)
+        self._requested = frozenset(request.requested_output_names())
+        self._sender = request.get_response_sender()
+        self._lock = threading.Lock()
+        self._open = True
+        self._started = time.monotonic()
+        model._metrics.begin()
+        self._error: BaseException | None = None
+        self.cancel: Callable[[], None] | None = None
+        self.left = False  # whoever asked has said that nobody waits any more
+
+    def is_cancelled(self) -> bool:
+        """Whether the caller has gone away."""
+        with self._lock:
+            return self._open and bool(self._sender.is_cancelled())
+
+    def send(self, result: Any, *, final: bool) -> None:
+        """Send one response; the last one closes the sender."""
+        self._send(write_response(result, self._model._outputs, self._requested), final=final)
+
+    def finish(self) -> None:
+        """End a decoupled answer with an empty last message."""
+        self._send(None, final=True)
+
+    def fail(self, error: BaseException) -> None:
+        """End the caller's stream with an error."""
+        self._model._log_failure(self, error)
+        self._error = error
+        answer = to_triton_error(error, tagged=self._model._tagged)
+        self._send(pb_utils.InferenceResponse(error=answer), final=True)
+
+    def request_id(self) -> str:
+        """The caller's request id, for the log."""
+        return self._request_id
+
+    def _send(self, response: Any, *, final: bool) -> None:
+        flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0
+        with self._lock:
+            if not self._open:
+                return
+            self._open = not final
+            sender = self._sender
+            if final:
+                # A stage may remember us longer than the server's memory is there, at its end.
+                self._sender = None
+            if response is None:
+                sender.send(flags=flags)
+            else:
+                sender.send(response, flags=flags)
+        if final:
+            seconds = time.monotonic() - self._started
+            self._model._metrics.observe(outcome_of(self._error), seconds)
+            self._model._forget(self)
+
+
+class StreamingModel(_Model):
+    """Triton model around a :class:`~gsv.stages.base.AsyncStage`.
+
+    Decoupled models send any number of responses; others exactly one, through the same sender, so
+    that ``execute`` returns at once and new requests join while older ones are still computed.
+    """
+
+    stage: ClassVar[type[AsyncStage]]
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """As for every model, and start the watch for callers that went away."""
+        super().initialize(args)
+        self._load = LoadMetrics(self._name) if self._stage.load() is not None else None
+        self._callers: set[_Caller] = set()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._watch = threading.Thread(target=self._watch_callers, name="cancel-watch", daemon=True)
+        self._watch.start()
+
+    def execute(self, requests: list[Any]) -> None:
+        """Hand every request to the stage; answers leave through its sender."""
+        for request in requests:
+            caller = _Caller(self, request)
+            if caller.request_id().startswith(CANCEL_PREFIX):
+                job = caller.request_id().removeprefix(CANCEL_PREFIX)
+                self._cancel_job(job)
+                caller.fail(Cancelled(f"job {job} is cancelled"))
+                continue
+            with self._changed:
+                self._callers.add(caller)
+                self._changed.notify()
+            try:
+                caller.cancel = self._stage.submit(self._read(request), caller)
+            except Exception as error:
+                caller.fail(error)
+
+    def finalize(self) -> None:
+        """Stop the watch, then the stage."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._watch.join()
+        super().finalize()
+        del self._load
+
+    def _cancel_job(self, job: str) -> None:
+        with self._changed:
+            callers = [c for c in self._callers if c.request_id() == job]
+        for caller in callers:
+            self._call_off(caller)
+        if abandon := getattr(self._stage, "abandon", None):
+            abandon(job)  # between two calls of that name
+
+    def _call_off(self, caller: _Caller) -> None:
+        caller.left = True
+        try:
+            if caller.cancel is not None:
+                caller.cancel()
+        except Exception as error:  # the watch must go on for all other callers
+            self._log_failure(caller, error)
+
+    def _forget(self, caller: _Caller) -> None:
+        with self._changed:
+            self._callers.discard(caller)
+            self._changed.notify()
+
+    def _watch_callers(self) -> None:
+        # Triton tells of a cancellation only when asked, so while anybody waits, ask.
+        busy = False
+        while True:
+            with self._changed:
+                if self._closing:
+                    return
+                idle = None if self._tally is None else IDLE_CHECK_SECONDS
+                self._changed.wait(CANCEL_CHECK_SECONDS if self._callers or busy else idle)
+                callers = list(self._callers)
+            self._flush()
+            for caller in callers:
+                if caller.cancel is not None and not caller.left and caller.is_cancelled():
+                    self._call_off(caller)
+            load = self._stage.load()
+            if self._load is not None and load is not None:
+                self._load.show(load)
+                busy = load.running + load.waiting > 0
+
+
+class BridgedModel(StreamingModel):
+    """A :class:`StreamingModel` whose stage calls other models of the server."""
+
+    stage: ClassVar[type[Any]]  # an AsyncStage that also takes a gsv.stages.calls.CallModel
+
+    def _build(self, place: Place, settings: Any) -> Any:
+        return self.stage(place, settings, Bridge())

@@ -1,0 +1,347 @@
+"""Starts a tritonserver on a model repository, waits until it is ready, and stops it completely.
+
+    with EmbeddedServer(repository) as server:
+        Client(server.http_url).say("Hello.")
+
+The server is a child process in a session of its own. It is asked to end when this process dies,
+even by SIGKILL, and its shared memory carries a name of its own, so that nothing stays behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from gsv.errors import Cancelled, ServerError
+from gsv.serving.server import gpus, installation, mps, processes
+from gsv.serving.server.log import ServerLog
+from gsv.serving.server.options import (
+    CONTROL_HEADER,
+    PlainPaths,
+    ServerOptions,
+    check_repository,
+    choose_ports,
+)
+
+__all__ = ["EmbeddedServer", "ServerOptions"]
+
+UNLOAD_SECONDS = 10.0  # what Triton gets to unload its models when no request is left
+LOST_SECONDS = 5.0  # without any progress: what is under way then waits for a process that died
+REQUEST_SECONDS = 5.0
+WAIT_STEP_SECONDS = 0.2
+GPU_THREADS = "2"  # of each model on a machine with GPUs, as the adapter sets it for networks
+OUR_METRICS = re.compile(r"^gsv_.*\n", re.MULTILINE)
+IN_FLIGHT = re.compile(r"^gsv_requests_in_flight\{.*\} (\S+)$", re.MULTILINE)
+
+
+class _Crash(ServerError):
+    """The server was ended by a signal that nobody sent."""
+
+
+def _threads_beside(found: Sequence[gpus.Gpu]) -> dict[str, str]:
+    """On a machine with GPUs, where they do the work, few CPU threads for each model's process."""
+    if not found or "OMP_NUM_THREADS" in os.environ:
+        return {}
+    return {"OMP_NUM_THREADS": GPU_THREADS}
+
+
+class EmbeddedServer:
+    """One tritonserver as a child process; start it from a thread that outlives it."""
+
+    def __init__(
+        self,
+        repository: Path,
+        options: ServerOptions | None = None,
+        *,
+        on_line: Callable[[str, bool], None] = lambda line, important: None,
+        on_ready_model: Callable[[str, int, int], None] = lambda name, ready, models: None,
+    ) -> None:
+        """Nothing is started yet.
+
+        ``on_line(line, important)`` gets each line of the server's log, in another thread;
+        ``on_ready_model(name, ready, models)`` is called as models get ready.
+        """
+        self.repository = repository
+        self.options = options or ServerOptions()
+        self._on_ready_model = on_ready_model
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._on_line = on_line
+        self.log = ServerLog(on_line, self._wake)
+        self.region_prefix = processes.region_prefix()
+        self._paths = PlainPaths()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._mps: mps.MpsDaemon | None = None
+        self._gpu_environment: dict[str, str] = {}
+        self._interruptions = 0
+        self._closed = False
+        self.installation: installation.Installation | None = None
+        self.ports = (0, 0, 0)
+
+    def __enter__(self) -> EmbeddedServer:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def http_url(self) -> str:
+        """``host:port`` of HTTP, the form that tritonclient.http takes."""
+        return f"{self._reachable_host()}:{self.ports[0]}"
+
+    @property
+    def grpc_url(self) -> str:
+        """``host:port`` of gRPC, the form that tritonclient.grpc takes."""
+        return f"{self._reachable_host()}:{self.ports[1]}"
+
+    @property
+    def metrics_url(self) -> str:
+        """Address of the Prometheus metrics."""
+        return f"http://{self._reachable_host()}:{self.ports[2]}/metrics"
+
+    @property
+    def pid(self) -> int:
+        """Process number of tritonserver; ServerError when it was not started."""
+        if self._process is None:
+            raise ServerError("tritonserver was not started")
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start and wait until every model is ready.
+
+        A server that crashes while its models load is started once more: Triton's Python backend
+        does so now and then on a busy machine (2.51: ``boost::interprocess::lock_exception``).
+
+        ServerError, in one line, when a model fails, a port is taken or the time is up; Cancelled
+        after ``interrupt``. Nothing is left behind then.
+        """
+        try:
+            models = check_repository(self.repository)
+            options = self.options
+            self.installation = (
+                installation.installed(options.tritonserver)
+                if options.tritonserver
+                else installation.embedded()
+            )
+            processes.remove_stale_regions()
+            wanted = (options.http_port, options.grpc_port, options.metrics_port)
+            self.ports = choose_ports(options.host, wanted)
+            found = gpus.listed()
+            self._mps = mps.start(options.mps, found, lambda line: self._on_line(line, True))
+            self._gpu_environment = _threads_beside(found)
+            self._launch(self.installation)
+            try:
+                self._wait_until_ready(models)
+            except _Crash as crash:
+                self._on_line(f"{crash}; starting again", True)
+                processes.remove_regions(self.region_prefix)
+                self.log = ServerLog(self._on_line, self._wake)
+                self._launch(self.installation)
+                self._wait_until_ready(models)
+        except BaseException:
+            self.stop(kill=True)
+            raise
+
+    def interrupt(self) -> None:
+        """End the waiting; a second call makes ``stop`` kill. Safe in a signal handler."""
+        self._interruptions += 1
+        self._wake()
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether ``interrupt`` was called."""
+        return self._interruptions > 0
+
+    def ended(self) -> bool:
+        """Whether the server process is gone."""
+        return self._process is None or self._process.poll() is not None
+
+    def wait(self, seconds: float) -> None:
+        """Wait so long, or less when the server ends or somebody interrupts."""
+        readable, _, _ = select.select([self._wake_read], [], [], seconds)
+        if readable:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._wake_read, 4096)
+
+    def end_reason(self) -> str:
+        """How the server that ended did so, in one line."""
+        code = 0
+        if self._process is not None:
+            code = self._process.wait()
+            self._kill_session(self._process)  # stubs that hang would keep the log open
+        how = f"ended with exit code {code}"
+        if code < 0:
+            how = f"was killed by {signal.Signals(-code).name}"
+        return f"tritonserver {how}: {self.log.reason()}"
+
+    def request(
+        self, method: str, path: str, body: Any = None, timeout: float = REQUEST_SECONDS
+    ) -> int:
+        """Send one HTTP request to the server; its status, or 0 when there was no answer."""
+        return self._exchange(self.ports[0], method, path, body, timeout)[0]
+
+    def gpus_of(self, model: str) -> frozenset[int]:
+        """The GPUs that a model's instances are on; none for one on the CPU or one that is gone."""
+        path = f"/v2/models/{model}/config"
+        status, text = self._exchange(self.ports[0], "GET", path, None, REQUEST_SECONDS)
+        if status != 200:
+            return frozenset()
+        groups = json.loads(text).get("instance_group", [])
+        return frozenset(int(gpu) for g in groups if g["kind"] == "KIND_GPU" for gpu in g["gpus"])
+
+    @property
+    def shares_gpus(self) -> bool:
+        """Whether MPS lets the models' processes run on a GPU at the same time."""
+        return self._mps is not None
+
+    def _exchange(
+        self, port: int, method: str, path: str, body: Any, timeout: float
+    ) -> tuple[int, str]:
+        connection = http.client.HTTPConnection(f"{self._reachable_host()}:{port}", timeout=timeout)
+        key = self.options.control_key
+        headers = {CONTROL_HEADER: key} if key else {}
+        try:
+            connection.request(
+                method, path, json.dumps(body) if body is not None else None, headers
+            )
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode("utf-8", "replace")
+        except (OSError, http.client.HTTPException):
+            return 0, ""
+        finally:
+            connection.close()
+
+    def stop(self, kill: bool = False) -> None:
+        """Ask the server to end, give it its exit timeout, kill what is left, remove its traces."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._process is not None:
+                if not kill:
+                    self._drain(self._process)
+                self._kill_session(self._process)
+        finally:
+            if self._mps is not None:
+                self._mps.stop()
+            processes.remove_regions(self.region_prefix)
+            self._paths.close()
+            os.close(self._wake_read)
+            os.close(self._wake_write)
+
+    def _kill_session(self, process: subprocess.Popen[bytes]) -> None:
+        """Kill what still lives of the server and its stubs, and read the log to its end."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        self.log.join()
+
+    def _drain(self, process: subprocess.Popen[bytes]) -> None:
+        dead_model = bool(processes.dead_children(process.pid))
+        limit = time.monotonic() + self.options.exit_timeout
+        lost = self._await_idle(limit, dead_model)
+        process.send_signal(signal.SIGTERM)
+        unloaded = time.monotonic() + UNLOAD_SECONDS
+        limit = unloaded if lost else max(limit, unloaded)
+        # A model whose process died keeps Triton waiting for its whole exit timeout. Once the last
+        # living stub has said goodbye there is nothing worth waiting for.
+        while process.poll() is None and self._interruptions < 2 and time.monotonic() < limit:
+            self.wait(WAIT_STEP_SECONDS)
+            if dead_model and not processes.living_stubs(process.pid):
+                return
+
+    def _await_idle(self, limit: float, dead_model: bool) -> bool:
+        """Wait until no request is under way; True when those that are will never be answered."""
+        # From SIGTERM on Triton lets no model call another: a request that is half-way through
+        # would fail. So the models first finish what they have, by their own count.
+        before, changed = "", time.monotonic()
+        while not self.ended() and self._interruptions < 2 and time.monotonic() < limit:
+            metrics = "".join(OUR_METRICS.findall(self._metrics()))
+            if sum(float(number) for number in IN_FLIGHT.findall(metrics)) <= 0:
+                return False
+            if metrics != before:
+                before, changed = metrics, time.monotonic()
+            elif dead_model and time.monotonic() - changed > LOST_SECONDS:
+                return True
+            self.wait(WAIT_STEP_SECONDS)
+        return False
+
+    def _metrics(self) -> str:
+        return self._exchange(self.ports[2], "GET", "/metrics", None, REQUEST_SECONDS)[1]
+
+    def _launch(self, found: installation.Installation) -> None:
+        backends = found.backend_directory
+        arguments = self.options.arguments(
+            self._paths.of(self.repository, "repository"),
+            self._paths.of(backends, "backends") if backends else None,
+            self.ports,
+            self.region_prefix,
+        )
+        command = [str(found.binary), *arguments]
+        shared = self._mps.environment if self._mps else {}
+        guard = [sys.executable, "-I", "-S", "-c", processes.GUARD, str(os.getpid()), *command]
+        try:
+            self._process = subprocess.Popen(
+                guard,
+                env={**os.environ, **found.environment, **self._gpu_environment, **shared},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is for us; we pass it on
+            )
+        except OSError as error:
+            raise ServerError(f"{found.binary}: can't be run: {error}") from error
+        assert self._process.stdout is not None
+        self.log.follow(self._process.stdout)
+
+    def _wait_until_ready(self, models: int) -> None:
+        limit = time.monotonic() + self.options.ready_timeout
+        told: set[str] = set()
+        while True:
+            # The status comes first: whatever made the server ready is in the log by then.
+            ready = self.request("GET", "/v2/health/ready") == 200
+            for name in [n for n, state in self.log.models.items() if state == "ready"]:
+                if name not in told:
+                    told.add(name)
+                    self._on_ready_model(name, len(told), models)
+            if self.interrupted:
+                raise Cancelled("stopped while the models were loading")
+            if self.log.failures:
+                raise ServerError(self.log.reason())
+            if self.ended():
+                crashed = self._process is not None and self._process.returncode < 0
+                raise (_Crash if crashed else ServerError)(self.end_reason())
+            if ready:
+                return
+            if time.monotonic() > limit:
+                waiting = sorted(n for n, state in self.log.models.items() if state != "ready")
+                raise ServerError(
+                    f"not ready after {self.options.ready_timeout:g} s; still loading: "
+                    f"{', '.join(waiting) or 'nothing'}; give more time with --ready-timeout"
+                )
+            self.wait(WAIT_STEP_SECONDS)
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError, OSError):
+            os.write(self._wake_write, b".")
+
+    def _reachable_host(self) -> str:
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.options.host, self.options.host)
+        return f"[{host}]" if ":" in host else host
