@@ -13,10 +13,10 @@ import torch
 from acoustic_models import sovits
 
 from gsv import device
-from gsv.engine.flow.engine import FlowEngine, FlowJob
-from gsv.engine.gpt.worker import Counters, Lane
+from gsv.engine.flow.engine import FlowEngine, FlowRequest
+from gsv.engine.gpt.worker import Counters, Worker
 from gsv.errors import GsvError, VoiceError
-from gsv.voices.weight_cache import Residents
+from gsv.voices.weight_cache import WeightCache
 
 ILLEGAL_ADDRESS = "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might"
 
@@ -161,9 +161,9 @@ def test_outside_of_a_server_the_process_goes_on(
 
 
 def test_the_semantic_engine_ends_the_process(ends: list[int]) -> None:
-    lane = Lane(None, SimpleNamespace(runs_ahead=False), Counters(), threading.Condition())  # type: ignore[arg-type]
+    worker = Worker(None, SimpleNamespace(runs_ahead=False), Counters(), threading.Condition())  # type: ignore[arg-type]
     with pytest.raises(Ended):
-        lane._fail([], "decoding", Coded(700))
+        worker._fail([], "decoding", Coded(700))
     assert ends == [1]
 
 
@@ -176,18 +176,18 @@ def test_the_loader_of_voices_prepares_its_thread_and_ends_the_process(
     def load(key: str, path: object) -> str:
         raise VoiceError("can't be loaded") from Coded(700)
 
-    residents: Residents[str] = Residents(
+    weight_cache: WeightCache[str] = WeightCache(
         "loader", voices=None, which=None, size=None, load=load, unload=None,  # type: ignore[arg-type]
         budget=1, waiting_limit=1, device="cuda:1",
     )  # fmt: skip
     entry = type("Entry", (), {"leaving": False, "path": None})
-    residents._entries["a"] = entry  # type: ignore[assignment]
-    monkeypatch.setattr(residents, "_next", iter(["a", None]).__next__)
+    weight_cache._entries["a"] = entry  # type: ignore[assignment]
+    monkeypatch.setattr(weight_cache, "_next", iter(["a", None]).__next__)
     failed: list[BaseException] = []
 
     def run() -> None:
         try:
-            residents._run()
+            weight_cache._run()
         except Ended as ended:
             failed.append(ended)
 
@@ -217,7 +217,7 @@ def test_the_flow_engine_prepares_its_thread_and_ends_the_process(
     engine.start()
     condition = torch.zeros(flow.condition_channels, 8)
     with pytest.raises(GsvError, match="flow matching failed"):
-        engine.run(FlowJob(condition, torch.zeros(flow.mel_channels, 4), steps=1))
+        engine.run(FlowRequest(condition, torch.zeros(flow.mel_channels, 4), steps=1))
     engine.stop()
     assert codes == [1]
     assert prepared == [torch.device("cpu")]

@@ -126,7 +126,7 @@ def test_reading_the_environment_is_noticed() -> None:
 
 
 def test_every_metric_is_explained_and_exists() -> None:
-    source = (ROOT / "backend/gsv/serving/metrics.py").read_text(encoding="utf-8")
+    source = (ROOT / "backend/gsv/serving/backend/metrics.py").read_text(encoding="utf-8")
     told = {name for name in re.findall(r'"(gsv_\w+)"', source)}
     for group in re.findall(r'name=f"gsv_(\w+)_\{', source):
         told |= {f"gsv_{group}_*"}

@@ -26,7 +26,7 @@ def hub() -> Iterator[FakeHub]:
 
 def download(hub: FakeHub, folder: Path) -> list[tuple[str, int, int]]:
     seen: list[tuple[str, int, int]] = []
-    client = Hub(hub.endpoint, patience=0.001)
+    client = Hub(hub.endpoint, aging=0.001)
     download_official(client, folder, lambda *step: seen.append(step))
     return seen
 
@@ -124,7 +124,7 @@ def test_a_part_of_another_version(hub: FakeHub, tmp_path: Path) -> None:
 
 def test_all_files_are_of_one_commit(hub: FakeHub, tmp_path: Path) -> None:
     """A branch that moves while files come makes no mixture."""
-    client = Hub(hub.endpoint, patience=0.001)
+    client = Hub(hub.endpoint, aging=0.001)
     files = client.describe(OFFICIAL_FILES)
     assert client.revision == hub.commit
     revisions = [path.split("/resolve/")[1] for _, path, _ in hub.requests if "/resolve/" in path]

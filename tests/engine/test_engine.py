@@ -69,8 +69,8 @@ def running(model: KnownGPT | None = None, **options: object) -> Iterator[Engine
 
 def poison(engine: Engine) -> None:
     """Fill the whole cache with NaN: whoever reads what was not written there is found out."""
-    for lane in engine._lanes.values():
-        lane.runner.cache.storage.fill_(torch.nan)
+    for worker in engine._workers.values():
+        worker.runner.cache.storage.fill_(torch.nan)
 
 
 def mixed_requests(count: int) -> list[SequenceRequest]:
@@ -264,7 +264,7 @@ def test_a_consumer_that_raises_hurts_only_itself():
 def test_an_engine_that_breaks_answers_everybody_and_refuses_more():
     engine = Engine(KnownGPT(), slots=1, max_length=256)
     answers = [submit(engine, known_request([n]))[0] for n in range(3)]
-    engine._lanes[""].scheduler.retire = None  # a fault of ours, outside of what a step expects
+    engine._workers[""].scheduler.retire = None  # a fault of ours, outside of what a step expects
     engine.start()
     for answer in answers:
         with pytest.raises(GsvError, match="engine broke"):
@@ -401,14 +401,14 @@ def test_two_hundred_random_sequences_alone_and_in_company():
 
 
 def test_the_engine_rests_while_all_readers_have_enough():
-    enough = threading.Event()
-    enough.set()
-    held = dataclasses.replace(known_request([1, 2, 3]), enough=enough.is_set)
+    is_buffered = threading.Event()
+    is_buffered.set()
+    leased = dataclasses.replace(known_request([1, 2, 3]), is_buffered=is_buffered.is_set)
     with running() as engine:
         expected = engine.generate(known_request([1, 2, 3])).tolist()
         assert len(expected) > 5
         steps = engine.stats().counters.steps
-        answer, _ = submit(engine, held)
+        answer, _ = submit(engine, leased)
         until = time.monotonic() + PATIENCE
         while engine.stats().counters.prefills < 2:
             assert time.monotonic() < until
@@ -418,6 +418,6 @@ def test_the_engine_rests_while_all_readers_have_enough():
         assert answer.events.empty()
         engine.generate(known_request([7]))
         assert engine.stats().counters.steps > steps + 1
-        enough.clear()
+        is_buffered.clear()
         engine.wake()
         assert answer.result() == expected

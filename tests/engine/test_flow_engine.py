@@ -15,7 +15,7 @@ from golden import load_case, sizes
 from torch import Tensor
 from torch.testing import assert_close
 
-from gsv.engine.flow.engine import FlowEngine, FlowJob
+from gsv.engine.flow.engine import FlowEngine, FlowRequest
 from gsv.errors import Cancelled, ConfigurationError, GsvError, InvalidRequest, Overloaded
 from gsv.models.flow import FlowMatching
 
@@ -30,11 +30,11 @@ def engine() -> Iterator[FlowEngine]:
     made.stop()
 
 
-def job(frames: int, steps: int = 4, seed: int = 0, **changes: Any) -> FlowJob:
+def request(frames: int, steps: int = 4, seed: int = 0, **changes: Any) -> FlowRequest:
     config = sovits("tiny").config
     generator = torch.Generator().manual_seed(frames * 1000 + seed)
     prompt = frames // 3
-    made = FlowJob(
+    made = FlowRequest(
         condition=torch.randn(config.condition_channels, frames, generator=generator),
         prompt=torch.rand(config.mel_channels, prompt, generator=generator) * 2 - 1,
         steps=steps,
@@ -99,7 +99,7 @@ def test_sampler(size: str, output: str, steps: int, temperature: float) -> None
     engine = FlowEngine(sovits(size).flow)
     engine.start()
     made = engine.run(
-        FlowJob(
+        FlowRequest(
             condition=case.tensor("mu")[0].mT,
             prompt=prompt,
             steps=steps,
@@ -137,8 +137,8 @@ def test_sampler_in_a_batch(size: str) -> None:
     start = prompt.shape[-1]
     lengths = {0: frames, 1: frames - 25, 2: frames}
     rows = {0: 0, 1: 1, 2: 1}
-    jobs = [
-        FlowJob(
+    requests = [
+        FlowRequest(
             condition=case.tensor("mu")[rows[i], :length].mT,
             prompt=prompt[rows[i]],
             steps=4,
@@ -146,56 +146,60 @@ def test_sampler_in_a_batch(size: str) -> None:
         )
         for i, length in lengths.items()
     ]
-    full, cut, second = together(sovits(size).flow, jobs)
+    full, cut, second = together(sovits(size).flow, requests)
     pad = torch.nn.functional.pad
     case.check("x_batch_full", torch.stack([pad(full, (start, 0)), pad(second, (start, 0))]))
     case.check("x_single_cut", pad(cut, (start, 0))[None])
 
 
-def together(flow: FlowMatching, jobs: list[FlowJob]) -> list[Tensor]:
-    """Results of jobs that are all in work at once, in batches that take any length."""
-    engine = FlowEngine(flow, slots=len(jobs), batch_frames=100_000)
+def together(flow: FlowMatching, requests: list[FlowRequest]) -> list[Tensor]:
+    """Results of requests that are all in work at once, in batches that take any length."""
+    engine = FlowEngine(flow, slots=len(requests), batch_frames=100_000)
     engine._scheduler.max_padding = 1.0
     engine.start()
-    answers = [Answers() for _ in jobs]
+    answers = [Answers() for _ in requests]
     with engine._changed:  # so that all are there before the first step
-        for each, answer in zip(jobs, answers, strict=True):
+        for each, answer in zip(requests, answers, strict=True):
             engine.submit(each, answer.done, answer.failed)
     results = [answer.get() for answer in answers]
     stats = engine.stats()
     engine.stop()
-    assert stats.steps == max(each.steps for each in jobs)
-    assert stats.finished == len(jobs)
+    assert stats.steps == max(each.steps for each in requests)
+    assert stats.finished == len(requests)
     for result in results:
         assert isinstance(result, Tensor), result
     return results  # type: ignore[return-value]
 
 
 def test_company_changes_nothing(engine: FlowEngine) -> None:
-    jobs = [
-        job(90, steps=4, seed=1),
-        job(30, steps=7, seed=2),
-        job(61, steps=1, seed=3),
-        job(90, steps=5, seed=4, sentence=3, first_frame=20),
-        job(8, steps=4, seed=5, temperature=0.5),
+    requests = [
+        request(90, steps=4, seed=1),
+        request(30, steps=7, seed=2),
+        request(61, steps=1, seed=3),
+        request(90, steps=5, seed=4, sentence=3, first_frame=20),
+        request(8, steps=4, seed=5, temperature=0.5),
     ]
-    for made, each in zip(together(sovits("tiny").flow, jobs), jobs, strict=True):
+    for made, each in zip(together(sovits("tiny").flow, requests), requests, strict=True):
         assert_close(made, engine.run(each), atol=2e-5, rtol=0)
 
 
 def test_arrival_at_any_time_changes_nothing(gate: Gate) -> None:
-    jobs = [job(60, steps=6, seed=1), job(50, steps=2, seed=2), job(58, steps=9, seed=3)]
+    requests = [
+        request(60, steps=6, seed=1),
+        request(50, steps=2, seed=2),
+        request(58, steps=9, seed=3),
+    ]
     engine = FlowEngine(gate, slots=3)
     engine.start()
-    answers = [Answers() for _ in jobs]
-    for each, answer in zip(jobs, answers, strict=True):
+    answers = [Answers() for _ in requests]
+    for each, answer in zip(requests, answers, strict=True):
         engine.submit(each, answer.done, answer.failed)
         assert gate.entered.acquire(timeout=WAIT)  # a step is under way: this one comes late
         gate.open.release()
     for _ in range(30):
         gate.open.release()
     mixed = [answer.get() for answer in answers]
-    alone = [engine.run(each) for each in jobs if [gate.open.release() for _ in range(20)]]
+    alone = [engine.run(each) for each in requests if [gate.open.release() for _ in range(20)]]
     rows_per_step = engine.stats().rows / engine.stats().steps
     engine.stop()
     assert rows_per_step > 1, "the late ones must have joined"
@@ -204,9 +208,9 @@ def test_arrival_at_any_time_changes_nothing(gate: Gate) -> None:
 
 
 def test_a_chunk_has_the_noise_of_its_place() -> None:
-    whole = job(60, first_frame=0).initial_noise()
-    assert_close(job(60, first_frame=15).initial_noise()[:10], whole[15:25])
-    other = job(60, sentence=1).initial_noise()
+    whole = request(60, first_frame=0).initial_noise()
+    assert_close(request(60, first_frame=15).initial_noise()[:10], whole[15:25])
+    other = request(60, sentence=1).initial_noise()
     assert not torch.equal(whole, other)
 
 
@@ -214,7 +218,7 @@ def test_more_steps_than_allowed_and_wrong_shapes(engine: FlowEngine) -> None:
     answer = Answers()
     for steps in (0, 101):
         with pytest.raises(InvalidRequest, match=r"SAMPLE_STEPS: got \d+; allowed: 1 to 100"):
-            engine.submit(job(30, steps=steps), answer.done, answer.failed)
+            engine.submit(request(30, steps=steps), answer.done, answer.failed)
     config = sovits("tiny").config
     wrong = [
         {"condition": torch.zeros(config.condition_channels + 1, 30)},
@@ -223,29 +227,29 @@ def test_more_steps_than_allowed_and_wrong_shapes(engine: FlowEngine) -> None:
     ]
     for change in wrong:
         with pytest.raises(ValueError, match=r"must be \[48, T\]"):
-            engine.submit(job(30, **change), answer.done, answer.failed)
+            engine.submit(request(30, **change), answer.done, answer.failed)
     with pytest.raises(ValueError, match=r"flow model 'other': allowed are \[''\]"):
-        engine.submit(job(30, model="other"), answer.done, answer.failed)
+        engine.submit(request(30, model="other"), answer.done, answer.failed)
 
 
 def test_a_full_line_answers_at_once(gated: FlowEngine) -> None:
     answer = Answers()
     for _ in range(3):
-        gated.submit(job(30), answer.done, answer.failed)
+        gated.submit(request(30), answer.done, answer.failed)
     with pytest.raises(Overloaded, match="waiting_limit 1"):
-        gated.submit(job(30), answer.done, answer.failed)
+        gated.submit(request(30), answer.done, answer.failed)
 
 
 def test_cancelling_frees_the_slot_within_a_step(gate: Gate, gated: FlowEngine) -> None:
     first, second, third = Answers(), Answers(), Answers()
-    handle = gated.submit(job(30, steps=100), first.done, first.failed)
+    handle = gated.submit(request(30, steps=100), first.done, first.failed)
     assert gate.entered.acquire(timeout=WAIT)
-    gated.submit(job(60, steps=1), second.done, second.failed)
-    waiting = gated.submit(job(60), third.done, third.failed)
+    gated.submit(request(60, steps=1), second.done, second.failed)
+    waiting = gated.submit(request(60), third.done, third.failed)
     handle.cancel()
     waiting.cancel()
     assert gated.stats().running >= 1
-    for _ in range(2):  # the step under way, and that of the other job
+    for _ in range(2):  # the step under way, and that of the other request
         gate.open.release()
     assert isinstance(first.get(), Cancelled)
     assert isinstance(second.get(), Tensor)
@@ -257,7 +261,7 @@ def test_cancelling_frees_the_slot_within_a_step(gate: Gate, gated: FlowEngine) 
 
 def test_a_failing_step_fails_its_jobs_only(gate: Gate, gated: FlowEngine) -> None:
     first, second = Answers(), Answers()
-    gated.submit(job(30), first.done, first.failed)
+    gated.submit(request(30), first.done, first.failed)
     assert gate.entered.acquire(timeout=WAIT)
     gate.error = RuntimeError("out of memory")
     gate.open.release()
@@ -265,7 +269,7 @@ def test_a_failing_step_fails_its_jobs_only(gate: Gate, gated: FlowEngine) -> No
     assert isinstance(error, GsvError)
     assert "out of memory" in str(error)
     gate.error = None
-    gated.submit(job(30, steps=1), second.done, second.failed)
+    gated.submit(request(30, steps=1), second.done, second.failed)
     gate.open.release()
     assert isinstance(second.get(), Tensor)
     assert gated.stats().failed == 1
@@ -273,7 +277,7 @@ def test_a_failing_step_fails_its_jobs_only(gate: Gate, gated: FlowEngine) -> No
 
 def test_frames_that_are_not_finite_are_an_error(engine: FlowEngine) -> None:
     answer = Answers()
-    bad = job(30)
+    bad = request(30)
     bad.condition[0, 0] = float("nan")
     engine.submit(bad, answer.done, answer.failed)
     error = answer.get()
@@ -284,7 +288,7 @@ def test_frames_that_are_not_finite_are_an_error(engine: FlowEngine) -> None:
 def test_stopping_answers_everybody(gate: Gate, gated: FlowEngine) -> None:
     answers = [Answers() for _ in range(3)]
     for answer in answers:
-        gated.submit(job(30, steps=50), answer.done, answer.failed)
+        gated.submit(request(30, steps=50), answer.done, answer.failed)
     assert gate.entered.acquire(timeout=WAIT)
     stopper = threading.Thread(target=gated.stop)
     stopper.start()
@@ -293,11 +297,11 @@ def test_stopping_answers_everybody(gate: Gate, gated: FlowEngine) -> None:
         assert "stopped" in str(answer.get())
     stopper.join(WAIT)
     with pytest.raises(GsvError, match="doesn't run"):
-        gated.submit(job(30), answers[0].done, answers[0].failed)
+        gated.submit(request(30), answers[0].done, answers[0].failed)
     gated.start()
     for _ in range(4):
         gate.open.release()
-    assert gated.run(job(30)).shape == (100, 20)
+    assert gated.run(request(30)).shape == (100, 20)
 
 
 def test_a_broken_engine_reaches_every_waiter(gated: FlowEngine) -> None:
@@ -307,22 +311,22 @@ def test_a_broken_engine_reaches_every_waiter(gated: FlowEngine) -> None:
         raise RuntimeError("a bug")
 
     gated._scheduler.admit = broken  # type: ignore[method-assign]
-    gated.submit(job(30), answer.done, answer.failed)
+    gated.submit(request(30), answer.done, answer.failed)
     assert "a bug" in str(answer.get())
     with pytest.raises(GsvError, match="the flow engine broke: a bug"):
-        gated.submit(job(30), answer.done, answer.failed)
+        gated.submit(request(30), answer.done, answer.failed)
 
 
 def test_a_callback_may_submit_and_may_fail(engine: FlowEngine) -> None:
     answer = Answers()
 
     def then(mel: Tensor) -> None:
-        engine.submit(job(31), answer.done, answer.failed)
+        engine.submit(request(31), answer.done, answer.failed)
         raise ValueError("the caller's own")
 
-    engine.submit(job(30), then, answer.failed)
+    engine.submit(request(30), then, answer.failed)
     assert isinstance(answer.get(), Tensor)
-    assert engine.run(job(30)).shape == (100, 20)
+    assert engine.run(request(30)).shape == (100, 20)
 
 
 def test_starting_twice(engine: FlowEngine) -> None:
@@ -336,9 +340,9 @@ def test_several_models() -> None:
     engine.add_model("zero", _zeroed(flow))
     engine.start()
     engine.warm_up()
-    assert not torch.equal(engine.run(job(30)), engine.run(job(30, model="zero")))
-    noise = job(30).initial_noise().mT
-    assert_close(engine.run(job(30, model="zero")), noise)
+    assert not torch.equal(engine.run(request(30)), engine.run(request(30, model="zero")))
+    noise = request(30).initial_noise().mT
+    assert_close(engine.run(request(30, model="zero")), noise)
     engine.stop()
 
 

@@ -15,7 +15,7 @@ from torch.testing import assert_close
 
 from gsv.engine.cuda_graphs import CapturedCalls
 from gsv.engine.flow import graphed_estimator as flow_graphs
-from gsv.engine.flow.engine import FlowEngine, FlowJob
+from gsv.engine.flow.engine import FlowEngine, FlowRequest
 from gsv.engine.flow.graphed_estimator import GraphedEstimator, shapes
 
 pytestmark = pytest.mark.usefixtures("no_grad")
@@ -135,8 +135,8 @@ def test_jobs_through_graphs_equal_jobs_without(
 ) -> None:
     """Batches share the graphs' memory: whoever leaves one takes along what he has."""
     generator = torch.Generator().manual_seed(0)
-    jobs = [
-        FlowJob(
+    requests = [
+        FlowRequest(
             torch.randn(48, frames, generator=generator),
             torch.rand(100, 9, generator=generator),
             steps,
@@ -144,12 +144,12 @@ def test_jobs_through_graphs_equal_jobs_without(
         )
         for frames, steps in [(30, 3), (64, 5), (29, 2), (31, 7), (50, 4), (28, 1)]
     ]
-    alone = [solve(FlowEngine(sovits("tiny").flow), [job])[0] for job in jobs]
+    alone = [solve(FlowEngine(sovits("tiny").flow), [request])[0] for request in requests]
     graphed.capture_all()
     engine = FlowEngine(sovits("tiny").flow, slots=4, batch_frames=128)
     engine._runner._estimators[""] = graphed
     # Lengths are always given where graphs are.
-    together = solve(engine, jobs)
+    together = solve(engine, requests)
     assert graphed._calls.replays > 8  # type: ignore[attr-defined]
     for one, other in zip(together, alone, strict=True):
         assert_close(one, other, atol=5e-5, rtol=0)
@@ -167,7 +167,7 @@ def test_embeddings_through_graphs_equal_those_without(monkeypatch: pytest.Monke
     for frames, heard in [(64, 40), (20, 9), (33, 32), (32, 0), (70, 5)]:  # the last fits none
         condition = torch.randn(48, frames, generator=generator)
         prompt = torch.rand(100, heard, generator=generator)
-        graphed._condition.fill_(float("nan"))  # what another job may have left
+        graphed._condition.fill_(float("nan"))  # what another request may have left
         graphed._prompt.fill_(float("nan"))
         made.append(graphed(condition, prompt))
         wanted.append(flow.embed(condition[None], prompt[None])[0])
@@ -175,19 +175,19 @@ def test_embeddings_through_graphs_equal_those_without(monkeypatch: pytest.Monke
         assert_close(one, other, atol=2e-5, rtol=0)
 
 
-def solve(engine: FlowEngine, jobs: list[FlowJob]) -> list[Tensor]:
-    """All at once, in the order of the jobs."""
+def solve(engine: FlowEngine, requests: list[FlowRequest]) -> list[Tensor]:
+    """All at once, in the order of the requests."""
     found: dict[int, Tensor | BaseException] = {}
     engine.start()
     with engine._changed:
-        for index, job in enumerate(jobs):
+        for index, request in enumerate(requests):
             put = lambda mel, index=index: found.update({index: mel})  # noqa: E731
-            engine.submit(job, put, put)
+            engine.submit(request, put, put)
     end = time.monotonic() + 60
-    while len(found) < len(jobs) and time.monotonic() < end:
+    while len(found) < len(requests) and time.monotonic() < end:
         time.sleep(0.001)
     engine.stop()
-    made = [found[index] for index in range(len(jobs))]
+    made = [found[index] for index in range(len(requests))]
     for one in made:
         assert isinstance(one, Tensor), one
     return made  # type: ignore[return-value]
@@ -217,13 +217,13 @@ class TestOnCuda:
 
     def test_engine_equals_the_cpu(self, rows: int, frames: int) -> None:
         flow = sovits("tiny").flow
-        job = FlowJob(torch.randn(48, frames), torch.rand(100, 20), steps=4, seed=rows)
+        request = FlowRequest(torch.randn(48, frames), torch.rand(100, 20), steps=4, seed=rows)
         made = []
         for own in (flow, copy.deepcopy(flow).cuda()):
             engine = FlowEngine(own)
             engine.start()
             engine.warm_up()
-            made.append(engine.run(job))
+            made.append(engine.run(request))
             engine.stop()
         assert_close(made[0], made[1], atol=1e-3, rtol=0)
 

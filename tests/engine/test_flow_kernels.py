@@ -22,8 +22,8 @@ from gsv.models.masking import length_mask
 
 pytest.importorskip("triton")
 
-from gsv.engine.kernels import flow as flow_kernels  # noqa: E402
-from gsv.engine.kernels import flow_attention, flow_convolution, flow_norm  # noqa: E402
+from gsv.engine.kernels.cuda import flow as flow_kernels  # noqa: E402
+from gsv.engine.kernels.cuda import flow_attention, flow_convolution, flow_norm  # noqa: E402
 
 pytestmark = [
     pytest.mark.usefixtures("no_grad"),

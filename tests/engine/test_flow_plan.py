@@ -13,8 +13,8 @@ from torch import Tensor
 
 from gsv import audio
 from gsv.constants import STYLE_BINS
-from gsv.engine.flow.engine import FlowEngine, FlowJob
-from gsv.engine.flow.planner import Reference, sentence_jobs
+from gsv.engine.flow.engine import FlowEngine, FlowRequest
+from gsv.engine.flow.planner import Reference, sentence_requests
 from gsv.engine.vocoder_windows import vocode
 
 pytestmark = pytest.mark.usefixtures("no_grad")
@@ -22,39 +22,41 @@ pytestmark = pytest.mark.usefixtures("no_grad")
 
 def drive(
     reference: Reference, condition: Tensor, window: int = 1000
-) -> tuple[list[FlowJob], Tensor]:
-    """The jobs of a sentence, answered with mels that count their frames, and its mel."""
-    plan = sentence_jobs(reference, condition, steps=4, seed=7, sentence=2, window=window)
-    jobs: list[FlowJob] = []
+) -> tuple[list[FlowRequest], Tensor]:
+    """The requests of a sentence, answered with mels that count their frames, and its mel."""
+    plan = sentence_requests(reference, condition, steps=4, seed=7, sentence=2, window=window)
+    requests: list[FlowRequest] = []
     frame = 0
     try:
-        job = next(plan)
+        request = next(plan)
         while True:
-            jobs.append(job)
-            new = job.frames - job.prompt_frames
+            requests.append(request)
+            new = request.frames - request.prompt_frames
             mel = torch.arange(frame, frame + new).repeat(3, 1)
             frame += new
-            job = plan.send(mel)
+            request = plan.send(mel)
     except StopIteration as finished:
-        return jobs, finished.value
+        return requests, finished.value
 
 
 def test_chunks_follow_each_other() -> None:
     reference = Reference(torch.full((2, 4), -1.0), torch.full((3, 4), -1.0))
     condition = torch.arange(14.0).repeat(2, 1)
-    jobs, mel = drive(reference, condition, window=10)
-    assert [job.first_frame for job in jobs] == [0, 6, 12]
-    assert [(job.seed, job.sentence, job.steps) for job in jobs] == [(7, 2, 4)] * 3
-    assert jobs[0].condition[0].tolist() == [-1, -1, -1, -1, 0, 1, 2, 3, 4, 5]
-    assert jobs[1].condition[0].tolist() == [2, 3, 4, 5, 6, 7, 8, 9, 10, 11]
-    assert jobs[1].prompt[0].tolist() == [2, 3, 4, 5]
-    assert jobs[2].condition[0].tolist() == [8, 9, 10, 11, 12, 13]
+    requests, mel = drive(reference, condition, window=10)
+    assert [request.first_frame for request in requests] == [0, 6, 12]
+    assert [(request.seed, request.sentence, request.steps) for request in requests] == [
+        (7, 2, 4)
+    ] * 3
+    assert requests[0].condition[0].tolist() == [-1, -1, -1, -1, 0, 1, 2, 3, 4, 5]
+    assert requests[1].condition[0].tolist() == [2, 3, 4, 5, 6, 7, 8, 9, 10, 11]
+    assert requests[1].prompt[0].tolist() == [2, 3, 4, 5]
+    assert requests[2].condition[0].tolist() == [8, 9, 10, 11, 12, 13]
     assert mel[0].tolist() == list(range(14))
 
 
 def test_a_sentence_without_frames() -> None:
-    jobs, mel = drive(Reference(torch.zeros(2, 4), torch.zeros(3, 4)), torch.zeros(2, 0))
-    assert jobs == []
+    requests, mel = drive(Reference(torch.zeros(2, 4), torch.zeros(3, 4)), torch.zeros(2, 0))
+    assert requests == []
     assert mel.shape == (3, 0)
 
 
@@ -86,15 +88,15 @@ def test_sequential_way(size: str) -> None:
     mel = audio.normalize_mel(audio.log_mel(wave))
     reference = Reference.trimmed(prompt[0], mel, limit=frames)
     window = frames + case.meta["chunk_frames"][0]
-    plan = sentence_jobs(reference, condition[0], 4, seed=0, sentence=0, window=window)
+    plan = sentence_requests(reference, condition[0], 4, seed=0, sentence=0, window=window)
     engine = FlowEngine(model.flow)
     engine.start()
     made = None
     try:
-        job = next(plan)
+        request = next(plan)
         for index in range(len(case.meta["chunk_frames"])):
-            noise = case.tensor(f"noise{index}")[0, :, job.prompt_frames :]
-            job = plan.send(engine.run(dataclasses.replace(job, noise=noise)))
+            noise = case.tensor(f"noise{index}")[0, :, request.prompt_frames :]
+            request = plan.send(engine.run(dataclasses.replace(request, noise=noise)))
     except StopIteration as finished:
         made = audio.denormalize_mel(finished.value)
     finally:

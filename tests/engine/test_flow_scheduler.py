@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from gsv.engine.flow.request import FlowJob, FlowRun
+from gsv.engine.flow.request import FlowRequest, FlowTask
 from gsv.engine.flow.scheduler import FlowScheduler
 from gsv.errors import Overloaded
 
@@ -19,40 +19,40 @@ def run_of(
     *,
     urgent: bool = False,
     buffered: float = math.inf,
-) -> FlowRun:
+) -> FlowTask:
     condition, prompt = torch.zeros(2, frames), torch.zeros(3, 0)
-    job = FlowJob(condition, prompt, steps, model=model, urgent=urgent, buffered=buffered)
-    return FlowRun(job, lambda mel: None, lambda error: None)
+    request = FlowRequest(condition, prompt, steps, model=model, urgent=urgent, buffered=buffered)
+    return FlowTask(request, lambda mel: None, lambda error: None)
 
 
-def scheduler(*runs: FlowRun, slots: int = 8, batch_frames: int = 1000) -> FlowScheduler:
+def scheduler(*tasks: FlowTask, slots: int = 8, batch_frames: int = 1000) -> FlowScheduler:
     made = FlowScheduler(slots, waiting_limit=8, batch_frames=batch_frames)
-    for run in runs:
-        made.add(run)
+    for task in tasks:
+        made.add(task)
     made.admit()
     return made
 
 
-def finish(made: FlowScheduler) -> list[FlowRun]:
+def finish(made: FlowScheduler) -> list[FlowTask]:
     """Step until nothing is left; the runs in the order in which they ended."""
     ended = []
     while batch := made.select():
         made.advance(batch)
-        for run in [run for run in batch if run.finished]:
-            made.remove(run)
-            ended.append(run)
+        for task in [task for task in batch if task.finished]:
+            made.remove(task)
+            ended.append(task)
         made.admit()
     return ended
 
 
 def test_jobs_of_one_length_step_together() -> None:
-    runs = [run_of(200, steps) for steps in (4, 8, 2)]
-    assert scheduler(*runs).select() == runs
+    tasks = [run_of(200, steps) for steps in (4, 8, 2)]
+    assert scheduler(*tasks).select() == tasks
 
 
 def test_a_batch_keeps_to_its_frames() -> None:
-    runs = [run_of(300) for _ in range(5)]
-    assert len(scheduler(*runs).select()) == 3
+    tasks = [run_of(300) for _ in range(5)]
+    assert len(scheduler(*tasks).select()) == 3
 
 
 def test_a_job_above_the_limit_goes_alone() -> None:
@@ -96,20 +96,20 @@ def test_urgent_jobs_get_the_next_free_slot() -> None:
     assert list(made.waiting) == [first, other]
 
 
-def paced(*runs: FlowRun, **limits: int) -> FlowScheduler:
+def paced(*tasks: FlowTask, **limits: int) -> FlowScheduler:
     """A scheduler whose machine takes a millisecond a frame."""
     made = scheduler(run_of(100, steps=1), batch_frames=200, **limits)
     made.advance(batch := made.select(), seconds=0.1)
     made.remove(*batch)
-    for run in runs:
-        made.add(run)
+    for task in tasks:
+        made.add(task)
     made.admit()
     return made
 
 
 def test_who_runs_dry_first_goes_before_who_has_more_to_play() -> None:
-    runs = [run_of(200, buffered=seconds) for seconds in (3.0, 1.0, 2.0)]
-    assert finish(paced(*runs)) == [runs[1], runs[2], runs[0]]
+    tasks = [run_of(200, buffered=seconds) for seconds in (3.0, 1.0, 2.0)]
+    assert finish(paced(*tasks)) == [tasks[1], tasks[2], tasks[0]]
 
 
 def test_first_chunks_go_before_who_has_run_dry() -> None:
@@ -143,10 +143,10 @@ def test_urgent_jobs_do_not_starve_others() -> None:
         made.add(run_of(100, steps=1, urgent=True))
         made.admit()
         made.advance(batch := made.select())
-        for run in batch:
-            made.remove(run)
+        for task in batch:
+            made.remove(task)
         taken += 1
-    assert made.patience < taken < 2 * made.patience
+    assert made.aging < taken < 2 * made.aging
 
 
 def test_short_jobs_do_not_queue_behind_long_ones() -> None:
@@ -167,27 +167,27 @@ def test_a_long_job_is_not_starved() -> None:
         made.admit()
         batch = made.select()
         made.advance(batch)
-        for run in [run for run in batch if run.finished]:
-            made.remove(run)
-            ended.append(run)
+        for task in [task for task in batch if task.finished]:
+            made.remove(task)
+            ended.append(task)
     assert long in ended
 
 
 def test_the_line_is_bounded_and_in_order() -> None:
-    runs = [run_of(100) for _ in range(11)]
-    made = scheduler(*runs[:10], slots=2)
+    tasks = [run_of(100) for _ in range(11)]
+    made = scheduler(*tasks[:10], slots=2)
     with pytest.raises(Overloaded, match=r"8 are waiting.*waiting_limit 8"):
-        made.add(runs[10])
-    assert made.running == runs[:2]
-    assert finish(made)[:2] == runs[:2]
+        made.add(tasks[10])
+    assert made.running == tasks[:2]
+    assert finish(made)[:2] == tasks[:2]
 
 
 def test_cancelled_jobs_leave_the_line_and_the_slots() -> None:
-    runs = [run_of(100) for _ in range(4)]
-    made = scheduler(*runs, slots=2)
-    runs[1].cancel()
-    runs[3].cancel()
-    assert set(made.drop_cancelled()) == {runs[1], runs[3]}
+    tasks = [run_of(100) for _ in range(4)]
+    made = scheduler(*tasks, slots=2)
+    tasks[1].cancel()
+    tasks[3].cancel()
+    assert set(made.drop_cancelled()) == {tasks[1], tasks[3]}
     made.admit()
-    assert made.running == [runs[0], runs[2]]
+    assert made.running == [tasks[0], tasks[2]]
     assert made.drop_cancelled() == []

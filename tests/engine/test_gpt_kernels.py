@@ -22,7 +22,7 @@ pytest.importorskip("triton", reason="Triton's language is not installed")
 from gsv.config import GPTConfig  # noqa: E402
 from gsv.engine.gpt.cache import KVCache  # noqa: E402
 from gsv.engine.gpt.row_state import RowState  # noqa: E402
-from gsv.engine.gpt.sampling import Controls, draw  # noqa: E402
+from gsv.engine.gpt.sampling import SamplingTensors, draw  # noqa: E402
 from gsv.engine.gpt.sequence import SamplingParams  # noqa: E402
 from gsv.engine.kernels.cuda.gpt_decode import FusedDecode  # noqa: E402
 from gsv.engine.kernels.cuda.gpt_sampling import draw_fused  # noqa: E402
@@ -80,7 +80,7 @@ def test_drawing_equals_the_plain_version(trial: int, advance: bool) -> None:
         seen[rows],
         steps[rows] < 11,
         torch.from_numpy(np.concatenate(noise[rows])),
-        Controls.of(params[rows]),
+        SamplingTensors.of(params[rows]),
         EOS,
     )
     outcome, integers = state.outcome.cpu(), state.integers.cpu()

@@ -17,7 +17,7 @@ os.environ.setdefault("TRITON_INTERPRET", "1")  # read when the kernels are defi
 from gsv.engine.cuda_graphs import length_buckets, row_buckets
 from gsv.engine.gpt import engine as engine_module
 from gsv.engine.gpt.engine import Engine
-from gsv.engine.gpt.gpu_model_runner import GpuRunner
+from gsv.engine.gpt.gpu_model_runner import GpuModelRunner
 from gsv.engine.gpt.sequence import SequenceRequest
 from gsv.errors import Cancelled
 
@@ -57,7 +57,7 @@ def together(engine: Engine, asked: list[SequenceRequest]) -> list[list[int]]:
 
 
 def running(monkeypatch: pytest.MonkeyPatch, kind: type, **options: object) -> Engine:
-    monkeypatch.setattr(engine_module, "Runner", kind)
+    monkeypatch.setattr(engine_module, "ModelRunner", kind)
     defaults = {"slots": 3, "max_length": 700, "waiting_limit": 100}
     engine = Engine(golden_gpt("tiny"), **{**defaults, **options})
     engine.warm_up()
@@ -72,11 +72,11 @@ def test_the_kernel_draws_beside_the_plain_decoder(monkeypatch: pytest.MonkeyPat
         dataclasses.replace(request, params=dataclasses.replace(request.params, max_tokens=4))
         for request in requests(2)
     ]
-    plain = running(monkeypatch, engine_module.Runner)
+    plain = running(monkeypatch, engine_module.ModelRunner)
     expected = [plain.generate(request).tolist() for request in asked]
     plain.stop()
     monkeypatch.setattr("gsv.engine.gpt.gpu_model_runner.triton_serves", lambda _: True)
-    engine = running(monkeypatch, GpuRunner)
+    engine = running(monkeypatch, GpuModelRunner)
     try:
         assert together(engine, asked) == expected
     finally:
@@ -90,12 +90,12 @@ def test_tokens_equal_those_of_the_plain_runner(
     if graphs:
         monkeypatch.setattr("gsv.engine.gpt.gpu_model_runner.CapturedCalls", ReplayedCalls)
     asked = requests()
-    plain = running(monkeypatch, engine_module.Runner)
+    plain = running(monkeypatch, engine_module.ModelRunner)
     expected = [plain.generate(request).tolist() for request in asked]
     plain.stop()
-    engine = running(monkeypatch, GpuRunner)
+    engine = running(monkeypatch, GpuModelRunner)
     try:
-        calls = engine._lanes[""].runner._calls
+        calls = engine._workers[""].runner._calls
         captured = len(calls)
         assert [engine.generate(request).tolist() for request in asked] == expected
         assert together(engine, asked) == expected
@@ -112,7 +112,7 @@ def test_tokens_equal_those_of_the_plain_runner(
 def test_a_cancelled_sequence_leaves_the_others_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(1)
     asked = [random_request(rng, golden_config("tiny"), seed=3, max_tokens=60)] * 2
-    engine = running(monkeypatch, GpuRunner)
+    engine = running(monkeypatch, GpuModelRunner)
     try:
         expected = engine.generate(asked[0]).tolist()
         errors: list[BaseException] = []

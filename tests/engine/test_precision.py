@@ -8,7 +8,7 @@ import torch
 from golden import has_case, load_case
 from gpt_models import GREEDY, case_request, golden_gpt
 
-from gsv.engine.gpt.model_runner import Runner
+from gsv.engine.gpt.model_runner import ModelRunner
 from gsv.engine.gpt.sequence import Sequence, SequenceRequest
 from gsv.engine.kernels.cpu.build import load_kernel
 
@@ -30,7 +30,7 @@ sizes = pytest.mark.parametrize(
 
 
 def greedy_tokens(
-    runner: Runner, request: SequenceRequest, teacher: list[int] | None = None
+    runner: ModelRunner, request: SequenceRequest, teacher: list[int] | None = None
 ) -> list[int]:
     """The most likely token of each step, where every step has read the teacher's tokens."""
     sequence = Sequence(request, lambda *_: None, lambda *_: None)
@@ -65,9 +65,9 @@ def test_greedy_tokens_agree_with_float32(size, dtype, kernel, share):
     case = load_case(f"{size}_t2s_greedy")
     requests = [case_request(case, row, **GREEDY, max_tokens=STEPS) for row in "ab"]
     cpu = torch.device("cpu")
-    exact = Runner(golden_gpt(size), cpu, torch.float32, 1, 512)
+    exact = ModelRunner(golden_gpt(size), cpu, torch.float32, 1, 512)
     teachers = [greedy_tokens(exact, request) for request in requests]
-    reduced = Runner(golden_gpt(size), cpu, dtype, 1, 512, kernel=kernel)
+    reduced = ModelRunner(golden_gpt(size), cpu, dtype, 1, 512, kernel=kernel)
     agreeing = sum(
         ours == theirs
         for request, teacher in zip(requests, teachers, strict=True)

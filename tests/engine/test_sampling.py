@@ -7,15 +7,15 @@ import pytest
 import torch
 from golden import load_case
 
-from gsv.engine.gpt.sampling import Controls, draw, penalise, probabilities
+from gsv.engine.gpt.sampling import SamplingTensors, draw, penalise, probabilities
 from gsv.engine.gpt.sequence import SamplingParams
 from gsv.engine.noise import exponential_steps
 
 CPU = torch.device("cpu")
 
 
-def controls(*rows: dict[str, float]) -> Controls:
-    return Controls.of([SamplingParams(**{"seed": 0, **row}) for row in rows])
+def controls(*rows: dict[str, float]) -> SamplingTensors:
+    return SamplingTensors.of([SamplingParams(**{"seed": 0, **row}) for row in rows])
 
 
 def seen_of(previous: np.ndarray, vocabulary: int) -> torch.Tensor:

@@ -9,7 +9,7 @@ import pytest
 from gpt_models import known_request
 
 from gsv.engine.gpt.scheduler import Scheduler
-from gsv.engine.gpt.sequence import Drawn, Sequence, Status
+from gsv.engine.gpt.sequence import SamplerOutput, Sequence, Status
 from gsv.errors import Cancelled, Overloaded
 
 
@@ -50,24 +50,24 @@ def test_without_a_line_a_free_slot_is_still_taken():
 
 
 def test_hungry_while_anybody_waits_has_left_or_wants_tokens():
-    enough = True
-    request = dataclasses.replace(known_request([1]), enough=lambda: enough)
+    is_buffered = True
+    request = dataclasses.replace(known_request([1]), is_buffered=lambda: is_buffered)
     sated = Sequence(request, lambda *_: None, lambda *_: None)
     scheduler = Scheduler(slots=1, waiting_limit=2, prefill_limit=1)
-    assert not scheduler.hungry
+    assert not scheduler.has_demand
     scheduler.add(sated)
-    assert scheduler.hungry  # to be read at all
+    assert scheduler.has_demand  # to be read at all
     scheduler.admit()
     assert scheduler.busy
-    assert not scheduler.hungry
-    enough = False
-    assert scheduler.hungry
-    enough = True
+    assert not scheduler.has_demand
+    is_buffered = False
+    assert scheduler.has_demand
+    is_buffered = True
     scheduler.add(sequence())
-    assert scheduler.hungry  # whoever waits needs the slot, so let it be written to its end
+    assert scheduler.has_demand  # whoever waits needs the slot, so let it be written to its end
     scheduler.waiting.clear()
     sated.cancel()
-    assert scheduler.hungry
+    assert scheduler.has_demand
 
 
 def test_cancelled_ones_leave_the_line_at_once():
@@ -110,13 +110,13 @@ def test_moves_keep_every_row_with_its_sequence():
 def test_a_sequence_ends_once():
     one = sequence(max_tokens=2)
     one.status = Status.RUNNING
-    one.take(Drawn(3, ended=False, healthy=True))
+    one.take(SamplerOutput(3, ended=False, healthy=True))
     assert one.status is Status.RUNNING
-    one.take(Drawn(4, ended=False, healthy=True))
+    one.take(SamplerOutput(4, ended=False, healthy=True))
     assert (one.status, one.tokens) == (Status.FINISHED, [3, 4])  # the limit keeps all tokens
     one.end(Status.CANCELLED, Cancelled("too late"))
     assert (one.status, one.error) == (Status.FINISHED, None)
     other = sequence()
     other.status = Status.RUNNING
-    other.take(Drawn(3, ended=True, healthy=True))
+    other.take(SamplerOutput(3, ended=True, healthy=True))
     assert (other.status, other.tokens) == (Status.FINISHED, [])

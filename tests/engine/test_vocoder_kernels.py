@@ -16,7 +16,7 @@ from gsv.models.vocoder import ActivatedConv1d, Vocoder
 
 pytest.importorskip("triton")
 
-from gsv.engine.kernels import vocoder as vocoder_kernels  # noqa: E402
+from gsv.engine.kernels.cuda import vocoder as vocoder_kernels  # noqa: E402
 from gsv.engine.kernels.cuda.vocoder_convolution import ConvolutionKernel  # noqa: E402
 
 pytestmark = [

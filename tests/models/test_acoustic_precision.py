@@ -10,7 +10,7 @@ from acoustic_models import sovits, vocoder
 from golden import load_case, sizes
 from torch import Tensor
 
-from gsv.engine.flow.engine import FlowEngine, FlowJob
+from gsv.engine.flow.engine import FlowEngine, FlowRequest
 
 pytestmark = pytest.mark.usefixtures("no_grad")
 
@@ -29,7 +29,7 @@ def test_mel(size: str, dtype: torch.dtype, bound: float) -> None:
     case = load_case(f"{size}_cfm")
     prompt = case.tensor("prompt")[0]
     start = prompt.shape[1]
-    job = FlowJob(
+    job = FlowRequest(
         condition=case.tensor("mu")[0].mT,
         prompt=prompt,
         steps=8,

@@ -13,7 +13,7 @@ from gpt_models import GREEDY, case_request, golden_gpt, with_eos_bias
 
 from gsv.checkpoints.names.gpt import rename
 from gsv.engine.gpt.engine import Engine
-from gsv.engine.gpt.model_runner import Noise, Runner
+from gsv.engine.gpt.model_runner import ModelRunner, Noise
 from gsv.engine.gpt.scheduler import Scheduler
 from gsv.engine.gpt.sequence import Sequence, SequenceRequest
 from gsv.engine.kernels.cpu.build import load_kernel
@@ -52,7 +52,7 @@ def run_together(
 ) -> list[list[int]]:
     """Tokens of all requests, run together from the first step to the last."""
     cpu, count = torch.device("cpu"), len(requests)
-    runner = Runner(model, cpu, torch.float32, count, 512, noise, kernel)
+    runner = ModelRunner(model, cpu, torch.float32, count, 512, noise, kernel)
     scheduler = Scheduler(count, waiting_limit=0, prefill_limit=count)
     everybody = [Sequence(request, ignore, ignore) for request in requests]
     for sequence in everybody:

@@ -125,7 +125,7 @@ class _Functions(TorchFunctionMode):
             and not is_cuda(kwargs["device"])
         ):
             with plainly():
-                return func(args[0].held, *args[1:], **kwargs)
+                return func(args[0].leased, *args[1:], **kwargs)
         on_device = [x for x in leaves((args, kwargs)) if isinstance(x, CudaTensor)]
         if not on_device:
             return func(*args, **kwargs)
@@ -189,7 +189,7 @@ def _read(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     use(stream, [values.memory], [])
     stream.finish()
     with plainly():
-        return getattr(values.held, func.__name__)()
+        return getattr(values.leased, func.__name__)()
 
 
 def _numpy(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -218,7 +218,7 @@ def _is_pinned(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def _data_ptr(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return args[0].held.data_ptr() if isinstance(args[0], CudaTensor) else NotImplemented
+    return args[0].leased.data_ptr() if isinstance(args[0], CudaTensor) else NotImplemented
 
 
 _HANDLERS: dict[str, Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]] = {

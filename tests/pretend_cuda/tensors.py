@@ -39,9 +39,9 @@ UNINITIALISED = {"empty", "empty_strided", "empty_like", "new_empty", "new_empty
 
 
 class CudaTensor(Tensor):
-    """A tensor of device ``index``; ``held`` has its values and ``memory`` its allocation."""
+    """A tensor of device ``index``; ``leased`` has its values and ``memory`` its allocation."""
 
-    held: Tensor
+    leased: Tensor
     memory: Memory
     index: int
     number: int | None  # as a value of the capture that made it
@@ -62,7 +62,7 @@ class CudaTensor(Tensor):
                 dispatch_device=True,
                 device_for_backend_keys=torch.device("cuda", 0),
             )
-            made.held = inner.detach()
+            made.leased = inner.detach()
         made.index, made.number = index, None
         memory = Memory.of(inner)
         if memory is None:
@@ -193,7 +193,7 @@ def move(
         return download(source, dtype, non_blocking)
     machine().wait("copy between devices")
     with plainly():
-        inner = source.held.to(dtype, copy=True)
+        inner = source.leased.to(dtype, copy=True)
     made = CudaTensor(inner, there)
     machine().current_stream(source.index).finish()
     use(machine().current_stream(there), [], [made.memory])
@@ -212,7 +212,7 @@ def upload(source: Tensor, index: int, dtype: torch.dtype, non_blocking: bool) -
 def download(source: CudaTensor, dtype: torch.dtype, non_blocking: bool) -> Tensor:
     """A copy on the host, in pinned memory where nobody waits for it."""
     with plainly():
-        made = torch.empty_like(source.held, dtype=dtype)
+        made = torch.empty_like(source.leased, dtype=dtype)
         if non_blocking:
             host.pin(made)
     _download_into(made, source, non_blocking)
@@ -270,7 +270,7 @@ def _upload_into(
         own.wait("copy to the device")
         host.check(own, source, "a copy to the device")
         stream.finish()
-    inner, index = target.held, target.index
+    inner, index = target.leased, target.index
     with plainly():
         if stream.capture is not None:
 
@@ -300,7 +300,7 @@ def _download_into(target: Tensor, source: CudaTensor, non_blocking: bool) -> No
     free = non_blocking and host.is_pinned(target)
     if not free:
         own.wait("copy to the host")
-    inner, index = source.held, source.index
+    inner, index = source.leased, source.index
     with plainly():
         if stream.capture is not None:
 
@@ -409,14 +409,14 @@ def launch(
     if index != own.device:
         own.wrong_current_device += 1
     tensors = [x for x in leaves((args, kwargs)) if isinstance(x, CudaTensor)]
-    by_value = {id(x.held): x for x in tensors}
+    by_value = {id(x.leased): x for x in tensors}
     plain_args, plain_kwargs = mapped(_inner, (args, kwargs))
     capture = stream.capture
     with plainly():
         if capture is not None:
             for target in written:
                 if not capture.owns(target.memory):
-                    capture.keep(target.held)
+                    capture.keep(target.leased)
         compute = call if capture is None or sketch is None else sketch
         made = compute(*plain_args, **plain_kwargs)
         results = [x for x in leaves(made) if isinstance(x, Tensor)]
@@ -468,7 +468,7 @@ def _note(
     def reference(part: Any) -> Any:
         if not isinstance(part, CudaTensor):
             return part
-        return Value(part.number or 0) if capture.owns(part.memory) else part.held
+        return Value(part.number or 0) if capture.owns(part.memory) else part.leased
 
     step = Step(call, mapped(reference, args), mapped(reference, kwargs), numbers)
     capture.note(step, reads, writes)
@@ -513,7 +513,7 @@ def _single(value: Any) -> Any:
 
 
 def _inner(value: Any) -> Any:
-    return value.held if isinstance(value, CudaTensor) else value
+    return value.leased if isinstance(value, CudaTensor) else value
 
 
 def _wrapped(value: Any, index: int) -> Any:

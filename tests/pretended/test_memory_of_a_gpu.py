@@ -13,7 +13,7 @@ from acoustic_models import sovits
 from gpt_models import golden_gpt, random_request
 from pretend_cuda import Machine, pretend_cuda
 
-from gsv.engine.flow.engine import FlowEngine, FlowJob
+from gsv.engine.flow.engine import FlowEngine, FlowRequest
 from gsv.engine.gpt.engine import Engine
 
 pytestmark = pytest.mark.pretend
@@ -51,7 +51,7 @@ def test_a_gpt_that_is_removed(machine: Machine) -> None:
 def test_an_estimator_that_is_removed(machine: Machine) -> None:
     engine = FlowEngine(copy.deepcopy(sovits("tiny").flow).to(GPU))
     engine.start()
-    own = FlowJob(torch.randn(48, 60), torch.rand(100, 20), steps=2, seed=1, model="voice")
+    own = FlowRequest(torch.randn(48, 60), torch.rand(100, 20), steps=2, seed=1, model="voice")
     before = torch.cuda.memory_allocated()
     engine.add_model("voice", copy.deepcopy(sovits("tiny").flow).to(GPU))
     engine.run(own)

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from gsv.engine.cuda_graphs import CapturedCalls
 from gsv.engine.gpt.engine import Engine
-from gsv.engine.gpt.worker import Lane
+from gsv.engine.gpt.worker import Worker
 from gsv.models.gpt import SemanticGPT
 
 pytestmark = pytest.mark.pretend
@@ -119,7 +119,7 @@ def test_a_wait_that_is_not_listed(monkeypatch: pytest.MonkeyPatch, loading: set
         torch.cuda.synchronize()
         return answer
 
-    spoiled(monkeypatch, Lane, "step", wait)
+    spoiled(monkeypatch, Worker, "step", wait)
     with pretend_cuda(loading=loading) as machine:
         write(machine)
     (line,) = unlisted(machine.log)

@@ -342,7 +342,7 @@ class TestGraphs:
         assert apart.tolist() == [4, 4, 4], "another pool"
         with pytest.raises(StaleMemory, match="another graph of its pool"):
             one + 1
-        assert one.held.isnan().all(), "whoever reads it on another way gets NaN"  # type: ignore[attr-defined]
+        assert one.leased.isnan().all(), "whoever reads it on another way gets NaN"  # type: ignore[attr-defined]
         first.replay()
         assert one.tolist() == [2, 2, 2]
 

@@ -160,7 +160,7 @@ def test_many_clients_of_whom_a_third_leave(gateway: Gateway, server: EmbeddedSe
     texts = ("Short one.", TEXT, "今天天气真好，我们出去走走吧。")
     lengths: dict[object, int] = {}
 
-    def speak(number: int, until: float, tally: Counter[str]) -> None:
+    def speak(number: int, until: float, voice_metrics: Counter[str]) -> None:
         draw = random.Random(number)
         with httpx.Client(base_url=gateway.url, timeout=120) as http:
             while time.monotonic() < until:
@@ -172,10 +172,10 @@ def test_many_clients_of_whom_a_third_leave(gateway: Gateway, server: EmbeddedSe
                     if draw.random() < 1 / 3:
                         for _, _ in zip(answer.iter_raw(), range(draw.randrange(2)), strict=False):
                             pass
-                        tally["left"] += 1
+                        voice_metrics["left"] += 1
                         continue
                     size = len(answer.read())
-                tally["whole"] += 1
+                voice_metrics["whole"] += 1
                 assert lengths.setdefault(asked, size) == size
 
     def run(seconds: float) -> Counter[str]:
@@ -188,10 +188,10 @@ def test_many_clients_of_whom_a_third_leave(gateway: Gateway, server: EmbeddedSe
 
     run(min(2.0, SECONDS))  # pools and regions grow to their size
     before, counted, tasks = Holdings.of(server), metrics(server), gateway.tasks()
-    tally = run(SECONDS)
+    voice_metrics = run(SECONDS)
     after = Holdings.of(server)
-    assert tally["whole"] >= CLIENTS
-    assert tally["left"] >= CLIENTS / 4
+    assert voice_metrics["whole"] >= CLIENTS
+    assert voice_metrics["left"] >= CLIENTS / 4
     assert after.regions <= before.regions
     assert after.threads <= before.threads + 16
     deadline = time.monotonic() + 5
@@ -201,7 +201,7 @@ def test_many_clients_of_whom_a_third_leave(gateway: Gateway, server: EmbeddedSe
     assert gateway.tasks() <= tasks
     failed = {name: value for name, value in metrics(server).items() if 'outcome="failed"' in name}
     assert {n: v for n, v in failed.items() if v > counted.get(n, 0)} == {}
-    print(dict(tally), before, after)  # noqa: T201
+    print(dict(voice_metrics), before, after)  # noqa: T201
 
 
 def test_leaving_a_whole_answer_cancels_it_in_triton(

@@ -38,7 +38,7 @@ SPARE_THREADS = 16  # a pool may have grown while abandoned calls were ending
 
 
 @dataclasses.dataclass
-class Tally:
+class VoiceMetrics:
     """What the clients saw."""
 
     answers: Counter[str] = dataclasses.field(default_factory=Counter)
@@ -93,17 +93,17 @@ def wait_until_idle(server: EmbeddedServer) -> None:
         time.sleep(0.2)
 
 
-def speak(server: EmbeddedServer, number: int, until: float, tally: Tally) -> None:
+def speak(server: EmbeddedServer, number: int, until: float, voice_metrics: VoiceMetrics) -> None:
     """One caller of whole answers, over one protocol."""
     draw = random.Random(number)
     with client_number(server, number) as client:
         while time.monotonic() < until:
             text, seed = draw.choice(TEXTS), draw.choice(SEEDS)
             audio = client.say(text, seed=seed, sample_steps=2)
-            tally.whole(text, seed, len(audio.samples))
+            voice_metrics.whole(text, seed, len(audio.samples))
 
 
-def listen(server: EmbeddedServer, number: int, until: float, tally: Tally) -> None:
+def listen(server: EmbeddedServer, number: int, until: float, voice_metrics: VoiceMetrics) -> None:
     """One caller of streams, who leaves some of them at a random moment."""
     draw = random.Random(number)
     while time.monotonic() < until:
@@ -116,9 +116,9 @@ def listen(server: EmbeddedServer, number: int, until: float, tally: Tally) -> N
             assert sentences == sorted(sentences)
             if leaves:
                 stream.close()
-                tally.count("left")
+                voice_metrics.count("left")
             else:
-                tally.whole(text, seed, sum(len(chunk.samples) for chunk in chunks))
+                voice_metrics.whole(text, seed, sum(len(chunk.samples) for chunk in chunks))
 
 
 def client_number(server: EmbeddedServer, number: int) -> Client:
@@ -130,28 +130,29 @@ def client_number(server: EmbeddedServer, number: int) -> Client:
 def test_many_clients_leave_nothing_behind(server: EmbeddedServer, caller: object) -> None:
     assert callable(caller)
 
-    def run(seconds: float) -> Tally:
-        tally = Tally()
+    def run(seconds: float) -> VoiceMetrics:
+        voice_metrics = VoiceMetrics()
         until = time.monotonic() + seconds
         with concurrent.futures.ThreadPoolExecutor(CLIENTS) as pool:
             for done in [
-                pool.submit(caller, server, number, until, tally) for number in range(CLIENTS)
+                pool.submit(caller, server, number, until, voice_metrics)
+                for number in range(CLIENTS)
             ]:
                 done.result()
         wait_until_idle(server)
-        return tally
+        return voice_metrics
 
     run(min(3.0, SECONDS))  # pools and regions grow to their size
     before, counted = Holdings.of(server), metrics(server)
-    tally = run(SECONDS)
+    voice_metrics = run(SECONDS)
     after = Holdings.of(server)
-    assert tally.answers["whole"] >= CLIENTS
+    assert voice_metrics.answers["whole"] >= CLIENTS
     assert after.regions <= before.regions
     assert after.threads <= before.threads + SPARE_THREADS
     if caller is listen:
-        assert tally.answers["left"] >= CLIENTS / 4
+        assert voice_metrics.answers["left"] >= CLIENTS / 4
         cancelled = 'gsv_requests_total{model="gpt_sovits_v4_stream",outcome="cancelled"}'
         assert metrics(server)[cancelled] > counted[cancelled]
     failed = [name for name, value in metrics(server).items() if 'outcome="failed"' in name]
     assert [name for name in failed if metrics(server)[name] > counted[name]] == []
-    print(caller, dict(tally.answers), before, after)  # noqa: T201
+    print(caller, dict(voice_metrics.answers), before, after)  # noqa: T201

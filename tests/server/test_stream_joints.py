@@ -40,9 +40,9 @@ def test_joints_are_no_rougher_than_speech_itself(voice_repository: Path) -> Non
         chunks = [chunk["AUDIO"] for chunk in offline.stream(**SPEECH)]
     samples = np.concatenate(chunks)
     seams = np.cumsum([len(chunk) for chunk in chunks])[:-1]  # of the wave
-    held = VocoderConfig.load(vocoder).context_frames * SAMPLES_PER_FRAME
-    fades = seams + held  # of the mel, whose last frames the vocoder keeps back
-    joints = [int(joint) for joint in [*seams, *fades] if joint < len(samples) - held]
+    leased = VocoderConfig.load(vocoder).context_frames * SAMPLES_PER_FRAME
+    fades = seams + leased  # of the mel, whose last frames the vocoder keeps back
+    joints = [int(joint) for joint in [*seams, *fades] if joint < len(samples) - leased]
     assert len(seams) >= 8
     assert abs(len(samples) - len(whole)) <= SAMPLES_PER_FRAME
     # The same places of the answer that was made in one piece are the measure.

@@ -16,7 +16,7 @@ import pytest
 
 from gsv.stages.base import Place, Settings
 
-OURS = "gsv.serving."
+OURS = "gsv.serving.backend."
 
 
 @dataclasses.dataclass
@@ -88,7 +88,7 @@ def test_what_the_package_logs_goes_to_the_servers_log(adapter: Any) -> None:
     adapter.pb_utils.Logger = server_log
     for level in (logging.INFO, logging.WARNING, logging.CRITICAL):
         record = logging.LogRecord("gsv.x", level, "", 1, "%d slots", (3,), None)
-        adapter.ServerLog().emit(record)
+        adapter.TritonLogHandler().emit(record)
     assert written == [("info", "3 slots"), ("warn", "3 slots"), ("error", "3 slots")]
 
 
@@ -130,14 +130,14 @@ class Call:
 
 
 def test_calls_between_models_are_answered_in_main_memory(adapter: Any) -> None:
-    bls = importlib.import_module(OURS + "bls")
+    bls = importlib.import_module(OURS + "bls_client")
     wire = bls.pb_utils
     wire.InferenceRequest, Call.made = Call, []
     wire.TRITONSERVER_MEMORY_CPU = "cpu"
     wire.PreferredMemory = lambda kind, device: (kind, device)
-    answer = bls.Bridge()("vocoder", {"MEL": np.zeros((2, 3), np.float32)}, ["AUDIO"], job="j")
+    answer = bls.BlsClient()("vocoder", {"MEL": np.zeros((2, 3), np.float32)}, ["AUDIO"], job="j")
     assert answer["AUDIO"].tolist() == [1, 1, 1]
-    bls.Bridge().cancel("sovits_v4", "j")
+    bls.BlsClient().cancel("sovits_v4", "j")
     assert [call["preferred_memory"] for call in Call.made] == [("cpu", 0)] * 2
     assert [call["request_id"] for call in Call.made] == ["j", "cancel:j"]
 

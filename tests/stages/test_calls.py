@@ -11,7 +11,7 @@ import pytest
 
 from gsv.errors import Cancelled, Overloaded
 from gsv.stages.base import Tensors
-from gsv.stages.calls import CallPool, CallScope
+from gsv.stages.calls import CallPool, CancelScope
 
 
 class FakeModels:
@@ -79,7 +79,7 @@ def test_an_error_of_the_work_reaches_the_caller() -> None:
     pool = CallPool("test", FakeModels(), threads=1, waiting=0)
     reply = Waiting()
 
-    def work(scope: CallScope) -> None:
+    def work(scope: CancelScope) -> None:
         raise RuntimeError("broken")
 
     pool.submit(work, reply)
@@ -93,7 +93,7 @@ def test_cancelling_tells_the_models_under_way_and_refuses_later_calls() -> None
     pool = CallPool("test", models, threads=1, waiting=0)
     reply = Waiting()
 
-    def work(scope: CallScope) -> None:
+    def work(scope: CancelScope) -> None:
         scope("ensemble", {}, [], inside=("a", "b"))
         reply.send("not reached", final=True)
 
@@ -108,7 +108,7 @@ def test_cancelling_tells_the_models_under_way_and_refuses_later_calls() -> None
 def test_a_name_can_be_abandoned_between_calls() -> None:
     models = FakeModels()
     models.gate.set()
-    scope = CallScope(models)
+    scope = CancelScope(models)
     assert scope("engine", {"X": 1}, ["X"], job="mine") == {"X": 1, "NUMBER": 0}
     assert models.cancelled == []
     scope.abandon("engine", "mine")

@@ -51,13 +51,13 @@ class Gate:
         self.batches: list[int] = []
         serve = stage._queue._serve  # type: ignore[union-attr]
 
-        def held(batch: list[sovits_v4._Work]) -> None:
+        def leased(batch: list[sovits_v4._Work]) -> None:
             self.entered.set()
             assert self.open.wait(60)
             self.batches.append(len(batch))
             serve(batch)
 
-        monkeypatch.setattr(stage._queue, "_serve", held)
+        monkeypatch.setattr(stage._queue, "_serve", leased)
 
 
 @torch.no_grad()

@@ -29,8 +29,8 @@ def test_stream_joins_to_the_whole(cuts: list[int], multiple: int) -> None:
     for index, (first, last) in enumerate(pairs):
         window = stream.push(mel[:, first:last].numpy(), last=index == len(pairs) - 1)
         if window is not None:
-            held, begin, end = window
-            pieces.append(model(torch.from_numpy(held)[None])[0, 0, begin * scale : end * scale])
+            leased, begin, end = window
+            pieces.append(model(torch.from_numpy(leased)[None])[0, 0, begin * scale : end * scale])
     assert_close(torch.cat(pieces), model(mel[None])[0, 0], atol=1e-6, rtol=0)
 
 

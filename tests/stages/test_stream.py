@@ -12,7 +12,7 @@ from gsv.config import VocoderConfig
 from gsv.engine.chunk_plan import ChunkPlan
 from gsv.errors import Cancelled, GsvError
 from gsv.stages.base import Tensors
-from gsv.stages.calls import CallScope
+from gsv.stages.calls import CancelScope
 from gsv.stages.speech import Request
 from gsv.stages.stream import AHEAD_FRAMES, CHUNK_TOKENS, Result, synthesize
 
@@ -92,7 +92,7 @@ class FakeModels:
 def run(models: FakeModels, plan: ChunkPlan, **options: float) -> list[Result]:
     """All chunks, with a listener whose clock stands still."""
     request = Request(text="Three sentences.", seed=5, **options)
-    return list(synthesize(request, CallScope(models), plan, VOCODER, clock=lambda: 0.0))
+    return list(synthesize(request, CancelScope(models), plan, VOCODER, clock=lambda: 0.0))
 
 
 def expected() -> np.ndarray:
@@ -146,7 +146,7 @@ def test_the_first_chunk_is_short_and_chunks_grow_with_the_buffer() -> None:
 def test_tokens_are_written_for_the_next_chunk_and_not_further() -> None:
     models, plan = FakeModels(), ChunkPlan(first=20, largest=40)
     chunks = synthesize(
-        Request(text="x", seed=5), CallScope(models), plan, VOCODER, clock=lambda: 0.0
+        Request(text="x", seed=5), CancelScope(models), plan, VOCODER, clock=lambda: 0.0
     )
     made = 0
     for chunk in chunks:
@@ -180,23 +180,23 @@ class Patience:
 
 
 def test_audio_is_not_made_further_ahead_than_the_lead() -> None:
-    patience, lead, largest = Patience(), 2.0, 0.5
-    scope = CallScope(FakeModels())
-    scope.cancelled = patience  # type: ignore[assignment]
+    aging, lead, largest = Patience(), 2.0, 0.5
+    scope = CancelScope(FakeModels())
+    scope.cancelled = aging  # type: ignore[assignment]
     plan = ChunkPlan.seconds(0.2, largest)
     sent, slack = 0.0, 1.5 * largest + 0.5  # one chunk and a pause
-    for chunk in synthesize(Request(text="x"), scope, plan, VOCODER, lead, patience):
+    for chunk in synthesize(Request(text="x"), scope, plan, VOCODER, lead, aging):
         sent += len(chunk.audio) / chunk.sample_rate
-        assert sent - patience.now <= lead + slack
-    assert patience.now >= sent - lead - slack
+        assert sent - aging.now <= lead + slack
+    assert aging.now >= sent - lead - slack
 
 
 def test_a_caller_that_leaves_while_it_catches_up_ends_the_stream() -> None:
-    patience = Patience(leaves_after=1.0)
-    scope = CallScope(FakeModels())
-    scope.cancelled = patience  # type: ignore[assignment]
+    aging = Patience(leaves_after=1.0)
+    scope = CancelScope(FakeModels())
+    scope.cancelled = aging  # type: ignore[assignment]
     with pytest.raises(Cancelled):
-        list(synthesize(Request(text="x"), scope, ChunkPlan(first=20), VOCODER, 0.5, patience))
+        list(synthesize(Request(text="x"), scope, ChunkPlan(first=20), VOCODER, 0.5, aging))
 
 
 def test_the_first_chunk_goes_before_others() -> None:
@@ -246,7 +246,7 @@ def test_a_failure_ends_the_stream_with_its_error_and_stops_the_engine() -> None
 
 def test_cancelling_ends_the_stream_and_its_thread() -> None:
     models = FakeModels()
-    scope = CallScope(models)
+    scope = CancelScope(models)
     stream = synthesize(Request(text="x", seed=1), scope, ChunkPlan(first=20), VOCODER)
     next(stream)
     next(stream)
@@ -259,7 +259,9 @@ def test_cancelling_ends_the_stream_and_its_thread() -> None:
 
 def test_a_listener_that_closes_the_stream_leaves_nothing_behind() -> None:
     models = FakeModels()
-    stream = synthesize(Request(text="x", seed=1), CallScope(models), ChunkPlan(first=20), VOCODER)
+    stream = synthesize(
+        Request(text="x", seed=1), CancelScope(models), ChunkPlan(first=20), VOCODER
+    )
     next(stream)
     stream.close()
     assert models.running == {}
@@ -282,7 +284,7 @@ def test_the_first_chunk_lacks_the_context_of_the_served_vocoder() -> None:
     plan = ChunkPlan(first=20)
     for vocoder in (VOCODER, wide):
         made = synthesize(
-            Request(text="x", seed=5), CallScope(FakeModels()), plan, vocoder, clock=lambda: 0.0
+            Request(text="x", seed=5), CancelScope(FakeModels()), plan, vocoder, clock=lambda: 0.0
         )
         first = next(chunk for chunk in made if chunk.audio.any() or len(chunk.audio) != 12_000)
         made.close()  # type: ignore[attr-defined]

@@ -252,7 +252,9 @@ def test_the_analysis_tells_changes_and_what_is_not_read(stage: TextFrontendStag
     (segment,) = sentence["segments"]
     assert {"written": "’", "spoken": "'", "reason": "apostrophe"} in segment["changes"]
     assert sentence["unread"] == segment["unread"] == ["Ж"]
-    counted = [change for change in stage.tally.take() if change.family == "unread_characters"]
+    counted = [
+        change for change in stage.voice_metrics.take() if change.family == "unread_characters"
+    ]
     assert [(change.voice, change.value) for change in counted] == [("plain", 1)]
 
 

@@ -25,13 +25,13 @@ from gsv.checkpoints.store import save_tensors
 from gsv.checkpoints.voice_editing import NewVoice, add_voice
 from gsv.checkpoints.voice_weights import read_quantizer, read_sovits, store_sovits
 from gsv.constants import STYLE_BINS
-from gsv.engine.flow.engine import FlowEngine, FlowJob
+from gsv.engine.flow.engine import FlowEngine, FlowRequest
 from gsv.errors import InvalidRequest
 from gsv.models.adapters import gather
 from gsv.models.sovits import SoVITS
 from gsv.stages.base import Place
 from gsv.stages.sovits_v4 import Request, Settings, SoVITSStage
-from gsv.stages.sovits_voices import Speakers
+from gsv.stages.sovits_voices import SoVITSVoices
 
 RANKS = {"r8": 8, "r16": 16, "r32": 32, "r64": 64}
 CONFIG = sovits_config("tiny")
@@ -68,11 +68,11 @@ def root(base_folder: Path) -> Path:
 
 
 @pytest.fixture
-def speakers(base_folder: Path) -> Iterator[tuple[Speakers, FlowEngine]]:
+def speakers(base_folder: Path) -> Iterator[tuple[SoVITSVoices, FlowEngine]]:
     base = sovits("tiny")
     engine = FlowEngine(base.flow, slots=8)
     engine.start()
-    yield Speakers(base_folder, base, engine, torch.float32), engine
+    yield SoVITSVoices(base_folder, base, engine, torch.float32), engine
     engine.stop()
 
 
@@ -98,7 +98,7 @@ def velocity(model: SoVITS, rows: int, adapters: Any = None, seed: int = 0) -> T
 
 @pytest.mark.usefixtures("no_grad")
 def test_one_batch_of_base_and_four_ranks(
-    speakers: tuple[Speakers, FlowEngine], root: Path
+    speakers: tuple[SoVITSVoices, FlowEngine], root: Path
 ) -> None:
     room, engine = speakers
     keys = [None, *RANKS]
@@ -119,7 +119,7 @@ def test_one_batch_of_base_and_four_ranks(
 @pytest.mark.golden
 @pytest.mark.skipif(not has_case("tiny_lora"), reason="no tiny_lora case")
 @pytest.mark.usefixtures("no_grad")
-def test_upstreams_arrays(speakers: tuple[Speakers, FlowEngine], tmp_path: Path) -> None:
+def test_upstreams_arrays(speakers: tuple[SoVITSVoices, FlowEngine], tmp_path: Path) -> None:
     room, engine = speakers
     case = load_case("tiny_lora")
     speaker = room.load("voice", lora_file(tmp_path / "lora_v4.pth"))
@@ -133,9 +133,9 @@ def test_upstreams_arrays(speakers: tuple[Speakers, FlowEngine], tmp_path: Path)
     case.check("codes_lora", model.quantizer.extract_tokens(case.tensor("hubert"))[None])
     prompt, noise = case.tensor("prompt")[0], case.tensor("noise")[0]
     frames = prompt.shape[-1]
-    job = FlowJob(case.tensor("mu")[0].mT, prompt, steps=4, noise=noise[:, frames:])
+    job = FlowRequest(case.tensor("mu")[0].mT, prompt, steps=4, noise=noise[:, frames:])
     padding = torch.zeros_like(prompt)
-    found = torch.cat([padding, engine.run(speaker.job(job))], dim=-1)[None]
+    found = torch.cat([padding, engine.run(speaker.request(job))], dim=-1)[None]
     plain = torch.cat([padding, engine.run(job)], dim=-1)[None]
     case.check("x_lora", found)
     case.check("x_base", plain)
@@ -152,7 +152,9 @@ def test_the_reference_encoder_uses_the_voices_quantizer(tmp_path: Path) -> None
     }  # fmt: skip
 
 
-def test_what_is_shared_and_what_is_not(speakers: tuple[Speakers, FlowEngine], root: Path) -> None:
+def test_what_is_shared_and_what_is_not(
+    speakers: tuple[SoVITSVoices, FlowEngine], root: Path
+) -> None:
     room, engine = speakers
     base = sovits("tiny")
     before = {name: value.clone() for name, value in base.state_dict().items()}
@@ -171,27 +173,27 @@ def _set(event: threading.Event, _: object) -> None:
 
 
 def test_weights_leave_only_when_nothing_runs(
-    speakers: tuple[Speakers, FlowEngine], root: Path
+    speakers: tuple[SoVITSVoices, FlowEngine], root: Path
 ) -> None:
     room, engine = speakers
     for key, file in (("a", "r8"), ("f", "full")):
         speaker = room.load(key, root / f"{file}.pth")
         channels, mel = CONFIG.condition_channels, CONFIG.mel_channels
-        job = FlowJob(torch.zeros(channels, 400), torch.zeros(mel, 100), steps=50)
+        job = FlowRequest(torch.zeros(channels, 400), torch.zeros(mel, 100), steps=50)
         ended = threading.Event()
         end = functools.partial(_set, ended)
-        handle = engine.submit(speaker.job(job), end, end)
+        handle = engine.submit(speaker.request(job), end, end)
         with pytest.raises(InvalidRequest, match="in use"):
             room.unload(key, speaker)
         handle.cancel()
         assert ended.wait(30)
         room.unload(key, speaker)
         with pytest.raises(ValueError, match=key):
-            engine.submit(speaker.job(job), lambda mel: None, lambda e: None)
+            engine.submit(speaker.request(job), lambda mel: None, lambda e: None)
 
 
 def test_a_lora_that_replaces_more_is_a_base_of_its_own(
-    speakers: tuple[Speakers, FlowEngine], root: Path, tmp_path: Path
+    speakers: tuple[SoVITSVoices, FlowEngine], root: Path, tmp_path: Path
 ) -> None:
     room, engine = speakers
     lora = read_lora(root / "r8.pth", CONFIG)
@@ -271,7 +273,7 @@ def test_requests_of_many_voices_at_once(base_folder: Path, root: Path) -> None:
         assert_close(mel_of(recorder), alone[name], atol=5e-3, rtol=1e-3)
     for name in names[1:]:
         assert (alone[name] - alone["plain"]).abs().max() > 0.1
-    assert sorted(stage._residents.resident) == sorted(names[1:])
+    assert sorted(stage._weight_cache.resident) == sorted(names[1:])
     again = [(name, ask(stage, name)) for name in names for _ in range(2)]
     for name, recorder in again:
         assert_close(mel_of(recorder), alone[name], atol=5e-3, rtol=1e-3)

@@ -122,7 +122,7 @@ def test_features_are_shared_by_all_instances(speaker: Offline, root: Path) -> N
             assert same(say(other, voice), wave), voice
             assert same(say(other, voice), wave), voice
         for model in ("reference_encoder", "text_frontend"):
-            told = other._stages[model].tally.take()
+            told = other._stages[model].voice_metrics.take()
             found = {(c.voice, c.detail): c.value for c in told if c.family == "features"}
             tuned = "computed" if model == "reference_encoder" else "disk"
             assert found == {

@@ -133,13 +133,13 @@ def test_each_voice_speaks_through_its_own(
 def test_more_voices_than_memory(root: Path, alone: dict[str, list[int]]) -> None:
     stage = open_stage(root, memory_budget_mib=1)
     size = stage._size(root / "voices" / "bo" / "gpt.safetensors")
-    stage._residents._budget = size + size // 2  # room for one
+    stage._weight_cache._budget = size + size // 2  # room for one
     names = ["bo", "cy", "plain", "alice", "cy", "bo", "plain", "alice"]
     recorders = [(name, ask(stage, name)) for name in names]
     assert [tokens(r) for _, r in recorders] == [alone[name] for name in names]
-    assert len(stage._residents.resident) == 1
-    assert len(stage._engine._lanes) == 2
-    assert tokens(ask(stage, stage._residents.resident[0])) == alone["alice"]
+    assert len(stage._weight_cache.resident) == 1
+    assert len(stage._engine._workers) == 2
+    assert tokens(ask(stage, stage._weight_cache.resident[0])) == alone["alice"]
     stage.close()
 
 
@@ -174,16 +174,16 @@ def test_an_unloaded_voice_leaves_no_memory_behind(root: Path) -> None:
     stage = open_stage(root, memory_budget_mib=64)
     try:
         tokens(ask(stage, "alice"))
-        (key,) = (name for name in stage._engine._lanes if name)
-        runner = stage._engine._lanes[key].runner
+        (key,) = (name for name in stage._engine._workers if name)
+        runner = stage._engine._workers[key].runner
         left = [weakref.ref(part) for part in (runner, runner.cache, runner.model)]
         del runner
         gc.disable()  # only what unloading does itself counts
         try:
-            wait_for(lambda: stage._residents._entries[key].users == 0)
-            entry = stage._residents._entries[key]
-            with stage._residents._changed:
-                assert stage._residents._throw_out(key, entry)
+            wait_for(lambda: stage._weight_cache._entries[key].users == 0)
+            entry = stage._weight_cache._entries[key]
+            with stage._weight_cache._changed:
+                assert stage._weight_cache._throw_out(key, entry)
         finally:
             gc.enable()
         assert [ref() for ref in left] == [None] * 3
@@ -207,7 +207,7 @@ def test_slots_and_budgets_follow_the_free_memory(
     try:
         assert asked == ["cpu"]
         assert stage._engine.stats().slots == 64  # 120 would fit into a fifth
-        assert stage._residents._budget == 90 * row
+        assert stage._weight_cache._budget == 90 * row
         assert "64 slots of 2560 positions" in caplog.text
     finally:
         stage.close()

@@ -9,7 +9,7 @@ import pytest
 from voices.voice_files import make_voice
 
 from gsv.errors import Cancelled, GsvError, InvalidRequest
-from gsv.stages.calls import CallScope
+from gsv.stages.calls import CancelScope
 from gsv.stages.speech import Request, in_one_voice
 from gsv.voices import VoiceFolder
 
@@ -23,8 +23,8 @@ def voices(tmp_path: Path) -> VoiceFolder:
     return VoiceFolder(tmp_path, "bob")
 
 
-def scope() -> CallScope:
-    return CallScope(None)  # type: ignore[arg-type]
+def scope() -> CancelScope:
+    return CancelScope(None)  # type: ignore[arg-type]
 
 
 def test_what_a_request_leaves_out_is_the_voices(voices: VoiceFolder) -> None:
@@ -53,7 +53,7 @@ def test_a_recording_of_ones_own_has_no_voice(voices: VoiceFolder) -> None:
 def test_a_replaced_voice_is_spoken_anew(voices: VoiceFolder, tmp_path: Path) -> None:
     heard: list[str] = []
 
-    def speak(request: Request, calls: CallScope) -> None:
+    def speak(request: Request, calls: CancelScope) -> None:
         heard.append(request.voice)
         calls.cancel()  # as a failing stream does; the next attempt must not suffer from it
         if len(heard) == 1:
@@ -65,7 +65,7 @@ def test_a_replaced_voice_is_spoken_anew(voices: VoiceFolder, tmp_path: Path) ->
 
 
 def test_a_removed_voice_gets_its_error(voices: VoiceFolder, tmp_path: Path) -> None:
-    def speak(request: Request, calls: CallScope) -> None:
+    def speak(request: Request, calls: CancelScope) -> None:
         (tmp_path / "alice" / "voice.toml").unlink()
         raise GsvError("gone")
 
@@ -78,7 +78,7 @@ def test_other_errors_and_begun_answers_are_not_tried_again(
 ) -> None:
     calls = []
 
-    def speak(request: Request, inner: CallScope) -> None:
+    def speak(request: Request, inner: CancelScope) -> None:
         calls.append(request.voice)
         raise GsvError("broken")
 
@@ -87,7 +87,7 @@ def test_other_errors_and_begun_answers_are_not_tried_again(
         in_one_voice(request, voices, scope(), speak)
     assert len(calls) == 1
 
-    def change(request: Request, inner: CallScope) -> None:
+    def change(request: Request, inner: CancelScope) -> None:
         make_voice(tmp_path / "alice", text=f"Number {len(calls)}.")
         speak(request, inner)
 
@@ -102,7 +102,7 @@ def test_other_errors_and_begun_answers_are_not_tried_again(
 def test_cancelling_the_caller_cancels_the_attempt(voices: VoiceFolder) -> None:
     outer = scope()
 
-    def speak(request: Request, inner: CallScope) -> None:
+    def speak(request: Request, inner: CancelScope) -> None:
         outer.cancel()
         assert inner.cancelled.is_set()
         raise Cancelled("gone")

@@ -23,8 +23,8 @@ from gsv.errors import (
 from gsv.voices import VoiceFolder
 from gsv.voices import weight_cache as resident
 from gsv.voices.lease import start_in_voice
-from gsv.voices.metrics import Tally
-from gsv.voices.weight_cache import BASE, Residents
+from gsv.voices.metrics import VoiceMetrics
+from gsv.voices.weight_cache import BASE, WeightCache
 
 WAIT = 10.0
 
@@ -52,9 +52,9 @@ class Store:
         self.gate.set()
         self.busy: set[str] = set()
         self.voices = VoiceFolder(folder)
-        self.residents: Residents[str] = Residents(
+        self.weight_cache: WeightCache[str] = WeightCache(
             "test", self.voices, lambda v: v.gpt, lambda path: path.stat().st_size,
-            self.load, self.unload, budget, waiting_limit, Tally(self.voices), self.clock,
+            self.load, self.unload, budget, waiting_limit, VoiceMetrics(self.voices), self.clock,
         )  # fmt: skip
 
     def add(self, name: str, size: int = 100) -> None:
@@ -90,7 +90,7 @@ class Caller:
         self._store = store
         self.key, self.weights, self.error = "", None, None
         self.done = threading.Event()
-        store.residents.use(voice, self._then, self._fail)
+        store.weight_cache.use(voice, self._then, self._fail)
 
     def _then(self, key: str, weights: Any) -> None:
         self.key, self.weights = key, weights
@@ -105,7 +105,7 @@ class Caller:
         return self
 
     def leave(self) -> None:
-        self._store.residents.release(self.key)
+        self._store.weight_cache.release(self.key)
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def store(tmp_path: Path) -> Any:
     make_voice(tmp_path / "plain")
     yield made
     made.gate.set()
-    made.residents.close()
+    made.weight_cache.close()
 
 
 def test_voices_without_weights_use_the_base_at_once(store: Store) -> None:
@@ -143,7 +143,7 @@ def test_the_least_recently_used_goes(store: Store) -> None:
     for voice in ("a", "b", "a", "c"):
         Caller(store, voice).wait().leave()
     assert store.unloaded == ["b"]
-    assert store.residents.resident == ["a", "c"]
+    assert store.weight_cache.resident == ["a", "c"]
     assert Caller(store, "b").wait().weights == "b"
     assert store.unloaded == ["b", "a"]
 
@@ -186,7 +186,7 @@ def test_the_line_is_bounded(tmp_path: Path) -> None:
         Caller(store, "a")
     store.gate.set()
     assert waiting.wait().weights == "a"
-    store.residents.close()
+    store.weight_cache.close()
 
 
 def test_running_requests_keep_the_version_they_began_with(store: Store) -> None:
@@ -209,9 +209,9 @@ def test_an_edit_of_the_toml_loads_nothing_anew(store: Store) -> None:
 def test_closing_answers_everybody(store: Store) -> None:
     store.gate.clear()
     first, second = Caller(store, "a"), Caller(store, "b")
-    closing = threading.Thread(target=store.residents.close)
+    closing = threading.Thread(target=store.weight_cache.close)
     closing.start()
-    while not store.residents._closing:
+    while not store.weight_cache._closing:
         threading.Event().wait(0.01)
     store.gate.set()
     closing.join(WAIT)
@@ -249,11 +249,11 @@ def test_an_answer_gives_its_weights_back(store: Store) -> None:
 
     recorder = Recorder()
     for end in ("send", "finish", "fail", "cancel"):
-        cancel = start_in_voice(store.residents, "a", recorder, start)
+        cancel = start_in_voice(store.weight_cache, "a", recorder, start)
         while len(replies) == 0:
             threading.Event().wait(0.01)
         reply = replies.pop()
-        entry = next(iter(store.residents._entries.values()))
+        entry = next(iter(store.weight_cache._entries.values()))
         assert entry.users == 1
         if end == "send":
             reply.send(1, final=False)
@@ -275,8 +275,8 @@ def test_a_start_that_fails_after_its_answer_gives_back_once(store: Store) -> No
         raise Overloaded("and so the request")
 
     with pytest.raises(Overloaded):
-        start_in_voice(store.residents, "a", Recorder(), start)
-    assert next(iter(store.residents._entries.values())).users == 0
+        start_in_voice(store.weight_cache, "a", Recorder(), start)
+    assert next(iter(store.weight_cache._entries.values())).users == 0
 
 
 def test_cancelling_while_the_weights_load(store: Store) -> None:
@@ -287,14 +287,14 @@ def test_cancelling_while_the_weights_load(store: Store) -> None:
         started.append(key)
         return lambda: None
 
-    cancel = start_in_voice(store.residents, "a", recorder, start)
+    cancel = start_in_voice(store.weight_cache, "a", recorder, start)
     cancel()
     assert isinstance(recorder.events[0], Cancelled)
     store.gate.set()
     other = Caller(store, "a").wait()
     assert started == []
     other.leave()
-    assert next(iter(store.residents._entries.values())).users == 0
+    assert next(iter(store.weight_cache._entries.values())).users == 0
 
 
 def error_of(store: Store, voice: str) -> BaseException | None:
@@ -321,7 +321,8 @@ def test_a_broken_file_is_read_once_until_it_changes(store: Store) -> None:
     (store.folder / "broken" / "g").write_bytes(b"mended")
     store.voices.get("broken", fresh=True)
     assert Caller(store, "broken").wait().weights == "mended"
-    assert {c.family: c.value for c in store.residents._tally.take() if c.voice == "broken"} == {
+    changes = store.weight_cache._voice_metrics.take()
+    assert {c.family: c.value for c in changes if c.voice == "broken"} == {
         "load_failures": 3, "loads": 1, "load_seconds": pytest.approx(0, abs=1),
         "resident_bytes": 6,
     }  # fmt: skip
@@ -350,7 +351,7 @@ def test_removed_while_it_loads(store: Store) -> None:
     (store.folder / "a" / "g").unlink()
     store.gate.set()
     assert isinstance(caller.wait().error, VoiceError) or not store.loaded
-    assert store.residents.resident == []
+    assert store.weight_cache.resident == []
     assert store.unloaded == store.loaded
 
 
@@ -364,7 +365,7 @@ def test_replaced_while_it_loads(store: Store, monkeypatch: pytest.MonkeyPatch) 
             replaced.set()
         return text
 
-    monkeypatch.setattr(store.residents, "_load", slow)
+    monkeypatch.setattr(store.weight_cache, "_load", slow)
     error = Caller(store, "a").wait().error
     assert "was changed while it was loaded" in str(error)
     store.voices.get("a", fresh=True)
@@ -396,10 +397,12 @@ def test_old_weights_of_a_replaced_voice_go(store: Store) -> None:
     store.add("d", size=10)
     Caller(store, "d").wait()
     assert store.unloaded == ["a"], "there was room, but nobody can ask for them"
-    tally = {
-        c.voice: c.value for c in store.residents._tally.take() if c.family == "resident_bytes"
+    voice_metrics = {
+        c.voice: c.value
+        for c in store.weight_cache._voice_metrics.take()
+        if c.family == "resident_bytes"
     }
-    assert tally == {"a": 3, "b": 100, "d": 10}
+    assert voice_metrics == {"a": 3, "b": 100, "d": 10}
 
 
 def test_weights_in_constant_use_have_to_make_room(store: Store) -> None:
@@ -424,7 +427,7 @@ def test_weights_in_constant_use_have_to_make_room(store: Store) -> None:
     assert late.wait().weights == "b"
     for caller in (late, *users["a"]):
         caller.leave()
-    assert all(entry.users == 0 for entry in store.residents._entries.values())
+    assert all(entry.users == 0 for entry in store.weight_cache._entries.values())
 
 
 def test_those_who_were_asked_to_leave_in_vain_are_served(store: Store) -> None:
@@ -442,7 +445,7 @@ def test_those_who_were_asked_to_leave_in_vain_are_served(store: Store) -> None:
 
 
 def test_after_the_end_nobody_waits(store: Store) -> None:
-    store.residents.close()
+    store.weight_cache.close()
     with pytest.raises(Cancelled):
         Caller(store, "a")
 
@@ -452,7 +455,7 @@ def test_nobody_starves_when_more_voices_are_in_use_than_fit(
 ) -> None:
     monkeypatch.setattr(resident, "_PATIENCE_SECONDS", 0.05)
     store = Store(tmp_path, budget=350, waiting_limit=100)
-    store.residents._clock = time.monotonic
+    store.weight_cache._clock = time.monotonic
     names = [f"v{number}" for number in range(8)]
     for name in names:
         store.add(name)
@@ -466,8 +469,8 @@ def test_nobody_starves_when_more_voices_are_in_use_than_fit(
             caller = Caller(store, name).wait()
             assert caller.weights == name
             waits.append(time.monotonic() - started)
-            with store.residents._changed:
-                loaded = [e for e in store.residents._entries.values() if e.weights is not None]
+            with store.weight_cache._changed:
+                loaded = [e for e in store.weight_cache._entries.values() if e.weights is not None]
                 most[0] = max(most[0], sum(entry.size for entry in loaded))
             time.sleep(0.02)
             caller.leave()
@@ -478,5 +481,5 @@ def test_nobody_starves_when_more_voices_are_in_use_than_fit(
     assert most[0] <= 350
     assert len(waits) > 50
     assert max(waits) < WAIT / 2
-    assert all(entry.users == 0 for entry in store.residents._entries.values())
-    store.residents.close()
+    assert all(entry.users == 0 for entry in store.weight_cache._entries.values())
+    store.weight_cache.close()

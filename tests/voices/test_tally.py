@@ -18,8 +18,8 @@ from gsv.errors import Cancelled, GsvError, InvalidRequest, Overloaded, VoiceErr
 from gsv.stages import speech, stream
 from gsv.stages.base import Place
 from gsv.voices import VoiceFolder
-from gsv.voices import metrics as tally
-from gsv.voices.metrics import Change, Tally, outcome_of
+from gsv.voices import metrics as voice_metrics
+from gsv.voices.metrics import Change, VoiceMetrics, outcome_of
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def voices(tmp_path: Path) -> VoiceFolder:
 
 
 def test_labels_are_voices_that_are_there(voices: VoiceFolder) -> None:
-    label = Tally(voices).label
+    label = VoiceMetrics(voices).label
     assert [label(name) for name in ("alice", "alice/happy", "alice@0123", "", "broken")] == [
         "alice", "alice", "alice", "bob", "broken",
     ]  # fmt: skip
@@ -43,8 +43,8 @@ def test_labels_are_voices_that_are_there(voices: VoiceFolder) -> None:
 def test_the_number_of_labels_is_bounded(
     voices: VoiceFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tally, "LABELS", 2)
-    counted = Tally(voices)
+    monkeypatch.setattr(voice_metrics, "LABELS", 2)
+    counted = VoiceMetrics(voices)
     for name in ("alice", "bob", "carol", "dave", "alice"):
         counted.count("loads", name)
         counted.set("resident_bytes", name, 5)
@@ -54,7 +54,7 @@ def test_the_number_of_labels_is_bounded(
 
 def test_voices_that_are_gone_are_told_once(voices: VoiceFolder) -> None:
     clock = Clock()
-    counted = Tally(voices, clock)
+    counted = VoiceMetrics(voices, clock)
     for name in ("alice", "bob", "(unknown)", "(request)"):
         counted.count("requests", name, detail="answered")
     shutil.rmtree(voices.folder / "alice")
@@ -66,7 +66,7 @@ def test_voices_that_are_gone_are_told_once(voices: VoiceFolder) -> None:
 
 
 def test_counts_add_up_and_gauges_are_the_last(voices: VoiceFolder) -> None:
-    counted = Tally(voices)
+    counted = VoiceMetrics(voices)
 
     def work(_: int) -> None:
         for value in range(100):
@@ -108,7 +108,7 @@ def counted(stage: Any, **request: Any) -> list[tuple[str, str, float, str]]:
     recorder = Recorder()
     stage.submit(speech.Request(text="a", **request), recorder)
     assert recorder.done.wait(10)
-    return [(c.family, c.voice, c.value, c.detail) for c in stage.tally.take()]
+    return [(c.family, c.voice, c.value, c.detail) for c in stage.voice_metrics.take()]
 
 
 def test_requests_and_audio_by_voice(voices: VoiceFolder, tmp_path: Path) -> None:
@@ -153,5 +153,5 @@ def test_a_full_house_counts_as_refused(voices: VoiceFolder, tmp_path: Path) -> 
     gate.set()
     assert first.done.wait(10)
     stage.close()
-    told = [(c.voice, c.value, c.detail) for c in stage.tally.take()]
+    told = [(c.voice, c.value, c.detail) for c in stage.voice_metrics.take()]
     assert told == [("(unknown)", 1, "refused"), ("alice", 1, "failed")]

@@ -15,7 +15,7 @@ from gpu_steps.sentences import Answer, generate, sentence
 from gpu_steps.setup import Setup, tidy
 from gpu_steps.timing import memory
 from gsv.engine.gpt.engine import Engine
-from gsv.engine.gpt.gpu_model_runner import GpuRunner
+from gsv.engine.gpt.gpu_model_runner import GpuModelRunner
 from gsv.engine.gpt.sequence import SequenceRequest
 
 _LENGTH = 1024
@@ -99,9 +99,9 @@ def without_graphs(engine: Engine) -> None:
 
     The only place here that looks into the engine.
     """
-    for lane in engine._lanes.values():
-        if isinstance(lane.runner, GpuRunner):
-            lane.runner._calls.capture = lambda key, call: None
+    for worker in engine._workers.values():
+        if isinstance(worker.runner, GpuModelRunner):
+            worker.runner._calls.capture = lambda key, call: None
 
 
 def agreement(one: list[list[int]], other: list[list[int]]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from gpu_steps.report import Report, Section
 from gpu_steps.setup import Setup, tidy
 from gpu_steps.timing import MILLI, call_seconds, spread, steady
 from gsv.bench.acoustic import dit_operations
-from gsv.engine.flow.engine import FlowEngine, FlowJob
+from gsv.engine.flow.engine import FlowEngine, FlowRequest
 from gsv.engine.flow.graphed_estimator import GraphedEstimator, shape_for
 from gsv.engine.kernels.cuda import flow as kernels
 from gsv.models.flow import FlowMatching
@@ -146,12 +146,12 @@ def share(setup: Setup, report: Report, rows: int, frames: int, seconds: float) 
     return found | ({"gemm_share": operations / seconds / (rate * 1e12)} if rate else {})
 
 
-def jobs(setup: Setup, flow: FlowMatching, rows: int, frames: int, steps: int) -> list[FlowJob]:
+def jobs(setup: Setup, flow: FlowMatching, rows: int, frames: int, steps: int) -> list[FlowRequest]:
     """Chunks of ``frames``, half of them prompt."""
     generator = torch.Generator().manual_seed(frames)
     channels, mel = flow.condition_channels, flow.mel_channels
     return [
-        FlowJob(
+        FlowRequest(
             condition=torch.randn(channels, frames, generator=generator).to(setup.device),
             prompt=(torch.rand(mel, frames // 2, generator=generator) * 2 - 1).to(setup.device),
             steps=steps,
@@ -161,7 +161,7 @@ def jobs(setup: Setup, flow: FlowMatching, rows: int, frames: int, steps: int) -
     ]
 
 
-def together(engine: FlowEngine, wanted: list[FlowJob]) -> list[Tensor]:
+def together(engine: FlowEngine, wanted: list[FlowRequest]) -> list[Tensor]:
     """Solve all of them, submitted at once; raises the first error."""
     answers: queue.SimpleQueue[tuple[int, Tensor | BaseException]] = queue.SimpleQueue()
     for index, job in enumerate(wanted):

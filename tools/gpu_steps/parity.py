@@ -19,8 +19,8 @@ from gpu_steps.report import Report, Section
 from gpu_steps.setup import Setup, tidy
 from gsv import audio
 from gsv.constants import STYLE_BINS
-from gsv.engine.flow.engine import FlowEngine, FlowJob
-from gsv.engine.flow.planner import Reference, sentence_jobs
+from gsv.engine.flow.engine import FlowEngine, FlowRequest
+from gsv.engine.flow.planner import Reference, sentence_requests
 from gsv.engine.gpt.engine import Engine
 from gsv.engine.gpt.sequence import SequenceRequest
 from gsv.engine.vocoder_windows import vocode
@@ -141,7 +141,7 @@ def _solutions(setup: Setup, size: str, case: Case) -> Check:
             ("x_n8_cfg0", 8, 1.0),
             ("x_n4_temp0p7", 4, 0.7),
         ):
-            job = FlowJob(
+            job = FlowRequest(
                 condition=case.tensor("mu")[0].mT,
                 prompt=prompt,
                 steps=steps,
@@ -188,7 +188,7 @@ def _sequential(setup: Setup, size: str, case: Case) -> Check:
     mel = audio.normalize_mel(audio.log_mel(wave))
     reference = Reference.trimmed(prompt[0], mel, limit=frames)
     window = frames + case.meta["chunk_frames"][0]
-    plan = sentence_jobs(reference, condition[0], 4, seed=0, sentence=0, window=window)
+    plan = sentence_requests(reference, condition[0], 4, seed=0, sentence=0, window=window)
     engine = FlowEngine(model.flow)
     engine.start()
     made = torch.zeros(0)

@@ -14,7 +14,7 @@ from gpu_steps import parity
 from gpu_steps import setup as networks
 from gpu_steps.report import Report, Section
 from gpu_steps.setup import Setup, tidy
-from gsv.engine.flow.engine import FlowEngine, FlowJob
+from gsv.engine.flow.engine import FlowEngine, FlowRequest
 from gsv.engine.kernels.cuda import vocoder as kernels
 
 # In dB against the signal; those of tests/models/test_acoustic_precision.py.
@@ -59,7 +59,7 @@ def mel(setup: Setup, size: str, dtype: str) -> dict[str, Any]:
     case = load_case(f"{size}_cfm")
     prompt = case.tensor("prompt")[0]
     start = prompt.shape[1]
-    job = FlowJob(
+    job = FlowRequest(
         condition=case.tensor("mu")[0].mT,
         prompt=prompt,
         steps=8,

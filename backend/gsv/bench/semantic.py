@@ -24,8 +24,8 @@ from torch import Tensor
 
 from gsv.config import GPTConfig
 from gsv.device import prepare
-from gsv.engine.gpt.gpu_model_runner import GpuRunner
-from gsv.engine.gpt.model_runner import Drawing, Runner
+from gsv.engine.gpt.gpu_model_runner import GpuModelRunner
+from gsv.engine.gpt.model_runner import ModelRunner, PendingOutput
 from gsv.engine.gpt.sequence import SamplingParams, SequenceRequest
 from gsv.engine.gpt.sequence import Sequence as Row
 from gsv.models.gpt import Block, SemanticGPT
@@ -88,11 +88,11 @@ class _Ours:
     each step is queued before the last one is read."""
 
     def __init__(self, model: SemanticGPT, dtype: str, rows: int, device: str) -> None:
-        kind = Runner if device == "cpu" else GpuRunner
+        kind = ModelRunner if device == "cpu" else GpuModelRunner
         self._runner = kind(
             model, torch.device(device), torch_dtype(dtype, device, int8=True), rows, 2048
         )
-        self._queued: deque[Drawing] = deque()
+        self._queued: deque[PendingOutput] = deque()
         self._runner.warm_up()
         self._rows = [Row(_request(n), lambda *_: None, lambda *_: None) for n in range(rows)]
         started = time.perf_counter()
@@ -106,7 +106,7 @@ class _Ours:
         while len(self._queued) > int(self._runner.runs_ahead):
             self._take(self._queued.popleft())
 
-    def _take(self, drawing: Drawing) -> None:
+    def _take(self, drawing: PendingOutput) -> None:
         for row, drawn in zip(drawing.sequences, drawing.read(), strict=True):
             row.tokens.append(drawn.token)  # goes on after EOS
 

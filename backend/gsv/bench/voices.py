@@ -21,7 +21,7 @@ from gsv.config import SoVITSConfig
 from gsv.device import prepare
 from gsv.engine.flow.engine import CUDA_ROUND_TO
 from gsv.engine.flow.model_runner import FlowRunner
-from gsv.engine.flow.request import FlowJob, FlowRun
+from gsv.engine.flow.request import FlowRequest, FlowTask
 from gsv.engine.kernels.cpu import attention
 from gsv.engine.kernels.cuda import flow as kernels
 from gsv.models.adapters import PROJECTIONS, Adapter
@@ -88,9 +88,9 @@ def measure(
     return rows
 
 
-def _run(runner: FlowRunner, jobs: list[FlowJob], device: str) -> float:
+def _run(runner: FlowRunner, jobs: list[FlowRequest], device: str) -> float:
     """Seconds of all steps of one batch."""
-    runs = [FlowRun(job, lambda mel: None, lambda error: None) for job in jobs]
+    runs = [FlowTask(job, lambda mel: None, lambda error: None) for job in jobs]
     for run in runs:
         runner.admit(run)
     wait(device)
@@ -106,10 +106,12 @@ def _run(runner: FlowRunner, jobs: list[FlowJob], device: str) -> float:
     return seconds
 
 
-def _jobs(config: SoVITSConfig, frames: int, voices: Sequence[str], steps: int) -> list[FlowJob]:
+def _jobs(
+    config: SoVITSConfig, frames: int, voices: Sequence[str], steps: int
+) -> list[FlowRequest]:
     condition = torch.randn(config.condition_channels, frames)
     prompt = torch.rand(config.mel_channels, frames // _PROMPT_SHARE)
-    return [FlowJob(condition, prompt, steps, adapter=voice) for voice in voices]
+    return [FlowRequest(condition, prompt, steps, adapter=voice) for voice in voices]
 
 
 def _adapter(config: SoVITSConfig, rank: int, flow: FlowMatching, dtype: torch.dtype) -> Adapter:

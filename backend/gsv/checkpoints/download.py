@@ -50,7 +50,7 @@ class Source:
 
     name: str
     advice: str
-    patience: float = 1.0
+    aging: float = 1.0
 
     def failed(self, what: str, why: str) -> CheckpointError:
         """The error for a file that can't be downloaded."""
@@ -107,7 +107,7 @@ class Source:
             if attempt == _ATTEMPTS:
                 raise self.failed(file.path, f"{problem}; what came so far is kept")
             if now < file.size:
-                time.sleep(self.patience * 2**attempt)
+                time.sleep(self.aging * 2**attempt)
 
     def _receive(
         self, address: str, file: RemoteFile, part: Path, here: int, progress: Progress

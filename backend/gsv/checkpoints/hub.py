@@ -53,7 +53,7 @@ class Hub:
         repository: str = REPOSITORY,
         revision: str = REVISION,
         *,
-        patience: float = 1.0,
+        aging: float = 1.0,
     ) -> None:
         parts = urllib.parse.urlsplit(endpoint)
         if parts.scheme not in ("http", "https") or not parts.netloc:
@@ -64,7 +64,7 @@ class Hub:
         self._source = Source(
             f"{self._root}/{repository}",
             "check the connection, or set HF_ENDPOINT to a mirror",
-            patience,
+            aging,
         )
 
     def describe(self, paths: Sequence[str]) -> list[RemoteFile]:

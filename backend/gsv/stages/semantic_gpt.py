@@ -23,7 +23,7 @@ from gsv.config import GPTConfig
 from gsv.constants import BERT_DIM, EOS, PHONEMES
 from gsv.device import memory_free
 from gsv.engine.gpt.engine import Engine, Handle
-from gsv.engine.gpt.sequence import Enough, SamplingParams, SequenceRequest
+from gsv.engine.gpt.sequence import IsBuffered, SamplingParams, SequenceRequest
 from gsv.errors import InvalidRequest
 from gsv.models.gpt import SemanticGPT
 from gsv.options import DEFAULTS, check_range, check_seed, resolve_seed
@@ -31,12 +31,12 @@ from gsv.precision import DEFAULT, torch_dtype
 from gsv.reply import Reply
 from gsv.stages.base import Load, Place, check_counts, check_ids, split_by_counts
 from gsv.stages.base import Settings as BaseSettings
-from gsv.stages.calls import ENGINE, CallModel, CallPool, CallScope
+from gsv.stages.calls import ENGINE, CallModel, CallPool, CancelScope
 from gsv.stages.sizing import LANDING_ROWS, positions, row_bytes, slots, voices_budget
-from gsv.stages.token_sessions import Writings
+from gsv.stages.token_sessions import TokenSessions
 from gsv.voices.lease import start_in_voice
-from gsv.voices.metrics import Tally
-from gsv.voices.weight_cache import Residents
+from gsv.voices.metrics import VoiceMetrics
+from gsv.voices.weight_cache import WeightCache
 
 logger = logging.getLogger(__name__)
 
@@ -169,10 +169,10 @@ class SemanticGPTEngineStage:
         )
         self._on_gpu = place.device != "cpu"
         self._voice_slots = settings.voice_slots
-        self._writings = Writings()
+        self._sessions = TokenSessions()
         voices = place.voices(settings.voice_folder, "")
-        self.tally = Tally(voices)
-        self._residents: Residents[str] = Residents(
+        self.voice_metrics = VoiceMetrics(voices)
+        self._weight_cache: WeightCache[str] = WeightCache(
             "voices-gpt",
             voices,
             which=lambda voice: voice.gpt,
@@ -182,7 +182,7 @@ class SemanticGPTEngineStage:
             budget=budget,
             waiting_limit=settings.waiting,
             device=place.device,
-            tally=self.tally,
+            voice_metrics=self.voice_metrics,
         )
 
     def warm_up(self) -> None:
@@ -192,7 +192,7 @@ class SemanticGPTEngineStage:
 
     def close(self) -> None:
         """Stop the engine; whoever still waits gets an error."""
-        self._residents.close()
+        self._weight_cache.close()
         self._engine.stop()
 
     def load(self) -> Load:
@@ -208,30 +208,30 @@ class SemanticGPTEngineStage:
         if not request.job:
             return self._start(request, reply)
         if request.portion > 0:
-            writing = self._writings.find(request.job)
+            session = self._sessions.find(request.job)
         else:
-            writing = self._writings.begin(request.job, _portion)
+            session = self._sessions.begin(request.job, _portion)
             try:
-                writing.cancel = self._start(request, writing, writing.has_enough)
+                session.cancel = self._start(request, session, session.is_buffered)
             except BaseException:
-                self._writings.abandon(request.job)
+                self._sessions.abandon(request.job)
                 raise
-        writing.ask(reply, request.chunk_tokens, request.portion)
+        session.ask(reply, request.chunk_tokens, request.portion)
         self._engine.wake()
-        return writing.cancel
+        return session.cancel
 
     def abandon(self, job: str) -> None:
         """Stop a job that nobody will ask for any more."""
-        self._writings.abandon(job)
+        self._sessions.abandon(job)
 
     def _start(
-        self, request: EngineRequest, reply: Reply, enough: Enough = lambda: False
+        self, request: EngineRequest, reply: Reply, is_buffered: IsBuffered = lambda: False
     ) -> Callable[[], None]:
         return start_in_voice(
-            self._residents,
+            self._weight_cache,
             request.voice,
             reply,
-            lambda model, _, held: self._begin(request, model, held, enough),
+            lambda model, _, leased: self._begin(request, model, leased, is_buffered),
         )
 
     def _size(self, path: Path) -> int:
@@ -255,11 +255,11 @@ class SemanticGPTEngineStage:
         gc.collect()
 
     def _begin(
-        self, request: EngineRequest, model: str, reply: Reply, enough: Enough
+        self, request: EngineRequest, model: str, reply: Reply, is_buffered: IsBuffered
     ) -> Callable[[], None]:
         answer = _Gathering(reply, len(request.phoneme_counts), streaming=bool(request.job))
         try:
-            for index, sequence in enumerate(self._sequences(request, model, enough)):
+            for index, sequence in enumerate(self._sequences(request, model, is_buffered)):
                 answer.add(self._engine.submit(sequence, *answer.callbacks(index)))
         except BaseException:
             answer.cancel()
@@ -267,7 +267,7 @@ class SemanticGPTEngineStage:
         return answer.cancel
 
     def _sequences(
-        self, request: EngineRequest, model: str, enough: Enough
+        self, request: EngineRequest, model: str, is_buffered: IsBuffered
     ) -> list[SequenceRequest]:
         params = SamplingParams(
             top_k=request.top_k,
@@ -292,7 +292,7 @@ class SemanticGPTEngineStage:
                 sentence=request.first_sentence + index,
                 chunk_tokens=min(request.chunk_tokens, 1),  # portions are cut by who hands them out
                 model=model,
-                enough=enough,
+                is_buffered=is_buffered,
             )
             for index, (phonemes, rows) in enumerate(sentences)
         ]
@@ -380,7 +380,7 @@ class SemanticGPTStage:
     def submit(self, request: Request, reply: Reply) -> Callable[[], None]:
         """Ask the engine; the answer leaves when its last sentence is done."""
 
-        def work(scope: CallScope) -> None:
+        def work(scope: CancelScope) -> None:
             tensors = {
                 f.name.upper(): getattr(request, f.name) for f in dataclasses.fields(Request)
             }

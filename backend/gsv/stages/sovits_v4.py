@@ -26,8 +26,8 @@ from gsv.checkpoints.store import load_module_state
 from gsv.config import SoVITSConfig
 from gsv.constants import MEL_CHANNELS, STYLE_BINS
 from gsv.device import end_if_fatal, memory_free, synchronize, upload
-from gsv.engine.flow.engine import FlowEngine, FlowJob, Handle
-from gsv.engine.flow.planner import Reference, sentence_jobs
+from gsv.engine.flow.engine import FlowEngine, FlowRequest, Handle
+from gsv.engine.flow.planner import Reference, sentence_requests
 from gsv.errors import Cancelled, GsvError, InvalidRequest
 from gsv.models.sovits import SoVITS
 from gsv.options import DEFAULTS, check_range, check_seed, resolve_seed
@@ -44,10 +44,10 @@ from gsv.stages.conditions import (
     encode,
 )
 from gsv.stages.sizing import voices_budget
-from gsv.stages.sovits_voices import Speaker, Speakers
+from gsv.stages.sovits_voices import SoVITSVoice, SoVITSVoices
 from gsv.voices.lease import start_in_voice
-from gsv.voices.metrics import Tally
-from gsv.voices.weight_cache import Residents
+from gsv.voices.metrics import VoiceMetrics
+from gsv.voices.weight_cache import WeightCache
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ class _Prepared:
 class _Work(Waiting):
     """A request whose conditions are to be encoded."""
 
-    def __init__(self, request: Request, key: str, speaker: Speaker, reply: Reply) -> None:
+    def __init__(self, request: Request, key: str, speaker: SoVITSVoice, reply: Reply) -> None:
         counts = request.token_counts
         super().__init__(
             group=speaker.model,
@@ -196,21 +196,21 @@ class SoVITSStage:
         self._engine = FlowEngine(
             self._model.flow, slots=settings.slots, waiting_limit=settings.waiting
         )
-        self._speakers = Speakers(place.folder, self._model, self._engine, dtype)
-        self._base = Speaker(self._model)
+        self._voices_of_sovits = SoVITSVoices(place.folder, self._model, self._engine, dtype)
+        self._base = SoVITSVoice(self._model)
         voices = place.voices(settings.voice_folder, "")
-        self.tally = Tally(voices)
-        self._residents: Residents[Speaker] = Residents(
+        self.voice_metrics = VoiceMetrics(voices)
+        self._weight_cache: WeightCache[SoVITSVoice] = WeightCache(
             "voices-sovits",
             voices,
             which=lambda voice: voice.sovits,
-            size=self._speakers.size,
-            load=self._speakers.load,
-            unload=self._speakers.unload,
+            size=self._voices_of_sovits.size,
+            load=self._voices_of_sovits.load,
+            unload=self._voices_of_sovits.unload,
             budget=budget,
             waiting_limit=settings.waiting,
             device=place.device,
-            tally=self.tally,
+            voice_metrics=self.voice_metrics,
         )
         self._references: OrderedDict[bytes, tuple[Tensor, Reference]] = OrderedDict()
         self._cache_size = settings.cache
@@ -251,7 +251,7 @@ class SoVITSStage:
 
     def close(self) -> None:
         """Stop the engine; whoever still waits gets an error."""
-        self._residents.close()
+        self._weight_cache.close()
         if self._queue is not None:
             self._queue.close()
         self._engine.stop()
@@ -267,14 +267,14 @@ class SoVITSStage:
         With a voice's own weights, which are loaded first if need be.
         """
         return start_in_voice(
-            self._residents,
+            self._weight_cache,
             request.voice,
             reply,
-            lambda key, speaker, held: self._begin(request, key, speaker or self._base, held),
+            lambda key, speaker, leased: self._begin(request, key, speaker or self._base, leased),
         )
 
     def _begin(
-        self, request: Request, key: str, speaker: Speaker, reply: Reply
+        self, request: Request, key: str, speaker: SoVITSVoice, reply: Reply
     ) -> Callable[[], None]:
         work = _Work(request, key, speaker, reply)
         if self._queue is not None:
@@ -317,7 +317,7 @@ class SoVITSStage:
         answer = _Answer(work.reply, self._engine, prepared, work.speaker)
         work.begin(answer)
         for index, (prompt, rest) in enumerate(prepared.parts):
-            plan = sentence_jobs(
+            plan = sentence_requests(
                 prompt,
                 rest,
                 request.sample_steps,
@@ -430,7 +430,7 @@ class _Answer:
     """One request: drives the chunk plan of each sentence, replies when the last one is done."""
 
     def __init__(
-        self, reply: Reply, engine: FlowEngine, prepared: _Prepared, speaker: Speaker
+        self, reply: Reply, engine: FlowEngine, prepared: _Prepared, speaker: SoVITSVoice
     ) -> None:
         sentences = len(prepared.parts)
         # Kept until the flow has read it: its memory belongs to another stream, on a GPU.
@@ -444,7 +444,7 @@ class _Answer:
         self._handles: dict[int, Handle] = {}
         self._lock = threading.Lock()
 
-    def start(self, index: int, plan: Generator[FlowJob, Tensor, Tensor]) -> None:
+    def start(self, index: int, plan: Generator[FlowRequest, Tensor, Tensor]) -> None:
         """Ask the plan of sentence ``index`` for its first chunk."""
         self._advance(index, plan, None)
 
@@ -454,19 +454,19 @@ class _Answer:
             handle.cancel()
 
     def _advance(
-        self, index: int, plan: Generator[FlowJob, Tensor, Tensor], mel: Tensor | None
+        self, index: int, plan: Generator[FlowRequest, Tensor, Tensor], mel: Tensor | None
     ) -> None:
         """Give a chunk to the plan and submit the next one, or keep the finished sentence."""
         if self._ended:
             return
         try:
-            job = self._speaker.job(next(plan) if mel is None else plan.send(mel))
+            request = self._speaker.request(next(plan) if mel is None else plan.send(mel))
         except StopIteration as finished:
             self._finish(index, finished.value)
             return
         try:
             self._handles[index] = self._engine.submit(
-                job, lambda chunk: self._advance(index, plan, chunk), self._fail
+                request, lambda chunk: self._advance(index, plan, chunk), self._fail
             )
         except Exception as error:
             self._fail(error)

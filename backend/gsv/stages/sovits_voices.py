@@ -18,7 +18,7 @@ from gsv.checkpoints.lora import Lora
 from gsv.checkpoints.store import load_module_state
 from gsv.checkpoints.voice_weights import parameters_in, read_sovits
 from gsv.device import synchronize
-from gsv.engine.flow.engine import FlowEngine, FlowJob
+from gsv.engine.flow.engine import FlowEngine, FlowRequest
 from gsv.models.adapters import PROJECTIONS, Adapter
 from gsv.models.sovits import SoVITS
 
@@ -28,7 +28,7 @@ _OWN_PARTS = ("quantizer.", "style_encoder.", "bridge.", "wavenet.")
 
 
 @dataclasses.dataclass(frozen=True)
-class Speaker:
+class SoVITSVoice:
     """What a request computes with.
 
     Attributes:
@@ -41,12 +41,12 @@ class Speaker:
     flow: str = ""
     adapter: str = ""
 
-    def job(self, job: FlowJob) -> FlowJob:
+    def request(self, request: FlowRequest) -> FlowRequest:
         """The same job in this voice."""
-        return dataclasses.replace(job, model=self.flow, adapter=self.adapter)
+        return dataclasses.replace(request, model=self.flow, adapter=self.adapter)
 
 
-class Speakers:
+class SoVITSVoices:
     """Brings voices' weights to the engine and takes them away again.
 
     Args:
@@ -67,7 +67,7 @@ class Speakers:
         """Bytes in memory, at most."""
         return parameters_in(path) * torch.float32.itemsize
 
-    def load(self, key: str, path: Path) -> Speaker:
+    def load(self, key: str, path: Path) -> SoVITSVoice:
         """Read a voice's file and serve it under ``key``.
 
         Raises:
@@ -80,27 +80,27 @@ class Speakers:
         if set(found.replaced) - set(small) - {_FREQUENCIES}:
             base = load_module_state(self._folder / "sovits.safetensors")
             return self._load_full(key, found.merge(base))
-        speaker = Speaker(self._base.with_parts(small), adapter=key)
+        speaker = SoVITSVoice(self._base.with_parts(small), adapter=key)
         adapter = self._adapter(found)
         synchronize(self._device)  # conditions are encoded in another stream
         self._engine.add_adapter(key, adapter)  # last: nothing is left of a failure
         return speaker
 
-    def unload(self, key: str, speaker: Speaker) -> None:
+    def unload(self, key: str, speaker: SoVITSVoice) -> None:
         """Let a voice's weights go; InvalidRequest while its jobs run."""
         if speaker.adapter:
             self._engine.remove_adapter(key)
         else:
             self._engine.remove_model(key)
 
-    def _load_full(self, key: str, tensors: dict[str, Tensor]) -> Speaker:
+    def _load_full(self, key: str, tensors: dict[str, Tensor]) -> SoVITSVoice:
         model = SoVITS(self._base.config)
         model.load_state_dict(tensors, strict=True)
         model.to(self._device).eval().requires_grad_(False)
         model.set_precision(self._dtype)
         synchronize(self._device)
         self._engine.add_model(key, model.flow)
-        return Speaker(model, flow=key)
+        return SoVITSVoice(model, flow=key)
 
     def _adapter(self, lora: Lora) -> Adapter:
         config = self._base.config

@@ -29,9 +29,10 @@ from gsv.options import (
 from gsv.reply import Reply
 from gsv.stages.base import Place, Tensors
 from gsv.stages.base import Settings as BaseSettings
-from gsv.stages.calls import CallModel, CallPool, CallScope
+from gsv.stages.calls import CallModel, CallPool, CancelScope
+from gsv.stages.metered_reply import MeteredReply
 from gsv.voices import VoiceFolder
-from gsv.voices.metrics import TalliedReply, Tally
+from gsv.voices.metrics import VoiceMetrics
 
 PIPELINE = "gpt_sovits_v4_pipeline"
 # Steps with a running batch, where a caller's departure saves work.
@@ -129,8 +130,8 @@ class Request:
 def in_one_voice(
     request: Request,
     voices: VoiceFolder,
-    scope: CallScope,
-    speak: Callable[[Request, CallScope], None],
+    scope: CancelScope,
+    speak: Callable[[Request, CancelScope], None],
     begun: Callable[[], bool] = lambda: False,
 ) -> None:
     """Call ``speak`` with the voice pinned, again if the voice was replaced meanwhile.
@@ -184,7 +185,7 @@ class SpeechStage:
     def __init__(self, place: Place, settings: Settings, call: CallModel) -> None:
         self._pool = CallPool("speech", call, settings.concurrency, settings.waiting)
         self._voices = place.voices(settings.voice_folder, settings.default_voice)
-        self.tally = Tally(self._voices)
+        self.voice_metrics = VoiceMetrics(self._voices)
 
     def warm_up(self) -> None:
         """The stages warm themselves up."""
@@ -199,13 +200,15 @@ class SpeechStage:
     def submit(self, request: Request, reply: Reply) -> Callable[[], None]:
         """Hand the request to the pipeline."""
 
-        def speak(pinned: Request, scope: CallScope) -> None:
+        def speak(pinned: Request, scope: CancelScope) -> None:
             answer = scope(PIPELINE, pinned.tensors(), ["AUDIO"], inside=CANCELLABLE_STEPS)
             counted.send(Result(answer["AUDIO"], request.sample_rate), final=True)
 
-        def work(scope: CallScope) -> None:
-            counted.voice = self.tally.label(request.voice, own_recording=request.brings_recording)
+        def work(scope: CancelScope) -> None:
+            counted.voice = self.voice_metrics.label(
+                request.voice, own_recording=request.brings_recording
+            )
             in_one_voice(request, self._voices, scope, speak)
 
-        counted = TalliedReply(reply, self.tally)
+        counted = MeteredReply(reply, self.voice_metrics)
         return counted.submitted(self._pool, work)

@@ -28,9 +28,10 @@ from gsv.reply import Reply
 from gsv.stages import speech
 from gsv.stages.base import Place, Tensors, split_by_counts
 from gsv.stages.base import Settings as BaseSettings
-from gsv.stages.calls import ENGINE, CallModel, CallPool, CallScope, placeholders
+from gsv.stages.calls import ENGINE, CallModel, CallPool, CancelScope, placeholders
 from gsv.stages.mel_stream import MelStream
-from gsv.voices.metrics import TalliedReply, Tally
+from gsv.stages.metered_reply import MeteredReply
+from gsv.voices.metrics import VoiceMetrics
 
 Mel = NDArray[np.float32]
 Wave = NDArray[np.float32]
@@ -100,7 +101,7 @@ class SpeechStreamStage:
         self._lead = settings.lead_seconds or math.inf
         self._vocoder = VocoderConfig.load(place.of_model(VOCODER) / "vocoder.json")
         self._voices = place.voices(settings.voice_folder, settings.default_voice)
-        self.tally = Tally(self._voices)
+        self.voice_metrics = VoiceMetrics(self._voices)
 
     def warm_up(self) -> None:
         """The stages warm themselves up."""
@@ -117,24 +118,26 @@ class SpeechStreamStage:
 
         sent = threading.Event()
 
-        def speak(pinned: Request, scope: CallScope) -> None:
+        def speak(pinned: Request, scope: CancelScope) -> None:
             chunks = synthesize(pinned, scope, self._plan, self._vocoder, self._lead)
             for chunk in chunks:
                 sent.set()
                 counted.send(chunk, final=False)
             counted.finish()
 
-        def work(scope: CallScope) -> None:
-            counted.voice = self.tally.label(request.voice, own_recording=request.brings_recording)
+        def work(scope: CancelScope) -> None:
+            counted.voice = self.voice_metrics.label(
+                request.voice, own_recording=request.brings_recording
+            )
             speech.in_one_voice(request, self._voices, scope, speak, sent.is_set)
 
-        counted = TalliedReply(reply, self.tally)
+        counted = MeteredReply(reply, self.voice_metrics)
         return counted.submitted(self._pool, work)
 
 
 def synthesize(
     request: Request,
-    call: CallScope,
+    call: CancelScope,
     plan: ChunkPlan,
     vocoder: VocoderConfig,
     lead_seconds: float = math.inf,
@@ -207,7 +210,7 @@ class _Player:
         """Take note of the chunk that was asked for last."""
         self._previous, self._took = frames, self._clock() - self._asked
 
-    def catch_up(self, call: CallScope) -> None:
+    def catch_up(self, call: CancelScope) -> None:
         """Wait while more than the lead is left to play; Cancelled when the caller leaves."""
         surplus = self.buffered - self._lead_seconds
         if surplus > 0 and call.cancelled.wait(surplus):
@@ -234,7 +237,7 @@ class _Shared:
     reference: Tensors  # REFERENCE_SPECTRUM, REFERENCE_MEL
 
     @classmethod
-    def gather(cls, request: Request, call: CallScope) -> _Shared:
+    def gather(cls, request: Request, call: CancelScope) -> _Shared:
         """Ask the text frontend and the reference encoder, both at once."""
         given = request.tensors()
         with ThreadPoolExecutor(1, thread_name_prefix="reference") as beside:
@@ -312,7 +315,7 @@ class _Shared:
 def _speak_sentence(
     index: int,
     shared: _Shared,
-    call: CallScope,
+    call: CancelScope,
     feed: TokenFeed,
     plan: ChunkPlan,
     player: _Player,
@@ -350,7 +353,7 @@ def _fade(fading: Mel, mel: Mel) -> Mel:
     return np.concatenate([joined, mel[:, frames:]], axis=1)
 
 
-def _vocode(mels: MelStream, mel: Mel, last: bool, call: CallScope) -> Wave:
+def _vocode(mels: MelStream, mel: Mel, last: bool, call: CancelScope) -> Wave:
     """The samples that can be made for good, now that ``mel`` is known."""
     window = mels.push(mel, last=last)
     if window is None:
@@ -371,7 +374,7 @@ class TokenFeed:
     the chunk that is waited for.
     """
 
-    def __init__(self, call: CallScope, requests: list[Tensors], plan: ChunkPlan) -> None:
+    def __init__(self, call: CancelScope, requests: list[Tensors], plan: ChunkPlan) -> None:
         self._call = call
         self._requests = requests
         self._plan = plan

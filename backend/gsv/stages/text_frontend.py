@@ -39,9 +39,9 @@ from gsv.text.frontend import TextFrontend
 from gsv.text.lexicon import Lexicon
 from gsv.text.types import Sentence
 from gsv.voices import Voice
-from gsv.voices.feature_cache import Kept
+from gsv.voices.feature_cache import FeatureCache
 from gsv.voices.features import Arrays, FeatureStore, Layout
-from gsv.voices.metrics import Tally
+from gsv.voices.metrics import VoiceMetrics
 
 _LEXICA = 64  # of voices, kept
 _PROMPTS = 128  # transcripts of voices, kept
@@ -142,12 +142,14 @@ class TextFrontendStage:
         )
         self._voices = place.voices(settings.voice_folder, settings.default_voice)
         self._lexica: OrderedDict[str, Lexicon] = OrderedDict()
-        self.tally = Tally(self._voices)
+        self.voice_metrics = VoiceMetrics(self._voices)
         words = self._frontend.data.lexicon  # the operator's, in no manifest
         own = "" if words is None else hashlib.sha256(words.read_bytes()).hexdigest()
         encoder = place.identity(dtype, own, settings.reading)
         store = FeatureStore("text", encoder, _LAYOUT)
-        self._prompts: Kept[Prompt] = Kept(store, _PROMPTS, self.tally, dataclasses.asdict, _unpack)
+        self._prompts: FeatureCache[Prompt] = FeatureCache(
+            store, _PROMPTS, self.voice_metrics, dataclasses.asdict, _unpack
+        )
         self._device = place.device
         self._new: list[_Job] = []
         self._closing = False
@@ -293,8 +295,10 @@ class TextFrontendStage:
             request.text, request.language, request.split_method, lexicon
         )
         if unread := sum(len(sentence.unread) for sentence in sentences):
-            label = self.tally.label(request.voice, own_recording=bool(request.reference_text))
-            self.tally.count("unread_characters", label, unread)
+            label = self.voice_metrics.label(
+                request.voice, own_recording=bool(request.reference_text)
+            )
+            self.voice_metrics.count("unread_characters", label, unread)
         if request.reference_text:
             transcript = self._frontend.prompt(
                 request.reference_text, request.reference_language, lexicon

@@ -32,8 +32,8 @@ class Written(Protocol):
     tokens: Tokens
 
 
-class Writing:
-    """One sentence: to the engine a :class:`~gsv.stages.base.Reply`, to others where portions are.
+class TokenSession:
+    """One sentence: to the engine a :class:`~gsv.reply.Reply`, to others where portions are.
 
     Args:
         answer: makes the response out of tokens and whether they are the last.
@@ -71,7 +71,7 @@ class Writing:
             self._error = self._error or error
         self._serve()
 
-    def has_enough(self) -> bool:
+    def is_buffered(self) -> bool:
         """Whether tokens lie ready that nobody has asked for yet."""
         with self._lock:
             return self._asked is None and sum(map(len, self._tokens)) >= READY_TOKENS
@@ -108,46 +108,46 @@ class Writing:
             reply.send(self._answer(tokens, over), final=True)
 
 
-class Writings:
+class TokenSessions:
     """The sentences of one engine that are being fetched, by the names that their callers gave."""
 
     def __init__(self) -> None:
-        self._writings: dict[str, Writing] = {}
+        self._sessions: dict[str, TokenSession] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self._writings)
+        return len(self._sessions)
 
-    def begin(self, job: str, answer: Callable[[Tokens, bool], Any]) -> Writing:
+    def begin(self, job: str, answer: Callable[[Tokens, bool], Any]) -> TokenSession:
         """A new sentence; those that nobody fetches any more are given up.
 
         Raises:
             InvalidRequest: there is one of that name.
         """
-        writing = Writing(answer, lambda: self._forget(job))
+        session = TokenSession(answer, lambda: self._forget(job))
         with self._lock:
-            if job in self._writings:
+            if job in self._sessions:
                 raise InvalidRequest.value("JOB", job, "a name that is not in use")
-            self._writings[job] = writing
+            self._sessions[job] = session
             idle = time.monotonic() - IDLE_SECONDS
-            forgotten = [name for name, w in self._writings.items() if w.asked_at < idle]
+            forgotten = [name for name, w in self._sessions.items() if w.asked_at < idle]
         for name in forgotten:
             self.abandon(name)
-        return writing
+        return session
 
-    def find(self, job: str) -> Writing:
+    def find(self, job: str) -> TokenSession:
         """The sentence of that name; GsvError if there is none (any more)."""
         with self._lock:
-            if job not in self._writings:
+            if job not in self._sessions:
                 raise GsvError(f"sentence {job} is not being written (did the engine restart?)")
-            return self._writings[job]
+            return self._sessions[job]
 
     def abandon(self, job: str) -> None:
         """Stop a sentence; without effect on one that is over."""
-        writing = self._forget(job)
-        if writing is not None:
-            writing.cancel()
+        session = self._forget(job)
+        if session is not None:
+            session.cancel()
 
-    def _forget(self, job: str) -> Writing | None:
+    def _forget(self, job: str) -> TokenSession | None:
         with self._lock:
-            return self._writings.pop(job, None)
+            return self._sessions.pop(job, None)

@@ -9,12 +9,12 @@ from typing import Generic, TypeVar
 
 from gsv.voices import Voice
 from gsv.voices.features import Arrays, FeatureStore
-from gsv.voices.metrics import OWN_RECORDING, Tally
+from gsv.voices.metrics import OWN_RECORDING, VoiceMetrics
 
 Value = TypeVar("Value")
 
 
-class Kept(Generic[Value]):
+class FeatureCache(Generic[Value]):
     """A bounded cache before the store on disk; may be used from several threads.
 
     Args:
@@ -29,13 +29,13 @@ class Kept(Generic[Value]):
         self,
         store: FeatureStore,
         size: int,
-        tally: Tally,
+        voice_metrics: VoiceMetrics,
         pack: Callable[[Value], Arrays],
         unpack: Callable[[Arrays], Value],
     ) -> None:
         self._store = store
         self._size = size
-        self._tally = tally
+        self._voice_metrics = voice_metrics
         self._pack = pack
         self._unpack = unpack
         self._values: OrderedDict[str, Value] = OrderedDict()
@@ -55,10 +55,12 @@ class Kept(Generic[Value]):
         with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)
-                self._tally.count("features", label, detail="memory")
+                self._voice_metrics.count("features", label, detail="memory")
                 return self._values[key]
         arrays = None if voice is None else self._store.load(voice, key)
-        self._tally.count("features", label, detail="computed" if arrays is None else "disk")
+        self._voice_metrics.count(
+            "features", label, detail="computed" if arrays is None else "disk"
+        )
         if arrays is None:
             return None
         value = self._unpack(arrays)

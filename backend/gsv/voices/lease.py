@@ -8,10 +8,10 @@ from typing import Any
 
 from gsv.errors import Cancelled
 from gsv.reply import Reply
-from gsv.voices.weight_cache import BASE, Residents, Weights
+from gsv.voices.weight_cache import BASE, WeightCache, Weights
 
 
-class HeldReply:
+class LeasedReply:
     """A reply that gives weights back when the answer ends, however it does."""
 
     def __init__(self, reply: Reply, release: Callable[[], None]) -> None:
@@ -20,7 +20,7 @@ class HeldReply:
         self._lock = threading.Lock()
 
     def send(self, result: Any, *, final: bool) -> None:
-        """As :class:`gsv.stages.base.Reply`."""
+        """As :class:`gsv.reply.Reply`."""
         try:
             self._reply.send(result, final=final)
         finally:
@@ -28,14 +28,14 @@ class HeldReply:
                 self.give_back()
 
     def finish(self) -> None:
-        """As :class:`gsv.stages.base.Reply`."""
+        """As :class:`gsv.reply.Reply`."""
         try:
             self._reply.finish()
         finally:
             self.give_back()
 
     def fail(self, error: BaseException) -> None:
-        """As :class:`gsv.stages.base.Reply`."""
+        """As :class:`gsv.reply.Reply`."""
         try:
             self._reply.fail(error)
         finally:
@@ -49,7 +49,7 @@ class HeldReply:
             release()
 
 
-class Starting:
+class PendingStart:
     """A request that begins now or when its weights are there, and can be cancelled either way."""
 
     def __init__(self, reply: Reply) -> None:
@@ -80,7 +80,7 @@ class Starting:
 
 
 def start_in_voice(
-    residents: Residents[Weights],
+    weight_cache: WeightCache[Weights],
     voice: str,
     reply: Reply,
     start: Callable[[str, Weights | None, Reply], Callable[[], None]],
@@ -91,18 +91,18 @@ def start_in_voice(
         start: gets the key, the weights (None: the base's) and the reply to answer to; returns
             what cancels the work.
     """
-    starting = Starting(reply)
+    starting = PendingStart(reply)
 
     def then(key: str, weights: Weights | None) -> None:
         if key == BASE:
             starting.begin(lambda: start(key, weights, reply))
             return
-        held = HeldReply(reply, lambda: residents.release(key))
+        leased = LeasedReply(reply, lambda: weight_cache.release(key))
         try:
-            starting.begin(lambda: start(key, weights, held))
+            starting.begin(lambda: start(key, weights, leased))
         except BaseException:
-            held.give_back()
+            leased.give_back()
             raise
 
-    residents.use(voice, then, reply.fail)
+    weight_cache.use(voice, then, reply.fail)
     return starting.cancel

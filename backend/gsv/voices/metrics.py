@@ -11,11 +11,9 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 from gsv.errors import Cancelled, InvalidRequest, Overloaded
-from gsv.reply import Reply
-from gsv.stages.calls import CallPool, CallScope
 from gsv.voices import VoiceFolder
 
 OUTCOMES = ("answered", "refused", "cancelled", "failed")
@@ -58,7 +56,7 @@ class Change:
     detail: str = ""
 
 
-class Tally:
+class VoiceMetrics:
     """The figures of one model that have changed since they were last taken.
 
     Args:
@@ -124,50 +122,3 @@ class Tally:
             return OTHERS
         self._labels.add(voice)
         return voice
-
-
-class TalliedReply:
-    """A reply that counts the request and its audio for its voice when the answer ends."""
-
-    def __init__(self, reply: Reply, tally: Tally) -> None:
-        self._reply = reply
-        self._tally = tally
-        self._seconds = 0.0
-        self._open = True
-        self._lock = threading.Lock()
-        self.voice = UNKNOWN
-
-    def submitted(self, pool: CallPool, work: Callable[[CallScope], None]) -> Callable[[], None]:
-        """Submit the work that answers here; counts as well what the pool refuses."""
-        try:
-            return pool.submit(work, self)
-        except BaseException as error:
-            self.end(error)
-            raise
-
-    def send(self, result: Any, *, final: bool) -> None:
-        """As :class:`gsv.stages.base.Reply`; results have audio and a rate."""
-        self._seconds += len(result.audio) / result.sample_rate
-        if final:
-            self.end(None)
-        self._reply.send(result, final=final)
-
-    def finish(self) -> None:
-        """As :class:`gsv.stages.base.Reply`."""
-        self.end(None)
-        self._reply.finish()
-
-    def fail(self, error: BaseException) -> None:
-        """As :class:`gsv.stages.base.Reply`."""
-        self.end(error)
-        self._reply.fail(error)
-
-    def end(self, error: BaseException | None) -> None:
-        """Count; without effect the second time."""
-        with self._lock:
-            if not self._open:
-                return
-            self._open = False
-        self._tally.count("requests", self.voice, detail=outcome_of(error))
-        if self._seconds:
-            self._tally.count("audio_seconds", self.voice, self._seconds)

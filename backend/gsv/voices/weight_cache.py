@@ -28,7 +28,7 @@ from gsv.errors import (
     VoiceError,
 )
 from gsv.voices import Voice, VoiceFolder
-from gsv.voices.metrics import Tally
+from gsv.voices.metrics import VoiceMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class _Found(Generic[Weights]):
     weights: Weights | None
 
 
-class Residents(Generic[Weights]):
+class WeightCache(Generic[Weights]):
     """One model's weights of voices.
 
     Args:
@@ -106,12 +106,12 @@ class Residents(Generic[Weights]):
         unload: Callable[[str, Weights], None],
         budget: int,
         waiting_limit: int,
-        tally: Tally | None = None,
+        voice_metrics: VoiceMetrics | None = None,
         clock: Callable[[], float] = time.monotonic,
         device: str = "cpu",
     ) -> None:
         self._name = name
-        self._tally = tally or Tally(voices)
+        self._voice_metrics = voice_metrics or VoiceMetrics(voices)
         self._clock = clock
         self._voices = voices
         self._which = which
@@ -265,8 +265,8 @@ class Residents(Generic[Weights]):
                 "%s: voice %s loaded in %.2f s (%s MiB)",
                 self._name, entry.voice.label, seconds, _mib(entry.size),
             )  # fmt: skip
-            self._tally.count("loads", entry.voice.label)
-            self._tally.count("load_seconds", entry.voice.label, seconds)
+            self._voice_metrics.count("loads", entry.voice.label)
+            self._voice_metrics.count("load_seconds", entry.voice.label, seconds)
             entry.weights = weights
             self._serve(key, entry)
 
@@ -363,7 +363,7 @@ class Residents(Generic[Weights]):
         label = entry.voice.label
         loaded = [e for e in self._entries.values() if e.weights is not None]
         mine = sum(e.size for e in loaded if e.voice.label == label)
-        self._tally.set("resident_bytes", label, mine)
+        self._voice_metrics.set("resident_bytes", label, mine)
 
     def _give_up(self, key: str, error: Exception) -> None:
         with self._changed:
@@ -374,7 +374,7 @@ class Residents(Generic[Weights]):
             logger.exception("%s: voice %s can't be loaded", self._name, entry.voice.label)
             error = VoiceError(f"voice {entry.voice.label}: can't be loaded: {error}")
         logger.warning("%s: %s", self._name, error)
-        self._tally.count("load_failures", entry.voice.label)
+        self._voice_metrics.count("load_failures", entry.voice.label)
         with self._changed:
             waiting = self._entries.pop(key).waiting
         for _, fail in waiting:

@@ -1,9 +1,9 @@
-"""The flow engine: one thread that takes Euler steps of all jobs in work until it is stopped.
+"""The flow engine: one thread that takes Euler steps of all requests in work until it is stopped.
 
-Jobs of different lengths, schedules and progress share the estimator's batches: a job joins when it
-arrives and leaves when it is done. Callers submit from any thread (callbacks included), and every
-job is answered exactly once, with its frames or with an error, also when the engine is stopped or
-breaks.
+Requests of different lengths, schedules and progress share the estimator's batches: a request joins
+when it arrives and leaves when it is done. Callers submit from any thread (callbacks included), and
+every request is answered exactly once, with its frames or with an error, also when the engine is
+stopped or breaks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from gsv.device import end_if_fatal, prepare
 from gsv.engine.flow.model_runner import FlowRunner
-from gsv.engine.flow.request import FlowJob, FlowRun, OnDone, OnError
+from gsv.engine.flow.request import FlowRequest, FlowTask, OnDone, OnError
 from gsv.engine.flow.scheduler import FlowScheduler
 from gsv.engine.kernels.cpu import attention as native
 from gsv.engine.kernels.cuda import flow as kernels
@@ -31,7 +31,7 @@ from gsv.errors import Cancelled, ConfigurationError, GsvError, InvalidRequest
 from gsv.models.adapters import Adapter
 from gsv.models.flow import FlowMatching
 
-__all__ = ["FlowEngine", "FlowJob", "FlowStats", "Handle"]
+__all__ = ["FlowEngine", "FlowRequest", "FlowStats", "Handle"]
 
 logger = logging.getLogger(__name__)
 
@@ -47,17 +47,17 @@ _AHEAD = 2
 
 @dataclasses.dataclass(frozen=True)
 class Handle:
-    """A submitted job, for its caller."""
+    """A submitted request, for its caller."""
 
-    _run: FlowRun
+    _task: FlowTask
     _wake: Callable[[], None]
 
     def cancel(self) -> None:
         """Give up: the slot is free within one step, and the error callback gets Cancelled.
 
-        Without effect on a job that is over.
+        Without effect on a request that is over.
         """
-        self._run.cancel()
+        self._task.cancel()
         self._wake()
 
 
@@ -87,8 +87,8 @@ class FlowEngine:
 
     Args:
         flow: the estimator, in evaluation mode and on its device.
-        slots: jobs in work at once.
-        waiting_limit: jobs that may wait for a slot; one more gets Overloaded.
+        slots: requests in work at once.
+        waiting_limit: requests that may wait for a slot; one more gets Overloaded.
         batch_frames: most frames of a batch; 0 chooses for the device.
     """
 
@@ -118,9 +118,9 @@ class FlowEngine:
         self._flows[name] = flow
 
     def remove_model(self, name: str) -> None:
-        """Let an estimator go; InvalidRequest while jobs of it wait or run."""
+        """Let an estimator go; InvalidRequest while requests of it wait or run."""
         with self._changed:
-            self._refuse_while_used(name, lambda job: job.model == name)
+            self._refuse_while_used(name, lambda request: request.model == name)
             del self._flows[name]
             self._runner.forget_model(name)
 
@@ -131,15 +131,15 @@ class FlowEngine:
         self._runner.adapters[name] = adapter
 
     def remove_adapter(self, name: str) -> None:
-        """Let an adapter go; InvalidRequest while jobs with it wait or run."""
+        """Let an adapter go; InvalidRequest while requests with it wait or run."""
         with self._changed:
-            self._refuse_while_used(name, lambda job: job.adapter == name)
+            self._refuse_while_used(name, lambda request: request.adapter == name)
             del self._runner.adapters[name]
 
-    def _refuse_while_used(self, name: str, uses: Callable[[FlowJob], bool]) -> None:
-        jobs = (run.job for run in (*self._scheduler.waiting, *self._scheduler.running))
-        if any(uses(job) for job in jobs):
-            raise InvalidRequest(f"{name!r} is in use; wait for its jobs to end")
+    def _refuse_while_used(self, name: str, uses: Callable[[FlowRequest], bool]) -> None:
+        requests = (task.request for task in (*self._scheduler.waiting, *self._scheduler.running))
+        if any(uses(request) for request in requests):
+            raise InvalidRequest(f"{name!r} is in use; wait for its requests to end")
 
     def start(self) -> None:
         """Start the thread."""
@@ -158,43 +158,43 @@ class FlowEngine:
             self._thread.join()
             self._thread = None
 
-    def submit(self, job: FlowJob, on_done: OnDone, on_error: OnError) -> Handle:
-        """Put a job in line; the callbacks run on the engine's thread and must be quick.
+    def submit(self, request: FlowRequest, on_done: OnDone, on_error: OnError) -> Handle:
+        """Put a request in line; the callbacks run on the engine's thread and must be quick.
 
         Raises:
-            InvalidRequest, ValueError: the job can't be run.
+            InvalidRequest, ValueError: the request can't be run.
             Overloaded: the waiting line is full.
             GsvError: the engine doesn't run.
         """
-        if job.model not in self._flows:
-            raise ValueError(f"flow model {job.model!r}: allowed are {sorted(self._flows)}")
-        if job.adapter and job.adapter not in self._runner.adapters:
-            raise ValueError(f"flow adapter {job.adapter!r} is not there")
-        flow = self._flows[job.model]
-        job.verify(flow.condition_channels, flow.mel_channels)
-        run = FlowRun(job, on_done, on_error)
+        if request.model not in self._flows:
+            raise ValueError(f"flow model {request.model!r}: allowed are {sorted(self._flows)}")
+        if request.adapter and request.adapter not in self._runner.adapters:
+            raise ValueError(f"flow adapter {request.adapter!r} is not there")
+        flow = self._flows[request.model]
+        request.verify(flow.condition_channels, flow.mel_channels)
+        task = FlowTask(request, on_done, on_error)
         with self._changed:
             if self._broken is not None:
                 raise GsvError(f"the flow engine broke: {self._broken}") from self._broken
             if self._thread is None or self._stopping:
                 raise GsvError("the flow engine doesn't run")
-            self._scheduler.add(run)
+            self._scheduler.add(task)
             self._changed.notify_all()
-        return Handle(run, self._notify)
+        return Handle(task, self._notify)
 
-    def run(self, job: FlowJob) -> Tensor:
-        """The new frames [mel, T - P] of ``job``, waited for; not from a callback."""
+    def run(self, request: FlowRequest) -> Tensor:
+        """The new frames [mel, T - P] of ``request``, waited for; not from a callback."""
         future: Future[Tensor] = Future()
-        self.submit(job, future.set_result, future.set_exception)
+        self.submit(request, future.set_result, future.set_exception)
         return future.result()
 
     def warm_up(self) -> None:
-        """Capture graphs and run a short job, so that the first real one finds all allocated."""
+        """Capture graphs and run a short request: the first real one finds all allocated."""
         self._runner.warm_up()
         flow = self._flows[""]
         condition = torch.zeros(flow.condition_channels, WARM_UP_FRAMES)
         prompt = torch.zeros(flow.mel_channels, WARM_UP_FRAMES // 2)
-        self.run(FlowJob(condition, prompt, steps=1))
+        self.run(FlowRequest(condition, prompt, steps=1))
 
     def stats(self) -> FlowStats:
         """A copy of the counters."""
@@ -222,9 +222,9 @@ class FlowEngine:
             self._stopping = True
             left = self._scheduler.drain()
         self._land_all(error if self._broken else None)
-        for run in left:
-            self._runner.release(run)
-            self._fail(run, error)
+        for task in left:
+            self._runner.release(task)
+            self._fail(task, error)
 
     def _wait_for_work(self) -> bool:
         """Whether there is a turn to take; false when the engine is to stop."""
@@ -246,13 +246,13 @@ class FlowEngine:
         with self._changed:
             dropped = self._scheduler.drop_cancelled()
             self._scheduler.admit()
-        for run in dropped:
-            self._runner.release(run)
+        for task in dropped:
+            self._runner.release(task)
             self._stats.cancelled += 1
-            self._fail(run, Cancelled("cancelled by its caller"))
+            self._fail(task, Cancelled("cancelled by its caller"))
         with self._changed:
             selected = self._scheduler.select()
-        batch = [run for run in selected if self._prepared(run)]
+        batch = [task for task in selected if self._prepared(task)]
         if not batch:
             if self._in_flight:
                 self._land()
@@ -261,19 +261,19 @@ class FlowEngine:
         try:
             self._runner.step(batch)
         except Exception as error:
-            for run in batch:
-                self._end(run, error)
+            for task in batch:
+                self._end(task, error)
             return
         with self._changed:
             seconds = 0.0 if self._on_gpu else self._seconds_since_last()
             self._scheduler.advance(batch, seconds)
         self._count(batch)
-        frames = sum(run.job.frames for run in batch)
+        frames = sum(task.request.frames for task in batch)
         flight = _Flight(frames, begin, self._event())
         flight.results = [
-            (run, download)
-            for run in batch
-            if run.finished and (download := self._result(run)) is not None
+            (task, download)
+            for task in batch
+            if task.finished and (download := self._result(task)) is not None
         ]
         self._in_flight.append(flight)
         if not self._on_gpu:
@@ -288,7 +288,7 @@ class FlowEngine:
         return event
 
     def _land(self) -> None:
-        """Wait for the oldest step's end, and answer the jobs whose last one it was."""
+        """Wait for the oldest step's end, and answer the requests whose last one it was."""
         flight = self._in_flight.popleft()
         try:
             if flight.end is not None:
@@ -297,13 +297,13 @@ class FlowEngine:
                 with self._changed:
                     self._scheduler.measured(flight.frames, seconds)
         except BaseException:
-            self._in_flight.appendleft(flight)  # so that its jobs hear of it, too
+            self._in_flight.appendleft(flight)  # so that its requests hear of it, too
             raise
-        for run, download in flight.results:
-            self._answer(run, download)
+        for task, download in flight.results:
+            self._answer(task, download)
 
     def _land_all(self, error: BaseException | None) -> None:
-        """See the steps in flight to their end; with an error, which the jobs get, at once."""
+        """See the steps in flight to their end; with an error, which the requests get, at once."""
         while self._in_flight:
             if error is None:
                 try:
@@ -312,69 +312,69 @@ class FlowEngine:
                     logger.exception("the flow engine's last steps failed")
                     error = broken
                 continue
-            for run, _ in self._in_flight.popleft().results:
-                self._fail(run, error)
+            for task, _ in self._in_flight.popleft().results:
+                self._fail(task, error)
 
-    def _prepared(self, run: FlowRun) -> bool:
-        """Prepare a job before its first step, so that newcomers don't hold up others at once."""
-        if run.step > 0:
+    def _prepared(self, task: FlowTask) -> bool:
+        """Prepare a request before its first step: new ones hold up others one at a time."""
+        if task.step > 0:
             return True
         try:
-            self._runner.admit(run)
+            self._runner.admit(task)
         except Exception as error:
-            self._end(run, error)
+            self._end(task, error)
             return False
         return True
 
-    def _result(self, run: FlowRun) -> Download | None:
-        """Free the slot of a job that has taken its last step; its frames come later."""
+    def _result(self, task: FlowTask) -> Download | None:
+        """Free the slot of a request that has taken its last step; its frames come later."""
         try:
-            download = self._runner.result(run)
+            download = self._runner.result(task)
         except Exception as error:
-            self._end(run, error)
+            self._end(task, error)
             return None
         with self._changed:
-            self._scheduler.remove(run)
-        self._runner.release(run)
+            self._scheduler.remove(task)
+        self._runner.release(task)
         return download
 
-    def _answer(self, run: FlowRun, download: Download) -> None:
+    def _answer(self, task: FlowTask, download: Download) -> None:
         mel = download.wait()
         if not torch.isfinite(mel).all():
             error = GsvError("the flow's frames are not finite; try dtype bfloat16 or float32")
-            self._failed(run, error)
+            self._failed(task, error)
             return
         self._stats.finished += 1
         try:
-            run.done(mel)
+            task.done(mel)
         except Exception:
             logger.exception("a caller's callback failed")
 
-    def _end(self, run: FlowRun, error: Exception) -> None:
+    def _end(self, task: FlowTask, error: Exception) -> None:
         """Free the slot, and answer with the error."""
         with self._changed:
-            self._scheduler.remove(run)
-        self._runner.release(run)
-        self._failed(run, error)
+            self._scheduler.remove(task)
+        self._runner.release(task)
+        self._failed(task, error)
 
-    def _failed(self, run: FlowRun, error: Exception) -> None:
+    def _failed(self, task: FlowTask, error: Exception) -> None:
         self._stats.failed += 1
         end_if_fatal(error)
         logger.error("a mel chunk failed", exc_info=error)
-        self._fail(run, error if isinstance(error, GsvError) else _wrapped(error))
+        self._fail(task, error if isinstance(error, GsvError) else _wrapped(error))
 
-    def _fail(self, run: FlowRun, error: BaseException) -> None:
+    def _fail(self, task: FlowTask, error: BaseException) -> None:
         try:
-            run.fail(error)
+            task.fail(error)
         except Exception:
             logger.exception("a caller's error callback failed")
 
-    def _count(self, batch: list[FlowRun]) -> None:
+    def _count(self, batch: list[FlowTask]) -> None:
         rows = len(batch)
-        longest = max(run.job.frames for run in batch)
+        longest = max(task.request.frames for task in batch)
         self._stats.steps += 1
         self._stats.rows += rows
-        self._stats.frames += sum(run.job.frames for run in batch)
+        self._stats.frames += sum(task.request.frames for task in batch)
         self._stats.padded_frames += rows * longest
 
 
@@ -385,7 +385,7 @@ class _Flight:
     frames: int
     begin: Any  # events; None on a CPU
     end: Any
-    results: list[tuple[FlowRun, Download]] = dataclasses.field(default_factory=list)
+    results: list[tuple[FlowTask, Download]] = dataclasses.field(default_factory=list)
 
 
 def _accelerate(flow: FlowMatching) -> None:

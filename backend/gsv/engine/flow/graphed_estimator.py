@@ -163,7 +163,7 @@ class GraphedEstimator:
 
 
 class GraphedEmbedding:
-    """What a job tells the estimator besides its noise, through CUDA graphs of rounded lengths.
+    """What a request tells the estimator besides its noise, through CUDA graphs of rounded lengths.
 
     Args:
         flow: on its device, in its final precision.
@@ -195,14 +195,14 @@ class GraphedEmbedding:
         if bucket is None:
             return self._flow.embed(condition[None], prompt[None])[0]
         self._condition[0, :, :frames] = condition
-        # Masks multiply by zero, which leaves what another job may have left as it is if that
+        # Masks multiply by zero, which leaves what another request may have left as it is if that
         # isn't finite.
         self._condition[0, :, frames:bucket] = 0
         self._prompt[0, :, :heard] = prompt
         self._prompt[0, :, heard:bucket] = 0
         self._length.fill_(frames)
         self._calls(bucket, partial(self._embed, bucket))
-        return self._made[bucket][0, :frames].clone()  # the next job overwrites it
+        return self._made[bucket][0, :frames].clone()  # the next request overwrites it
 
     def _embed(self, frames: int) -> None:
         given = self._condition[..., :frames], self._prompt[..., :frames]

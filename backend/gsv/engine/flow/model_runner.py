@@ -1,4 +1,5 @@
-"""Tensors of the flow's jobs: what each keeps between its steps, and one Euler step of a batch."""
+"""Tensors of the flow's requests: what each keeps between its steps, and one Euler step of a
+batch."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gsv.engine.flow.graphed_estimator import EstimatorInputs, GraphedEmbedding, GraphedEstimator
-from gsv.engine.flow.request import FlowJob, FlowRun
+from gsv.engine.flow.request import FlowRequest, FlowTask
 from gsv.engine.transfers import Download, upload
 from gsv.models.adapters import Adapter, BatchAdapters, gather
 from gsv.models.flow import FlowMatching
@@ -22,8 +23,8 @@ _SCHEDULE_ROWS = 256
 
 
 @dataclass
-class Solution:
-    """What one job keeps while it is in work."""
+class SolverState:
+    """What one request keeps while it is in work."""
 
     noisy: Tensor  # float32 [T, mel], zero in the prompt; a view into its batch while it has one
     inputs: Tensor  # [T, D]
@@ -43,7 +44,7 @@ class FlowRunner:
         self.flows = flows
         self.adapters: dict[str, Adapter] = {}
         self.round_to = round_to
-        self._solutions: dict[FlowRun, Solution] = {}
+        self._states: dict[FlowTask, SolverState] = {}
         self._estimators: dict[str, GraphedEstimator] = {}
         self._schedules: OrderedDict[tuple[str, int], Tensor] = OrderedDict()
         self._batch: Batch | None = None
@@ -55,16 +56,16 @@ class FlowRunner:
         self._embedding = GraphedEmbedding(self.flows[""])
         self._embedding.capture_all()
 
-    def admit(self, run: FlowRun) -> None:
-        """Compute what stays the same over the job's steps, and where it starts."""
-        job = run.job
-        device = self.flows[job.model].device
-        condition, prompt = (_on(part, device) for part in (job.condition, job.prompt))
-        noise = _on(job.initial_noise(), device)
-        self._solutions[run] = Solution(
-            noisy=functional.pad(noise, (0, 0, job.prompt_frames, 0)),
-            inputs=self._embed(job.model, condition, prompt),
-            schedule=self._schedule(job),
+    def admit(self, task: FlowTask) -> None:
+        """Compute what stays the same over the request's steps, and where it starts."""
+        request = task.request
+        device = self.flows[request.model].device
+        condition, prompt = (_on(part, device) for part in (request.condition, request.prompt))
+        noise = _on(request.initial_noise(), device)
+        self._states[task] = SolverState(
+            noisy=functional.pad(noise, (0, 0, request.prompt_frames, 0)),
+            inputs=self._embed(request.model, condition, prompt),
+            schedule=self._schedule(request),
         )
 
     def _embed(self, model: str, condition: Tensor, prompt: Tensor) -> Tensor:
@@ -72,30 +73,30 @@ class FlowRunner:
             return self._embedding(condition, prompt)
         return self.flows[model].embed(condition[None], prompt[None])[0]
 
-    def step(self, runs: Sequence[FlowRun]) -> None:
+    def step(self, tasks: Sequence[FlowTask]) -> None:
         """Take one Euler step of every run; they must name the same model."""
-        if self._batch is None or self._batch.runs != list(runs):
+        if self._batch is None or self._batch.tasks != list(tasks):
             self._leave_batch()
-            self._batch = self._assemble(runs)
-        batch, count = self._batch, len(runs)
+            self._batch = self._assemble(tasks)
+        batch, count = self._batch, len(tasks)
         given = batch.given
         modulation = given.modulation[:count]
-        torch.stack([self._solutions[r].schedule[r.step] for r in runs], out=modulation)
-        velocity = self.estimator(runs[0].job.model)(
+        torch.stack([self._states[r].schedule[r.step] for r in tasks], out=modulation)
+        velocity = self.estimator(tasks[0].request.model)(
             given.noisy, given.inputs, given.modulation, given.lengths, batch.adapters
         )
         given.noisy[:count].addcmul_(velocity[:count], batch.step_sizes)
 
-    def result(self, run: FlowRun) -> Download:
-        """The new frames [mel, T - P] of a job whose steps are all taken, on their way to us."""
-        noisy = self._solutions[run].noisy
-        return Download(noisy[run.job.prompt_frames :].mT.contiguous())
+    def result(self, task: FlowTask) -> Download:
+        """The new frames [mel, T - P] of a request that has taken all its steps, on their way."""
+        noisy = self._states[task].noisy
+        return Download(noisy[task.request.prompt_frames :].mT.contiguous())
 
-    def release(self, run: FlowRun) -> None:
-        """Forget a job."""
-        if self._batch is not None and run in self._batch.runs:
+    def release(self, task: FlowTask) -> None:
+        """Forget a request."""
+        if self._batch is not None and task in self._batch.tasks:
             self._leave_batch()
-        self._solutions.pop(run, None)
+        self._states.pop(task, None)
 
     def estimator(self, name: str) -> GraphedEstimator:
         """What calls the estimator of that name."""
@@ -110,39 +111,41 @@ class FlowRunner:
             if key[0] == name:
                 self._schedules.pop(key, None)
 
-    def _schedule(self, job: FlowJob) -> Tensor:
-        key = (job.model, job.steps)
+    def _schedule(self, request: FlowRequest) -> Tensor:
+        key = (request.model, request.steps)
         if key not in self._schedules:
-            self._schedules[key] = self.flows[job.model].schedule(job.steps)
+            self._schedules[key] = self.flows[request.model].schedule(request.steps)
             while len(self._schedules) > 1 and _rows(self._schedules) > _SCHEDULE_ROWS:
                 self._schedules.popitem(last=False)
         self._schedules.move_to_end(key)
         return self._schedules[key]
 
-    def _assemble(self, runs: Sequence[FlowRun]) -> Batch:
+    def _assemble(self, tasks: Sequence[FlowTask]) -> Batch:
         """Put the tensors of ``runs`` into one batch, and let the runs look into it."""
-        solutions = [self._solutions[run] for run in runs]
-        lengths = [run.job.frames for run in runs]
-        adapters = self._adapters(runs)
-        given, bucket = self._room(runs, max(lengths), graphed=adapters is None)
-        for row, (solution, length) in enumerate(zip(solutions, lengths, strict=True)):
+        states = [self._states[task] for task in tasks]
+        lengths = [task.request.frames for task in tasks]
+        adapters = self._adapters(tasks)
+        given, bucket = self._room(tasks, max(lengths), graphed=adapters is None)
+        for row, (solution, length) in enumerate(zip(states, lengths, strict=True)):
             _fill(given.noisy[row], solution.noisy)
             _fill(given.inputs[row], solution.inputs)
             solution.noisy = given.noisy[row, :length]
         rows, frames, _ = given.noisy.shape
         if given.lengths is not None:
             # Surplus rows have one frame, of what was there before.
-            padded = np.array(lengths + [1] * (rows - len(runs)), np.int32)
+            padded = np.array(lengths + [1] * (rows - len(tasks)), np.int32)
             given.lengths.copy_(upload(padded, given.lengths.device))
         elif any(length != frames for length in lengths):
             given = EstimatorInputs(
                 given.noisy, given.inputs, given.modulation, torch.tensor(lengths)
             )
-        step_sizes = np.zeros((len(runs), frames, 1), np.float32)
-        for row, run in enumerate(runs):
-            step_sizes[row, run.job.prompt_frames : run.job.frames] = 1.0 / run.job.steps
+        step_sizes = np.zeros((len(tasks), frames, 1), np.float32)
+        for row, task in enumerate(tasks):
+            step_sizes[row, task.request.prompt_frames : task.request.frames] = (
+                1.0 / task.request.steps
+            )
         return Batch(
-            runs=list(runs),
+            tasks=list(tasks),
             given=given,
             step_sizes=upload(step_sizes, given.noisy.device),
             adapters=adapters,
@@ -150,18 +153,18 @@ class FlowRunner:
         )
 
     def _room(
-        self, runs: Sequence[FlowRun], longest: int, *, graphed: bool
+        self, tasks: Sequence[FlowTask], longest: int, *, graphed: bool
     ) -> tuple[EstimatorInputs, tuple[int, int] | None]:
         """Tensors for a batch: those of a graph with its bucket, or new ones.
 
         New ones have lengths on a GPU only, where all batches have them.
         """
-        estimator = self.estimator(runs[0].job.model)
+        estimator = self.estimator(tasks[0].request.model)
         frames = -(-longest // self.round_to) * self.round_to
-        bucket = estimator.bucket(len(runs), frames) if graphed else None
+        bucket = estimator.bucket(len(tasks), frames) if graphed else None
         if bucket is not None:
             return estimator.inputs_of(bucket), bucket
-        first, rows = self._solutions[runs[0]], len(runs)
+        first, rows = self._states[tasks[0]], len(tasks)
         device = first.noisy.device
         given = EstimatorInputs(
             noisy=first.noisy.new_empty(rows, frames, first.noisy.shape[-1]),
@@ -181,14 +184,14 @@ class FlowRunner:
         if batch is None or not batch.shared:
             return  # they keep their views of its tensors
         kept = batch.given.noisy.clone()
-        for row, run in enumerate(batch.runs):
-            if run in self._solutions:
-                self._solutions[run].noisy = kept[row, : run.job.frames]
+        for row, task in enumerate(batch.tasks):
+            if task in self._states:
+                self._states[task].noisy = kept[row, : task.request.frames]
 
-    def _adapters(self, rows: Sequence[FlowRun]) -> BatchAdapters | None:
+    def _adapters(self, rows: Sequence[FlowTask]) -> BatchAdapters | None:
         """The rows' low-rank changes; gathered once for all steps of a batch."""
-        estimator = self.flows[rows[0].job.model].estimator
-        chosen = [self.adapters[r.job.adapter] if r.job.adapter else None for r in rows]
+        estimator = self.flows[rows[0].request.model].estimator
+        chosen = [self.adapters[r.request.adapter] if r.request.adapter else None for r in rows]
         return gather(chosen, estimator.inverse_frequencies)
 
 
@@ -196,7 +199,7 @@ class FlowRunner:
 class Batch:
     """Rows that step together; kept as long as the same runs do."""
 
-    runs: list[FlowRun]
+    tasks: list[FlowTask]
     given: EstimatorInputs  # of the runs and then of surplus rows; ``noisy`` is changed in place
     step_sizes: Tensor  # [runs, T, 1]: 1 / steps in the new frames, 0 in prompt and padding
     adapters: BatchAdapters | None  # of the runs, None when none has one

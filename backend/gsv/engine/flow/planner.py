@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gsv.constants import FLOW_REFERENCE_MAX, FLOW_WINDOW
-from gsv.engine.flow.request import FlowJob
+from gsv.engine.flow.request import FlowRequest
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class Reference:
         return self.mel.shape[-1]
 
 
-def sentence_jobs(
+def sentence_requests(
     reference: Reference,
     condition: Tensor,
     steps: int,
@@ -51,16 +51,16 @@ def sentence_jobs(
     urgent: bool = False,
     buffered: float = math.inf,
     window: int = FLOW_WINDOW,
-) -> Generator[FlowJob, Tensor, Tensor]:
-    """Yield the jobs of one sentence in order; send each job's frames back for the next one.
+) -> Generator[FlowRequest, Tensor, Tensor]:
+    """Yield the requests of one sentence in order; send the frames of each back for the next.
 
     Args:
         reference: the voice's; later chunks are prompted by the frames before them.
         condition: [C, frames] of the sentence, on the reference's device. Frames that are sent
             back may be on another one.
-        steps, seed, sentence: of :class:`FlowJob`.
+        steps, seed, sentence: of :class:`FlowRequest`.
         first_frame: index of ``condition``'s first frame in the sentence, for a stream.
-        urgent, buffered: of :class:`FlowJob`.
+        urgent, buffered: of :class:`FlowRequest`.
         window: frames of prompt and new ones together.
 
     Returns:
@@ -70,7 +70,7 @@ def sentence_jobs(
     prompt, mels = reference, []
     for first in range(0, condition.shape[-1], chunk):
         own = condition[:, first : first + chunk]
-        mel = yield FlowJob(
+        mel = yield FlowRequest(
             condition=torch.cat([prompt.condition, own], dim=-1),
             prompt=prompt.mel,
             steps=steps,

@@ -20,7 +20,7 @@ MAX_STEPS = 100
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class FlowJob:
+class FlowRequest:
     """New mel frames after a prompt.
 
     Attributes:
@@ -90,11 +90,11 @@ class FlowJob:
         return torch.from_numpy(noise) * self.temperature
 
 
-class FlowRun:
-    """The record of one job; changed by the engine's thread alone, but for ``cancel``."""
+class FlowTask:
+    """The record of one request; changed by the engine's thread alone, but for ``cancel``."""
 
-    def __init__(self, job: FlowJob, on_done: OnDone, on_error: OnError) -> None:
-        self.job = job
+    def __init__(self, request: FlowRequest, on_done: OnDone, on_error: OnError) -> None:
+        self.request = request
         self.step = 0  # Euler steps taken
         self.arrival = 0  # the scheduler's clock when it came
         self.deadline = math.inf  # and when the listener runs dry
@@ -105,7 +105,7 @@ class FlowRun:
     @property
     def finished(self) -> bool:
         """Whether all steps are taken."""
-        return self.step >= self.job.steps
+        return self.step >= self.request.steps
 
     @property
     def answered(self) -> bool:
@@ -115,7 +115,7 @@ class FlowRun:
     @property
     def remaining(self) -> int:
         """Frames still to be estimated, over all steps."""
-        return (self.job.steps - self.step) * self.job.frames
+        return (self.request.steps - self.step) * self.request.frames
 
     def cancel(self) -> None:
         """Ask to stop; from any thread."""

@@ -18,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 
 from gsv.device import end_if_fatal, prepare
-from gsv.engine.gpt.gpu_model_runner import GpuRunner
-from gsv.engine.gpt.model_runner import Noise, Runner
+from gsv.engine.gpt.gpu_model_runner import GpuModelRunner
+from gsv.engine.gpt.model_runner import ModelRunner, Noise
 from gsv.engine.gpt.scheduler import Scheduler
 from gsv.engine.gpt.sequence import OnError, OnTokens, Sequence, SequenceRequest, Status
-from gsv.engine.gpt.worker import Counters, Lane
+from gsv.engine.gpt.worker import Counters, Worker
 from gsv.engine.noise import exponential_steps
 from gsv.errors import Cancelled, ConfigurationError, GsvError, InvalidRequest
 from gsv.models.gpt import MAX_POSITIONS, SemanticGPT
@@ -112,7 +112,7 @@ class Engine:
                 raise ConfigurationError(f"{name}: got {value}; allowed: {lowest} to {highest}")
         self._lock = threading.Condition()
         self._counters = Counters()
-        self._lanes: dict[str, Lane] = {}
+        self._workers: dict[str, Worker] = {}
         self._thread: threading.Thread | None = None
         self._ended: GsvError | None = None  # why nothing more can be submitted
         self.add_model("", model)
@@ -126,7 +126,7 @@ class Engine:
             slots: sequences of it that run at once; by default as many as of the first.
         """
         slots = slots or self._slots
-        kind = GpuRunner if self._device.type == "cuda" else Runner
+        kind = GpuModelRunner if self._device.type == "cuda" else ModelRunner
         runner = kind(
             model,
             self._device,
@@ -140,21 +140,21 @@ class Engine:
             runner.warm_up()  # those resident before the start are warmed up by ``warm_up``
         scheduler = Scheduler(slots, self._waiting_limit, self._prefill_limit)
         with self._lock:
-            if name in self._lanes:
+            if name in self._workers:
                 raise ConfigurationError(f"model {name!r} is resident already")
-            self._lanes[name] = Lane(scheduler, runner, self._counters, self._lock)
+            self._workers[name] = Worker(scheduler, runner, self._counters, self._lock)
 
     def remove_model(self, name: str) -> None:
         """Let a checkpoint go; InvalidRequest while sequences of it wait or run."""
         with self._lock:
-            if self._lane(name).scheduler.busy:
+            if self._worker(name).scheduler.busy:
                 raise InvalidRequest(f"model {name!r} is in use; wait for its sequences to end")
-            del self._lanes[name]
+            del self._workers[name]
 
     def warm_up(self) -> None:
         """Run each model once, and capture its graphs on a GPU; before ``start``."""
-        for lane in self._lanes.values():
-            lane.runner.warm_up()
+        for worker in self._workers.values():
+            worker.runner.warm_up()
 
     def start(self) -> None:
         """Start the engine's thread."""
@@ -188,13 +188,13 @@ class Engine:
             GsvError: the engine has been stopped or is broken.
         """
         with self._lock:
-            lane = self._lane(request.model)
-        request.verify(lane.runner.config, self._max_length)
+            worker = self._worker(request.model)
+        request.verify(worker.runner.config, self._max_length)
         sequence = Sequence(request, on_tokens, on_error)
         with self._lock:
             if self._ended is not None:
                 raise self._ended
-            lane.scheduler.add(sequence)
+            worker.scheduler.add(sequence)
             self._lock.notify_all()
         return Handle(sequence, self.wake)
 
@@ -225,7 +225,7 @@ class Engine:
     def stats(self) -> EngineStats:
         """A snapshot."""
         with self._lock:
-            schedulers = [lane.scheduler for lane in self._lanes.values()]
+            schedulers = [worker.scheduler for worker in self._workers.values()]
             return EngineStats(
                 models=len(schedulers),
                 slots=self._slots,
@@ -234,19 +234,19 @@ class Engine:
                 counters=dataclasses.replace(self._counters),
             )
 
-    def _lane(self, name: str) -> Lane:
-        if name not in self._lanes:
-            known = sorted(self._lanes)
+    def _worker(self, name: str) -> Worker:
+        if name not in self._workers:
+            known = sorted(self._workers)
             raise InvalidRequest(f"model {name!r} is not resident; resident are {known}")
-        return self._lanes[name]
+        return self._workers[name]
 
     def _loop(self) -> None:
         try:
             prepare(self._device)
-            while (lanes := self._wait_for_work()) is not None:
-                for lane in lanes:
-                    lane.step()
-                del lanes, lane  # one that is removed while all rest takes its memory along
+            while (workers := self._wait_for_work()) is not None:
+                for worker in workers:
+                    worker.step()
+                del workers, worker  # one that is removed while all rest takes its memory along
         except BaseException as error:
             # A fault of ours, or no memory left. Nobody may wait for a thread that is gone.
             end_if_fatal(error)
@@ -258,7 +258,7 @@ class Engine:
         else:
             self._abandon(Status.CANCELLED, Cancelled("the semantic GPT engine has been stopped"))
 
-    def _wait_for_work(self) -> list[Lane] | None:
+    def _wait_for_work(self) -> list[Worker] | None:
         """The lanes with work, as soon as there are any; None when it is time to stop.
 
         A lane rests while all its readers have enough: a machine that is shared with the flow then
@@ -267,14 +267,14 @@ class Engine:
         """
         with self._lock:
             while self._ended is None:
-                lanes = [lane for lane in self._lanes.values() if lane.busy]
-                if lanes:
-                    return lanes
+                workers = [worker for worker in self._workers.values() if worker.busy]
+                if workers:
+                    return workers
                 self._lock.wait()
         return None
 
     def _abandon(self, status: Status, error: BaseException) -> None:
         with self._lock:
-            lanes = list(self._lanes.values())
-        for lane in lanes:
-            lane.abandon(status, error)
+            workers = list(self._workers.values())
+        for worker in workers:
+            worker.abandon(status, error)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from gsv.engine.cuda_graphs import CapturedCalls, bucket, length_buckets, row_buckets
-from gsv.engine.gpt.model_runner import PROMPT_STEP, Noise, Runner
-from gsv.engine.gpt.sampling import Controls
+from gsv.engine.gpt.model_runner import PROMPT_STEP, ModelRunner, Noise
+from gsv.engine.gpt.sampling import SamplingTensors
 from gsv.engine.gpt.sequence import Sequence as Row
 from gsv.engine.kernels.cuda.available import triton_serves
 from gsv.engine.noise import exponential_steps
@@ -30,8 +30,8 @@ EARLY_CAPABILITY = (9, 0)  # from which on a kernel may start before the last on
 FEW = 64  # top_k up to which the best logits are found without sorting all of them
 
 
-class GpuRunner(Runner):
-    """As :class:`Runner`, on a GPU.
+class GpuModelRunner(ModelRunner):
+    """As :class:`ModelRunner`, on a GPU.
 
     With ``kernel`` and where Triton's language serves, decoding and drawing are kernels of our own;
     else PyTorch's, with the noise made here and uploaded.
@@ -94,8 +94,8 @@ class GpuRunner(Runner):
             ]
         return steps
 
-    def _read_prompts(self, newcomers: Sequence[Row], rows: slice) -> None:
-        for row, sequence in enumerate(newcomers, start=rows.start):
+    def _read_prompts(self, admitted: Sequence[Row], rows: slice) -> None:
+        for row, sequence in enumerate(admitted, start=rows.start):
             length = -(-sequence.prompt_length // PROMPT_STEP) * PROMPT_STEP
             self._upload_prompt(sequence, row)
             self._calls(("prompt", length), partial(self._read_prompt, length))
@@ -179,10 +179,10 @@ class GpuRunner(Runner):
             advance=advance,
         )
 
-    def _row_controls(self, rows: slice, wide: bool) -> Controls:
+    def _row_controls(self, rows: slice, wide: bool) -> SamplingTensors:
         """The settings as the device has them, for a draw that is captured."""
         top_k, top_p, temperature, penalty = self._state.controls[:, rows]
-        return Controls(
+        return SamplingTensors(
             top_k=top_k.long(),
             top_p=top_p,
             temperature=temperature,
@@ -197,7 +197,7 @@ def _is_wide(sequences: Sequence[Row]) -> bool:
     return any(s.params.top_k > FEW or s.params.top_p < 1 for s in sequences)
 
 
-def _fused_decode(runner: Runner) -> Any:
+def _fused_decode(runner: ModelRunner) -> Any:
     from gsv.engine.kernels.cuda.gpt_decode import FusedDecode  # Triton's language is optional
 
     if not FusedDecode.serves(runner.model, runner.cache):

@@ -2,7 +2,8 @@
 
 Row i of every tensor belongs to the i-th running sequence. All that a step reads stays on the
 device; per step three numbers a row come down. Work is queued and answered by a
-:class:`Drawing`, so that on a GPU the next step can be queued before this one's tokens are read.
+:class:`PendingOutput`, so that on a GPU the next step can be queued before this one's tokens are
+read.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from torch import Tensor
 from gsv.constants import EOS_FREE_STEPS
 from gsv.engine.gpt.cache import KVCache
 from gsv.engine.gpt.row_state import RowState
-from gsv.engine.gpt.sampling import Controls, draw
-from gsv.engine.gpt.scheduler import Move
-from gsv.engine.gpt.sequence import Drawn, SamplingParams, SequenceRequest
+from gsv.engine.gpt.sampling import SamplingTensors, draw
+from gsv.engine.gpt.scheduler import SlotMove
+from gsv.engine.gpt.sequence import SamplerOutput, SamplingParams, SequenceRequest
 from gsv.engine.gpt.sequence import Sequence as Row
 from gsv.engine.kernels.cpu.gpt_decode import NativeDecode
 from gsv.engine.noise import exponential_steps
@@ -33,21 +34,21 @@ Noise = Callable[[int, int, int, int, int], NDArray[np.float32]]
 PROMPT_STEP = 64  # positions; a GPU rounds prompts up to a multiple
 
 
-class Drawing:
+class PendingOutput:
     """What a step has drawn for its rows, as soon as somebody waits for it."""
 
     def __init__(self, sequences: Sequence[Row], outcome: Tensor) -> None:
         self.sequences = list(sequences)
         self._download = Download(outcome)
 
-    def read(self) -> list[Drawn]:
+    def read(self) -> list[SamplerOutput]:
         """One entry a row."""
         outcome = self._download.wait().tolist()
-        return [Drawn(token, bool(ended), bool(ok)) for token, ended, ok in outcome]
+        return [SamplerOutput(token, bool(ended), bool(ok)) for token, ended, ok in outcome]
 
 
-class Runner:
-    """Runs rows of one model on a CPU; :class:`~gsv.engine.gpt.gpu_model_runner.GpuRunner` on a GPU.
+class ModelRunner:
+    """Runs rows of one model on a CPU; on a GPU its subclass ``GpuModelRunner`` does.
 
     Args:
         model: taken over: moved to ``device`` and stored in ``dtype``.
@@ -85,7 +86,7 @@ class Runner:
         self.cache = KVCache(self.config, slots, max_length, dtype, device, landing=self.runs_ahead)
         self._noise = noise
         self._state = RowState(slots, self.config.vocabulary, device)
-        self._controls: tuple[list[Row], Controls] | None = None
+        self._controls: tuple[list[Row], SamplingTensors] | None = None
         self._kernel = NativeDecode.create(model, self.cache, int8=int8) if kernel else None
         if int8 and self._kernel is None:
             raise ConfigurationError(
@@ -94,22 +95,22 @@ class Runner:
             )
 
     @torch.inference_mode()
-    def prefill(self, newcomers: Sequence[Row], first: int) -> Drawing:
+    def prefill(self, admitted: Sequence[Row], first: int) -> PendingOutput:
         """Read the prompts of newcomers into the rows from ``first`` on and draw first tokens."""
-        self._state.begin(newcomers, first)
-        rows = slice(first, first + len(newcomers))
-        self._read_prompts(newcomers, rows)
-        return self._drawing(newcomers, rows)
+        self._state.begin(admitted, first)
+        rows = slice(first, first + len(admitted))
+        self._read_prompts(admitted, rows)
+        return self._drawing(admitted, rows)
 
     @torch.inference_mode()
-    def decode(self, sequences: Sequence[Row]) -> Drawing:
+    def decode(self, sequences: Sequence[Row]) -> PendingOutput:
         """Read each row's last token and draw its next; the rows are 0 to len - 1."""
         rows = slice(0, len(sequences))
         self._step(sequences)
         return self._drawing(sequences, rows)
 
     @torch.inference_mode()
-    def move(self, move: Move) -> None:
+    def move(self, move: SlotMove) -> None:
         """Let a row take another's place and free its own."""
         source, target, length = move
         if source != target:
@@ -131,28 +132,28 @@ class Runner:
         sequence = Row(request, lambda *_: None, lambda *_: None)
         self.prefill([sequence], 0).read()
         self.decode([sequence]).read()
-        self.move(Move(0, 0, sequence.length))
+        self.move(SlotMove(0, 0, sequence.length))
 
     def _prepare(self) -> None:
         """What costs time once, before the first step."""
         if self._kernel is not None:
             self._kernel.tune()
 
-    def _read_prompts(self, newcomers: Sequence[Row], rows: slice) -> None:
+    def _read_prompts(self, admitted: Sequence[Row], rows: slice) -> None:
         """Read the prompts into ``rows``, as one padded batch, and draw."""
         for row in range(rows.start, rows.stop):
             self.cache.clear(row, self.cache.max_length)
-        embedded = [self._embed(row) for row in newcomers]
+        embedded = [self._embed(row) for row in admitted]
         x = torch.nn.utils.rnn.pad_sequence(embedded, batch_first=True)  # [B, T, E]
         state = self._state
         logits = self.model.prefill(
             x,
             state.text_lengths[rows],
             state.positions[rows],
-            self.cache.window(rows.start, len(newcomers), x.shape[1]),
+            self.cache.window(rows.start, len(admitted), x.shape[1]),
         )
-        noise = torch.from_numpy(self._noise_of(newcomers))
-        self._draw(logits, rows, noise, self._controls_of(newcomers), advance=False)
+        noise = torch.from_numpy(self._noise_of(admitted))
+        self._draw(logits, rows, noise, self._controls_of(admitted), advance=False)
 
     def _step(self, sequences: Sequence[Row]) -> None:
         """Decode and draw for the first rows."""
@@ -170,7 +171,13 @@ class Runner:
         return self.model.decode(*tensors, self.cache.window(0, rows, length))
 
     def _draw(
-        self, logits: Tensor, rows: slice, noise: Tensor, controls: Controls, *, advance: bool
+        self,
+        logits: Tensor,
+        rows: slice,
+        noise: Tensor,
+        controls: SamplingTensors,
+        *,
+        advance: bool,
     ) -> None:
         """Draw the next token of ``rows`` and write down what the next step reads.
 
@@ -193,10 +200,10 @@ class Runner:
             [drawn.tokens, drawn.ended.long(), drawn.healthy.long()], dim=1
         ).int()
 
-    def _drawing(self, sequences: Sequence[Row], rows: slice) -> Drawing:
+    def _drawing(self, sequences: Sequence[Row], rows: slice) -> PendingOutput:
         for sequence in sequences:
             sequence.step += 1
-        return Drawing(sequences, self._state.outcome[rows])
+        return PendingOutput(sequences, self._state.outcome[rows])
 
     def _noise_of(self, sequences: Sequence[Row]) -> NDArray[np.float32]:
         """Exp(1) numbers of each row's next draw, float32 [B, V]."""
@@ -205,10 +212,10 @@ class Runner:
             [self._noise(s.params.seed, s.request.sentence, s.step, 1, width) for s in sequences]
         )
 
-    def _controls_of(self, sequences: Sequence[Row]) -> Controls:
+    def _controls_of(self, sequences: Sequence[Row]) -> SamplingTensors:
         """The batch's settings, kept until somebody joins or leaves."""
         if self._controls is None or self._controls[0] != sequences:
-            controls = Controls.of([s.params for s in sequences])
+            controls = SamplingTensors.of([s.params for s in sequences])
             self._controls = (list(sequences), controls)
         return self._controls[1]
 

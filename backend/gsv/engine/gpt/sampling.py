@@ -21,7 +21,7 @@ MIN_TEMPERATURE = 1e-5  # as upstream, against a division by zero
 
 
 @dataclasses.dataclass(frozen=True)
-class Controls:
+class SamplingTensors:
     """The sampling settings of a batch, one value a row."""
 
     top_k: Tensor  # int64 [B]
@@ -32,7 +32,7 @@ class Controls:
     nucleus: bool  # whether any row has top_p < 1, which costs a sort
 
     @classmethod
-    def of(cls, params: Sequence[SamplingParams]) -> Controls:
+    def of(cls, params: Sequence[SamplingParams]) -> SamplingTensors:
         """Gather the settings of the rows in order, on the CPU."""
         return cls(
             top_k=torch.tensor([p.top_k for p in params], dtype=torch.int64),
@@ -54,7 +54,12 @@ class Draw:
 
 
 def draw(
-    logits: Tensor, seen: Tensor, eos_barred: Tensor, noise: Tensor, controls: Controls, eos: int
+    logits: Tensor,
+    seen: Tensor,
+    eos_barred: Tensor,
+    noise: Tensor,
+    controls: SamplingTensors,
+    eos: int,
 ) -> Draw:
     """Draw the next token of each row.
 
@@ -83,7 +88,7 @@ def penalise(logits: Tensor, seen: Tensor, penalty: Tensor) -> Tensor:
     return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
 
 
-def probabilities(logits: Tensor, controls: Controls) -> Tensor:
+def probabilities(logits: Tensor, controls: SamplingTensors) -> Tensor:
     """Top-p, temperature, top-k and softmax over penalised logits; float32 [B, V]."""
     if controls.nucleus:
         logits = _top_p(logits, controls.top_p[:, None])

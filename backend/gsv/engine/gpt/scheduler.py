@@ -13,7 +13,7 @@ from gsv.engine.gpt.sequence import Sequence, Status
 from gsv.errors import Cancelled, Overloaded
 
 
-class Move(NamedTuple):
+class SlotMove(NamedTuple):
     """The row ``source`` takes the place of ``target`` and is free afterwards.
 
     Equal rows only free the row.
@@ -45,10 +45,12 @@ class Scheduler:
         return bool(self.waiting or self.running)
 
     @property
-    def hungry(self) -> bool:
+    def has_demand(self) -> bool:
         """Whether a step is wanted: somebody waits, has left, or has not enough tokens in hand."""
         running = self.running
-        return bool(self.waiting) or any(s.cancelled or not s.request.enough() for s in running)
+        return bool(self.waiting) or any(
+            s.cancelled or not s.request.is_buffered() for s in running
+        )
 
     def add(self, sequence: Sequence) -> None:
         """Put a sequence in line; Overloaded when the line is full."""
@@ -72,13 +74,13 @@ class Scheduler:
     def admit(self) -> list[Sequence]:
         """Move newcomers from the line to the rows after the running ones."""
         count = min(self.slots - len(self.running), self.prefill_limit, len(self.waiting))
-        newcomers = [self.waiting.popleft() for _ in range(count)]
-        for sequence in newcomers:
+        admitted = [self.waiting.popleft() for _ in range(count)]
+        for sequence in admitted:
             sequence.status = Status.RUNNING
-        self.running += newcomers
-        return newcomers
+        self.running += admitted
+        return admitted
 
-    def retire(self) -> list[Move]:
+    def retire(self) -> list[SlotMove]:
         """Free the rows of all sequences that are over; the moves are to be made in order."""
         moves = []
         for row in reversed(range(len(self.running))):
@@ -86,7 +88,7 @@ class Scheduler:
                 last = self.running.pop()
                 if row < len(self.running):
                     self.running[row] = last
-                moves.append(Move(len(self.running), row, last.length))
+                moves.append(SlotMove(len(self.running), row, last.length))
         return moves
 
     def clear(self) -> list[Sequence]:

@@ -17,7 +17,7 @@ from gsv.errors import GsvError, InvalidRequest
 # Called on the engine's thread with the next tokens and whether they are the last ones.
 OnTokens = Callable[[NDArray[np.int32], bool], None]
 OnError = Callable[[BaseException], None]
-Enough = Callable[[], bool]
+IsBuffered = Callable[[], bool]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,7 @@ class SequenceRequest:
     sentence: int = 0
     chunk_tokens: int = 0
     model: str = ""
-    enough: Enough = lambda: False
+    is_buffered: IsBuffered = lambda: False
 
     def verify(self, config: GPTConfig, max_length: int) -> None:
         """Raise InvalidRequest when the model can't read this; indices out of a table included."""
@@ -129,7 +129,7 @@ class Status(enum.Enum):
     FAILED = "failed"
 
 
-class Drawn(NamedTuple):
+class SamplerOutput(NamedTuple):
     """What one step gave a sequence."""
 
     token: int
@@ -179,7 +179,7 @@ class Sequence:
         """Ask to stop; from any thread."""
         self._cancelled = True
 
-    def take(self, drawn: Drawn) -> None:
+    def take(self, drawn: SamplerOutput) -> None:
         """Record a step; EOS, the last token that is allowed and broken logits end the sequence.
 
         A step that was queued before the sequence ended says nothing any more.

@@ -9,9 +9,9 @@ from collections import deque
 from collections.abc import Sequence as Rows
 
 from gsv.device import end_if_fatal
-from gsv.engine.gpt.model_runner import Drawing, Runner
+from gsv.engine.gpt.model_runner import ModelRunner, PendingOutput
 from gsv.engine.gpt.scheduler import Scheduler
-from gsv.engine.gpt.sequence import Drawn, Sequence, Status
+from gsv.engine.gpt.sequence import SamplerOutput, Sequence, Status
 from gsv.errors import GsvError
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class Counters:
     failed: int = 0
 
 
-class Lane:
+class Worker:
     """Steps the sequences of one model; everything here happens on the engine's thread.
 
     Args:
@@ -41,18 +41,22 @@ class Lane:
     """
 
     def __init__(
-        self, scheduler: Scheduler, runner: Runner, counters: Counters, lock: threading.Condition
+        self,
+        scheduler: Scheduler,
+        runner: ModelRunner,
+        counters: Counters,
+        lock: threading.Condition,
     ) -> None:
         self.scheduler = scheduler
         self.runner = runner
         self._counters = counters
         self._lock = lock
-        self._queued: deque[Drawing] = deque()  # drawings that nobody has read yet
+        self._queued: deque[PendingOutput] = deque()  # drawings that nobody has read yet
 
     @property
     def busy(self) -> bool:
         """Whether a step is wanted, or one is under way; call it under the lock."""
-        return bool(self._queued) or self.scheduler.hungry
+        return bool(self._queued) or self.scheduler.has_demand
 
     def step(self) -> None:
         """Let the cancelled go, prefill newcomers, decode one token of everybody.
@@ -65,14 +69,14 @@ class Lane:
             cancelled = self.scheduler.drop_cancelled()
         self._settle(cancelled)
         with self._lock:
-            hungry = self.scheduler.hungry
-            newcomers = self.scheduler.admit() if hungry else []
-        ahead = int(hungry and self.runner.runs_ahead)
-        if newcomers:
-            self._prefill(newcomers, len(self.scheduler.running) - len(newcomers))
+            has_demand = self.scheduler.has_demand
+            admitted = self.scheduler.admit() if has_demand else []
+        ahead = int(has_demand and self.runner.runs_ahead)
+        if admitted:
+            self._prefill(admitted, len(self.scheduler.running) - len(admitted))
             self._collect(ahead)
-            self._settle(newcomers)  # those that failed
-        if hungry and (running := list(self.scheduler.running)):
+            self._settle(admitted)  # those that failed
+        if has_demand and (running := list(self.scheduler.running)):
             self._decode(running)
         self._collect(ahead)
 
@@ -85,16 +89,16 @@ class Lane:
             sequence.end(status, error)
             self._hand_on(sequence)
 
-    def _prefill(self, newcomers: Rows[Sequence], first: int) -> None:
+    def _prefill(self, admitted: Rows[Sequence], first: int) -> None:
         try:
-            self._queued.append(self.runner.prefill(newcomers, first))
-            self._counters.prefills += len(newcomers)
+            self._queued.append(self.runner.prefill(admitted, first))
+            self._counters.prefills += len(admitted)
         except Exception as error:
-            if len(newcomers) == 1:
-                self._fail(newcomers, "prefill", error)
+            if len(admitted) == 1:
+                self._fail(admitted, "prefill", error)
                 return
             # Each alone, so that only the one at fault fails.
-            for row, sequence in enumerate(newcomers, start=first):
+            for row, sequence in enumerate(admitted, start=first):
                 self._prefill([sequence], row)
 
     def _decode(self, running: Rows[Sequence]) -> None:
@@ -118,7 +122,7 @@ class Lane:
                 self._record(drawing.sequences, drawn)
             self._settle(drawing.sequences)
 
-    def _record(self, sequences: Rows[Sequence], drawn: Rows[Drawn]) -> None:
+    def _record(self, sequences: Rows[Sequence], drawn: Rows[SamplerOutput]) -> None:
         for sequence, one in zip(sequences, drawn, strict=True):
             before = len(sequence.tokens)
             sequence.take(one)

@@ -24,12 +24,12 @@ import triton_python_backend_utils as pb_utils
 
 from gsv.checkpoints.manifest import verify_manifest
 from gsv.errors import Cancelled, CheckpointError, GsvError, InvalidRequest, Overloaded, VoiceError
-from gsv.serving.backend.bls_client import CANCEL_PREFIX, Bridge
+from gsv.serving.backend.bls_client import CANCEL_PREFIX, BlsClient
 from gsv.serving.backend.error_codes import to_triton_error
 from gsv.serving.backend.memory import keep_freed_memory
-from gsv.serving.backend.metrics import LoadMetrics, RequestMetrics, VoiceMetrics
+from gsv.serving.backend.metrics import LoadMetrics, RequestMetrics, VoiceFamilies
 from gsv.stages.base import AsyncStage, BatchStage, Place
-from gsv.voices.metrics import Tally, outcome_of
+from gsv.voices.metrics import VoiceMetrics, outcome_of
 
 CANCEL_CHECK_SECONDS = 0.05
 IDLE_CHECK_SECONDS = 5.0  # between looks for voices that are gone while nobody asks for anything
@@ -123,7 +123,7 @@ def _write_tensor(value: Any, declared: Wire) -> Any:
     return pb_utils.Tensor(declared.name, np.ascontiguousarray(shaped))
 
 
-class ServerLog(logging.Handler):
+class TritonLogHandler(logging.Handler):
     """Hands what this package logs to the server's log."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -171,7 +171,7 @@ class _Model:
         """Check the weights' manifest, build the stage on the device that Triton gave, warm up."""
         config = json.loads(args["model_config"])
         self._name = args["model_name"]
-        self._log = ServerLog()
+        self._log = TritonLogHandler()
         _package_log.addHandler(self._log)
         _package_log.setLevel(logging.INFO)
         _package_log.propagate = False
@@ -195,8 +195,8 @@ class _Model:
         keep_freed_memory()  # not before: what loading leaves behind may go
         self._stage.warm_up()
         # A stage that knows voices counts what happens in them.
-        self._tally: Tally | None = getattr(self._stage, "tally", None)
-        self._voice_metrics = VoiceMetrics(self._name, device) if self._tally else None
+        self._voice_metrics: VoiceMetrics | None = getattr(self._stage, "voice_metrics", None)
+        self._voice_families = VoiceFamilies(self._name, device) if self._voice_metrics else None
         self._logged = ""
 
     def _build(self, place: Place, settings: Any) -> Any:
@@ -210,7 +210,7 @@ class _Model:
         so hold on to requests in circles.
         """
         self._stage.close()
-        del self._metrics, self._voice_metrics, self._stage
+        del self._metrics, self._voice_families, self._stage
         gc.collect()
         _package_log.removeHandler(self._log)
         _package_log.propagate = True
@@ -221,8 +221,8 @@ class _Model:
     def _flush(self) -> None:
         """Tell Triton the metrics; from one thread of the model only."""
         self._metrics.flush()
-        if self._voice_metrics is not None and self._tally is not None:
-            self._voice_metrics.flush(self._tally)
+        if self._voice_families is not None and self._voice_metrics is not None:
+            self._voice_families.flush(self._voice_metrics)
 
     def _log_failure(self, request: Any, error: BaseException) -> None:
         """Our own faults go to the server's log with the request id; the caller's don't.
@@ -425,7 +425,7 @@ class StreamingModel(_Model):
             with self._changed:
                 if self._closing:
                     return
-                idle = None if self._tally is None else IDLE_CHECK_SECONDS
+                idle = None if self._voice_metrics is None else IDLE_CHECK_SECONDS
                 self._changed.wait(CANCEL_CHECK_SECONDS if self._callers or busy else idle)
                 callers = list(self._callers)
             self._flush()
@@ -438,10 +438,10 @@ class StreamingModel(_Model):
                 busy = load.running + load.waiting > 0
 
 
-class BridgedModel(StreamingModel):
+class BlsModel(StreamingModel):
     """A :class:`StreamingModel` whose stage calls other models of the server."""
 
     stage: ClassVar[type[Any]]  # an AsyncStage that also takes a gsv.stages.calls.CallModel
 
     def _build(self, place: Place, settings: Any) -> Any:
-        return self.stage(place, settings, Bridge())
+        return self.stage(place, settings, BlsClient())

@@ -18,7 +18,7 @@ CANCEL_PREFIX = "cancel:"  # before the job in the id of a request that only can
 _INT64_TENSORS = {"SEED"}
 
 
-class Bridge:
+class BlsClient:
     """Models of the same server, as :class:`gsv.stages.calls.CallModel`."""
 
     def __call__(

@@ -12,7 +12,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from gsv.stages.base import Load
-from gsv.voices.metrics import OUTCOMES, Family, Tally
+from gsv.voices.metrics import OUTCOMES, Family, VoiceMetrics
 
 # Of the families of voices: what they tell, whether they are counters, and their third label.
 _VOICES: dict[Family, tuple[str, bool, str]] = {
@@ -114,7 +114,7 @@ class LoadMetrics:
             gauge.set(getattr(load, name))
 
 
-class VoiceMetrics:
+class VoiceFamilies:
     """The figures of voices, from a stage's tally; for the thread that flushes the others.
 
     Args:
@@ -128,15 +128,15 @@ class VoiceMetrics:
         # Each with a family object of its own: a series lives as long as the object that made it.
         self._metrics: dict[tuple[Family, str, str], tuple[Any, Any]] = {}
 
-    def flush(self, tally: Tally) -> None:
+    def flush(self, voice_metrics: VoiceMetrics) -> None:
         """Tell Triton what has changed, and drop the series of voices that are gone."""
-        for change in tally.take():
+        for change in voice_metrics.take():
             metric = self._metric(change.family, change.voice, change.detail)
             if _VOICES[change.family][1]:
                 metric.increment(change.value)
             else:
                 metric.set(change.value)
-        if gone := set(tally.gone()):
+        if gone := set(voice_metrics.gone()):
             self._metrics = {key: m for key, m in self._metrics.items() if key[1] not in gone}
 
     def _metric(self, family: Family, voice: str, detail: str) -> Any:

@@ -166,8 +166,8 @@ class NativeDecode:
             for threads in choices:
                 self._threads = {rows: threads}
                 times.append(min(self._time(*state) for _ in range(_TRIALS)))
-            enough = min(times) * (1 + _TOLERANCE)
-            best[rows] = next(n for n, t in zip(choices, times, strict=True) if t <= enough)
+            is_buffered = min(times) * (1 + _TOLERANCE)
+            best[rows] = next(n for n, t in zip(choices, times, strict=True) if t <= is_buffered)
         self._threads = best
 
     def _time(self, tokens: Tensor, positions: Tensor, text_lengths: Tensor) -> float:
