@@ -19,52 +19,18 @@ from gsv.engine.kernels.cpu import convolution as native
 from gsv.engine.kernels.cuda import vocoder as kernels
 from gsv.engine.transfers import Download
 from gsv.engine.vocoder_windows import GraphedVocoder, batch_shapes, vocode
-from gsv.errors import GsvError, InvalidRequest
+from gsv.errors import GsvError
 from gsv.models.vocoder import Vocoder
-from gsv.options import DEFAULTS, SAMPLE_RATES, check_choice
 from gsv.precision import DEFAULT, torch_dtype
-from gsv.stages.base import Place, check_counts
+from gsv.stages.base import Place
 from gsv.stages.base import Settings as BaseSettings
+from gsv.stages.messages import WaveRequest, WaveResult
 
-PAUSE_MAX_SECONDS = 10.0
 # On a GPU, windows of all lengths share batches of so many frames (some 0.4 MB each while they are
 # computed), which keep it busy; a CPU is busy with one window, and computes none of its frames
 # twice.
 CUDA_BATCH_FRAMES = 1024
 CUDA_ROUND_TO = 64
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """The mel of all sentences, and what to do between them."""
-
-    mel: NDArray[np.float32]  # [100, frames] float32, log-mel
-    mel_counts: NDArray[np.int32]  # [sentences]
-    pauses: NDArray[np.float32] | None = None  # [sentences + 1] seconds
-    sample_rate: int = DEFAULTS.sample_rate
-
-    def __post_init__(self) -> None:
-        if self.mel.ndim != 2 or self.mel.shape[0] != MEL_CHANNELS:
-            raise InvalidRequest.value("MEL", list(self.mel.shape), f"[{MEL_CHANNELS}, frames]")
-        check_counts("MEL_COUNTS", self.mel_counts, self.mel.shape[1], "MEL")
-        check_choice("SAMPLE_RATE", self.sample_rate, SAMPLE_RATES)
-        if self.pauses is None:
-            return
-        in_range = ((self.pauses >= 0) & (self.pauses <= PAUSE_MAX_SECONDS)).all()
-        if len(self.pauses) != len(self.mel_counts) + 1 or not in_range:
-            raise InvalidRequest.value(
-                "PAUSES",
-                self.pauses.tolist(),
-                f"0 to {PAUSE_MAX_SECONDS:g} s, one before the first sentence and one after each",
-            )
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """The complete answer."""
-
-    audio: NDArray[np.float32]  # [samples], mono, -1 to 1
-    sample_rate: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +44,8 @@ class Settings(BaseSettings):
 class VocoderStage:
     """All sentences of all requests of a batch, window by window."""
 
-    request_type = Request
-    result_type = Result
+    request_type = WaveRequest
+    result_type = WaveResult
     settings_type = Settings
 
     def __init__(self, place: Place, settings: Settings) -> None:
@@ -113,7 +79,7 @@ class VocoderStage:
         """Nothing runs between requests."""
 
     @torch.inference_mode()
-    def run_batch(self, requests: Sequence[Request]) -> list[Result | GsvError]:
+    def run_batch(self, requests: Sequence[WaveRequest]) -> list[WaveResult | GsvError]:
         """Vocode every sentence of the batch, then join each request's own."""
         sentences = [self._sentences(request) for request in requests]
         waves = self._vocode([mel for own in sentences for mel in own])
@@ -128,12 +94,12 @@ class VocoderStage:
             self._model, mels, self._window, self._multiple, self._batch_frames, self._graphed
         )
 
-    def _sentences(self, request: Request) -> list[torch.Tensor]:
+    def _sentences(self, request: WaveRequest) -> list[torch.Tensor]:
         mel = upload(request.mel, self._device)
         return list(torch.split(mel, request.mel_counts.tolist(), dim=-1))
 
 
-def _join(request: Request, waves: list[NDArray[np.float32]]) -> Result:
+def _join(request: WaveRequest, waves: list[NDArray[np.float32]]) -> WaveResult:
     """Pauses are true seconds at the output rate, so each sentence is resampled by itself."""
     rate = request.sample_rate
     pauses = np.zeros(len(waves) + 1) if request.pauses is None else request.pauses
@@ -141,4 +107,4 @@ def _join(request: Request, waves: list[NDArray[np.float32]]) -> Result:
     for wave, pause in zip(waves, pauses[1:], strict=True):
         resampled = audio.resample_soxr(wave, OUTPUT_RATE, rate)
         parts += [np.clip(resampled, -1.0, 1.0), audio.silence(float(pause), rate)]
-    return Result(np.concatenate(parts), rate)
+    return WaveResult(np.concatenate(parts), rate)
