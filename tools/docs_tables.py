@@ -28,7 +28,7 @@ STREAM = "gpt_sovits_v4_stream"
 # The order of a request's way, then what stands beside it.
 MODELS = (
     "gpt_sovits_v4", STREAM, "gpt_sovits_v4_pipeline", "text_frontend", "reference_encoder",
-    "semantic_gpt", "semantic_gpt_engine", "sovits_v4", "vocoder", "voices",
+    "semantic_gpt", "sovits_v4", "vocoder", "voices",
 )  # fmt: skip
 
 # Every environment variable that the project reads: who reads it, and what it does.

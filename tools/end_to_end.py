@@ -31,7 +31,7 @@ from gsv_client.bench import metrics
 from gsv_client.bench.load import Text, load_texts
 
 VOICE = "sample"
-GENERATORS = ("semantic_gpt_engine", "sovits_v4")
+GENERATORS = ("semantic_gpt", "sovits_v4")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -72,7 +72,7 @@ def _limited(repository: Path, tokens: int) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=BUILD) as folder:
         for part in (repository, repository.parent / "voices"):
             shutil.copytree(part, Path(folder) / part.name, copy_function=os.link)
-        config = Path(folder) / repository.name / "semantic_gpt_engine" / "config.pbtxt"
+        config = Path(folder) / repository.name / "semantic_gpt" / "config.pbtxt"
         text = config.read_text(encoding="utf-8")
         limited = text.replace(LIMIT.format(1500), LIMIT.format(tokens))
         if limited == text:

@@ -66,8 +66,8 @@ def test_every_model_is_there_with_its_weights(repository: Path) -> None:
         "reference_encoder/1/hubert/model.safetensors",
         "reference_encoder/1/quantizer.safetensors",
         "reference_encoder/1/quantizer.json",
-        "semantic_gpt_engine/1/gpt.safetensors",
-        "semantic_gpt_engine/1/gpt.json",
+        "semantic_gpt/1/gpt.safetensors",
+        "semantic_gpt/1/gpt.json",
         "sovits_v4/1/sovits.safetensors",
         "sovits_v4/1/sovits.json",
         "vocoder/1/vocoder.safetensors",
@@ -83,8 +83,8 @@ def test_networks_load_strictly(repository: Path) -> None:
     def load(path: str, module: torch.nn.Module) -> None:
         module.load_state_dict(load_module_state(repository / path), strict=True)
 
-    gpt = GPTConfig.load(repository / "semantic_gpt_engine/1/gpt.json")
-    load("semantic_gpt_engine/1/gpt.safetensors", SemanticGPT(gpt))
+    gpt = GPTConfig.load(repository / "semantic_gpt/1/gpt.json")
+    load("semantic_gpt/1/gpt.safetensors", SemanticGPT(gpt))
     sovits = SoVITSConfig.load(repository / "sovits_v4/1/sovits.json")
     load("sovits_v4/1/sovits.safetensors", SoVITS(sovits))
     assert SoVITSConfig.load(repository / "reference_encoder/1/quantizer.json") == sovits
@@ -130,11 +130,11 @@ def test_dtype_is_told_to_the_generators(demo: Path, tmp_path: Path) -> None:
     target = tmp_path / "repository"
     result = run("--pretrained", demo, "--out", target, "--dtype", "auto")
     assert result.exit_code == 0, result.output
-    assert models_with(target, "dtype", "auto") == {"semantic_gpt_engine", "sovits_v4"}
+    assert models_with(target, "dtype", "auto") == {"semantic_gpt", "sovits_v4"}
 
 
 def test_small_generators_get_one_thread(repository: Path) -> None:
-    assert models_with(repository, "threads", "1") == {"semantic_gpt_engine", "sovits_v4"}
+    assert models_with(repository, "threads", "1") == {"semantic_gpt", "sovits_v4"}
 
 
 def models_with(repository: Path, key: str, value: str) -> set[str]:
@@ -382,7 +382,7 @@ def test_download_and_prepare(demo: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert (tmp_path / "pretrained" / "s1v3.ckpt").is_file()
     source = verify_manifest(tmp_path / "repository" / "vocoder" / "1")
     assert list(source["checkpoints"]) == ["vocoder.pth"]
-    assert json.loads((tmp_path / "repository/semantic_gpt_engine/1/gpt.json").read_text())
+    assert json.loads((tmp_path / "repository/semantic_gpt/1/gpt.json").read_text())
 
 
 def _defaults(repository: Path) -> set[str]:

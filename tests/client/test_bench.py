@@ -153,8 +153,8 @@ gsv_steps_count 15
 gsv_active{model="a b"} 3 1700000000
 gsv_batch_steps{model="sovits_v4"} 108
 gsv_batch_rows{model="sovits_v4"} 178
-gsv_batch_steps{model="semantic_gpt_engine"} 0
-gsv_batch_rows{model="semantic_gpt_engine"} 0
+gsv_batch_steps{model="semantic_gpt"} 0
+gsv_batch_rows{model="semantic_gpt"} 0
 """
 
 

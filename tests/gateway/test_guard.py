@@ -396,7 +396,7 @@ def test_trash_instead_of_http(gateway: Gateway, http: httpx.Client) -> None:
     "path",
     [
         "/v2/models/vocoder/infer", "/v2/models/gpt_sovits_v4/generate", "/v2/repository/index",
-        "/v2/health/ready", "/v1/models/semantic_gpt_engine", "/inference.GRPCInferenceService/x",
+        "/v2/health/ready", "/v1/models/semantic_gpt", "/inference.GRPCInferenceService/x",
         "/../../etc/passwd", "/%2e%2e/%2e%2e/settings.py", "/..%2fsettings.py", "/page/app.js",
         "/__init__.py", "//etc/passwd",
     ],

@@ -27,7 +27,7 @@ from gsv.voices.features import FOLDER
 VOICES = ("plain", "tuned", "full")
 OPTIONS = {"text": "Hello, 你好。", "seed": 3, "sample_steps": 2, "pause_seconds": 0.0}
 TOKENS = 24  # where a sentence is cut
-DTYPED = ("text_frontend", "reference_encoder", "semantic_gpt_engine", "sovits_v4", "vocoder")
+DTYPED = ("text_frontend", "reference_encoder", "semantic_gpt", "sovits_v4", "vocoder")
 
 # Fewer shapes are captured than in service: a CPU would spend most of its time on the large ones.
 FEWER_SHAPES = {
@@ -76,7 +76,7 @@ def settings(dtype: str) -> dict[str, dict[str, str]]:
     """Few slots and short sentences; everything else as served."""
     engine = {"max_tokens": str(TOKENS), "slots": "4", "voice_slots": "2"}
     made = {model: {"dtype": dtype} for model in DTYPED}
-    made["semantic_gpt_engine"] |= engine
+    made["semantic_gpt"] |= engine
     return made
 
 
@@ -125,7 +125,7 @@ def run_on_cpu(repository: Path, dtype: str, given: dict[str, dict[str, Any]]) -
     """Speak on the CPU, and run each of its stages on what the one before it has ``given``."""
     with Offline(repository, settings=settings(dtype)) as speaker:
         return Reference(
-            alone={voice: speaker.say(voice=voice, **OPTIONS)[0] for voice in VOICES},
+            alone={voice: speaker.say(voice=voice, **OPTIONS).audio for voice in VOICES},
             tensors={voice: pipeline(speaker, voice, given[voice]) for voice in VOICES},
         )
 
@@ -141,10 +141,10 @@ def pipeline(speaker: Offline, voice: str, given: dict[str, Any] | None = None) 
 
 def _speak(speaker: Offline) -> tuple[Any, ...]:
     def say(voice: str) -> Wave:
-        return speaker.say(voice=voice, **OPTIONS)[0]
+        return speaker.say(voice=voice, **OPTIONS).audio
 
     def stream(voice: str) -> list[Wave]:
-        return [chunk["AUDIO"] for chunk in speaker.stream(voice=voice, **OPTIONS)]
+        return [chunk.audio for chunk in speaker.stream(voice=voice, **OPTIONS)]
 
     alone = {voice: say(voice) for voice in VOICES}
     with concurrent.futures.ThreadPoolExecutor(2 * len(VOICES)) as pool:

@@ -101,10 +101,8 @@ def test_offline_equals_the_server_and_whole_sentences_equal_the_unary_answer(
         served = client.say(TEXT, **OPTIONS).samples
     whole_sentences = {"gpt_sovits_v4_stream": {"first_chunk_seconds": "0"}}
     with Offline(demo_repository, settings=whole_sentences) as offline:
-        unary, _ = offline.say(text=TEXT, **OPTIONS)
+        unary = offline.say(text=TEXT, **OPTIONS).audio
         chunks = list(offline.stream(text=TEXT, **OPTIONS))
     np.testing.assert_allclose(served, unary, atol=2e-4)
-    assert [chunk["SENTENCE_INDEX"] for chunk in chunks] == list(range(len(chunks)))
-    np.testing.assert_allclose(
-        np.concatenate([chunk["AUDIO"] for chunk in chunks]), unary, atol=1e-4
-    )
+    assert [chunk.sentence_index for chunk in chunks] == list(range(len(chunks)))
+    np.testing.assert_allclose(np.concatenate([chunk.audio for chunk in chunks]), unary, atol=1e-4)

@@ -36,8 +36,8 @@ def voice_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_joints_are_no_rougher_than_speech_itself(voice_repository: Path) -> None:
     vocoder = voice_repository / "vocoder" / "1" / "vocoder.json"
     with Offline(voice_repository, settings={"gpt_sovits_v4_stream": SMALL}) as offline:
-        whole, _ = offline.say(**SPEECH)
-        chunks = [chunk["AUDIO"] for chunk in offline.stream(**SPEECH)]
+        whole = offline.say(**SPEECH).audio
+        chunks = [chunk.audio for chunk in offline.stream(**SPEECH)]
     samples = np.concatenate(chunks)
     seams = np.cumsum([len(chunk) for chunk in chunks])[:-1]  # of the wave
     leased = VocoderConfig.load(vocoder).context_frames * SAMPLES_PER_FRAME

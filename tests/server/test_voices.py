@@ -140,7 +140,7 @@ def test_metrics_of_voices(server: Any, demo_repository: Path, tmp_path: Path) -
             for source in ("computed", "memory")
         }
         assert counted == {"computed": 1, "memory": 2}
-    for model in ("semantic_gpt_engine", "sovits_v4"):
+    for model in ("semantic_gpt", "sovits_v4"):
         assert series(server, "gsv_voice_loads_total", model=model, **mine) == 1
         assert series(server, "gsv_voice_load_seconds_total", model=model, **mine)
         assert series(server, "gsv_voice_resident_bytes", model=model, device="cpu", **mine)

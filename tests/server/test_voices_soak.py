@@ -52,8 +52,8 @@ RANKS = (8, 16, 32, 64)
 EDIT_SECONDS = 1.5  # between two changes of the folder
 # MiB for all voices' own weights: more than the clients use at once, less than all of them need
 # (50 voices: 71 and 27 MiB).
-BUDGETS = {"semantic_gpt_engine": 48, "sovits_v4": 20} if SECONDS >= 60 else {
-    "semantic_gpt_engine": 12, "sovits_v4": 6,
+BUDGETS = {"semantic_gpt": 48, "sovits_v4": 20} if SECONDS >= 60 else {
+    "semantic_gpt": 12, "sovits_v4": 6,
 }  # fmt: skip
 ANSWER_SECONDS = 300.0  # a busy machine is slow
 # Bytes by which any process may grow after the first third of the time: by then every process has

@@ -61,7 +61,7 @@ class FakeModels:
             "REFERENCE_MEL": np.zeros((100, REFERENCE_FRAMES), np.float32),
         }
 
-    def semantic_gpt_engine(self, tensors: Tensors) -> Tensors:
+    def semantic_gpt(self, tensors: Tensors) -> Tensors:
         job, wanted = tensors["JOB"], tensors["CHUNK_TOKENS"]
         if tensors["PORTION"] == 0:
             self.running[job] = (tensors["FIRST_SENTENCE"], 0)

@@ -45,7 +45,7 @@ def test_a_repository_has_all_models_and_both_stand_ins(setup: Setup) -> None:
     assert {p.name for p in root.iterdir()} == {
         p.name for p in (ROOT / "model_repository").iterdir()
     }
-    engine = (root / "semantic_gpt_engine" / "config.pbtxt").read_text(encoding="utf-8")
+    engine = (root / "semantic_gpt" / "config.pbtxt").read_text(encoding="utf-8")
     assert 'key: "max_tokens" value: { string_value: "30" }' in engine
     for name in repository.STAND_INS:
         own = (root / name / "1" / "model.py").read_text(encoding="utf-8")

@@ -28,7 +28,7 @@ from gsv.voices.features import FOLDER, kept_files
 
 TEXT = "Hello there."
 STEPS = 2
-SETTINGS = {"semantic_gpt_engine": {"max_tokens": "12", "voice_slots": "4"}}
+SETTINGS = {"semantic_gpt": {"max_tokens": "12", "voice_slots": "4"}}
 OWN = "[sampling]\ntop_k = 1\nspeed = 1.5"
 CALM = "[references.calm]\nreference = 'calm.wav'\ntext = 'Calm words.'"
 
@@ -62,7 +62,7 @@ def speaker(root: Path) -> Iterator[Offline]:
 
 def say(speaker: Offline, voice: str, **options: Any) -> NDArray[np.float32]:
     values = {"text": TEXT, "seed": 3, "sample_steps": STEPS, "pause_seconds": 0.0, **options}
-    return speaker.say(voice=voice, **values)[0]
+    return speaker.say(voice=voice, **values).audio
 
 
 def same(one: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
@@ -92,7 +92,7 @@ def test_defaults_of_a_voice(speaker: Offline) -> None:
 def test_a_stream_speaks_in_the_voice_as_well(speaker: Offline) -> None:
     for voice in ("plain/calm", "tuned"):
         values = {"seed": 3, "sample_steps": STEPS, "pause_seconds": 0.0}
-        chunks = [c["AUDIO"] for c in speaker.stream(text=TEXT, voice=voice, **values)]
+        chunks = [c.audio for c in speaker.stream(text=TEXT, voice=voice, **values)]
         whole = say(speaker, voice)
         # Chunks hear less of the sentence than the whole does: alike, not equal.
         assert abs(sum(map(len, chunks)) - len(whole)) <= 480

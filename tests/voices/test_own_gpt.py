@@ -45,7 +45,7 @@ def write_base(folder: Path, seed: int | None = None) -> Path:
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with the base; voices with a .ckpt laid there, and two that were added."""
     folder = tmp_path_factory.mktemp("own_gpt")
-    write_base(folder / "repository" / "semantic_gpt_engine" / "1")
+    write_base(folder / "repository" / "semantic_gpt" / "1")
     voices = folder / "voices"
     gpt_file(make_voice(voices / "alice", gpt="alice-e15.ckpt") / "alice-e15.ckpt", SEEDS["alice"])
     for name in ("bo", "cy"):
@@ -57,7 +57,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def open_stage(root: Path, **settings: Any) -> SemanticGPTEngineStage:
-    place = Place(root / "repository" / "semantic_gpt_engine" / "1")
+    place = Place(root / "repository" / "semantic_gpt" / "1")
     stage = SemanticGPTEngineStage(place, EngineSettings(**{**SETTINGS, **settings}))
     stage.warm_up()
     return stage
@@ -114,7 +114,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[int]]:
     answers = {}
     for name, seed in {**SEEDS, "plain": None}.items():
         folder = tmp_path_factory.mktemp("alone")
-        write_base(folder / "repository" / "semantic_gpt_engine" / "1", seed)
+        write_base(folder / "repository" / "semantic_gpt" / "1", seed)
         stage = open_stage(folder)
         answers[name] = tokens(ask(stage, ""))
         stage.close()

@@ -52,7 +52,7 @@ class Pipeline:
             VocoderStage: {"dtype": vocoder_dtype(setup)},
             SpeechStreamStage: {},
         }
-        names = ("semantic_gpt_engine", "sovits_v4", "vocoder", "gpt_sovits_v4_stream")
+        names = ("semantic_gpt", "sovits_v4", "vocoder", "gpt_sovits_v4_stream")
         self._stages: dict[str, Any] = {}
         for name, (kind, values) in zip(names, settings.items(), strict=True):
             place = Place(setup.repository / name / "1", setup.device)
@@ -87,7 +87,7 @@ class Pipeline:
     def whole(self, sentences: int, seed: int, steps: int) -> Tensors:
         """A whole answer, stage after stage as in the ensemble."""
         known = self._text[sentences] | self._reference | {"SEED": seed, "SAMPLE_STEPS": steps}
-        known |= self("semantic_gpt_engine", known, [])
+        known |= self("semantic_gpt", known, [])
         known |= self("sovits_v4", known, [])
         return self("vocoder", known, [])
 

@@ -36,7 +36,7 @@ def make(setup: Setup, folder: Path, sentence_tokens: int) -> Path:
     for weights in setup.repository.glob("*/1/*"):
         _link(weights, root / weights.parent.parent.name / "1" / weights.name)
     for model, parameters in {
-        "semantic_gpt_engine": {"dtype": setup.dtype, "max_tokens": str(sentence_tokens)},
+        "semantic_gpt": {"dtype": setup.dtype, "max_tokens": str(sentence_tokens)},
         "sovits_v4": {"dtype": setup.dtype},
         "vocoder": {"dtype": vocoder_dtype(setup)},
     }.items():

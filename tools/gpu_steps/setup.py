@@ -100,7 +100,7 @@ def write_weights(setup: Setup, size: str) -> None:
     # The end's logit becomes 0. It is never among the 15 best then, so that a sentence is as long
     # as its limit of tokens; everything else is as before.
     gpt.head.weight.data[gpt.config.eos] = 0.0
-    _store(root, "semantic_gpt_engine", "gpt", gpt.state_dict(), golden_config(size))
+    _store(root, "semantic_gpt", "gpt", gpt.state_dict(), golden_config(size))
     _store(root, "sovits_v4", "sovits", sovits(size).state_dict(), sovits_config(size))
     _store(root, "vocoder", "vocoder", vocoder(size).state_dict(), vocoder_config(size))
     sovits.cache_clear()
@@ -121,7 +121,7 @@ def _store(
 
 @functools.lru_cache(maxsize=2)
 def _gpt(root: Path, endless: bool) -> SemanticGPT:
-    folder = root / "semantic_gpt_engine" / "1"
+    folder = root / "semantic_gpt" / "1"
     model = SemanticGPT(GPTConfig.load(folder / "gpt.json"))
     file = folder / "gpt.safetensors" if endless else root / "golden" / "gpt.safetensors"
     model.load_state_dict(load_module_state(file), strict=True)

@@ -35,7 +35,7 @@ VOCODER_FILE = "gsv-v4-pretrained/vocoder.pth"
 # Files that don't exist, but that people ask for.
 _NEVER_EXISTED = ("s2v4.ckpt", "s1v4.ckpt", "s1Gv4.ckpt")
 _VERSION = "1"  # of every model: the folder that Triton loads
-_GENERATORS = ("semantic_gpt_engine", "sovits_v4")  # where the time goes
+_GENERATORS = ("semantic_gpt", "sovits_v4")  # where the time goes
 # A generator with fewer weights runs on one thread: its layers take less time than threads need to
 # meet after each of them (a flow step of 0.5 million weights: 15 ms on two threads, 6 ms on one).
 _ONE_THREAD_WEIGHTS = 1_000_000
@@ -169,7 +169,7 @@ class _Build:
 def _convert_all(build: _Build, files: Files) -> None:
     build.report(f"converting {files.gpt.name}")
     gpt = convert.convert_gpt(read_checkpoint(files.gpt))
-    build.store("semantic_gpt_engine", "gpt", files.gpt, gpt)
+    build.store("semantic_gpt", "gpt", files.gpt, gpt)
     build.report(f"converting {files.vocoder.name}")
     vocoder = convert.convert_vocoder(read_checkpoint(files.vocoder))
     build.store("vocoder", "vocoder", files.vocoder, vocoder)
@@ -239,7 +239,7 @@ def _set_parameter(configurations: Iterable[Path], key: str, value: str) -> None
 def _sources(model: str, files: Files) -> dict[str, Any]:
     """Which files a model's weights came from, with their sums."""
     used: dict[str, Sequence[Path]] = {
-        "semantic_gpt_engine": [files.gpt],
+        "semantic_gpt": [files.gpt],
         "sovits_v4": [files.sovits],
         "vocoder": [files.vocoder],
         "reference_encoder": [files.sovits],

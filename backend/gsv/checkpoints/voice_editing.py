@@ -49,7 +49,7 @@ class Shapes:
     def of(cls, repository: Path) -> Shapes:
         """Those of a prepared model repository."""
         return cls(
-            GPTConfig.load(repository / "semantic_gpt_engine" / "1" / "gpt.json"),
+            GPTConfig.load(repository / "semantic_gpt" / "1" / "gpt.json"),
             SoVITSConfig.load(repository / "sovits_v4" / "1" / "sovits.json"),
         )
 

@@ -19,7 +19,7 @@ from gsv_client.doctor import Finding
 from gsv_client.quality import inspect
 
 _LONGEST_SECONDS = 60.0
-_GPT = Path("semantic_gpt_engine", "1", "gpt.json")
+_GPT = Path("semantic_gpt", "1", "gpt.json")
 _TEXT_DATA = Path("text_frontend", "1", "text_data")
 _GET_TEXT = (
     "bring it with `gsv prepare --download-text`, from a checkout with --upstream, or from a "

@@ -130,15 +130,14 @@ class SemanticGPTStage:
         Raises:
             InvalidRequest: a value is missing or wrong.
         """
-        if not values.pop("start"):
-            known = {f.name for f in dataclasses.fields(MoreTokens)}
-            return MoreTokens(**{name: v for name, v in values.items() if name in known})
-        required = [f.name for f in dataclasses.fields(SemanticRequest) if f.default is MISSING]
+        kind = SemanticRequest if values["start"] else MoreTokens
+        fields = dataclasses.fields(kind)
+        required = [f.name for f in fields if f.default is MISSING]
         if missing := [name.upper() for name in required if name not in values]:
             raise InvalidRequest(
                 f"{', '.join(missing)}: missing; the first request of a sequence brings them all"
             )
-        return SemanticRequest(**values)
+        return kind(**{f.name: values[f.name] for f in fields if f.name in values})
 
     def submit(
         self, request: SemanticRequest | MoreTokens, reply: CancellableReply
@@ -229,6 +228,8 @@ class SemanticGPTStage:
             seed=resolve_seed(request.seed),
             max_tokens=self._max_tokens,
         )
+        drawn = request.drawn_tokens
+        prefix = np.zeros(0, np.int32) if drawn is None else drawn
         prompt_bert = request.prompt_bert_features[request.prompt_bert_rows]
         sentences = zip(
             split_by_counts(request.phonemes, request.phoneme_counts),
@@ -245,6 +246,7 @@ class SemanticGPTStage:
                 chunk_tokens=min(request.chunk_tokens, 1),  # the session cuts chunks
                 model=model,
                 is_buffered=is_buffered,
+                prefix_tokens=prefix,
             )
             for index, (phonemes, rows) in enumerate(sentences)
         ]

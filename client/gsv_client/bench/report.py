@@ -111,7 +111,7 @@ def row(run: Run) -> tuple[str, ...]:
         f"{figures['audio_seconds_per_second']:.2f}",
         _ms(gap),
         f"{steady:.0%}" if steady is not None else "-",
-        *(_mean_rows(run, model) for model in ("semantic_gpt_engine", "sovits_v4")),
+        *(_mean_rows(run, model) for model in ("semantic_gpt", "sovits_v4")),
         str(sum(figures["errors"].values())),
     )
 
