@@ -22,13 +22,13 @@ def test_first_come_first_served_within_the_prefill_limit():
     line = [sequence(n) for n in range(5)]
     for one in line:
         scheduler.add(one)
-    assert scheduler.admit() == line[:2]
-    assert scheduler.admit() == line[2:3]
-    assert scheduler.admit() == []
+    assert scheduler.admit().sequences == line[:2]
+    assert scheduler.admit().sequences == line[2:3]
+    assert scheduler.admit().sequences == []
     assert scheduler.running == line[:3]
     line[0].end(Status.FINISHED)
     scheduler.retire()
-    assert scheduler.admit() == line[3:4]
+    assert scheduler.admit().sequences == line[3:4]
 
 
 def test_a_full_line_refuses_with_its_length():
@@ -82,7 +82,7 @@ def test_cancelled_ones_leave_the_line_at_once():
     assert isinstance(waiting.error, Cancelled)
     assert list(scheduler.waiting) == [other]
     assert scheduler.retire() == [(0, 0, 1)]
-    assert scheduler.admit() == [other]
+    assert scheduler.admit().sequences == [other]
 
 
 def test_moves_keep_every_row_with_its_sequence():
@@ -94,7 +94,7 @@ def test_moves_keep_every_row_with_its_sequence():
         for _ in range(rng.randrange(4)):
             scheduler.add(sequence())
         first = len(scheduler.running)
-        for row, one in enumerate(scheduler.admit(), start=first):
+        for row, one in enumerate(scheduler.admit().sequences, start=first):
             assert owners[row] is None
             owners[row] = one
         for one in scheduler.running:

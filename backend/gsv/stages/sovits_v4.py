@@ -28,6 +28,7 @@ from gsv.constants import MEL_CHANNELS, STYLE_BINS
 from gsv.device import end_if_fatal, memory_free, synchronize, upload
 from gsv.engine.flow.engine import FlowEngine, FlowRequest, Handle
 from gsv.engine.flow.planner import Reference, sentence_requests
+from gsv.engine.turns import Turn
 from gsv.errors import Cancelled, GsvError, InvalidRequest
 from gsv.models.sovits import SoVITS
 from gsv.options import DEFAULTS, check_range, check_seed, resolve_seed
@@ -81,6 +82,7 @@ class Request:
     )
     listener_waits: int = 0  # 1: nothing of the answer has been heard yet; goes before others
     listener_seconds: float = math.inf  # until a listener has nothing left to play
+    owner: str = ""  # the public request that this is part of; those of all share alike
 
     def __post_init__(self) -> None:
         check_counts("TOKEN_COUNTS", self.token_counts, len(self.tokens), "TOKENS")
@@ -314,6 +316,7 @@ class SoVITSStage:
     def _start(self, work: _Work, prepared: _Prepared) -> None:
         """Put the sentences into the running batch."""
         request, seed = work.request, resolve_seed(work.request.seed)
+        turn = Turn.of(request.owner, request.listener_waits, request.listener_seconds)
         answer = _Answer(work.reply, self._engine, prepared, work.speaker)
         work.begin(answer)
         for index, (prompt, rest) in enumerate(prepared.parts):
@@ -324,8 +327,7 @@ class SoVITSStage:
                 seed,
                 sentence=request.first_sentence + index,
                 first_frame=request.first_frame,
-                urgent=bool(request.listener_waits),
-                buffered=request.listener_seconds,
+                turn=turn,
             )
             answer.start(index, plan)
         if work.cancelled:  # meanwhile
