@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from gsv.checkpoints.names.gpt import rename
 from gsv.config import GPTConfig
 from gsv.engine.gpt.sequence import SamplingParams, SequenceRequest
-from gsv.models.gpt import Cache, Linear, SemanticGPT
+from gsv.models.gpt import Cache, SemanticGPT
+from gsv.models.layers import Linear
 
 GREEDY = {"top_k": 1, "top_p": 1.0, "temperature": 1.0, "repetition_penalty": 1.35}
 

@@ -209,9 +209,7 @@ class Turns(Generic[WorkType]):
         oldest = min(aged, key=_number)
         if self._passed_over[decision] >= self.patience - 1:
             chosen = oldest
-        self._passed_over[decision] = (
-            0 if chosen is oldest else self._passed_over[decision] + 1
-        )
+        self._passed_over[decision] = 0 if chosen is oldest else self._passed_over[decision] + 1
         return chosen
 
     def place(self, work: WorkType) -> tuple[int, int, float, float, int]:

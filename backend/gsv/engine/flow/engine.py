@@ -39,6 +39,7 @@ CUDA_BATCH_FRAMES = 16_384
 CUDA_ROUND_TO = 64  # frames; keeps the allocator's and the libraries' set of shapes small
 WARM_UP_FRAMES = 64
 
+
 @dataclasses.dataclass
 class FlowStats:
     """Counters since the start, and the present load."""
