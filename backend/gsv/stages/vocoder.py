@@ -92,6 +92,18 @@ class Settings(BaseSettings):
     waiting: int = 1024  # requests that may be there at once; one more is refused
 
 
+def window_limits(device: str, window: int = 0) -> WindowLimits:
+    """Windows and batches on ``device``.
+
+    Args:
+        device: ``cpu`` or ``cuda:N``.
+        window: frames of the largest; 0 is the device's choice.
+    """
+    if torch.device(device).type == "cuda":
+        return WindowLimits(window or CUDA_WINDOW, CUDA_ROUND_TO, CUDA_BATCH_FRAMES)
+    return WindowLimits(window or CPU_WINDOW)
+
+
 class VocoderStage:
     """All sentences of all requests, window by window."""
 
@@ -101,11 +113,7 @@ class VocoderStage:
 
     def __init__(self, place: Place, settings: Settings) -> None:
         self._device = torch.device(place.device)
-        if self._device.type == "cuda":
-            window = settings.window or CUDA_WINDOW
-            self._limits = WindowLimits(window, CUDA_ROUND_TO, CUDA_BATCH_FRAMES)
-        else:
-            self._limits = WindowLimits(settings.window or CPU_WINDOW)
+        self._limits = window_limits(place.device, settings.window)
         self._model = Vocoder(VocoderConfig.load(place.folder / "vocoder.json"))
         self._model.load_state_dict(
             load_module_state(place.folder / "vocoder.safetensors"), strict=True
