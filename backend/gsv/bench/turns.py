@@ -73,6 +73,7 @@ class Found:
     idle_ms: float  # median time to first audio when nothing else runs
     by_arrival_ms: float  # 95th percentile beside long answers, all work in line by arrival
     in_turns_ms: float  # the same as it serves
+    typical_ms: float  # its median
     kept: float  # long answers' throughput beside short streams, against alone
 
     @property
@@ -177,6 +178,7 @@ def measure(subject: Subject, owners: list[int], pieces: int, repeats: int = 7) 
                 idle * 1e3,
                 float(np.percentile(by_arrival, 95)) * 1e3,
                 float(np.percentile(in_turns, 95)) * 1e3,
+                float(np.median(in_turns)) * 1e3,
                 alone / left,
             )
         )
@@ -226,13 +228,13 @@ def crowd(
 def table(found: list[Found]) -> str:
     """The measurements as text."""
     lines = [
-        f"{'engine':14}{'beside':>8}{'idle ms':>10}{'by arrival':>12}{'in turns':>10}"
+        f"{'engine':14}{'beside':>8}{'idle ms':>10}{'by arrival':>12}{'in turns':>10}{'median':>9}"
         f"{'before':>9}{'after':>8}{'kept':>8}"
     ]
     for one in found:
         lines.append(
             f"{one.engine:14}{one.owners:8}{one.idle_ms:10.1f}{one.by_arrival_ms:12.1f}"
-            f"{one.in_turns_ms:10.1f}{one.before:8.1f}x{one.after:7.1f}x{one.kept:8.0%}"
+            f"{one.in_turns_ms:10.1f}{one.typical_ms:9.1f}{one.before:8.1f}x{one.after:7.1f}x{one.kept:8.0%}"
         )
     return "\n".join(lines)
 

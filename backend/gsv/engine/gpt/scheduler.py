@@ -14,7 +14,7 @@ from gsv.engine.turns import Turns
 from gsv.errors import Cancelled, Overloaded
 
 # While a listener waits for first audio, whole answers take part in one of so many steps.
-FOCUS = 4
+FOCUS = 16
 # And after so many such steps one of those that wait is admitted: its prefill may take as long as
 # all of these.
 HOLD_STEPS = 64
