@@ -138,7 +138,7 @@ def variables() -> str:
 def pages() -> str:
     """Every page of the folder with its first sentence."""
     rows = []
-    for path in sorted(DOCS.glob("*.md")):
+    for path in sorted(DOCS.glob("*.md"), key=lambda path: path.stem):
         if path.name == "README.md":
             continue
         title, _, rest = path.read_text(encoding="utf-8").partition("\n")

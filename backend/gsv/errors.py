@@ -4,13 +4,15 @@
     ├── InvalidRequest      the caller's mistake                    → INVALID_ARG, HTTP 400
     ├── Overloaded          the waiting line is full                → UNAVAILABLE, HTTP 503
     ├── Cancelled           the caller went away                    → CANCELLED
+    ├── Unreachable         a model's process is gone or loading    → UNAVAILABLE, HTTP 503
+    ├── SequenceLost        a sentence's instance has begun anew    → UNAVAILABLE, HTTP 503
     ├── CheckpointError     a weight file is not what it should be
     ├── VoiceError          a voice folder is not what it should be → UNAVAILABLE, HTTP 503
     ├── ConfigurationError  a config file or parameter is wrong
     └── ServerError         tritonserver can't start, or has ended
 
 A message says what was given, what is allowed and what to do: it crosses gRPC and is all that the
-user sees. Only ``serving/adapter.py`` knows Triton's codes.
+user sees. Only ``serving/backend`` knows Triton's codes.
 """
 
 from __future__ import annotations
@@ -35,6 +37,14 @@ class Overloaded(GsvError):
 
 class Cancelled(GsvError):
     """The caller went away; nobody waits for the answer."""
+
+
+class Unreachable(GsvError):
+    """A model can't answer: its process is gone, or it is being loaded; soon it may again."""
+
+
+class SequenceLost(GsvError):
+    """An instance doesn't know the sentence that it is asked to go on with: it begins elsewhere."""
 
 
 class CheckpointError(GsvError):

@@ -1,7 +1,7 @@
 """The same stages in one process, without Triton: for tests, debugging and benchmarks.
 
 >>> with Offline(Path("build/demo/model_repository")) as speaker:  # doctest: +SKIP
-...     audio, rate = speaker.say(text="Hello.", seed=1)
+...     answer = speaker.say(text="Hello.", seed=1)
 """
 
 from __future__ import annotations
@@ -9,21 +9,21 @@ from __future__ import annotations
 import dataclasses
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from gsv.device import prepare
-from gsv.stages.base import Place, Tensors
+from gsv.stages.base import Place
+from gsv.stages.calls import Answer, StageCall
+from gsv.stages.messages import MoreTokens, PipelineResult, SemanticRequest
 from gsv.stages.reference_encoder import ReferenceEncoderStage
-from gsv.stages.semantic_gpt import SemanticGPTEngineStage, SemanticGPTStage
+from gsv.stages.semantic_gpt import SemanticGPTStage
 from gsv.stages.sovits_v4 import SoVITSStage
-from gsv.stages.speech import PIPELINE, SpeechStage
-from gsv.stages.stream import SpeechStreamStage
+from gsv.stages.speech import PIPELINE, PublicRequest, SpeechResult, SpeechStage
+from gsv.stages.stream import ChunkResult, SpeechStreamStage
+from gsv.stages.synthesis import run, whole_answer
 from gsv.stages.text_frontend import TextFrontendStage
 from gsv.stages.vocoder import VocoderStage
 from gsv.stages.voices import VoicesStage
@@ -31,7 +31,6 @@ from gsv.stages.voices import VoicesStage
 STAGES: dict[str, Any] = {
     "text_frontend": TextFrontendStage,
     "reference_encoder": ReferenceEncoderStage,
-    "semantic_gpt_engine": SemanticGPTEngineStage,
     "semantic_gpt": SemanticGPTStage,
     "sovits_v4": SoVITSStage,
     "vocoder": VocoderStage,
@@ -39,9 +38,109 @@ STAGES: dict[str, Any] = {
     "gpt_sovits_v4": SpeechStage,
     "gpt_sovits_v4_stream": SpeechStreamStage,
 }
-BRIDGED = (SemanticGPTStage, SpeechStage, SpeechStreamStage)
-# The steps of gpt_sovits_v4_pipeline in an order that satisfies them.
-PIPELINE_STEPS = ("text_frontend", "reference_encoder", "semantic_gpt", "sovits_v4", "vocoder")
+CALLING = (SpeechStage, SpeechStreamStage)  # stages that call others
+
+
+class LocalToken:
+    """Names one caller's calls, as :class:`gsv.stages.calls.CancelToken`."""
+
+    def __init__(self) -> None:
+        self._cancels: dict[object, Callable[[], None]] = {}
+        self._lock = threading.Lock()
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        """Call off what is under way, and what comes later."""
+        with self._lock:
+            self.cancelled = True
+            cancels = list(self._cancels.values())
+        for cancel in cancels:
+            cancel()
+
+    def release(self) -> None:
+        """Whoever still looks sees that nobody waits any more."""
+        self.cancel()
+
+    def watch(self, call: object, cancel: Callable[[], None]) -> None:
+        """Call ``cancel`` when the caller leaves, as long as ``call`` is under way."""
+        with self._lock:
+            self._cancels[call] = cancel
+            late = self.cancelled
+        if late:
+            cancel()
+
+    def forget(self, call: object) -> None:
+        """The call has ended."""
+        with self._lock:
+            self._cancels.pop(call, None)
+
+
+class LocalModels:
+    """Stages of this process by the names of their models, as :class:`gsv.stages.calls.CallModel`.
+
+    Args:
+        device: where every stage runs.
+    """
+
+    def __init__(self, device: str = "cpu") -> None:
+        self._device = str(prepare(device))
+        self._stages: dict[str, Any] = {}
+        self._locks: dict[str, threading.Lock] = {}
+
+    def add(self, model: str, stage: Any) -> None:
+        """Serve a stage under the name of a model, and warm it up."""
+        self._stages[model] = stage
+        self._locks[model] = threading.Lock()
+        stage.warm_up()
+
+    def close(self) -> None:
+        """End every stage, the last one added first."""
+        for stage in reversed(self._stages.values()):
+            stage.close()
+
+    def token(self, request_id: str) -> LocalToken:
+        """A name for the calls of one caller."""
+        return LocalToken()
+
+    def __call__(self, call: StageCall[Answer], token: LocalToken) -> Answer:
+        """The answer of a stage, or of the whole pipeline; its error is raised."""
+        if call.model == PIPELINE:
+            wave = run(whole_answer(call.request), lambda inner: self(inner, token))
+            return call.answer(**dataclasses.asdict(PipelineResult(wave.audio)))
+        request = call.request
+        if call.sequence is not None and isinstance(request, SemanticRequest | MoreTokens):
+            step = call.sequence
+            request = dataclasses.replace(request, sequence=step.id, end=step.end)
+        (answer,) = self.answers(call.model, request, token)
+        found: Answer = answer
+        return found
+
+    def answers(self, model: str, request: Any, token: LocalToken | None = None) -> Iterator[Any]:
+        """What a model answers to a request of its stage: one result, or those of a stream."""
+        prepare(self._device)  # stages compute on whatever thread asks
+        stage, token = self._stages[model], token or LocalToken()
+        if hasattr(stage, "run_batch"):
+            with self._locks[model]:  # as Triton, which calls it from one thread
+                (answer,) = stage.run_batch([request])
+            if isinstance(answer, BaseException):
+                raise answer
+            yield answer
+            return
+        waiting = _Waiting(token)
+        cancel = stage.submit(request, waiting)
+
+        def leave() -> None:
+            cancel()
+            if sweep := getattr(stage, "sweep", None):
+                sweep()
+
+        token.watch(waiting, leave)
+        try:
+            yield from waiting.answers()
+        finally:
+            # A sequence goes on after this answer, and its end is to be heard as well.
+            if not hasattr(stage, "sweep"):
+                token.forget(waiting)
 
 
 class Offline:
@@ -59,20 +158,14 @@ class Offline:
         device: str = "cpu",
         settings: dict[str, dict[str, str]] | None = None,
     ) -> None:
-        self._device = str(prepare(device))
-        self._stages: dict[str, Any] = {}
-        self._running: dict[tuple[str, str], Callable[[], None]] = {}
-        self._locks = {name: threading.Lock() for name in STAGES}
+        self.models = LocalModels(device)
         voices = {"voice_folder": "../voices", "default_voice": "sample"}
         for name, kind in STAGES.items():
-            place = Place(repository / name / "1", self._device)
+            place = Place(repository / name / "1", str(prepare(device)))
             known = {field.name for field in dataclasses.fields(kind.settings_type)}
-            chosen = {k: v for k, v in voices.items() if k in known} | (settings or {}).get(
-                name, {}
-            )
-            bridge = (self,) if kind in BRIDGED else ()
-            self._stages[name] = kind(place, kind.settings_type.parse(chosen), *bridge)
-            self._stages[name].warm_up()
+            chosen = {k: v for k, v in voices.items() if k in known}
+            parsed = kind.settings_type.parse(chosen | (settings or {}).get(name, {}))
+            self.models.add(name, kind(place, parsed, *((self.models,) if kind in CALLING else ())))
 
     def __enter__(self) -> Offline:
         return self
@@ -87,77 +180,31 @@ class Offline:
 
     def close(self) -> None:
         """End every stage, the ones that call others first."""
-        for name in reversed(self._stages):
-            self._stages[name].close()
+        self.models.close()
 
-    def say(self, **request: Any) -> tuple[NDArray[np.float32], int]:
-        """One answer: samples and their rate. Keywords are the public tensors in lower case."""
-        tensors = {name.upper(): value for name, value in request.items()}
-        answer = self("gpt_sovits_v4", tensors, ["AUDIO", "SAMPLE_RATE"])
-        return answer["AUDIO"], answer["SAMPLE_RATE"]
+    def say(self, **request: Any) -> SpeechResult:
+        """One answer. Keywords are the public tensors in lower case."""
+        (answer,) = self.models.answers("gpt_sovits_v4", PublicRequest(**request))
+        result: SpeechResult = answer
+        return result
 
-    def stream(self, **request: Any) -> Iterator[Tensors]:
-        """The same answer in chunks: AUDIO, SAMPLE_RATE and SENTENCE_INDEX of each."""
-        tensors = {name.upper(): value for name, value in request.items()}
-        return self._responses("gpt_sovits_v4_stream", tensors, "")
-
-    def __call__(
-        self, model: str, tensors: Tensors, outputs: Sequence[str], *, job: str = ""
-    ) -> Tensors:
-        """As :class:`gsv.stages.calls.CallModel`, on the stages of this process."""
-        if model == PIPELINE:
-            return self._run_pipeline(tensors, job)
-        (answer,) = self._responses(model, tensors, job)
-        return answer
-
-    def _responses(self, model: str, tensors: Tensors, job: str) -> Iterator[Tensors]:
-        prepare(self._device)  # stages compute on whatever thread asks
-        stage = self._stages[model]
-        fields = {field.name for field in dataclasses.fields(stage.request_type)}
-        request = stage.request_type(
-            **{name.lower(): v for name, v in tensors.items() if name.lower() in fields}
-        )
-        if hasattr(stage, "run_batch"):
-            with self._locks[model]:  # as Triton, which calls it from one thread
-                (answer,) = stage.run_batch([request])
-            if isinstance(answer, BaseException):
-                raise answer
-            yield _tensors(answer)
-            return
-        waiting = _Waiting()
-        self._running[job, model] = stage.submit(request, waiting)
-        try:
-            yield from waiting.answers()
-        finally:
-            self._running.pop((job, model), None)
-
-    def cancel(self, model: str, job: str) -> None:
-        """Cancel the calls of ``model`` named ``job``."""
-        stop = self._running.get((job, model))
-        if stop is not None:
-            stop()
-        elif abandon := getattr(self._stages[model], "abandon", None):
-            abandon(job)
-
-    def _run_pipeline(self, tensors: Tensors, job: str) -> Tensors:
-        known = dict(tensors)
-        for step in PIPELINE_STEPS:
-            known.update(self(step, known, [], job=job))
-        return known
-
-
-def _tensors(result: Any) -> Tensors:
-    return {field.name.upper(): getattr(result, field.name) for field in dataclasses.fields(result)}
+    def stream(self, **request: Any) -> Iterator[ChunkResult]:
+        """The same answer in chunks."""
+        return self.models.answers("gpt_sovits_v4_stream", PublicRequest(**request))
 
 
 class _Waiting:
     """A reply that a thread waits for."""
 
-    def __init__(self) -> None:
+    def __init__(self, token: LocalToken) -> None:
         self._queue: queue.Queue[tuple[Any, bool]] = queue.Queue()
+        self._token = token
+
+    def is_cancelled(self) -> bool:
+        return self._token.cancelled
 
     def send(self, result: Any, *, final: bool) -> None:
-        self._queue.put((_tensors(result), final))
+        self._queue.put((result, final))
 
     def finish(self) -> None:
         self._queue.put((None, True))
@@ -165,7 +212,7 @@ class _Waiting:
     def fail(self, error: BaseException) -> None:
         self._queue.put((error, True))
 
-    def answers(self) -> Iterator[Tensors]:
+    def answers(self) -> Iterator[Any]:
         final = False
         while not final:
             answer, final = self._queue.get()

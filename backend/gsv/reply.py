@@ -19,3 +19,11 @@ class Reply(Protocol):
     def fail(self, error: BaseException) -> None:
         """End the answer with an error; without effect on one that has ended."""
         ...
+
+
+class CancellableReply(Reply, Protocol):
+    """A reply that can be asked whether anybody waits for it."""
+
+    def is_cancelled(self) -> bool:
+        """Whether the caller has gone, also after this answer, before it asks for the next."""
+        ...

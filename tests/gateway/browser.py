@@ -28,14 +28,19 @@ def need_chromium() -> None:
 
 
 @contextlib.contextmanager
-def chromium() -> Iterator[Browser]:
-    """A fresh browser; its microphone is a beep, its loudspeaker goes nowhere."""
+def chromium(*arguments: str) -> Iterator[Browser]:
+    """A fresh browser; its microphone is a beep, its loudspeaker goes nowhere.
+
+    Args:
+        arguments: further ones of the browser's command line.
+    """
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or ""
     for argument in (
         "headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu", "lang=en",
         "use-fake-device-for-media-stream", "use-fake-ui-for-media-stream",
         "disable-background-networking", "window-size=1200,1300",
+        *arguments,
     ):  # fmt: skip
         options.add_argument(f"--{argument}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})

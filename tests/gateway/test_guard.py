@@ -157,6 +157,60 @@ def test_too_large_a_body(path: str) -> None:
         assert http.get("/health").is_success
 
 
+def told_while_sending(gateway: Gateway, size: int, *headers: str) -> bytes:
+    """What a caller reads who first sends the whole of its body."""
+    lines = ("POST /tts HTTP/1.1", "Host: localhost", f"Content-Length: {size}", *headers, "", "")
+    with connect(gateway, "\r\n".join(lines).encode()) as made:
+        made.sendall(b"x" * size)
+        time.sleep(0.1)
+        answer = b""
+        while data := made.recv(65_536):
+            answer += data
+        return answer
+
+
+def test_who_is_still_sending_gets_the_answer_and_no_reset(
+    locked: tuple[Gateway, httpx.Client, dict[str, str]],
+) -> None:
+    with gateway_with(most_body=5_000_000) as (gateway, _):
+        answer = told_while_sending(gateway, 16_000_000)
+        assert b" 413 " in answer
+        assert b"5000000 bytes" in answer
+    answer = told_while_sending(locked[0], 16_000_000, "Authorization: Bearer wrong")
+    assert b" 401 " in answer
+    assert b"not known here" in answer
+
+
+def test_the_rest_of_a_refused_body_is_not_waited_for_long(
+    locked: tuple[Gateway, httpx.Client, dict[str, str]],
+) -> None:
+    head = b"POST /tts HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\n"
+    for more in (b"\r\n", b"Expect: 100-continue\r\n\r\n"):
+        begin = time.monotonic()
+        with connect(locked[0], head + more) as quiet:
+            assert quiet.recv(4_096).startswith(b"HTTP/1.1 401")
+        assert time.monotonic() - begin < 3
+
+
+@pytest.mark.parametrize("more", [b"zz\r\n", b"5\r\nhello\r\n"], ids=["no chunk", "left"])
+def test_a_body_that_breaks_off_is_no_failure_of_ours(
+    more: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = (
+        b"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    with caplog.at_level(logging.INFO), gateway_with() as (gateway, http):
+        with connect(gateway, head) as broken:
+            wait_for(lambda: gateway.metrics.in_flight == 1)
+            broken.sendall(more)
+            broken.shutdown(socket.SHUT_WR)
+            wait_for(lambda: gateway.metrics.in_flight == 0)
+        assert 'status="5' not in http.get("/metrics").text
+    assert "Traceback" not in caplog.text
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+    assert "; left" in caplog.text
+
+
 def connect(gateway: Gateway, data: bytes = b"") -> socket.socket:
     made = socket.create_connection(("127.0.0.1", gateway.port))
     made.settimeout(10)
@@ -307,6 +361,13 @@ def test_a_name_that_was_made_to_point_here(http: httpx.Client) -> None:
     assert "this machine only" in answer.json()["error"]["message"]
     for host in ("localhost:9880", "127.0.0.1", "[::1]:9880"):
         assert http.get("/v1/models", headers={"Host": host}).is_success
+
+
+@pytest.mark.parametrize("header", ["Host", "Origin"])
+@pytest.mark.parametrize("value", ["[::1", "http://[", "http://[evil]", ""])
+def test_names_that_are_none(http: httpx.Client, header: str, value: str) -> None:
+    answer = http.get("/v1/models", headers={header: value})
+    assert answer.status_code == 403, answer.text
 
 
 def test_pages_that_are_let_in() -> None:

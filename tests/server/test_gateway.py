@@ -1,14 +1,10 @@
-"""The gateway before a real Triton: formats, latency, callers who leave, the page."""
+"""The gateway before a real Triton: formats, latency, a caller who leaves, the page."""
 
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import io
-import os
-import random
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +16,7 @@ import pytest
 from gateway.browser import chromium, need_chromium
 from gateway.running import Gateway, running
 from gateway.test_api_v2_door import UpstreamClient
-from server.test_soak import Holdings, metrics, wait_until_idle
+from server.test_soak import metrics, wait_until_idle
 
 from gsv.serving.server.launcher import EmbeddedServer
 from gsv_client import AsyncClient, Audio, Client
@@ -28,14 +24,12 @@ from gsv_client.gateway.settings import Settings
 
 pytestmark = pytest.mark.server
 
-SECONDS = float(os.environ.get("GSV_SOAK_SECONDS", "10"))
-CLIENTS = 16
+FORMS = ("mp3", "opus", "aac", "flac", "wav", "pcm")
 TEXT = "A sentence of some length, and then a second one. The third ends it!"
 OPTIONS = {"seed": 5, "sample_steps": 2}
 RATE = 48_000
-# Samples that decoding gives beyond those that went in, at most: the codec's own delay, which a
-# stream of MP3 or ADTS can't tell, and one frame.
-EXTRA = {"mp3": 1_105 + 1_152, "aac": 1_024 + 1_024}
+# Samples that decoding gives beyond those that went in, at most: one frame of the codec.
+EXTRA = {"mp3": 1_152, "aac": 1_024}
 TRIES = 5
 
 
@@ -62,7 +56,7 @@ def decoded(data: bytes, form: str) -> tuple[np.ndarray, int]:
         return joined.astype(np.float32) / scale, int(stream.rate)
 
 
-@pytest.mark.parametrize("form", ["mp3", "opus", "aac", "flac", "wav", "pcm"])
+@pytest.mark.parametrize("form", FORMS)
 def test_the_official_client_saves_what_triton_streams(
     gateway: Gateway, native: Audio, form: str, tmp_path: Path
 ) -> None:
@@ -153,55 +147,6 @@ def test_the_first_byte_comes_with_the_first_chunk(
     native, through = asyncio.run(measure())
     print(f"first chunk after {native:.3f} s, first byte of mp3 after {through:.3f} s")  # noqa: T201
     assert through - native < 0.05
-
-
-def test_many_clients_of_whom_a_third_leave(gateway: Gateway, server: EmbeddedServer) -> None:
-    """No error, every answer whole, nothing left over in the gateway or in Triton."""
-    texts = ("Short one.", TEXT, "今天天气真好，我们出去走走吧。")
-    lengths: dict[object, int] = {}
-
-    def speak(number: int, until: float, voice_metrics: Counter[str]) -> None:
-        draw = random.Random(number)
-        with httpx.Client(base_url=gateway.url, timeout=120) as http:
-            while time.monotonic() < until:
-                asked = (draw.choice(texts), draw.randrange(3))
-                body = {"input": asked[0], "seed": asked[1], "response_format": "wav",
-                        "sample_steps": 2}  # fmt: skip
-                with http.stream("POST", "/v1/audio/speech", json=body) as answer:
-                    assert answer.status_code == 200, answer.read()
-                    if draw.random() < 1 / 3:
-                        for _, _ in zip(answer.iter_raw(), range(draw.randrange(2)), strict=False):
-                            pass
-                        voice_metrics["left"] += 1
-                        continue
-                    size = len(answer.read())
-                voice_metrics["whole"] += 1
-                assert lengths.setdefault(asked, size) == size
-
-    def run(seconds: float) -> Counter[str]:
-        until, tallies = time.monotonic() + seconds, [Counter[str]() for _ in range(CLIENTS)]
-        with concurrent.futures.ThreadPoolExecutor(CLIENTS) as pool:
-            for done in [pool.submit(speak, n, until, tallies[n]) for n in range(CLIENTS)]:
-                done.result()
-        wait_until_idle(server)
-        return sum(tallies, Counter())
-
-    run(min(2.0, SECONDS))  # pools and regions grow to their size
-    before, counted, tasks = Holdings.of(server), metrics(server), gateway.tasks()
-    voice_metrics = run(SECONDS)
-    after = Holdings.of(server)
-    assert voice_metrics["whole"] >= CLIENTS
-    assert voice_metrics["left"] >= CLIENTS / 4
-    assert after.regions <= before.regions
-    assert after.threads <= before.threads + 16
-    deadline = time.monotonic() + 5
-    while (gateway.tasks() > tasks or gateway.metrics.in_flight) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert gateway.metrics.in_flight == 0
-    assert gateway.tasks() <= tasks
-    failed = {name: value for name, value in metrics(server).items() if 'outcome="failed"' in name}
-    assert {n: v for n, v in failed.items() if v > counted.get(n, 0)} == {}
-    print(dict(voice_metrics), before, after)  # noqa: T201
 
 
 def test_leaving_a_whole_answer_cancels_it_in_triton(

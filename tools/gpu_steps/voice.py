@@ -19,7 +19,8 @@ from gsv.constants import MEL_CHANNELS, MEL_RATE
 from gsv.engine.kernels.cuda import vocoder as kernels
 from gsv.engine.vocoder_windows import GraphedVocoder
 from gsv.stages.base import Place
-from gsv.stages.vocoder import Request, Settings, VocoderStage
+from gsv.stages.messages import WaveRequest
+from gsv.stages.vocoder import Settings, VocoderStage
 
 
 def run(setup: Setup, section: Section, report: Report) -> None:
@@ -45,11 +46,11 @@ def stage(setup: Setup) -> VocoderStage:
     return made
 
 
-def requests(lengths: Sequence[int]) -> list[Request]:
+def requests(lengths: Sequence[int]) -> list[WaveRequest]:
     """Requests of so many frames each."""
     rng = np.random.default_rng(0)
     return [
-        Request(
+        WaveRequest(
             mel=rng.standard_normal((MEL_CHANNELS, frames), dtype=np.float32),
             mel_counts=np.array([frames], np.int32),
         )
@@ -57,7 +58,7 @@ def requests(lengths: Sequence[int]) -> list[Request]:
     ]
 
 
-def vocode(stage: VocoderStage, batch: Sequence[Request]) -> None:
+def vocode(stage: VocoderStage, batch: Sequence[WaveRequest]) -> None:
     """Submit requests at once and wait for all of them."""
     answers: list[Future[Any]] = [Future() for _ in batch]
     for request, answer in zip(batch, answers, strict=True):

@@ -14,12 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from gsv import __version__
 from gsv.checkpoints.manifest import fingerprint
-from gsv.errors import ConfigurationError, GsvError, InvalidRequest
+from gsv.errors import ConfigurationError, GsvError
 from gsv.reply import Reply
 from gsv.voices import VoiceFolder
 
@@ -138,22 +135,3 @@ class AsyncStage(Protocol):
     def submit(self, request: Any, reply: Reply) -> Callable[[], None]: ...
     def load(self) -> Load | None: ...
     def close(self) -> None: ...
-
-
-def check_counts(tensor: str, counts: NDArray[np.int32], total: int, of: str) -> None:
-    """InvalidRequest unless ``counts`` add up to ``total``, the length of tensor ``of``."""
-    if counts.ndim != 1 or (counts < 0).any() or int(counts.sum()) != total:
-        raise InvalidRequest.value(
-            tensor, counts.tolist(), f"counts that add up to the {total} entries of {of}"
-        )
-
-
-def split_by_counts(array: NDArray[Any], counts: NDArray[np.int32]) -> list[NDArray[Any]]:
-    """Cut the last axis into consecutive pieces of the given lengths."""
-    return np.split(array, np.cumsum(counts)[:-1], axis=-1)
-
-
-def check_ids(tensor: str, ids: NDArray[np.int32], limit: int) -> None:
-    """InvalidRequest unless every entry is from 0 to ``limit - 1``."""
-    if ids.ndim != 1 or (len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < limit):
-        raise InvalidRequest.value(tensor, ids.tolist()[:8], f"one row of ids 0 to {limit - 1}")

@@ -1,84 +1,91 @@
-"""Calls from one stage to others: threads that wait for them, and a way to call them all off."""
+"""Calls from one stage to others: typed, waited for on a pool's threads, called off together."""
 
 from __future__ import annotations
 
 import dataclasses
 import threading
-import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
-import numpy as np
-
-from gsv.constants import BERT_DIM, MEL_CHANNELS, STYLE_BINS
 from gsv.errors import Cancelled, Overloaded
 from gsv.reply import Reply
-from gsv.stages.base import Tensors
+
+Answer = TypeVar("Answer")
+
+
+@dataclasses.dataclass(frozen=True)
+class SequenceStep:
+    """A call's place in a sequence: all calls of one sequence meet the same instance of a model.
+
+    Attributes:
+        id: names the sequence, 1 to 2**64 - 1.
+        start, end: whether it is the first call, and the last one.
+    """
+
+    id: int
+    start: bool
+    end: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class StageCall(Generic[Answer]):
+    """One request to a model, as a class of :mod:`gsv.stages.messages`, and what it answers."""
+
+    model: str
+    request: Any
+    answer: type[Answer]
+    sequence: SequenceStep | None = None
+
+
+class CancelToken(Protocol):
+    """Names one caller's calls, so that every stage can be told that nobody waits any more."""
+
+    def cancel(self) -> None:
+        """Call off whatever is under way under this name; from any thread."""
+        ...
+
+    def release(self) -> None:
+        """Give the name back; nothing is under way any more."""
+        ...
 
 
 class CallModel(Protocol):
-    """The models of one server, called by name; ``serving/bls.py`` or ``offline.py``."""
+    """The models of one server; ``serving/backend/bls_client.py`` or ``offline.py``."""
 
-    def __call__(
-        self, model: str, tensors: Tensors, outputs: Sequence[str], *, job: str = ""
-    ) -> Tensors:
-        """The model's response.
-
-        Its error comes back as the exception that it was. ``job`` names the call, so that it can
-        be cancelled; an ensemble hands the name on to its steps.
-        """
+    def __call__(self, call: StageCall[Answer], token: Any) -> Answer:
+        """The model's answer; its error comes back as the exception that it was."""
         ...
 
-    def cancel(self, model: str, job: str) -> None:
-        """Tell ``model`` that nobody waits for the calls named ``job`` any more."""
+    def token(self, request_id: str) -> CancelToken:
+        """A name for the calls of one caller; ``request_id`` is the caller's own, for logs."""
         ...
 
 
 class CancelScope:
     """All calls on behalf of one caller; when the caller leaves, every call under way is told."""
 
-    def __init__(self, call: CallModel) -> None:
+    def __init__(self, call: CallModel, request_id: str = "") -> None:
         self._call = call
-        self._live: dict[str, tuple[str, ...]] = {}
+        self._request_id = request_id
+        self._token = call.token(request_id)
         self._inner: list[CancelScope] = []
         self._lock = threading.Lock()
         self.cancelled = threading.Event()
 
-    def __call__(
-        self,
-        model: str,
-        tensors: Tensors,
-        outputs: Sequence[str],
-        *,
-        inside: tuple[str, ...] = (),
-        job: str = "",
-    ) -> Tensors:
-        """As :class:`CallModel`.
+    def __call__(self, call: StageCall[Answer]) -> Answer:
+        """As :class:`CallModel`; Cancelled once the caller has left."""
+        if self.cancelled.is_set():
+            raise Cancelled("the caller went away")
+        return self._call(call, self._token)
 
-        Args:
-            model, tensors, outputs: the call.
-            inside: the steps of an ensemble that can be cancelled.
-            job: a name for the call; by default one that nobody else has.
-        """
-        job = job or uuid.uuid4().hex
-        with self._lock:
-            if self.cancelled.is_set():
-                raise Cancelled("the caller went away")
-            self._live[job] = inside or (model,)
-        try:
-            return self._call(model, tensors, outputs, job=job)
-        finally:
-            with self._lock:
-                del self._live[job]
-
-    def abandon(self, model: str, job: str) -> None:
-        """Tell ``model`` that there will be no more calls named ``job``."""
-        self._call.cancel(model, job)
+    def last(self, call: StageCall[Answer]) -> Answer:
+        """A call that ends something, made also after the caller has left."""
+        return self._call(call, self._token)
 
     def inner(self) -> CancelScope:
         """A scope for one attempt: it can be cancelled alone, and is cancelled with this one."""
-        scope = CancelScope(self._call)
+        scope = CancelScope(self._call, self._request_id)
         with self._lock:
             self._inner.append(scope)
             if self.cancelled.is_set():
@@ -89,15 +96,18 @@ class CancelScope:
         """Call off everything under way; later calls raise Cancelled."""
         with self._lock:
             self.cancelled.set()
-            live, inner = dict(self._live), list(self._inner)
+            inner = list(self._inner)
         for scope in inner:
             scope.cancel()
-        for job, models in live.items():
-            self._tell(job, models)
+        self._token.cancel()
 
-    def _tell(self, job: str, models: tuple[str, ...]) -> None:
-        for model in models:
-            self._call.cancel(model, job)
+    def close(self) -> None:
+        """Release the names; nothing is under way any more."""
+        with self._lock:
+            inner, self._inner = self._inner, []
+        for scope in inner:
+            scope.close()
+        self._token.release()
 
 
 class CallPool:
@@ -110,7 +120,9 @@ class CallPool:
         self._inside = 0
         self._lock = threading.Lock()
 
-    def submit(self, work: Callable[[CancelScope], None], reply: Reply) -> Callable[[], None]:
+    def submit(
+        self, work: Callable[[CancelScope], None], reply: Reply, request_id: str = ""
+    ) -> Callable[[], None]:
         """Run ``work`` on a thread; its errors go to ``reply``. Returns what cancels it.
 
         Raises:
@@ -122,9 +134,9 @@ class CallPool:
                     f"{self._inside} requests are inside and the line is full; try again later"
                 )
             self._inside += 1
-        scope = CancelScope(self._call)
+        scope = CancelScope(self._call, request_id)
         future = self._pool.submit(self._run, work, scope, reply)
-        future.add_done_callback(lambda _: self._leave())
+        future.add_done_callback(lambda _: self._leave(scope))
 
         def cancel() -> None:
             if future.cancel():
@@ -144,55 +156,7 @@ class CallPool:
         except BaseException as error:
             reply.fail(error)
 
-    def _leave(self) -> None:
+    def _leave(self, scope: CancelScope) -> None:
+        scope.close()
         with self._lock:
             self._inside -= 1
-
-
-ENGINE = "semantic_gpt_engine"
-
-
-@dataclasses.dataclass(frozen=True)
-class CancellableModel:
-    """A model that can be told to drop calls, and what Triton wants of a request that says so.
-
-    Attributes:
-        inputs: the required ones; nobody reads them.
-        outputs: all of them.
-    """
-
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-
-
-_GPT_INPUTS = (
-    "PHONEMES", "PHONEME_COUNTS", "BERT_FEATURES", "BERT_ROWS", "PROMPT_PHONEMES",
-    "PROMPT_BERT_FEATURES", "PROMPT_BERT_ROWS", "PROMPT_TOKENS",
-)  # fmt: skip
-# Names, not the stages' classes: these would bring torch into processes that have no network.
-CANCELLABLE = {
-    "semantic_gpt": CancellableModel(_GPT_INPUTS, ("TOKENS", "TOKEN_COUNTS")),
-    ENGINE: CancellableModel(_GPT_INPUTS, ("TOKENS", "TOKEN_COUNTS", "ENDED")),
-    "sovits_v4": CancellableModel(
-        (
-            "TOKENS", "TOKEN_COUNTS", "PHONEMES", "PHONEME_COUNTS", "PROMPT_TOKENS",
-            "PROMPT_PHONEMES", "REFERENCE_SPECTRUM", "REFERENCE_MEL",
-        ),
-        ("MEL", "MEL_COUNTS"),
-    ),
-}  # fmt: skip
-# Shapes of the inputs that are no row of numbers.
-_TABLES = {
-    "BERT_FEATURES": (1, BERT_DIM),
-    "PROMPT_BERT_FEATURES": (1, BERT_DIM),
-    "REFERENCE_SPECTRUM": (STYLE_BINS, 1),
-    "REFERENCE_MEL": (MEL_CHANNELS, 1),
-}
-
-
-def placeholders(model: str) -> Tensors:
-    """A value for each required input of a cancellable model, for a request that reads none."""
-    return {
-        name: np.zeros(_TABLES.get(name, (1,)), np.float32 if name in _TABLES else np.int32)
-        for name in CANCELLABLE[model].inputs
-    }

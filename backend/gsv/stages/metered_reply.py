@@ -22,10 +22,12 @@ class MeteredReply:
         self._lock = threading.Lock()
         self.voice = UNKNOWN
 
-    def submitted(self, pool: CallPool, work: Callable[[CancelScope], None]) -> Callable[[], None]:
+    def submitted(
+        self, pool: CallPool, work: Callable[[CancelScope], None], request_id: str = ""
+    ) -> Callable[[], None]:
         """Submit the work that answers here; counts as well what the pool refuses."""
         try:
-            return pool.submit(work, self)
+            return pool.submit(work, self, request_id)
         except BaseException as error:
             self.end(error)
             raise

@@ -34,92 +34,16 @@ from gsv.constants import (
 from gsv.device import upload
 from gsv.errors import CheckpointError, GsvError, InvalidRequest, VoiceError
 from gsv.models.quantizer import Quantizer
-from gsv.options import RANGES, check_range
 from gsv.precision import DEFAULT, torch_dtype
 from gsv.stages.base import Place
 from gsv.stages.base import Settings as BaseSettings
+from gsv.stages.messages import ReferenceRequest, ReferenceResult, wrong_length
 from gsv.stages.pretrained import load_hubert
 from gsv.voices import Voice
 from gsv.voices.feature_cache import FeatureCache
 from gsv.voices.features import Arrays, FeatureStore, Layout
 from gsv.voices.metrics import VoiceMetrics
 from gsv.voices.recording import read_recording
-
-# A recording that decoders push a little over full scale is scaled back; samples far outside are
-# integers that nobody divided.
-PEAK_LIMIT = 1.0
-_FRAME_SECONDS = 0.02
-_SILENCE = 1e-3  # RMS: -60 dB against full scale
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """A voice by name, or a recording with its rate."""
-
-    voice: str = ""
-    reference_audio: NDArray[np.float32] | None = None  # [samples], mono
-    reference_sample_rate: int | None = None
-    prompt_phonemes: NDArray[np.int32] | None = None  # unread, it orders the ensemble's steps
-
-    def __post_init__(self) -> None:
-        if self.reference_audio is None:
-            return
-        if self.reference_sample_rate is None:
-            raise InvalidRequest(
-                "REFERENCE_SAMPLE_RATE: missing beside REFERENCE_AUDIO; allowed: "
-                f"{RANGES['REFERENCE_SAMPLE_RATE']} Hz"
-            )
-        check_range("REFERENCE_SAMPLE_RATE", self.reference_sample_rate)
-        _check_samples(self.reference_audio, self.reference_sample_rate)
-
-
-def _check_samples(samples: NDArray[np.float32], rate: int) -> None:
-    seconds = len(samples) / rate
-    # Outer bounds before any work; the exact count is taken after resampling, as upstream does.
-    if not REFERENCE_MIN_SECONDS - 0.01 <= seconds <= REFERENCE_MAX_SECONDS + 0.01:
-        raise _wrong_length(seconds)
-    if not np.isfinite(samples).all():
-        raise InvalidRequest("REFERENCE_AUDIO: got samples that are not finite; allowed: -1 to 1")
-    peak = float(np.abs(samples).max())
-    if peak > PEAK_LIMIT:
-        raise InvalidRequest(
-            f"REFERENCE_AUDIO: got samples up to {peak:g}; allowed: -1 to 1 "
-            "(divide 16-bit integers by 32768)"
-        )
-    if _is_silent(samples, rate):
-        raise InvalidRequest(
-            "REFERENCE_AUDIO: holds nothing but silence; allowed: a recording of speech (two "
-            "channels in opposite phase cancel each other when they are mixed: send one of them)"
-        )
-
-
-def _is_silent(samples: NDArray[np.float32], rate: int) -> bool:
-    """Whether no 20 ms of it are louder than -60 dB against full scale, a constant apart."""
-    size = max(1, round(rate * _FRAME_SECONDS))
-    frames = samples[: len(samples) // size * size].reshape(-1, size).astype(np.float64)
-    return not len(frames) or float(frames.std(axis=1).max()) <= _SILENCE
-
-
-def _wrong_length(seconds: float) -> InvalidRequest:
-    low, high = REFERENCE_MIN_SECONDS, REFERENCE_MAX_SECONDS
-    # So many digits that the number does not look allowed.
-    shown = (f"{seconds:.{digits}f}" for digits in range(2, 9))
-    told = next((text for text in shown if not low <= float(text) <= high), repr(seconds))
-    return InvalidRequest(
-        f"REFERENCE_AUDIO: got {told} s; allowed: {REFERENCE_MIN_SECONDS:g} to "
-        f"{REFERENCE_MAX_SECONDS:g} s of speech"
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """What the generators need of a reference."""
-
-    prompt_tokens: NDArray[np.int32]  # [tokens], 25 a second
-    reference_spectrum: NDArray[np.float32]  # [704, frames] float32, 50 a second
-    reference_mel: NDArray[
-        np.float32
-    ]  # [100, frames] float32, 100 a second, log-mel scaled to [-1, 1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,12 +63,12 @@ _LAYOUT = {
 }
 
 
-def _pack(result: Result) -> Arrays:
+def _pack(result: ReferenceResult) -> Arrays:
     return {name: getattr(result, name) for name in _LAYOUT}
 
 
-def _unpack(arrays: Arrays) -> Result:
-    return Result(**arrays)
+def _unpack(arrays: Arrays) -> ReferenceResult:
+    return ReferenceResult(**arrays)
 
 
 def _own_quantizer(voice: Voice) -> str:
@@ -161,8 +85,8 @@ def _own_quantizer(voice: Voice) -> str:
 class ReferenceEncoderStage:
     """HuBERT, quantizer and the two spectral views, with a bounded cache by content."""
 
-    request_type = Request
-    result_type = Result
+    request_type = ReferenceRequest
+    result_type = ReferenceResult
     settings_type = Settings
 
     def __init__(self, place: Place, settings: Settings) -> None:
@@ -179,7 +103,7 @@ class ReferenceEncoderStage:
         self.voice_metrics = VoiceMetrics(self._voices)
         encoder = place.identity(dtype)
         store = FeatureStore("acoustic", encoder, _LAYOUT)
-        self._kept: FeatureCache[Result] = FeatureCache(
+        self._kept: FeatureCache[ReferenceResult] = FeatureCache(
             store, settings.cache, self.voice_metrics, _pack, _unpack
         )
 
@@ -192,10 +116,10 @@ class ReferenceEncoderStage:
     def close(self) -> None:
         """Nothing runs between requests."""
 
-    def run_batch(self, requests: Sequence[Request]) -> list[Result | GsvError]:
+    def run_batch(self, requests: Sequence[ReferenceRequest]) -> list[ReferenceResult | GsvError]:
         """Encode each reference by itself: HuBERT's first norm spans the whole time axis, so a
         padded batch would change the answer."""
-        answers: list[Result | GsvError] = []
+        answers: list[ReferenceResult | GsvError] = []
         for request in requests:
             try:
                 answers.append(self._answer(request))
@@ -203,7 +127,7 @@ class ReferenceEncoderStage:
                 answers.append(error)
         return answers
 
-    def _answer(self, request: Request) -> Result:
+    def _answer(self, request: ReferenceRequest) -> ReferenceResult:
         samples, rate = request.reference_audio, request.reference_sample_rate
         if samples is not None and rate is not None:
             content = f"{rate}:".encode() + samples.tobytes()
@@ -221,7 +145,7 @@ class ReferenceEncoderStage:
             self._kept.keep(voice, key, found)
         return found
 
-    def _encode_voice(self, voice: Voice) -> Result:
+    def _encode_voice(self, voice: Voice) -> ReferenceResult:
         quantizer = self._quantizer
         if voice.sovits is not None:
             quantizer = copy.deepcopy(quantizer)
@@ -246,19 +170,21 @@ class ReferenceEncoderStage:
         return samples, rate
 
     @torch.inference_mode()
-    def _encode(self, samples: NDArray[np.float32], rate: int, quantizer: Quantizer) -> Result:
+    def _encode(
+        self, samples: NDArray[np.float32], rate: int, quantizer: Quantizer
+    ) -> ReferenceResult:
         samples = audio.peak_guard(samples)
         heard = audio.resample_soxr(samples, rate, SSL_RATE)
         seconds = len(heard) / SSL_RATE
         if not REFERENCE_MIN_SECONDS <= seconds <= REFERENCE_MAX_SECONDS:
-            raise _wrong_length(seconds)
+            raise wrong_length(seconds)
         tail = np.zeros(SSL_TAIL_SAMPLES, np.float32)
         wave = upload(np.concatenate([heard, tail]), self._device)
         codes = quantizer.extract_tokens(self._hubert(wave[None]))
         reference = audio.resample_sinc(upload(samples, self._device), rate, REFERENCE_RATE)
         spectrum = audio.spectrum(reference[None])[0, :STYLE_BINS].contiguous()
         mel = audio.normalize_mel(audio.log_mel(reference[None]))[0]
-        return Result(
+        return ReferenceResult(
             prompt_tokens=codes[0].cpu().numpy().astype(np.int32),
             reference_spectrum=spectrum.cpu().numpy(),
             reference_mel=mel.cpu().numpy(),

@@ -1,8 +1,7 @@
-"""semantic_gpt_engine and semantic_gpt: phonemes and prompt tokens → semantic tokens.
+"""semantic_gpt: phonemes and prompt tokens → semantic tokens.
 
-The engine owns weights, cache and the running batch; every sentence of a request is a sequence of
-its own. It serves whole answers, to ``semantic_gpt``, the pipeline's step, which is a thin face on
-it, and sentences in portions, to streams.
+The engine owns weights, cache and the running batch; every sentence is a sequence of its own there.
+It serves whole answers, as the pipeline's step, and single sentences in chunks, to streams.
 """
 
 from __future__ import annotations
@@ -12,7 +11,9 @@ import gc
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import MISSING
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,18 +21,18 @@ from numpy.typing import NDArray
 from gsv.checkpoints.store import load_module_state
 from gsv.checkpoints.voice_weights import parameters_in, read_gpt
 from gsv.config import GPTConfig
-from gsv.constants import BERT_DIM, EOS, PHONEMES
 from gsv.device import memory_free
 from gsv.engine.gpt.engine import Engine, Handle
 from gsv.engine.gpt.sequence import IsBuffered, SamplingParams, SequenceRequest
 from gsv.errors import InvalidRequest
 from gsv.models.gpt import SemanticGPT
-from gsv.options import DEFAULTS, check_range, check_seed, resolve_seed
+from gsv.options import resolve_seed
 from gsv.precision import DEFAULT, torch_dtype
-from gsv.reply import Reply
-from gsv.stages.base import Load, Place, check_counts, check_ids, split_by_counts
+from gsv.reply import CancellableReply, Reply
+from gsv.stages.arrays import split_by_counts
+from gsv.stages.base import Load, Place
 from gsv.stages.base import Settings as BaseSettings
-from gsv.stages.calls import ENGINE, CallModel, CallPool, CancelScope
+from gsv.stages.messages import MoreTokens, SemanticRequest, SemanticResult
 from gsv.stages.sizing import LANDING_ROWS, positions, row_bytes, slots, voices_budget
 from gsv.stages.token_sessions import TokenSessions
 from gsv.voices.lease import start_in_voice
@@ -44,85 +45,7 @@ CPU_BUDGET_MIB = 4096
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
-    """Sentences to speak, the reference before them, and how to sample."""
-
-    phonemes: NDArray[np.int32]  # [n], all sentences
-    phoneme_counts: NDArray[np.int32]  # [sentences]
-    bert_features: NDArray[np.float32]  # [rows, 1024]
-    bert_rows: NDArray[np.int32]  # [n]
-    prompt_phonemes: NDArray[np.int32]  # [p]
-    prompt_bert_features: NDArray[np.float32]  # [prompt rows, 1024]
-    prompt_bert_rows: NDArray[np.int32]  # [p]
-    prompt_tokens: NDArray[np.int32]  # [tokens]
-    top_k: int = DEFAULTS.top_k
-    top_p: float = DEFAULTS.top_p
-    temperature: float = DEFAULTS.temperature
-    repetition_penalty: float = DEFAULTS.repetition_penalty
-    seed: int = DEFAULTS.seed
-    voice: str = ""  # one with a GPT of its own speaks through that
-
-    def __post_init__(self) -> None:
-        check_counts("PHONEME_COUNTS", self.phoneme_counts, len(self.phonemes), "PHONEMES")
-        check_ids("PHONEMES", self.phonemes, PHONEMES)
-        check_ids("PROMPT_PHONEMES", self.prompt_phonemes, PHONEMES)
-        check_ids("PROMPT_TOKENS", self.prompt_tokens, EOS)
-        for prefix, table, rows, ids in (
-            ("", self.bert_features, self.bert_rows, self.phonemes),
-            ("PROMPT_", self.prompt_bert_features, self.prompt_bert_rows, self.prompt_phonemes),
-        ):
-            if table.ndim != 2 or table.shape[1] != BERT_DIM:
-                raise InvalidRequest.value(
-                    f"{prefix}BERT_FEATURES", list(table.shape), f"[rows, {BERT_DIM}]"
-                )
-            check_ids(f"{prefix}BERT_ROWS", rows, len(table))
-            if len(rows) != len(ids):
-                raise InvalidRequest.value(
-                    f"{prefix}BERT_ROWS", f"{len(rows)} rows", f"{len(ids)}, one a phoneme"
-                )
-        for name in ("top_k", "top_p", "temperature", "repetition_penalty"):
-            check_range(name.upper(), getattr(self, name))
-        check_seed(self.seed)
-
-
-@dataclasses.dataclass(frozen=True)
-class EngineRequest(Request):
-    """The same, and in what portions to answer."""
-
-    first_sentence: int = 0  # index of the first sentence in the caller's whole text
-    chunk_tokens: int = 0  # tokens of one sentence in an answer, at the least; 0 is everything
-    job: str = ""  # the caller's name for that sentence
-    portion: int = 0  # 0 begins the sentence, n asks for its next tokens and reads nothing else
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.chunk_tokens < 0 or (self.chunk_tokens > 0) != bool(self.job):
-            raise InvalidRequest.value(
-                "CHUNK_TOKENS", self.chunk_tokens, "1 or more with a JOB, 0 without"
-            )
-        if self.job and len(self.phoneme_counts) != 1:
-            raise InvalidRequest.value(
-                "PHONEME_COUNTS", f"{len(self.phoneme_counts)} sentences", "one sentence with JOB"
-            )
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """Semantic tokens, 25 a second of speech."""
-
-    tokens: NDArray[np.int32]  # [m], all sentences
-    token_counts: NDArray[np.int32]  # [sentences]
-
-
-@dataclasses.dataclass(frozen=True)
-class EngineResult(Result):
-    """The same, and whether the sentence of a JOB goes on."""
-
-    ended: int = 1  # 0: there is another portion
-
-
-@dataclasses.dataclass(frozen=True)
-class EngineSettings(BaseSettings):
+class Settings(BaseSettings):
     """Parameters of the engine."""
 
     dtype: str = DEFAULT
@@ -135,14 +58,14 @@ class EngineSettings(BaseSettings):
     memory_budget_mib: int = 0  # of all voices' own GPTs together; 0 is a share of a GPU's
 
 
-class SemanticGPTEngineStage:
+class SemanticGPTStage:
     """The continuous batch; one sequence a sentence."""
 
-    request_type = EngineRequest
-    result_type = EngineResult
-    settings_type = EngineSettings
+    request_type = SemanticRequest
+    result_type = SemanticResult
+    settings_type = Settings
 
-    def __init__(self, place: Place, settings: EngineSettings) -> None:
+    def __init__(self, place: Place, settings: Settings) -> None:
         self._config = GPTConfig.load(place.folder / "gpt.json")
         model = SemanticGPT(self._config)
         model.load_state_dict(load_module_state(place.folder / "gpt.safetensors"), strict=True)
@@ -155,7 +78,7 @@ class SemanticGPTEngineStage:
         count = slots(settings.slots, free, row)
         budget = voices_budget(settings.memory_budget_mib, free, CPU_BUDGET_MIB)
         logger.info(
-            "semantic_gpt_engine on %s: %s, %d slots of %d positions (%d MiB%s), %d MiB for voices",
+            "semantic_gpt on %s: %s, %d slots of %d positions (%d MiB%s), %d MiB for voices",
             place.device, dtype, count, self._max_length, count * row >> 20,
             " at most" if free is None else "", budget >> 20,
         )  # fmt: skip
@@ -200,32 +123,61 @@ class SemanticGPTEngineStage:
         stats = self._engine.stats()
         return Load(stats.running, stats.waiting, stats.counters.steps, stats.counters.rows)
 
-    def submit(self, request: EngineRequest, reply: Reply) -> Callable[[], None]:
+    @staticmethod
+    def read_request(values: dict[str, Any]) -> SemanticRequest | MoreTokens:
+        """The request that a caller sent: the start of a sequence, or what comes after it.
+
+        Raises:
+            InvalidRequest: a value is missing or wrong.
+        """
+        if not values.pop("start"):
+            known = {f.name for f in dataclasses.fields(MoreTokens)}
+            return MoreTokens(**{name: v for name, v in values.items() if name in known})
+        required = [f.name for f in dataclasses.fields(SemanticRequest) if f.default is MISSING]
+        if missing := [name.upper() for name in required if name not in values]:
+            raise InvalidRequest(
+                f"{', '.join(missing)}: missing; the first request of a sequence brings them all"
+            )
+        return SemanticRequest(**values)
+
+    def submit(
+        self, request: SemanticRequest | MoreTokens, reply: CancellableReply
+    ) -> Callable[[], None]:
         """Put every sentence into the running batch of its voice, loading that first if need be.
 
-        The portions of a job come out of one sentence; to cancel one of them cancels the sentence.
+        A sequence that goes on brings one sentence, which is fetched in chunks; to cancel one of
+        its requests cancels the sentence.
         """
-        if not request.job:
+        if isinstance(request, MoreTokens):
+            return self._continue(request, reply)
+        if request.end:
             return self._start(request, reply)
-        if request.portion > 0:
-            session = self._sessions.find(request.job)
-        else:
-            session = self._sessions.begin(request.job, _portion)
-            try:
-                session.cancel = self._start(request, session, session.is_buffered)
-            except BaseException:
-                self._sessions.abandon(request.job)
-                raise
-        session.ask(reply, request.chunk_tokens, request.portion)
+        session = self._sessions.begin(request.sequence, _chunk)
+        try:
+            session.cancel = self._start(request, session, session.is_buffered)
+        except BaseException:
+            self._sessions.abandon(request.sequence)
+            raise
+        session.ask(reply, request.chunk_tokens)
         self._engine.wake()
         return session.cancel
 
-    def abandon(self, job: str) -> None:
-        """Stop a job that nobody will ask for any more."""
-        self._sessions.abandon(job)
+    def _continue(self, request: MoreTokens, reply: CancellableReply) -> Callable[[], None]:
+        if request.end:
+            self._sessions.abandon(request.sequence)
+            reply.send(_chunk(np.zeros(0, np.int32), True), final=True)
+            return lambda: None
+        session = self._sessions.find(request.sequence)
+        session.ask(reply, request.chunk_tokens)
+        self._engine.wake()
+        return session.cancel
+
+    def sweep(self) -> None:
+        """Stop sentences whose streams have ended or been idle for too long; called regularly."""
+        self._sessions.sweep()
 
     def _start(
-        self, request: EngineRequest, reply: Reply, is_buffered: IsBuffered = lambda: False
+        self, request: SemanticRequest, reply: Reply, is_buffered: IsBuffered = lambda: False
     ) -> Callable[[], None]:
         return start_in_voice(
             self._weight_cache,
@@ -255,9 +207,9 @@ class SemanticGPTEngineStage:
         gc.collect()
 
     def _begin(
-        self, request: EngineRequest, model: str, reply: Reply, is_buffered: IsBuffered
+        self, request: SemanticRequest, model: str, reply: Reply, is_buffered: IsBuffered
     ) -> Callable[[], None]:
-        answer = _Gathering(reply, len(request.phoneme_counts), streaming=bool(request.job))
+        answer = _Gathering(reply, len(request.phoneme_counts), streaming=not request.end)
         try:
             for index, sequence in enumerate(self._sequences(request, model, is_buffered)):
                 answer.add(self._engine.submit(sequence, *answer.callbacks(index)))
@@ -267,7 +219,7 @@ class SemanticGPTEngineStage:
         return answer.cancel
 
     def _sequences(
-        self, request: EngineRequest, model: str, is_buffered: IsBuffered
+        self, request: SemanticRequest, model: str, is_buffered: IsBuffered
     ) -> list[SequenceRequest]:
         params = SamplingParams(
             top_k=request.top_k,
@@ -290,7 +242,7 @@ class SemanticGPTEngineStage:
                 prompt_tokens=request.prompt_tokens,
                 params=params,
                 sentence=request.first_sentence + index,
-                chunk_tokens=min(request.chunk_tokens, 1),  # portions are cut by who hands them out
+                chunk_tokens=min(request.chunk_tokens, 1),  # the session cuts chunks
                 model=model,
                 is_buffered=is_buffered,
             )
@@ -298,17 +250,17 @@ class SemanticGPTEngineStage:
         ]
 
 
-def _portion(tokens: NDArray[np.int32], last: bool) -> EngineResult:
-    return EngineResult(tokens, np.array([len(tokens)], np.int32), ended=int(last))
+def _chunk(tokens: NDArray[np.int32], last: bool) -> SemanticResult:
+    return SemanticResult(tokens, np.array([len(tokens)], np.int32), is_last=int(last))
 
 
 class _Gathering:
-    """Collects the sentences of one request, or passes one sentence's portions on."""
+    """Collects the sentences of one request, or passes one sentence's chunks on."""
 
     def __init__(self, reply: Reply, sentences: int, *, streaming: bool) -> None:
         self._reply = reply
         self._streaming = streaming
-        self._portions: list[list[NDArray[np.int32]]] = [[] for _ in range(sentences)]
+        self._chunks: list[list[NDArray[np.int32]]] = [[] for _ in range(sentences)]
         self._open = sentences
         self._handles: list[Handle] = []
         self._failed = False
@@ -330,16 +282,16 @@ class _Gathering:
     def _take(self, index: int, tokens: NDArray[np.int32], done: bool) -> None:
         tokens = tokens.astype(np.int32, copy=False)
         if self._streaming:
-            self._reply.send(_portion(tokens, done), final=done)
+            self._reply.send(_chunk(tokens, done), final=done)
             return
         with self._lock:
-            self._portions[index].append(tokens)
+            self._chunks[index].append(tokens)
             self._open -= done
             finished = self._open == 0 and not self._failed
         if finished:
-            sentences = [np.concatenate(portions) for portions in self._portions]
+            sentences = [np.concatenate(chunks) for chunks in self._chunks]
             counts = np.array([len(s) for s in sentences], np.int32)
-            self._reply.send(EngineResult(np.concatenate(sentences), counts), final=True)
+            self._reply.send(SemanticResult(np.concatenate(sentences), counts, 1), final=True)
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:
@@ -347,44 +299,3 @@ class _Gathering:
         if first:
             self.cancel()
             self._reply.fail(error)
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings(BaseSettings):
-    """Parameters of the face."""
-
-    concurrency: int = 64
-    waiting: int = 256
-
-
-class SemanticGPTStage:
-    """The whole answer of the engine, gathered."""
-
-    request_type = Request
-    result_type = Result
-    settings_type = Settings
-
-    def __init__(self, place: Place, settings: Settings, call: CallModel) -> None:
-        self._pool = CallPool("semantic", call, settings.concurrency, settings.waiting)
-
-    def warm_up(self) -> None:
-        """The engine warms itself up."""
-
-    def close(self) -> None:
-        """Wait for calls under way."""
-        self._pool.close()
-
-    def load(self) -> None:
-        """The running batch is the engine's."""
-
-    def submit(self, request: Request, reply: Reply) -> Callable[[], None]:
-        """Ask the engine; the answer leaves when its last sentence is done."""
-
-        def work(scope: CancelScope) -> None:
-            tensors = {
-                f.name.upper(): getattr(request, f.name) for f in dataclasses.fields(Request)
-            }
-            answer = scope(ENGINE, tensors, ["TOKENS", "TOKEN_COUNTS"])
-            reply.send(Result(answer["TOKENS"], answer["TOKEN_COUNTS"]), final=True)
-
-        return self._pool.submit(work, reply)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -24,17 +23,18 @@ from torch import Tensor
 from gsv import audio
 from gsv.checkpoints.store import load_module_state
 from gsv.config import SoVITSConfig
-from gsv.constants import MEL_CHANNELS, STYLE_BINS
+from gsv.constants import STYLE_BINS
 from gsv.device import end_if_fatal, memory_free, synchronize, upload
 from gsv.engine.flow.engine import FlowEngine, FlowRequest, Handle
 from gsv.engine.flow.planner import Reference, sentence_requests
 from gsv.engine.turns import Turn
 from gsv.errors import Cancelled, GsvError, InvalidRequest
 from gsv.models.sovits import SoVITS
-from gsv.options import DEFAULTS, check_range, check_seed, resolve_seed
+from gsv.options import resolve_seed
 from gsv.precision import DEFAULT, torch_dtype
 from gsv.reply import Reply
-from gsv.stages.base import Load, Place, check_counts, check_ids, split_by_counts
+from gsv.stages.arrays import split_by_counts
+from gsv.stages.base import Load, Place
 from gsv.stages.base import Settings as BaseSettings
 from gsv.stages.conditions import (
     ROUND_TO,
@@ -44,6 +44,7 @@ from gsv.stages.conditions import (
     Waiting,
     encode,
 )
+from gsv.stages.messages import MelRequest, MelResult
 from gsv.stages.sizing import voices_budget
 from gsv.stages.sovits_voices import SoVITSVoice, SoVITSVoices
 from gsv.voices.lease import start_in_voice
@@ -55,73 +56,6 @@ logger = logging.getLogger(__name__)
 CPU_BUDGET_MIB = 8192
 # Tokens and phonemes of the first chunks that most streams begin with.
 WARM_UP_SIZES = ((32, 32), (32, 64), (32, 96), (64, 64), (64, 96))
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """Sentences as tokens and phonemes, the reference, and how to solve the flow."""
-
-    tokens: NDArray[np.int32]  # [m], all sentences
-    token_counts: NDArray[np.int32]  # [sentences]
-    phonemes: NDArray[np.int32]  # [n], all sentences
-    phoneme_counts: NDArray[np.int32]  # [sentences]
-    prompt_tokens: NDArray[np.int32]  # [t]
-    prompt_phonemes: NDArray[np.int32]  # [p]
-    reference_spectrum: NDArray[np.float32]  # [704, frames] float32
-    reference_mel: NDArray[np.float32]  # [100, frames] float32, scaled to [-1, 1]
-    speed: float = DEFAULTS.speed
-    sample_steps: int = DEFAULTS.sample_steps
-    seed: int = DEFAULTS.seed
-    voice: str = ""  # one with a SoVITS of its own speaks through that
-    # For a stream, which makes one sentence in several requests:
-    first_sentence: int = 0  # index of the first sentence in the caller's whole text
-    first_frame: int = 0  # frames of the sentence that are made already
-    frame_count: int = 0  # frames to make from there on; 0 is all
-    past_mel: NDArray[np.float32] | None = (
-        None  # [100, frames] float32, log-mel, the last of those made
-    )
-    listener_waits: int = 0  # 1: nothing of the answer has been heard yet; goes before others
-    listener_seconds: float = math.inf  # until a listener has nothing left to play
-    owner: str = ""  # the public request that this is part of; those of all share alike
-
-    def __post_init__(self) -> None:
-        check_counts("TOKEN_COUNTS", self.token_counts, len(self.tokens), "TOKENS")
-        check_counts("PHONEME_COUNTS", self.phoneme_counts, len(self.phonemes), "PHONEMES")
-        if len(self.token_counts) != len(self.phoneme_counts):
-            raise InvalidRequest.value(
-                "TOKEN_COUNTS", self.token_counts.tolist(), "as many sentences as PHONEME_COUNTS"
-            )
-        check_ids("TOKENS", self.tokens, 1024)
-        check_ids("PHONEMES", self.phonemes, 732)
-        check_ids("PROMPT_PHONEMES", self.prompt_phonemes, 732)
-        for name, rows in (("reference_spectrum", STYLE_BINS), ("reference_mel", MEL_CHANNELS)):
-            shape = list(getattr(self, name).shape)
-            if len(shape) != 2 or shape[0] != rows or shape[1] == 0:
-                raise InvalidRequest.value(name.upper(), shape, f"[{rows}, frames]")
-        for name in ("prompt_tokens", "prompt_phonemes", "phoneme_counts"):
-            if len(getattr(self, name)) == 0:
-                raise InvalidRequest.value(name.upper(), "nothing", "at least one entry")
-        if not self.listener_seconds >= 0:
-            raise InvalidRequest.value("LISTENER_SECONDS", self.listener_seconds, "0 or more")
-        check_range("SPEED", self.speed)
-        check_range("SAMPLE_STEPS", self.sample_steps)
-        check_seed(self.seed)
-        if (self.token_counts < 1).any():
-            raise InvalidRequest.value(
-                "TOKEN_COUNTS", self.token_counts.tolist(), "at least one token a sentence"
-            )
-        if self.first_frame and (self.past_mel is None or len(self.token_counts) != 1):
-            raise InvalidRequest.value(
-                "FIRST_FRAME", self.first_frame, "0, or PAST_MEL and exactly one sentence with it"
-            )
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """What the vocoder reads."""
-
-    mel: NDArray[np.float32]  # [100, frames] float32, log-mel, all sentences
-    mel_counts: NDArray[np.int32]  # [sentences]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +80,7 @@ class _Prepared:
 class _Work(Waiting):
     """A request whose conditions are to be encoded."""
 
-    def __init__(self, request: Request, key: str, speaker: SoVITSVoice, reply: Reply) -> None:
+    def __init__(self, request: MelRequest, key: str, speaker: SoVITSVoice, reply: Reply) -> None:
         counts = request.token_counts
         super().__init__(
             group=speaker.model,
@@ -178,8 +112,8 @@ class SoVITSStage:
     """Conditions in the caller's thread, on a GPU in batches in one of their own; flow matching in
     the engine's."""
 
-    request_type = Request
-    result_type = Result
+    request_type = MelRequest
+    result_type = MelResult
     settings_type = Settings
 
     def __init__(self, place: Place, settings: Settings) -> None:
@@ -263,7 +197,7 @@ class SoVITSStage:
         stats = self._engine.stats()
         return Load(stats.running, stats.waiting, stats.steps, stats.rows)
 
-    def submit(self, request: Request, reply: Reply) -> Callable[[], None]:
+    def submit(self, request: MelRequest, reply: Reply) -> Callable[[], None]:
         """Encode the conditions and put every sentence into the running batch.
 
         With a voice's own weights, which are loaded first if need be.
@@ -276,7 +210,7 @@ class SoVITSStage:
         )
 
     def _begin(
-        self, request: Request, key: str, speaker: SoVITSVoice, reply: Reply
+        self, request: MelRequest, key: str, speaker: SoVITSVoice, reply: Reply
     ) -> Callable[[], None]:
         work = _Work(request, key, speaker, reply)
         if self._queue is not None:
@@ -367,7 +301,7 @@ class SoVITSStage:
         return answers
 
     def _after_past(
-        self, request: Request, reference: Reference, condition: Tensor
+        self, request: MelRequest, reference: Reference, condition: Tensor
     ) -> tuple[Reference, Tensor]:
         """What the flow hears before the new frames, and the condition of those.
 
@@ -419,7 +353,7 @@ class SoVITSStage:
         return found
 
 
-def _sentences(request: Request) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int32]]]:
+def _sentences(request: MelRequest) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int32]]]:
     """Tokens and phonemes of each sentence."""
     return zip(
         split_by_counts(request.tokens, request.token_counts),
@@ -483,7 +417,7 @@ class _Answer:
         mels = [m for m in self._mels if m is not None]
         whole = audio.denormalize_mel(torch.cat(mels, dim=-1).float())
         counts = np.array([m.shape[-1] for m in mels], np.int32)
-        self._reply.send(Result(whole.contiguous().numpy(), counts), final=True)
+        self._reply.send(MelResult(whole.contiguous().numpy(), counts), final=True)
         self._prepared = None
 
     def _fail(self, error: BaseException) -> None:

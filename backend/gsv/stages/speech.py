@@ -27,21 +27,21 @@ from gsv.options import (
     resolve_seed,
 )
 from gsv.reply import Reply
-from gsv.stages.base import Place, Tensors
+from gsv.stages.base import Place
 from gsv.stages.base import Settings as BaseSettings
-from gsv.stages.calls import CallModel, CallPool, CancelScope
+from gsv.stages.calls import CallModel, CallPool, CancelScope, StageCall
+from gsv.stages.messages import PipelineResult, SpeechRequest
 from gsv.stages.metered_reply import MeteredReply
+from gsv.stages.synthesis import one_call_sequence
 from gsv.voices import VoiceFolder
 from gsv.voices.metrics import VoiceMetrics
 
 PIPELINE = "gpt_sovits_v4_pipeline"
-# Steps with a running batch, where a caller's departure saves work.
-CANCELLABLE_STEPS = ("semantic_gpt", "sovits_v4")
 _VOICE_CHANGES = 4  # replacements of a voice that one request lives through
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
+class PublicRequest:
     """The public inputs with their defaults; making one checks every rule between them."""
 
     text: str
@@ -62,6 +62,7 @@ class Request:
     split_method: str = DEFAULTS.split_method
     pause_seconds: float = DEFAULTS.pause_seconds
     sample_rate: int = DEFAULTS.sample_rate
+    request_id: str = ""  # the caller's own, for logs
 
     def __post_init__(self) -> None:
         check_text("TEXT", self.text)
@@ -81,7 +82,7 @@ class Request:
         """Whether it speaks after a recording of its own instead of a voice."""
         return self.reference_audio is not None
 
-    def resolved(self, voices: VoiceFolder, *, fresh: bool = False) -> Request:
+    def resolved(self, voices: VoiceFolder, *, fresh: bool = False) -> PublicRequest:
         """The same request with the voice's content pinned and its defaults filled in.
 
         Every stage behind then uses one version of the voice, also when it is replaced meanwhile.
@@ -120,18 +121,19 @@ class Request:
             check_range("REFERENCE_SAMPLE_RATE", self.reference_sample_rate)
             check_text("REFERENCE_TEXT", self.reference_text)
 
-    def tensors(self) -> Tensors:
-        """All inputs of the pipeline; the reference's samples only if there are any."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        values |= dataclasses.asdict(self.options) | {"seed": resolve_seed(self.seed)}
-        return {name.upper(): value for name, value in values.items() if value is not None}
+    def filled(self) -> SpeechRequest:
+        """With every default filled in and the seed drawn."""
+        values = dataclasses.asdict(self.options) | {"seed": resolve_seed(self.seed)}
+        for field in dataclasses.fields(SpeechRequest):
+            values.setdefault(field.name, getattr(self, field.name, None))
+        return SpeechRequest(**values)
 
 
 def in_one_voice(
-    request: Request,
+    request: PublicRequest,
     voices: VoiceFolder,
     scope: CancelScope,
-    speak: Callable[[Request, CancelScope], None],
+    speak: Callable[[SpeechRequest, CancelScope], None],
     begun: Callable[[], bool] = lambda: False,
 ) -> None:
     """Call ``speak`` with the voice pinned, again if the voice was replaced meanwhile.
@@ -145,7 +147,7 @@ def in_one_voice(
     pinned = request.resolved(voices)
     for _ in range(_VOICE_CHANGES):
         try:
-            speak(pinned, scope.inner())
+            speak(pinned.filled(), scope.inner())
             return
         except GsvError:
             if request.brings_recording or scope.cancelled.is_set() or begun():
@@ -154,11 +156,11 @@ def in_one_voice(
             if again.voice == pinned.voice:
                 raise
             pinned = again
-    speak(pinned, scope.inner())
+    speak(pinned.filled(), scope.inner())
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
+class SpeechResult:
     """One complete answer."""
 
     audio: NDArray[np.float32]  # [samples], mono, -1 to 1
@@ -178,8 +180,8 @@ class Settings(BaseSettings):
 class SpeechStage:
     """Checks, fills in defaults, and waits for the pipeline on a thread of a pool."""
 
-    request_type = Request
-    result_type = Result
+    request_type = PublicRequest
+    result_type = SpeechResult
     settings_type = Settings
 
     def __init__(self, place: Place, settings: Settings, call: CallModel) -> None:
@@ -197,12 +199,12 @@ class SpeechStage:
     def load(self) -> None:
         """The running batches are the stages\' own."""
 
-    def submit(self, request: Request, reply: Reply) -> Callable[[], None]:
+    def submit(self, request: PublicRequest, reply: Reply) -> Callable[[], None]:
         """Hand the request to the pipeline."""
 
-        def speak(pinned: Request, scope: CancelScope) -> None:
-            answer = scope(PIPELINE, pinned.tensors(), ["AUDIO"], inside=CANCELLABLE_STEPS)
-            counted.send(Result(answer["AUDIO"], request.sample_rate), final=True)
+        def speak(pinned: SpeechRequest, scope: CancelScope) -> None:
+            answer = scope(StageCall(PIPELINE, pinned, PipelineResult, one_call_sequence()))
+            counted.send(SpeechResult(answer.audio, request.sample_rate), final=True)
 
         def work(scope: CancelScope) -> None:
             counted.voice = self.voice_metrics.label(
@@ -211,4 +213,4 @@ class SpeechStage:
             in_one_voice(request, self._voices, scope, speak)
 
         counted = MeteredReply(reply, self.voice_metrics)
-        return counted.submitted(self._pool, work)
+        return counted.submitted(self._pool, work, request.request_id)

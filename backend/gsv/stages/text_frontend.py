@@ -22,18 +22,13 @@ from gsv.constants import BERT_DIM, PHONEMES
 from gsv.device import end_if_fatal, prepare
 from gsv.errors import Cancelled, ConfigurationError, GsvError, VoiceError
 from gsv.options import (
-    DEFAULTS,
-    LANGUAGES,
     READINGS,
-    SPLIT_METHODS,
-    check_choice,
-    check_range,
-    check_text,
 )
 from gsv.precision import DEFAULT, torch_dtype
 from gsv.reply import Reply
 from gsv.stages.base import Place
 from gsv.stages.base import Settings as BaseSettings
+from gsv.stages.messages import TextRequest, TextResult
 from gsv.stages.pretrained import BertFeatures, load_bert
 from gsv.text.frontend import TextFrontend
 from gsv.text.lexicon import Lexicon
@@ -46,43 +41,6 @@ from gsv.voices.metrics import VoiceMetrics
 _LEXICA = 64  # of voices, kept
 _PROMPTS = 128  # transcripts of voices, kept
 _TURN_CHARACTERS = 256  # that BERT reads in a turn, unless one piece has more
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What to say, and whose transcript goes before it."""
-
-    text: str
-    language: str = "auto"
-    split_method: str = DEFAULTS.split_method
-    pause_seconds: float = DEFAULTS.pause_seconds
-    voice: str = ""
-    reference_text: str = ""
-    reference_language: str = "auto"
-
-    def __post_init__(self) -> None:
-        check_text("TEXT", self.text)
-        check_choice("LANGUAGE", self.language, LANGUAGES)
-        check_choice("SPLIT_METHOD", self.split_method, SPLIT_METHODS)
-        check_range("PAUSE_SECONDS", self.pause_seconds)
-        check_choice("REFERENCE_LANGUAGE", self.reference_language, LANGUAGES)
-        if self.reference_text:
-            check_text("REFERENCE_TEXT", self.reference_text)
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """Phonemes of all sentences one after another, and those of the reference's transcript."""
-
-    phonemes: NDArray[np.int32]  # [n]
-    phoneme_counts: NDArray[np.int32]  # [sentences]
-    bert_features: NDArray[np.float32]  # [rows, 1024]
-    bert_rows: NDArray[np.int32]  # [n]
-    pauses: NDArray[np.float32]  # [sentences + 1] seconds, before the first and after each
-    prompt_phonemes: NDArray[np.int32]  # [p]
-    prompt_bert_features: NDArray[np.float32]  # [prompt rows, 1024]
-    prompt_bert_rows: NDArray[np.int32]  # [p]
-    analysis: str  # JSON: sentences, segments, normalised text, phonemes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +79,7 @@ class _Analysed:
     transcript: Sentence | None = None
     voice: Voice | None = None  # whose transcript it is
     key: str = ""  # under which it will be kept
+    pinned: str = ""  # the voice that speaks, with its content
 
 
 class TextFrontendStage:
@@ -130,8 +89,8 @@ class TextFrontendStage:
     delays a short one by a sentence, not by the whole of it.
     """
 
-    request_type = Request
-    result_type = Result
+    request_type = TextRequest
+    result_type = TextResult
     settings_type = Settings
 
     def __init__(self, place: Place, settings: Settings) -> None:
@@ -172,7 +131,7 @@ class TextFrontendStage:
     def load(self) -> None:
         """Requests are short: there is no running batch to tell of."""
 
-    def submit(self, request: Request, reply: Reply) -> Callable[[], None]:
+    def submit(self, request: TextRequest, reply: Reply) -> Callable[[], None]:
         """Put a request in line; what is returned takes it out again."""
         job = _Job(request, reply)
         with self._changed:
@@ -259,9 +218,9 @@ class TextFrontendStage:
             job.taken.clear()
             if not job.texts and job.analysed is not None:
                 prompt = self._prompt(job.analysed, job.features)
-                job.end(_pack(job.request, job.analysed.sentences, prompt, job.features))
+                job.end(_pack(job.request, job.analysed, prompt, job.features))
 
-    def run_batch(self, requests: Sequence[Request]) -> list[Result | GsvError]:
+    def run_batch(self, requests: Sequence[TextRequest]) -> list[TextResult | GsvError]:
         """Analyse each text by itself, then run BERT once over all Chinese pieces of the batch."""
         analysed: list[_Analysed | GsvError] = []
         for request in requests:
@@ -271,13 +230,11 @@ class TextFrontendStage:
                 analysed.append(error)
         features = self._features([a for a in analysed if not isinstance(a, GsvError)])
         return [
-            a
-            if isinstance(a, GsvError)
-            else _pack(r, a.sentences, self._prompt(a, features), features)
+            a if isinstance(a, GsvError) else _pack(r, a, self._prompt(a, features), features)
             for r, a in zip(requests, analysed, strict=True)
         ]
 
-    def _analysed(self, request: Request) -> _Analysed:
+    def _analysed(self, request: TextRequest) -> _Analysed:
         """The text's sentences and the transcript, all at once."""
         steps = self._analysing(request)
         while True:
@@ -287,10 +244,11 @@ class TextFrontendStage:
                 analysed: _Analysed = end.value
                 return analysed
 
-    def _analysing(self, request: Request) -> Generator[None, None, _Analysed]:
+    def _analysing(self, request: TextRequest) -> Generator[None, None, _Analysed]:
         """The text's sentences and the transcript, with the words of the voice's own lexicon."""
         voice = self._voice(request)
         lexicon = self._lexicon(voice) if voice else None
+        pinned = voice.pinned if voice else request.voice
         sentences = yield from self._frontend.analyze_in_steps(
             request.text, request.language, request.split_method, lexicon
         )
@@ -303,15 +261,15 @@ class TextFrontendStage:
             transcript = self._frontend.prompt(
                 request.reference_text, request.reference_language, lexicon
             )
-            return _Analysed(sentences, transcript=transcript)
+            return _Analysed(sentences, transcript=transcript, pinned=pinned)
         if voice is None:
-            return _Analysed(sentences)
+            return _Analysed(sentences, pinned=pinned)
         key = self._prompts.key(voice, json.dumps(voice.lexicon, sort_keys=True))
         prompt = self._prompts.find(voice, key)
         if prompt is not None:
-            return _Analysed(sentences, prompt)
+            return _Analysed(sentences, prompt, pinned=pinned)
         transcript = self._frontend.prompt(voice.text, voice.language, lexicon)
-        return _Analysed(sentences, transcript=transcript, voice=voice, key=key)
+        return _Analysed(sentences, transcript=transcript, voice=voice, key=key, pinned=pinned)
 
     def _prompt(self, analysed: _Analysed, features: dict[str, NDArray[np.float32]]) -> Prompt:
         """The transcript of one request, kept if it is a voice's."""
@@ -325,7 +283,7 @@ class TextFrontendStage:
             self._prompts.keep(analysed.voice, analysed.key, prompt)
         return prompt
 
-    def _voice(self, request: Request) -> Voice | None:
+    def _voice(self, request: TextRequest) -> Voice | None:
         """The voice that speaks; None for a reference in the request, or for analysis alone."""
         default = self._voices.default
         known = bool(default) and default.partition("/")[0] in self._voices
@@ -368,7 +326,7 @@ class _Job:
         features: BERT's, by text.
     """
 
-    request: Request
+    request: TextRequest
     reply: Reply
     left: bool = False
     ended: bool = False
@@ -378,7 +336,7 @@ class _Job:
     taken: list[str] = dataclasses.field(default_factory=list)
     features: dict[str, NDArray[np.float32]] = dataclasses.field(default_factory=dict)
 
-    def end(self, answer: Result | BaseException) -> None:
+    def end(self, answer: TextResult | BaseException) -> None:
         """Answer the request, once."""
         if self.ended:
             return
@@ -403,16 +361,17 @@ def _chinese_texts(analysed: _Analysed) -> list[str]:
 
 
 def _pack(
-    request: Request,
-    sentences: list[Sentence],
+    request: TextRequest,
+    analysed: _Analysed,
     prompt: Prompt,
     features: dict[str, NDArray[np.float32]],
-) -> Result:
+) -> TextResult:
+    sentences = analysed.sentences
     pauses = [sentences[0].pause_before] + [
         request.pause_seconds if s.pause_after is None else s.pause_after for s in sentences
     ]
     table, rows = _bert_table(sentences, features)
-    return Result(
+    return TextResult(
         phonemes=np.array([i for s in sentences for i in s.ids], np.int32),
         phoneme_counts=np.array([len(s.ids) for s in sentences], np.int32),
         bert_features=table,
@@ -421,6 +380,7 @@ def _pack(
         prompt_phonemes=prompt.phonemes,
         prompt_bert_features=prompt.bert_features,
         prompt_bert_rows=prompt.bert_rows,
+        pinned_voice=analysed.pinned,
         analysis=json.dumps(describe(sentences), ensure_ascii=False),
     )
 

@@ -1,8 +1,9 @@
-"""A sentence that is fetched in portions while it is being written.
+"""Sentences that are fetched in chunks while they are being written.
 
-A stream could let the engine's model answer many times to one request (a decoupled model). But a
-call from one model to a decoupled one can come to a standstill on GPUs before Triton 26.07
-(python_backend #439); a call with one answer does not. So each portion is a request of its own.
+A stream could let the model answer many times to one request (a decoupled model). But a call from
+one model to a decoupled one can come to a standstill on GPUs before Triton 26.07 (python_backend
+#439); a call with one answer does not. So each chunk is a request of its own, and all requests of a
+sentence are one sequence of Triton's, which keeps them on one instance.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gsv.errors import GsvError, InvalidRequest
-from gsv.reply import Reply
+from gsv.errors import Cancelled, InvalidRequest, SequenceLost
+from gsv.reply import CancellableReply
 
 READY_TOKENS = 6  # so many bridge the time until they are asked for
 # A sentence that nobody has asked for so long is given up. A listener may well be that far from the
-# next one: a sentence lasts up to a minute, pauses up to five.
+# next one: a sentence lasts up to a minute, pauses up to five. As max_sequence_idle_microseconds of
+# semantic_gpt's config.pbtxt.
 IDLE_SECONDS = 900.0
 
 Tokens = NDArray[np.int32]
@@ -29,15 +31,17 @@ Tokens = NDArray[np.int32]
 class Written(Protocol):
     """What the engine says of a sentence."""
 
-    tokens: Tokens
+    @property
+    def tokens(self) -> Tokens:
+        """The next ones."""
 
 
 class TokenSession:
-    """One sentence: to the engine a :class:`~gsv.reply.Reply`, to others where portions are.
+    """One sentence: the engine sends its tokens here, and callers fetch them in chunks.
 
     Args:
         answer: makes the response out of tokens and whether they are the last.
-        forget: called once, when the last portion or the error has been handed over.
+        forget: called once, when the last chunk or the error has been handed over.
     """
 
     def __init__(self, answer: Callable[[Tokens, bool], Any], forget: Callable[[], object]) -> None:
@@ -47,10 +51,17 @@ class TokenSession:
         self._tokens: list[Tokens] = []
         self._ended = False
         self._error: BaseException | None = None
-        self._asked: tuple[Reply, int] | None = None
-        self.portions = 0  # handed over
-        self.asked_at = time.monotonic()
+        self._asked: tuple[CancellableReply, int] | None = None
+        self._asked_at = time.monotonic()
+        self._left: Callable[[], bool] = lambda: False
         self.cancel: Callable[[], None] = lambda: None
+
+    @property
+    def given_up(self) -> bool:
+        """Whether nobody will ask for more: the caller has left, or was idle for too long."""
+        if self._left():
+            return True
+        return self._asked is None and time.monotonic() - self._asked_at > IDLE_SECONDS
 
     def send(self, result: Written, *, final: bool) -> None:
         """Take tokens from the engine."""
@@ -66,7 +77,7 @@ class TokenSession:
         self._serve()
 
     def fail(self, error: BaseException) -> None:
-        """Take an error from the engine: the next portion is that."""
+        """Take an error from the engine: it is the answer to the next request."""
         with self._lock:
             self._error = self._error or error
         self._serve()
@@ -76,17 +87,21 @@ class TokenSession:
         with self._lock:
             return self._asked is None and sum(map(len, self._tokens)) >= READY_TOKENS
 
-    def ask(self, reply: Reply, tokens: int, portion: int) -> None:
-        """Answer with the next portion, as soon as it has ``tokens`` or is the last.
+    def ask(self, reply: CancellableReply, tokens: int) -> None:
+        """Answer with the next chunk, as soon as it has ``tokens`` or is the last.
 
         Raises:
-            InvalidRequest: it is not the portion that comes next, or somebody waits for it already.
+            InvalidRequest: somebody waits for it already.
         """
         with self._lock:
-            if portion != self.portions or self._asked is not None:
-                raise InvalidRequest.value("PORTION", portion, f"{self.portions}, asked for once")
+            if self._asked is not None:
+                raise InvalidRequest(
+                    "CHUNK_TOKENS: asked for while the same sequence's last chunk is waited for; "
+                    "one request of a sequence at a time"
+                )
             self._asked = reply, tokens
-            self.asked_at = time.monotonic()
+            self._asked_at = time.monotonic()
+            self._left = reply.is_cancelled
         self._serve()
 
     def _serve(self) -> None:
@@ -99,7 +114,7 @@ class TokenSession:
                 return
             tokens = np.concatenate([np.zeros(0, np.int32), *self._tokens])
             self._tokens, self._asked = [], None
-            self.portions += 1
+            self._asked_at = time.monotonic()
         if over:
             self._forget()
         if error is not None:
@@ -109,45 +124,47 @@ class TokenSession:
 
 
 class TokenSessions:
-    """The sentences of one engine that are being fetched, by the names that their callers gave."""
+    """The sentences of one engine that are being fetched, by their sequences."""
 
     def __init__(self) -> None:
-        self._sessions: dict[str, TokenSession] = {}
+        self._sessions: dict[int, TokenSession] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def begin(self, job: str, answer: Callable[[Tokens, bool], Any]) -> TokenSession:
-        """A new sentence; those that nobody fetches any more are given up.
-
-        Raises:
-            InvalidRequest: there is one of that name.
-        """
-        session = TokenSession(answer, lambda: self._forget(job))
+    def begin(self, sequence: int, answer: Callable[[Tokens, bool], Any]) -> TokenSession:
+        """A new sentence; one of the same name, which its caller has lost, is given up."""
+        self.abandon(sequence)
+        session = TokenSession(answer, lambda: self._forget(sequence))
         with self._lock:
-            if job in self._sessions:
-                raise InvalidRequest.value("JOB", job, "a name that is not in use")
-            self._sessions[job] = session
-            idle = time.monotonic() - IDLE_SECONDS
-            forgotten = [name for name, w in self._sessions.items() if w.asked_at < idle]
-        for name in forgotten:
-            self.abandon(name)
+            self._sessions[sequence] = session
         return session
 
-    def find(self, job: str) -> TokenSession:
-        """The sentence of that name; GsvError if there is none (any more)."""
+    def find(self, sequence: int) -> TokenSession:
+        """The sentence of that sequence; SequenceLost if there is none (any more)."""
         with self._lock:
-            if job not in self._sessions:
-                raise GsvError(f"sentence {job} is not being written (did the engine restart?)")
-            return self._sessions[job]
+            if sequence not in self._sessions:
+                raise SequenceLost(
+                    f"sequence {sequence} is not being written here: it was idle for more than "
+                    f"{IDLE_SECONDS:g} s, or the model was loaded again"
+                )
+            return self._sessions[sequence]
 
-    def abandon(self, job: str) -> None:
+    def abandon(self, sequence: int) -> None:
         """Stop a sentence; without effect on one that is over."""
-        session = self._forget(job)
+        session = self._forget(sequence)
         if session is not None:
             session.cancel()
+            session.fail(Cancelled("the sentence was abandoned"))
 
-    def _forget(self, job: str) -> TokenSession | None:
+    def sweep(self) -> None:
+        """Stop the sentences that nobody will ask for any more."""
         with self._lock:
-            return self._sessions.pop(job, None)
+            over = [sequence for sequence, s in self._sessions.items() if s.given_up]
+        for sequence in over:
+            self.abandon(sequence)
+
+    def _forget(self, sequence: int) -> TokenSession | None:
+        with self._lock:
+            return self._sessions.pop(sequence, None)

@@ -7,7 +7,6 @@ whole answer.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -26,15 +25,14 @@ from gsv.engine.kernels.cuda import vocoder as kernels
 from gsv.engine.turns import Turn
 from gsv.engine.vocoder_engine import VocoderEngine, VocoderRequest, WindowLimits
 from gsv.engine.vocoder_windows import GraphedVocoder, batch_shapes, vocode
-from gsv.errors import InvalidRequest
 from gsv.models.vocoder import Vocoder
-from gsv.options import DEFAULTS, SAMPLE_RATES, check_choice
 from gsv.precision import DEFAULT, torch_dtype
 from gsv.reply import Reply
-from gsv.stages.base import Load, Place, check_counts, split_by_counts
+from gsv.stages.arrays import split_by_counts
+from gsv.stages.base import Load, Place
 from gsv.stages.base import Settings as BaseSettings
+from gsv.stages.messages import WaveRequest, WaveResult
 
-PAUSE_MAX_SECONDS = 10.0
 # On a GPU, windows of all lengths share batches of so many frames (some 0.4 MB each while they are
 # computed), which keep it busy; a CPU is busy with one window, and computes none of its frames
 # twice.
@@ -43,44 +41,6 @@ CUDA_ROUND_TO = 64
 # Frames of a window. On a CPU a listener's first chunk (50 frames) may wait for a whole window, and
 # half of 400 costs the long answers 8 % of the vocoder's speed.
 CUDA_WINDOW, CPU_WINDOW = 400, 200
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """The mel of all sentences, and what to do between them."""
-
-    mel: NDArray[np.float32]  # [100, frames] float32, log-mel
-    mel_counts: NDArray[np.int32]  # [sentences]
-    pauses: NDArray[np.float32] | None = None  # [sentences + 1] seconds
-    sample_rate: int = DEFAULTS.sample_rate
-    listener_waits: int = 0  # 1: nothing of the answer has been heard yet; goes before others
-    listener_seconds: float = math.inf  # until a listener has nothing left to play
-    owner: str = ""  # the public request that this is part of; those of all share alike
-
-    def __post_init__(self) -> None:
-        if self.mel.ndim != 2 or self.mel.shape[0] != MEL_CHANNELS:
-            raise InvalidRequest.value("MEL", list(self.mel.shape), f"[{MEL_CHANNELS}, frames]")
-        check_counts("MEL_COUNTS", self.mel_counts, self.mel.shape[1], "MEL")
-        check_choice("SAMPLE_RATE", self.sample_rate, SAMPLE_RATES)
-        if not self.listener_seconds >= 0:
-            raise InvalidRequest.value("LISTENER_SECONDS", self.listener_seconds, "0 or more")
-        if self.pauses is None:
-            return
-        in_range = ((self.pauses >= 0) & (self.pauses <= PAUSE_MAX_SECONDS)).all()
-        if len(self.pauses) != len(self.mel_counts) + 1 or not in_range:
-            raise InvalidRequest.value(
-                "PAUSES",
-                self.pauses.tolist(),
-                f"0 to {PAUSE_MAX_SECONDS:g} s, one before the first sentence and one after each",
-            )
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """The complete answer."""
-
-    audio: NDArray[np.float32]  # [samples], mono, -1 to 1
-    sample_rate: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,8 +67,8 @@ def window_limits(device: str, window: int = 0) -> WindowLimits:
 class VocoderStage:
     """All sentences of all requests, window by window."""
 
-    request_type = Request
-    result_type = Result
+    request_type = WaveRequest
+    result_type = WaveResult
     settings_type = Settings
 
     def __init__(self, place: Place, settings: Settings) -> None:
@@ -151,7 +111,7 @@ class VocoderStage:
         stats = self._engine.stats()
         return Load(stats.running, stats.waiting, stats.steps, stats.rows)
 
-    def submit(self, request: Request, reply: Reply) -> Callable[[], None]:
+    def submit(self, request: WaveRequest, reply: Reply) -> Callable[[], None]:
         """Put every sentence's windows in line; the answer leaves when the last one is done."""
         turn = Turn.of(request.owner, request.listener_waits, request.listener_seconds)
         mels = split_by_counts(request.mel, request.mel_counts)
@@ -171,7 +131,7 @@ class VocoderStage:
         return self._engine.submit(VocoderRequest(mels, turn), done, reply.fail).cancel
 
 
-def _join(request: Request, waves: list[NDArray[np.float32]]) -> Result:
+def _join(request: WaveRequest, waves: list[NDArray[np.float32]]) -> WaveResult:
     """Pauses are true seconds at the output rate, so each sentence is resampled by itself."""
     rate = request.sample_rate
     pauses = np.zeros(len(waves) + 1) if request.pauses is None else request.pauses
@@ -179,4 +139,4 @@ def _join(request: Request, waves: list[NDArray[np.float32]]) -> Result:
     for wave, pause in zip(waves, pauses[1:], strict=True):
         resampled = audio.resample_soxr(wave, OUTPUT_RATE, rate)
         parts += [np.clip(resampled, -1.0, 1.0), audio.silence(float(pause), rate)]
-    return Result(np.concatenate(parts), rate)
+    return WaveResult(np.concatenate(parts), rate)

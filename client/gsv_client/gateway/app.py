@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
@@ -43,6 +43,7 @@ PAGE_HEADERS = {
     "Cache-Control": "no-cache",
 }
 _API_V2 = ("/tts", "/set_gpt_weights", "/set_sovits_weights", "/set_refer_audio", "/control")
+_LEFT = 499  # nginx's number for a caller who left before the request was complete
 _OPEN = ("/health", "/ready")
 
 
@@ -129,6 +130,11 @@ def _add_errors(app: FastAPI) -> None:
             return Problem(error.status_code, str(error.detail)).response()
         return json_response({"detail": error.detail}, error.status_code, dict(error.headers or {}))
 
+    async def left(request: Request, error: Exception) -> Response:
+        record_of(request.scope).left = True
+        return Response(status_code=_LEFT)  # for the books: nobody is there to read it
+
+    app.add_exception_handler(ClientDisconnect, left)
     app.add_exception_handler(GsvClientError, known)
     app.add_exception_handler(Problem, known)
     app.add_exception_handler(RequestValidationError, invalid)

@@ -26,6 +26,9 @@ logger = logging.getLogger("gsv_client.gateway")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _TOO_BIG, _TOO_SLOW = 413, 408
 _CLOSE_POLICY = 1008  # of WebSockets: against the rules of this server
+# A refused caller who is still sending its body would get a reset instead of the answer; so much of
+# the rest is read and thrown away first.
+_REST_SECONDS, _REST_PAUSE_SECONDS = 5.0, 0.5
 
 
 class Guard:
@@ -135,7 +138,7 @@ class Guard:
         if not self._settings.local or self._keys is not None:
             return
         known = {urlsplit(origin).netloc for origin in self._settings.cors}
-        if not is_loopback(urlsplit(f"//{host}").hostname or "") and host not in known:
+        if not is_loopback(_name_of(f"//{host}")) and host not in known:
             raise Problem(
                 403,
                 f"this server answers on this machine only, not as {host[:200]!r}; its operator "
@@ -150,7 +153,8 @@ class Guard:
         allowed = self._settings.cors
         if origin is None or "*" in allowed or origin in allowed:
             return
-        if urlsplit(origin).netloc != headers.get("host"):
+        place = _place_of(origin)
+        if not place or place != headers.get("host"):
             raise Problem(
                 403,
                 f"pages of {origin[:200]} may not call this server; its operator can allow it: "
@@ -169,7 +173,8 @@ class Guard:
             )
             return
         response = self._shape_of(record.path)(problem)
-        # What is left of the body is not read: the connection can't be used again.
+        await _throw_away(scope, receive, self._settings.most_body)
+        # There may be more of the body: the connection can't be used again.
         response.headers["Connection"] = "close"
         await response(scope, receive, send)
 
@@ -188,6 +193,7 @@ class Guard:
             if complete:
                 return await receive()
             if declared.isdigit() and int(declared) > most:
+                await _throw_away(scope, receive, 4 * most)
                 raise _too_big(most)
             try:
                 message = await asyncio.wait_for(receive(), max(deadline - loop.time(), 0.001))
@@ -197,11 +203,46 @@ class Guard:
                 ) from None
             got += len(message.get("body", b""))
             if got > most:
+                if message.get("more_body", False):
+                    await _throw_away(scope, receive, 4 * most)
                 raise _too_big(most)
             complete = message["type"] != "http.request" or not message.get("more_body", False)
             return message
 
         return bounded
+
+
+async def _throw_away(scope: Scope, receive: Receive, most: int) -> None:
+    """Read what is on its way of a body that nobody wants, up to so many bytes."""
+    headers = Headers(scope=scope)
+    if "expect" in headers or not ({"content-length", "transfer-encoding"} & set(headers)):
+        return  # it waits for our word before it sends, or there is none
+    loop = asyncio.get_running_loop()
+    deadline, got = loop.time() + _REST_SECONDS, 0
+    while got < most and loop.time() < deadline:
+        try:
+            message = await asyncio.wait_for(receive(), _REST_PAUSE_SECONDS)
+        except asyncio.TimeoutError:  # noqa: UP041
+            return
+        got += len(message.get("body", b""))
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            return
+
+
+def _name_of(address: str) -> str:
+    """The host's name in an address; empty when it is none."""
+    try:
+        return urlsplit(address).hostname or ""
+    except ValueError:
+        return ""
+
+
+def _place_of(address: str) -> str:
+    """The host and port of an address; empty when it is none."""
+    try:
+        return urlsplit(address).netloc
+    except ValueError:
+        return ""
 
 
 def _noting(send: Send, record: Record) -> Send:

@@ -1,8 +1,8 @@
 """semantic_gpt: phonemes to semantic tokens. The work is in gsv.stages.semantic_gpt."""
 
-from gsv.serving.backend.adapter import BlsModel
+from gsv.serving.backend.adapter import StreamingModel
 from gsv.stages.semantic_gpt import SemanticGPTStage
 
 
-class TritonPythonModel(BlsModel):
+class TritonPythonModel(StreamingModel):
     stage = SemanticGPTStage

@@ -19,47 +19,27 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from gsv.checkpoints.manifest import verify_manifest
 from gsv.errors import Cancelled, CheckpointError, GsvError, InvalidRequest, Overloaded, VoiceError
-from gsv.serving.backend.bls_client import CANCEL_PREFIX, BlsClient
+from gsv.serving.backend.bls_client import BlsClient, to_tensor
+from gsv.serving.backend.cancel_board import CancelReader, caller_id, owner_of
 from gsv.serving.backend.error_codes import to_triton_error
 from gsv.serving.backend.memory import keep_freed_memory
 from gsv.serving.backend.metrics import LoadMetrics, RequestMetrics, VoiceFamilies
+from gsv.serving.backend.wire import Wire, read_wire
 from gsv.stages.base import AsyncStage, BatchStage, Place
 from gsv.voices.metrics import VoiceMetrics, outcome_of
 
-CANCEL_CHECK_SECONDS = 0.05
+CANCEL_CHECK_SECONDS = 0.02
 IDLE_CHECK_SECONDS = 5.0  # between looks for voices that are gone while nobody asks for anything
 GPU_THREADS = 2  # of a process whose work a GPU does: more only get in the way of the others
 PUBLIC_PREFIX = "gpt_sovits_v4"  # these answer callers, all others answer (also) each other
 
+_START, _END = 1, 2  # TRITONSERVER_REQUEST_FLAG_SEQUENCE_START and _END
+
 _package_log = logging.getLogger("gsv")
-
-
-@dataclasses.dataclass(frozen=True)
-class Wire:
-    """Names and types of a model's tensors, as its ``config.pbtxt`` declares them."""
-
-    name: str
-    numpy_type: type[Any]
-    scalar: bool  # dims: [ 1 ]
-    optional: bool  # an input that may be left out
-
-
-def read_wire(declared: list[dict[str, Any]]) -> list[Wire]:
-    """The tensors of one side of a model configuration."""
-    return [
-        Wire(
-            name=tensor["name"],
-            numpy_type=pb_utils.triton_string_to_numpy(tensor["data_type"]),
-            scalar=list(tensor["dims"]) in (["1"], [1]),
-            optional=bool(tensor.get("optional", False)),
-        )
-        for tensor in declared
-    ]
 
 
 def read_request(request: Any, wire: list[Wire]) -> dict[str, Any]:
@@ -75,7 +55,7 @@ def read_request(request: Any, wire: list[Wire]) -> dict[str, Any]:
     for declared in wire:
         tensor = pb_utils.get_input_tensor_by_name(request, declared.name)
         if tensor is not None:
-            values[declared.name.lower()] = _read_tensor(tensor, declared)
+            values[declared.field] = _read_tensor(tensor, declared)
         elif not declared.optional:
             raise InvalidRequest(f"{declared.name}: is missing; it is a required input")
     return values
@@ -109,18 +89,8 @@ def write_response(result: Any, wire: list[Wire], requested: Collection[str]) ->
     for without holding Python's lock, which corrupts its memory (python_backend #390).
     """
     return pb_utils.InferenceResponse(
-        output_tensors=[
-            _write_tensor(getattr(result, w.name.lower()), w) for w in wire if w.name in requested
-        ]
+        output_tensors=[to_tensor(getattr(result, w.field), w) for w in wire if w.name in requested]
     )
-
-
-def _write_tensor(value: Any, declared: Wire) -> Any:
-    if isinstance(value, str):
-        value = value.encode("utf-8")
-    array = np.asarray(value, dtype=declared.numpy_type)
-    shaped = array.reshape(1, 1) if declared.scalar else array[None]
-    return pb_utils.Tensor(declared.name, np.ascontiguousarray(shaped))
 
 
 class TritonLogHandler(logging.Handler):
@@ -177,6 +147,8 @@ class _Model:
         _package_log.propagate = False
         self._metrics = RequestMetrics(self._name)
         self._tagged = not self._name.startswith(PUBLIC_PREFIX)
+        self._fields = {field.name for field in dataclasses.fields(self.stage.request_type)}
+        self._cancels = CancelReader()
         self._inputs = read_wire(config["input"])
         self._outputs = read_wire(config["output"])
         folder = Path(args["model_repository"]) / args["model_version"]
@@ -216,7 +188,20 @@ class _Model:
         _package_log.propagate = True
 
     def _read(self, request: Any) -> Any:
-        return self.stage.request_type(**read_request(request, self._inputs))
+        """The stage's request: the tensors, and what Triton says beside them if it wants that."""
+        own_id = request_id(request)
+        beside = {
+            "owner": owner_of(own_id),
+            "request_id": own_id,
+            "sequence": request.correlation_id(),
+            "start": bool(request.flags() & _START),
+            "end": bool(request.flags() & _END),
+        }
+        values = read_request(request, self._inputs)
+        if read := getattr(self.stage, "read_request", None):
+            return read({**beside, **values})
+        wanted = {name: value for name, value in beside.items() if name in self._fields}
+        return self.stage.request_type(**wanted, **values)
 
     def _flush(self) -> None:
         """Tell Triton the metrics; from one thread of the model only."""
@@ -238,7 +223,7 @@ class _Model:
             self._logged = str(error)
         else:
             pb_utils.Logger.log_error(
-                f"{self._name}: request id={request_id(request)!r} failed: "
+                f"{self._name}: request id={caller_id(request_id(request))!r} failed: "
                 f"{type(error).__name__}: {error}"
             )
 
@@ -261,6 +246,9 @@ class BatchedModel(_Model):
         parsed: list[tuple[int, Any]] = []
         for index, request in enumerate(requests):
             try:
+                left = self._cancels.watch(request_id(request))
+                if left is not None and left():
+                    raise Cancelled("the caller went away")
                 parsed.append((index, self._read(request)))
             except GsvError as error:
                 answers[index] = error
@@ -306,10 +294,14 @@ class _Caller:
         model._metrics.begin()
         self._error: BaseException | None = None
         self.cancel: Callable[[], None] | None = None
-        self.left = False  # whoever asked has said that nobody waits any more
+        self.called_off = False
+        # A call of another model of this server, which says on its board when nobody waits.
+        self._left = model._cancels.watch(self._request_id)
 
     def is_cancelled(self) -> bool:
-        """Whether the caller has gone away."""
+        """Whether the caller has gone; of another model's call also after its answer."""
+        if self._left is not None:
+            return self._left()
         with self._lock:
             return self._open and bool(self._sender.is_cancelled())
 
@@ -375,11 +367,6 @@ class StreamingModel(_Model):
         """Hand every request to the stage; answers leave through its sender."""
         for request in requests:
             caller = _Caller(self, request)
-            if caller.request_id().startswith(CANCEL_PREFIX):
-                job = caller.request_id().removeprefix(CANCEL_PREFIX)
-                self._cancel_job(job)
-                caller.fail(Cancelled(f"job {job} is cancelled"))
-                continue
             with self._changed:
                 self._callers.add(caller)
                 self._changed.notify()
@@ -397,16 +384,8 @@ class StreamingModel(_Model):
         super().finalize()
         del self._load
 
-    def _cancel_job(self, job: str) -> None:
-        with self._changed:
-            callers = [c for c in self._callers if c.request_id() == job]
-        for caller in callers:
-            self._call_off(caller)
-        if abandon := getattr(self._stage, "abandon", None):
-            abandon(job)  # between two calls of that name
-
     def _call_off(self, caller: _Caller) -> None:
-        caller.left = True
+        caller.called_off = True
         try:
             if caller.cancel is not None:
                 caller.cancel()
@@ -430,8 +409,10 @@ class StreamingModel(_Model):
                 callers = list(self._callers)
             self._flush()
             for caller in callers:
-                if caller.cancel is not None and not caller.left and caller.is_cancelled():
+                if caller.cancel is not None and not caller.called_off and caller.is_cancelled():
                     self._call_off(caller)
+            if sweep := getattr(self._stage, "sweep", None):
+                sweep()
             load = self._stage.load()
             if self._load is not None and load is not None:
                 self._load.show(load)
@@ -444,4 +425,10 @@ class BlsModel(StreamingModel):
     stage: ClassVar[type[Any]]  # an AsyncStage that also takes a gsv.stages.calls.CallModel
 
     def _build(self, place: Place, settings: Any) -> Any:
-        return self.stage(place, settings, BlsClient())
+        self._models = BlsClient(place.repository)
+        return self.stage(place, settings, self._models)
+
+    def finalize(self) -> None:
+        """As for every model, and take the board of our calls away."""
+        super().finalize()
+        self._models.close()

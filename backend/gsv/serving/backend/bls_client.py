@@ -2,66 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from gsv.serving.backend.cancel_board import BoardToken, CancelBoard
 from gsv.serving.backend.error_codes import from_message
-from gsv.stages.base import Tensors
-from gsv.stages.calls import CANCELLABLE, placeholders
+from gsv.serving.backend.wire import ModelWire, Wire, read_config
+from gsv.stages.calls import Answer, StageCall
 
-_NUMPY_TYPES: dict[type, Any] = {bool: np.bool_, int: np.int32, float: np.float32}
-CANCEL_PREFIX = "cancel:"  # before the job in the id of a request that only cancels
-
-_INT64_TENSORS = {"SEED"}
+_START, _END = 1, 2  # TRITONSERVER_REQUEST_FLAG_SEQUENCE_START and _END
 
 
 class BlsClient:
-    """Models of the same server, as :class:`gsv.stages.calls.CallModel`."""
+    """Models of the same server, as :class:`gsv.stages.calls.CallModel`.
 
-    def __call__(
-        self, model: str, tensors: Tensors, outputs: Sequence[str], *, job: str = ""
-    ) -> Tensors:
-        """Call ``model`` and return its response."""
+    Args:
+        repository: the model repository, whose ``config.pbtxt`` files say what each model reads.
+    """
+
+    def __init__(self, repository: Path) -> None:
+        self._repository = repository
+        self._wires: dict[str, ModelWire] = {}
+        self._board = CancelBoard()
+
+    def __call__(self, call: StageCall[Answer], token: BoardToken) -> Answer:
+        """Make the call and wait for its answer."""
+        sequence = {}
+        if call.sequence is not None:
+            flags = _START * call.sequence.start | _END * call.sequence.end
+            sequence = {"correlation_id": call.sequence.id, "flags": flags}
+        wire = self._wire(call.model)
+        asked = {
+            field.name
+            for field in dataclasses.fields(call.answer)  # type: ignore[arg-type]
+            if field.default is dataclasses.MISSING
+        }
         request = pb_utils.InferenceRequest(
-            model_name=model,
-            inputs=[to_tensor(name, value) for name, value in tensors.items()],
-            requested_output_names=list(outputs),
-            request_id=job,
+            model_name=call.model,
+            inputs=_tensors(call.request, wire.inputs),
+            requested_output_names=[w.name for w in wire.outputs if w.field in asked],
+            request_id=token.request_id,
             preferred_memory=_in_main_memory(),
+            **sequence,
         )
         response = request.exec()
         if response.has_error():
             raise from_message(response.error().message())
-        return {t.name(): t.as_numpy()[0].copy() for t in response.output_tensors()}
+        tensors = {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
+        values = {w.field: _value(tensors[w.name], w) for w in wire.outputs if w.name in tensors}
+        return call.answer(**values)
 
-    def cancel(self, model: str, job: str) -> None:
-        """Send ``model`` a request that only says, by its id, which calls to drop.
+    def token(self, request_id: str) -> BoardToken:
+        """A name for one caller's calls; Overloaded when there are too many callers."""
+        return self._board.token(request_id)
 
-        A call from one model to another is not cancelled with its parent, and Triton offers no
-        other way to tell the child. A model that can't be told ends by itself, soon.
-        """
-        if model not in CANCELLABLE:
-            return
-        pb_utils.InferenceRequest(
-            model_name=model,
-            inputs=[to_tensor(n, v) for n, v in placeholders(model).items()],
-            requested_output_names=list(CANCELLABLE[model].outputs),
-            request_id=CANCEL_PREFIX + job,
-            preferred_memory=_in_main_memory(),
-        ).exec()
+    def close(self) -> None:
+        """Take the board away."""
+        self._board.close()
+
+    def _wire(self, model: str) -> ModelWire:
+        if model not in self._wires:
+            self._wires[model] = read_config(self._repository / model / "config.pbtxt")
+        return self._wires[model]
 
 
-def to_tensor(name: str, value: Any) -> Any:
-    """A Triton tensor with the leading 1 of a plain value, text or array."""
+def _tensors(request: Any, inputs: list[Wire]) -> list[Any]:
+    """The request's fields that a model reads; those that are None are left out."""
+    values = [(getattr(request, wire.field, None), wire) for wire in inputs]
+    return [to_tensor(value, wire) for value, wire in values if value is not None]
+
+
+def to_tensor(value: Any, wire: Wire) -> Any:
+    """A Triton tensor of the declared type, with the leading 1, of a plain value or array."""
     if isinstance(value, str):
-        return pb_utils.Tensor(name, np.array([[value.encode("utf-8")]], dtype=np.object_))
-    if isinstance(value, (bool, int, float)):
-        kind = np.int64 if name in _INT64_TENSORS else _NUMPY_TYPES[type(value)]
-        return pb_utils.Tensor(name, np.array([[value]], dtype=kind))
-    return pb_utils.Tensor(name, np.ascontiguousarray(value[None]))
+        value = value.encode("utf-8")
+    array = np.asarray(value, dtype=wire.numpy_type)
+    shaped = array.reshape(1, 1) if wire.scalar else array[None]
+    return pb_utils.Tensor(wire.name, np.ascontiguousarray(shaped))
+
+
+def _value(array: Any, wire: Wire) -> Any:
+    """What an output holds, without the leading 1; a copy, which outlives the response."""
+    if not wire.scalar:
+        return array[0].copy()
+    value = array.reshape(-1)[0]
+    return value.decode("utf-8") if isinstance(value, bytes) else value.item()
 
 
 def _in_main_memory() -> Any:

@@ -12,7 +12,15 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from gsv.errors import Cancelled, GsvError, InvalidRequest, Overloaded, VoiceError
+from gsv.errors import (
+    Cancelled,
+    GsvError,
+    InvalidRequest,
+    Overloaded,
+    SequenceLost,
+    Unreachable,
+    VoiceError,
+)
 
 _CODES: dict[type[GsvError], str] = {
     InvalidRequest: "INVALID_ARG",
@@ -20,11 +28,25 @@ _CODES: dict[type[GsvError], str] = {
     # The request is right and the server works, but for this voice: its folder wants mending.
     VoiceError: "UNAVAILABLE",
     Cancelled: "CANCELLED",
+    Unreachable: "UNAVAILABLE",
+    SequenceLost: "UNAVAILABLE",
 }
-_TAGS: dict[type[GsvError], str] = {**_CODES, VoiceError: "VOICE"}
+_TAGS: dict[type[GsvError], str] = {
+    **_CODES,
+    VoiceError: "VOICE",
+    Unreachable: "UNREACHABLE",
+    SequenceLost: "SEQUENCE",
+}
 _KINDS = {tag: kind for kind, tag in _TAGS.items()}
 _TAG = re.compile(r" \[(\w+)\]$")
 _ENSEMBLE = re.compile(r"^in ensemble '[^']*', ")
+# What Triton itself says of a model whose process is gone, or that is being loaded, and of a
+# sequence whose start its batcher has not seen (2.51; core/sequence_batch_scheduler.cc).
+_UNREACHABLE = re.compile(
+    r"is not healthy|is not ready|is not found|is unloading|unloaded|no available versions|"
+    r"not in ready state|Stub process|is stopping|is no longer alive"
+)
+_SEQUENCE_LOST = re.compile(r"must specify the START flag on the first request of the sequence")
 
 
 def to_triton_error(error: BaseException, *, tagged: bool) -> Any:
@@ -42,5 +64,7 @@ def from_message(message: str) -> GsvError:
     message = _ENSEMBLE.sub("", message)
     tag = _TAG.search(message)
     if tag is None or tag[1] not in _KINDS:
-        return GsvError(message)
+        if _SEQUENCE_LOST.search(message):
+            return SequenceLost(message)
+        return Unreachable(message) if _UNREACHABLE.search(message) else GsvError(message)
     return _KINDS[tag[1]](message[: tag.start()])

@@ -1,0 +1,204 @@
+"""The semantic GPT's work for one stream: sentence by sentence, as far ahead as chunks need."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gsv.engine.chunk_plan import ChunkPlan
+from gsv.errors import GsvError, SequenceLost, Unreachable
+from gsv.stages.calls import CancelScope
+from gsv.stages.messages import SemanticRequest
+from gsv.stages.synthesis import (
+    Listener,
+    continue_sentence,
+    end_sentence,
+    new_sequence,
+    start_sentence,
+)
+
+logger = logging.getLogger(__name__)
+
+# Fewest and most tokens to ask for at once.
+SMALLEST_CHUNK = 6
+LARGEST_CHUNK = 64
+# Frames that are written ahead of a chunk while it is made: for the next chunk, which is at most
+# twice as long, and so far that joints of short chunks are no rougher than speech itself, since a
+# chunk's condition sees all that is written.
+NEXT_CHUNK = 2
+AHEAD_FRAMES = 180
+SENTENCES_AHEAD = 2
+# A sentence whose instance is gone begins again elsewhere, within so many seconds: a model that
+# lost a process is back after 5 to 12.
+RECOVERY_SECONDS = 20.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between attempts, doubled each time
+
+Tokens = NDArray[np.int32]
+
+
+class TokenFeed:
+    """Runs the engine ahead of the listener, sentence by sentence, on a thread of its own.
+
+    As far as the next chunk needs, not further: what is written too early takes the machine from
+    the chunk that is waited for. Each sentence is a sequence, whose calls all meet one instance of
+    the model. One that is lost with its instance goes on elsewhere from its tokens so far.
+
+    Args:
+        call: the other models.
+        requests: one a sentence.
+        plan: how sentences are cut.
+        listener: how the listener stands.
+    """
+
+    def __init__(
+        self,
+        call: CancelScope,
+        requests: Sequence[SemanticRequest],
+        plan: ChunkPlan,
+        listener: Callable[[], Listener],
+    ) -> None:
+        self._call = call
+        self._requests = requests
+        self._plan = plan
+        self._listener = listener
+        # Tokens to have of the sentence that the consumer is at: at once, and in the end.
+        self._urgent, self._target = _first_targets(plan)
+        self._tokens: list[list[Tokens]] = [[] for _ in requests]
+        self._ended = [False] * len(requests)
+        self._heard = 0  # the sentence that the consumer is at
+        self._error: BaseException | None = None
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="token-feed", daemon=True)
+
+    def start(self) -> None:
+        """Begin with the first sentence."""
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait for the thread; after a cancelled scope it ends at once."""
+        with self._changed:
+            self._heard = len(self._requests)
+            self._changed.notify_all()
+        self._thread.join()
+
+    def wait(self, sentence: int, made: int, wanted: int, speed: float) -> tuple[Tokens, bool]:
+        """The tokens so far, once they suffice for ``wanted`` more frames or the sentence is over.
+
+        Returns:
+            Tokens [n], and whether the chunk is the sentence's last: all tokens are written and
+            what is left is hardly more than one chunk.
+        """
+        plan = self._plan
+        needed = plan.tokens_needed(made + wanted, speed)
+        with self._changed:
+            self._heard = max(self._heard, sentence)
+            if not plan.whole_sentences:
+                self._urgent = needed
+                self._target = plan.tokens_needed(made + wanted + _ahead(wanted), speed)
+            self._changed.notify_all()
+            self._changed.wait_for(
+                lambda: (
+                    self._error is not None
+                    or self._ended[sentence]
+                    or (not plan.whole_sentences and self._count(sentence) >= needed)
+                )
+            )
+            if self._error is not None:
+                raise self._error
+            tokens = np.concatenate(self._tokens[sentence])
+            rest = plan.tokens_needed(made + wanted + wanted // 2, speed)
+            last = self._ended[sentence] and (plan.whole_sentences or len(tokens) <= rest)
+            return tokens, last
+
+    def _count(self, sentence: int) -> int:
+        return sum(len(chunk) for chunk in self._tokens[sentence])
+
+    def _run(self) -> None:
+        try:
+            for sentence, request in enumerate(self._requests):
+                self._wait_for_turn(sentence)
+                self._write(sentence, request)
+        except BaseException as error:
+            with self._changed:
+                self._error = error
+                self._changed.notify_all()
+
+    def _wait_for_turn(self, sentence: int) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: sentence <= self._heard + SENTENCES_AHEAD)
+
+    def _wait_for_need(self, sentence: int) -> int:
+        """Wait until the sentence has fewer tokens than it should, and say for how many to ask."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._count(sentence) < self._targets(sentence)[1])
+            urgent, target = self._targets(sentence)
+            count = self._count(sentence)
+            missing = (urgent if count < urgent else target) - count
+            return int(min(max(missing, SMALLEST_CHUNK), LARGEST_CHUNK))
+
+    def _targets(self, sentence: int) -> tuple[float, float]:
+        if sentence == self._heard:
+            return self._urgent, self._target
+        return _first_targets(self._plan) if sentence > self._heard else (math.inf, math.inf)
+
+    def _write(self, sentence: int, request: SemanticRequest) -> None:
+        """Fetch a sentence to its end, by as many sequences as it takes."""
+        give_up, pause = 0.0, _FIRST_PAUSE
+        while not self._ended[sentence]:
+            count = self._count(sentence)
+            try:
+                self._write_sequence(sentence, request)
+            except (SequenceLost, Unreachable):
+                if self._count(sentence) > count or not give_up:
+                    give_up, pause = time.monotonic() + RECOVERY_SECONDS, _FIRST_PAUSE
+                if time.monotonic() > give_up or self._call.cancelled.wait(pause):
+                    raise
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _write_sequence(self, sentence: int, request: SemanticRequest) -> None:
+        """Fetch what is left of a sentence through one sequence."""
+        sequence, started = new_sequence(), False
+        drawn = np.concatenate([np.zeros(0, np.int32), *self._tokens[sentence]])
+        try:
+            while not self._ended[sentence]:
+                wanted = self._wait_for_need(sentence)
+                listener = self._listener()
+                if started:
+                    answer = self._call(continue_sentence(sequence, wanted, listener))
+                else:
+                    answer = self._call(start_sentence(request, sequence, wanted, listener, drawn))
+                started = True
+                with self._changed:
+                    self._tokens[sentence].append(answer.tokens)
+                    self._ended[sentence] = bool(answer.is_last)
+                    self._changed.notify_all()
+        finally:
+            if started:
+                self._end(sequence)
+
+    def _end(self, sequence: int) -> None:
+        """Free the sequence's place in Triton's batcher; the engine is done with it or is told."""
+        try:
+            self._call.last(end_sentence(sequence))
+        except GsvError as error:
+            # The place is freed when the sequence has been idle for long enough.
+            logger.info("sequence %d was not ended: %s", sequence, error)
+
+
+def _first_targets(plan: ChunkPlan) -> tuple[float, float]:
+    """Tokens to have of a sentence before its first chunk is asked for: at once, and in the end."""
+    if plan.whole_sentences:
+        return math.inf, math.inf
+    first = plan.tokens_needed(plan.first, 1.0)
+    return first, plan.tokens_needed(plan.first + _ahead(plan.first), 1.0)
+
+
+def _ahead(frames: int) -> int:
+    """Frames to write beyond a chunk of ``frames``."""
+    return max(NEXT_CHUNK * frames, AHEAD_FRAMES)
