@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from gsv.checkpoints.names.gpt import rename
 from gsv.config import GPTConfig
 from gsv.engine.gpt.sequence import SamplingParams, SequenceRequest
-from gsv.models.gpt import Cache, Linear, SemanticGPT
+from gsv.engine.turns import WHOLE_ANSWER
+from gsv.models.gpt import Cache, SemanticGPT
+from gsv.models.layers import Linear
 
 GREEDY = {"top_k": 1, "top_p": 1.0, "temperature": 1.0, "repetition_penalty": 1.35}
 
@@ -139,6 +141,7 @@ def known_request(
     ids: NDArray[np.int32] = np.asarray(phonemes, dtype=np.int32)
     chunk_tokens = int(params.pop("chunk_tokens", 0))
     model = str(params.pop("model", ""))
+    turn = params.pop("turn", WHOLE_ANSWER)
     return SequenceRequest(
         phonemes=ids,
         bert=np.zeros((len(ids), 2), dtype=np.float32),
@@ -147,4 +150,5 @@ def known_request(
         sentence=sentence,
         chunk_tokens=chunk_tokens,
         model=model,
+        turn=turn,
     )

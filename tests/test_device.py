@@ -199,14 +199,14 @@ def test_the_loader_of_voices_prepares_its_thread_and_ends_the_process(
     assert failed
 
 
-def test_the_flow_engine_prepares_its_thread_and_ends_the_process(
+def test_an_engine_prepares_its_thread_and_ends_the_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     codes: list[int] = []
     prepared: list[torch.device] = []
     monkeypatch.setattr(device.os, "_exit", codes.append)
     monkeypatch.setattr(device, "_ends_process", True)
-    monkeypatch.setattr("gsv.engine.flow.engine.prepare", prepared.append)
+    monkeypatch.setattr("gsv.engine.core.prepare", prepared.append)
     flow = sovits("tiny").flow
     engine = FlowEngine(flow)
 

@@ -72,9 +72,9 @@ def table() -> str:
         free = mib * sizing.MIB
         row = sizing.row_bytes(GPTConfig(), sizing.positions(0, free), HALF)
         slots = sizing.slots(0, free, row)
-        cache = (slots + sizing.LANDING_ROWS) * row
+        cache = sizing.rows(slots) * row
         budget = sizing.voices_budget(0, free, 0)
-        own_gpt = HALF * gpt + (EngineSettings.voice_slots + sizing.LANDING_ROWS) * row
+        own_gpt = HALF * gpt + sizing.rows(EngineSettings.voice_slots) * row
         left = free - networks - cache - 2 * budget
         lines.append(
             f"| {name} | {mib:,} | {_mib(networks)} | {slots} | {_mib(cache)} "

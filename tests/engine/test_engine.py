@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import queue
 import threading
 import time
@@ -24,6 +25,7 @@ from gpt_models import (
 
 from gsv.engine.gpt.engine import Engine, Handle
 from gsv.engine.gpt.sequence import SequenceRequest
+from gsv.engine.turns import Turn
 from gsv.errors import Cancelled, ConfigurationError, GsvError, InvalidRequest, Overloaded
 
 PATIENCE = 60  # seconds after which a test that waits has failed
@@ -101,6 +103,55 @@ def test_together_equals_alone_token_for_token():
     assert together == alone
     assert max(model.batches) == 7
     assert len({len(tokens) for tokens in alone}) > 5  # EOS and limits ended them differently
+
+
+def test_turns_change_no_token():
+    """Listeners displace rows, and whole answers pause while first audio is awaited."""
+    requests = mixed_requests(60)
+    with running(slots=1) as engine:
+        alone = [engine.generate(request).tolist() for request in requests]
+    rng = np.random.default_rng(1)
+    turns = [
+        Turn(str(n % 7), first_audio=bool(rng.random() < 0.3), buffered=[1.0, math.inf][n % 2])
+        for n in range(60)
+    ]
+    model = KnownGPT()
+    with running(model, slots=5, prefill_limit=2, waiting_limit=100) as engine:
+        answers = [
+            submit(engine, dataclasses.replace(request, turn=turn))[0]
+            for request, turn in zip(requests, turns, strict=True)
+        ]
+        assert [answer.result() for answer in answers] == alone
+    assert len(set(model.batches)) > 3
+
+
+def test_first_audio_does_not_wait_for_a_whole_answer():
+    """Sixty sentences of one owner are there; a listener's sentence is done before one ends."""
+    whole = Turn("long")
+    with running(slots=2, waiting_limit=100) as engine:
+        answers = [
+            submit(engine, known_request([n % 50], seed=n, max_tokens=200, turn=whole))[0]
+            for n in range(60)
+        ]
+        listener = known_request([7], max_tokens=5, turn=Turn("short", first_audio=True))
+        engine.generate(listener)
+        assert engine.stats().running + engine.stats().waiting >= 50
+        for answer in answers:
+            answer.result()
+
+
+def test_a_stopped_engine_starts_again():
+    request = known_request([3], seed=4)
+    with running() as engine:
+        first = engine.generate(request).tolist()
+        endless, _ = submit(engine, known_request([3], max_tokens=200, seed=4))
+        engine.stop()
+        with contextlib.suppress(Cancelled):
+            endless.result()
+        engine.start()
+        with pytest.raises(ConfigurationError, match="runs already"):
+            engine.start()
+        assert engine.generate(request).tolist() == first
 
 
 def test_a_seed_means_the_same_whatever_the_neighbours():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import queue
 import threading
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from gsv.engine.flow.engine import FlowEngine, FlowRequest
+from gsv.engine.turns import Turn
 from gsv.errors import Cancelled, ConfigurationError, GsvError, InvalidRequest, Overloaded
 from gsv.models.flow import FlowMatching
 
@@ -181,6 +183,17 @@ def test_company_changes_nothing(engine: FlowEngine) -> None:
     ]
     for made, each in zip(together(sovits("tiny").flow, requests), requests, strict=True):
         assert_close(made, engine.run(each), atol=2e-5, rtol=0)
+
+
+def test_turns_change_nothing(engine: FlowEngine) -> None:
+    requests = [request(60 + n % 3, steps=2 + n % 3, seed=n) for n in range(24)]
+    alone = [engine.run(each) for each in requests]
+    answers = [Answers() for _ in requests]
+    for n, (each, answer) in enumerate(zip(requests, answers, strict=True)):
+        turn = Turn(str(n % 5), first_audio=n % 4 == 0, buffered=[math.inf, 0.5][n % 2])
+        engine.submit(dataclasses.replace(each, turn=turn), answer.done, answer.failed)
+    for answer, one in zip(answers, alone, strict=True):
+        assert_close(answer.get(), one, atol=2e-5, rtol=0)
 
 
 def test_arrival_at_any_time_changes_nothing(gate: Gate) -> None:

@@ -57,7 +57,7 @@ def run_together(
     everybody = [Sequence(request, ignore, ignore) for request in requests]
     for sequence in everybody:
         scheduler.add(sequence)
-    drawn = runner.prefill(scheduler.admit(), 0).read()
+    drawn = runner.prefill(scheduler.admit().sequences, 0).read()
     while scheduler.running:
         for sequence, one in zip(scheduler.running, drawn, strict=True):
             sequence.take(one)

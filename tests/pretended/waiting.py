@@ -14,7 +14,7 @@ from pretend_cuda import Log, Site
 LOADING = {
     Site("offline.py", "__init__"): "a model is loaded, warmed up and captured",
     Site("stages/semantic_gpt.py", "_load"): "a voice's own GPT is loaded and captured",
-    Site("stages/speakers.py", "load"): "a voice's own SoVITS or LoRA is loaded",
+    Site("stages/sovits_voices.py", "load"): "a voice's own SoVITS or LoRA is loaded",
 }
 
 ALLOWED = {
@@ -26,7 +26,7 @@ ALLOWED = {
     Site("stages/reference_encoder.py", "_encode_voice"): "a voice's recording goes up, once",
     Site("engine/transfers.py", "wait"): "numbers come down: copied behind their step, waited for "
     "when the next is queued",
-    Site("engine/flow.py", "_land"): "a job's last step is over; others are queued behind it",
+    Site("engine/step_queue.py", "land"): "a step is over; another one is queued behind it",
     Site("stages/sovits_v4.py", "_prepare"): "conditions are computed, before flow steps read them "
     "on another thread",
 }

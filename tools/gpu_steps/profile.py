@@ -108,9 +108,10 @@ def vocoder(setup: Setup) -> dict[str, Any]:
     stage = voice.stage(setup)
     for rows, frames in setup.pick(((1, 128), (2, 400)), ((1, 32),)):
         requests = voice.requests([frames] * rows)
-        stage.run_batch(requests)
-        call = functools.partial(stage.run_batch, requests)
+        voice.vocode(stage, requests)
+        call = functools.partial(voice.vocode, stage, requests)
         found[f"{rows}x{frames}"] = kernels(call, setup.device)
+    stage.close()
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from gsv.bench import acoustic, kernels, semantic, voices
+from gsv.bench import acoustic, kernels, semantic, turns, voices
 
 
 @click.group()
@@ -15,6 +15,7 @@ def main() -> None:
 main.add_command(semantic.main, "semantic")
 main.add_command(acoustic.main, "acoustic")
 main.add_command(kernels.main, "kernels")
+main.add_command(turns.main, "turns")
 main.add_command(voices.main, "voices")
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Copies between this process and a GPU that nobody waits for, unless for their numbers."""
+"""Copies from a GPU that nobody waits for, unless for their numbers."""
 
 from __future__ import annotations
 
@@ -6,10 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-
-from gsv.device import upload
-
-__all__ = ["Download", "upload"]
 
 
 class Download:

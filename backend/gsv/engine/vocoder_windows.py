@@ -34,8 +34,8 @@ class GraphedVocoder:
 
     def __init__(self, vocoder: Vocoder) -> None:
         self.vocoder = vocoder
-        self._device = vocoder.output.weight.device
-        self._calls = CapturedCalls(self._device)
+        self.device = vocoder.output.weight.device
+        self._calls = CapturedCalls(self.device)
         self._captured: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
     def __len__(self) -> int:
@@ -53,10 +53,10 @@ class GraphedVocoder:
     @torch.inference_mode()
     def capture(self, rows: int, frames: int) -> None:
         """Capture one shape; without memory for it, its batches run without a graph."""
-        if self._device.type != "cuda":
+        if self.device.type != "cuda":
             return
         channels = self.vocoder.input.in_channels
-        mel = torch.zeros(rows, channels, frames, device=self._device)
+        mel = torch.zeros(rows, channels, frames, device=self.device)
         made: list[Tensor] = []
         self._calls.capture((rows, frames), partial(self._run_into, made, mel))
         if (rows, frames) in self._calls:
@@ -111,7 +111,7 @@ def vocode(
     for size, pieces in sizes.items():
         begin = 0
         while begin < len(pieces):
-            count = _power_of_two(min(max(1, batch_frames // size), len(pieces) - begin))
+            count = power_of_two(min(max(1, batch_frames // size), len(pieces) - begin))
             batch = pieces[begin : begin + count]
             begin += count
             stacked = torch.stack([mels[row][:, w.start : w.start + size] for row, w in batch])
@@ -126,10 +126,10 @@ def batch_shapes(limit: int, multiple: int, batch_frames: int) -> list[tuple[int
     return [
         (1 << power, size)
         for size in range(multiple, limit + 1, multiple)
-        for power in range(_power_of_two(max(1, batch_frames // size)).bit_length())
+        for power in range(power_of_two(max(1, batch_frames // size)).bit_length())
     ]
 
 
-def _power_of_two(count: int) -> int:
+def power_of_two(count: int) -> int:
     """The largest that is not above ``count``."""
     return 1 << (count.bit_length() - 1)

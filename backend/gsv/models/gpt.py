@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gsv.config import GPTConfig
+from gsv.models.layers import Linear
 
 MAX_POSITIONS = 4_000  # rows of the positional table, as upstream
 FEED_FORWARD = 4  # width of the feed-forward layer in units of E; upstream ignores linear_units
@@ -207,13 +208,6 @@ class Attention(nn.Module):
         )
         projected: Tensor = self.output(y.transpose(1, 2).flatten(2))
         return projected
-
-
-class Linear(nn.Linear):
-    """A linear layer that meets its input in the precision of its own weight."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x.to(self.weight.dtype), self.weight, self.bias)
 
 
 def sinusoids(positions: int, width: int) -> Tensor:

@@ -48,12 +48,18 @@ class Linear(nn.Linear):
     Args:
         inputs, outputs: channels.
         activation: :func:`gelu_tanh` or None.
+        bias: whether it adds one.
     """
 
     def __init__(
-        self, inputs: int, outputs: int, activation: Callable[[Tensor], Tensor] | None = None
+        self,
+        inputs: int,
+        outputs: int,
+        activation: Callable[[Tensor], Tensor] | None = None,
+        *,
+        bias: bool = True,
     ) -> None:
-        super().__init__(inputs, outputs)
+        super().__init__(inputs, outputs, bias)
         self.activation = activation
         self._packed: Tensor | None = None
 

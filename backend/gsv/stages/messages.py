@@ -345,12 +345,17 @@ class WaveRequest:
     mel_counts: NDArray[np.int32]  # [sentences]
     pauses: NDArray[np.float32] | None = None  # [sentences + 1] seconds
     sample_rate: int = DEFAULTS.sample_rate
+    listener_waits: int = 0  # 1: nothing of the answer has been heard yet; goes before others
+    listener_seconds: float = math.inf  # until a listener has nothing left to play
+    owner: str = ""  # the public request, among whose sentences turns are shared
 
     def __post_init__(self) -> None:
         if self.mel.ndim != 2 or self.mel.shape[0] != MEL_CHANNELS:
             raise InvalidRequest.value("MEL", list(self.mel.shape), f"[{MEL_CHANNELS}, frames]")
         check_counts("MEL_COUNTS", self.mel_counts, self.mel.shape[1], "MEL")
         check_choice("SAMPLE_RATE", self.sample_rate, SAMPLE_RATES)
+        if not self.listener_seconds >= 0:
+            raise InvalidRequest.value("LISTENER_SECONDS", self.listener_seconds, "0 or more")
         if self.pauses is None:
             return
         in_range = ((self.pauses >= 0) & (self.pauses <= PAUSE_MAX_SECONDS)).all()

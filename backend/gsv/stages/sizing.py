@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from gsv.config import GPTConfig
 from gsv.engine.gpt.cache import ALIGNMENT
+from gsv.engine.gpt.scheduler import headroom
 from gsv.models.gpt import MAX_POSITIONS
 
 # Positions of a sentence on a GPU, where the memory of all is taken at once: 250 prompt tokens
@@ -41,6 +42,8 @@ def row_bytes(config: GPTConfig, length: int, itemsize: int) -> int:
 def slots(chosen: int, free: int | None, row: int) -> int:
     """Sentences that run at once: the chosen number, or for 0 as many as fit, 1 to 64.
 
+    Listeners have rows beside these, which a GPU's memory holds as well.
+
     Args:
         chosen: as the parameter gives it.
         free: bytes, None on a CPU.
@@ -48,7 +51,13 @@ def slots(chosen: int, free: int | None, row: int) -> int:
     """
     if chosen or free is None:
         return chosen or CPU_SLOTS
-    return max(1, min(MOST_SLOTS, int(free * CACHE_SHARE) // row - LANDING_ROWS))
+    fitting = int(free * CACHE_SHARE) // row
+    return max((n for n in range(1, MOST_SLOTS + 1) if rows(n) <= fitting), default=1)
+
+
+def rows(slots: int) -> int:
+    """Rows of a cache on a GPU for so many slots: listeners' headroom and the landing included."""
+    return slots + headroom(slots) + LANDING_ROWS
 
 
 def voices_budget(chosen_mib: int, free: int | None, cpu_mib: int) -> int:

@@ -27,6 +27,7 @@ from gsv.constants import STYLE_BINS
 from gsv.device import end_if_fatal, memory_free, synchronize, upload
 from gsv.engine.flow.engine import FlowEngine, FlowRequest, Handle
 from gsv.engine.flow.planner import Reference, sentence_requests
+from gsv.engine.turns import Turn
 from gsv.errors import Cancelled, GsvError, InvalidRequest
 from gsv.models.sovits import SoVITS
 from gsv.options import resolve_seed
@@ -249,6 +250,7 @@ class SoVITSStage:
     def _start(self, work: _Work, prepared: _Prepared) -> None:
         """Put the sentences into the running batch."""
         request, seed = work.request, resolve_seed(work.request.seed)
+        turn = Turn.of(request.owner, request.listener_waits, request.listener_seconds)
         answer = _Answer(work.reply, self._engine, prepared, work.speaker)
         work.begin(answer)
         for index, (prompt, rest) in enumerate(prepared.parts):
@@ -259,8 +261,7 @@ class SoVITSStage:
                 seed,
                 sentence=request.first_sentence + index,
                 first_frame=request.first_frame,
-                urgent=bool(request.listener_waits),
-                buffered=request.listener_seconds,
+                turn=turn,
             )
             answer.start(index, plan)
         if work.cancelled:  # meanwhile

@@ -1,9 +1,14 @@
-"""vocoder: mel → wave at the rate asked for, with the pauses between sentences."""
+"""vocoder: mel → wave at the rate asked for, with the pauses between sentences.
+
+Windows of all requests take turns in the vocoder's engine: a listener's chunk doesn't wait for a
+whole answer.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -13,16 +18,18 @@ from gsv import audio
 from gsv.checkpoints.store import load_module_state
 from gsv.config import VocoderConfig
 from gsv.constants import MEL_CHANNELS, OUTPUT_RATE
-from gsv.device import upload
+from gsv.device import synchronize
 from gsv.engine.chunk_plan import ChunkPlan
 from gsv.engine.kernels.cpu import convolution as native
 from gsv.engine.kernels.cuda import vocoder as kernels
-from gsv.engine.transfers import Download
+from gsv.engine.turns import Turn
+from gsv.engine.vocoder_engine import VocoderEngine, VocoderRequest, WindowLimits
 from gsv.engine.vocoder_windows import GraphedVocoder, batch_shapes, vocode
-from gsv.errors import GsvError
 from gsv.models.vocoder import Vocoder
 from gsv.precision import DEFAULT, torch_dtype
-from gsv.stages.base import Place
+from gsv.reply import Reply
+from gsv.stages.arrays import split_by_counts
+from gsv.stages.base import Load, Place
 from gsv.stages.base import Settings as BaseSettings
 from gsv.stages.messages import WaveRequest, WaveResult
 
@@ -31,6 +38,9 @@ from gsv.stages.messages import WaveRequest, WaveResult
 # twice.
 CUDA_BATCH_FRAMES = 1024
 CUDA_ROUND_TO = 64
+# Frames of a window. On a CPU a listener's first chunk (50 frames) may wait for a whole window, and
+# half of 400 costs the long answers 8 % of the vocoder's speed.
+CUDA_WINDOW, CPU_WINDOW = 400, 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +48,24 @@ class Settings(BaseSettings):
     """Parameters of the model."""
 
     dtype: str = DEFAULT
-    window: int = 400  # frames computed in one piece
+    window: int = 0  # frames computed in one piece; 0 is the device's
+    waiting: int = 1024  # requests that may be there at once; one more is refused
+
+
+def window_limits(device: str, window: int = 0) -> WindowLimits:
+    """Windows and batches on ``device``.
+
+    Args:
+        device: ``cpu`` or ``cuda:N``.
+        window: frames of the largest; 0 is the device's choice.
+    """
+    if torch.device(device).type == "cuda":
+        return WindowLimits(window or CUDA_WINDOW, CUDA_ROUND_TO, CUDA_BATCH_FRAMES)
+    return WindowLimits(window or CPU_WINDOW)
 
 
 class VocoderStage:
-    """All sentences of all requests of a batch, window by window."""
+    """All sentences of all requests, window by window."""
 
     request_type = WaveRequest
     result_type = WaveResult
@@ -50,10 +73,7 @@ class VocoderStage:
 
     def __init__(self, place: Place, settings: Settings) -> None:
         self._device = torch.device(place.device)
-        self._window = settings.window
-        on_gpu = self._device.type == "cuda"
-        self._multiple = CUDA_ROUND_TO if on_gpu else 1
-        self._batch_frames = CUDA_BATCH_FRAMES if on_gpu else 0
+        self._limits = window_limits(place.device, settings.window)
         self._model = Vocoder(VocoderConfig.load(place.folder / "vocoder.json"))
         self._model.load_state_dict(
             load_module_state(place.folder / "vocoder.safetensors"), strict=True
@@ -64,39 +84,51 @@ class VocoderStage:
         kernels.accelerate(self._model)
         native.accelerate(self._model)
         self._graphed = GraphedVocoder(self._model)
+        self._engine = VocoderEngine(self._graphed, self._limits, settings.waiting)
+        # Resampling a long answer takes a while, which no listener's chunk waits for.
+        self._joiner = ThreadPoolExecutor(1, thread_name_prefix="vocoder-join")
 
     def warm_up(self) -> None:
-        """Capture graphs of all windows, and run the first chunk of a stream."""
-        first = ChunkPlan().first
+        """Capture graphs of all windows and run the first chunk of a stream, then start."""
+        first, limits = ChunkPlan().first, self._limits
         if self._device.type == "cuda":
-            shapes = batch_shapes(self._window, self._multiple, self._batch_frames)
+            shapes = batch_shapes(limits.frames, limits.multiple, limits.batch_frames)
             # Shorter than a window, and somebody waits for it.
             shapes += [(rows, first) for rows in (1, 2, 4, 8, 16)]
             self._graphed.capture_all(shapes)
-        self._vocode([torch.zeros(MEL_CHANNELS, first, device=self._device)])
+        mel = torch.zeros(MEL_CHANNELS, first, device=self._device)
+        vocode(self._model, [mel], limits.frames, compute=self._graphed)
+        synchronize(self._device)  # before another thread's stream reads what all of them share
+        self._engine.start()
 
     def close(self) -> None:
-        """Nothing runs between requests."""
+        """Stop the engine; whoever still waits gets an error."""
+        self._engine.stop()
+        self._joiner.shutdown()
 
-    @torch.inference_mode()
-    def run_batch(self, requests: Sequence[WaveRequest]) -> list[WaveResult | GsvError]:
-        """Vocode every sentence of the batch, then join each request's own."""
-        sentences = [self._sentences(request) for request in requests]
-        waves = self._vocode([mel for own in sentences for mel in own])
-        downloads = iter([Download(wave) for wave in waves])  # all queued before one is waited for
-        return [
-            _join(request, [next(downloads).wait().numpy() for _ in own])
-            for request, own in zip(requests, sentences, strict=True)
-        ]
+    def load(self) -> Load:
+        """The requests whose windows are computed."""
+        stats = self._engine.stats()
+        return Load(stats.running, stats.waiting, stats.steps, stats.rows)
 
-    def _vocode(self, mels: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        return vocode(
-            self._model, mels, self._window, self._multiple, self._batch_frames, self._graphed
-        )
+    def submit(self, request: WaveRequest, reply: Reply) -> Callable[[], None]:
+        """Put every sentence's windows in line; the answer leaves when the last one is done."""
+        turn = Turn.of(request.owner, request.listener_waits, request.listener_seconds)
+        mels = split_by_counts(request.mel, request.mel_counts)
 
-    def _sentences(self, request: WaveRequest) -> list[torch.Tensor]:
-        mel = upload(request.mel, self._device)
-        return list(torch.split(mel, request.mel_counts.tolist(), dim=-1))
+        def join(waves: list[NDArray[np.float32]]) -> None:
+            try:
+                reply.send(_join(request, waves), final=True)
+            except Exception as error:  # the caller is to hear of it, whichever thread this is
+                reply.fail(error)
+
+        def done(waves: list[NDArray[np.float32]]) -> None:
+            if turn.has_listener:
+                join(waves)
+            else:
+                self._joiner.submit(join, waves)
+
+        return self._engine.submit(VocoderRequest(mels, turn), done, reply.fail).cancel
 
 
 def _join(request: WaveRequest, waves: list[NDArray[np.float32]]) -> WaveResult:

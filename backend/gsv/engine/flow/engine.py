@@ -10,22 +10,20 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import threading
-import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from gsv.device import end_if_fatal, prepare
+from gsv.device import end_if_fatal
+from gsv.engine.core import EngineThread, Handle
 from gsv.engine.flow.model_runner import FlowRunner
 from gsv.engine.flow.request import FlowRequest, FlowTask, OnDone, OnError
-from gsv.engine.flow.scheduler import FlowScheduler
+from gsv.engine.flow.scheduler import FlowScheduler, headroom
 from gsv.engine.kernels.cpu import attention as native
 from gsv.engine.kernels.cuda import flow as kernels
+from gsv.engine.step_queue import StepQueue
 from gsv.engine.transfers import Download
 from gsv.errors import Cancelled, ConfigurationError, GsvError, InvalidRequest
 from gsv.models.adapters import Adapter
@@ -40,25 +38,6 @@ CPU_BATCH_FRAMES = 1_024
 CUDA_BATCH_FRAMES = 16_384
 CUDA_ROUND_TO = 64  # frames; keeps the allocator's and the libraries' set of shapes small
 WARM_UP_FRAMES = 64
-# Steps that a GPU may have in line, so that it never waits for us; an urgent newcomer waits for
-# them, so no more.
-_AHEAD = 2
-
-
-@dataclasses.dataclass(frozen=True)
-class Handle:
-    """A submitted request, for its caller."""
-
-    _task: FlowTask
-    _wake: Callable[[], None]
-
-    def cancel(self) -> None:
-        """Give up: the slot is free within one step, and the error callback gets Cancelled.
-
-        Without effect on a request that is over.
-        """
-        self._task.cancel()
-        self._wake()
 
 
 @dataclasses.dataclass
@@ -87,7 +66,7 @@ class FlowEngine:
 
     Args:
         flow: the estimator, in evaluation mode and on its device.
-        slots: requests in work at once.
+        slots: requests in work at once. Beside them there is room for more that have a listener.
         waiting_limit: requests that may wait for a slot; one more gets Overloaded.
         batch_frames: most frames of a batch; 0 chooses for the device.
     """
@@ -99,16 +78,18 @@ class FlowEngine:
         frames = batch_frames or (CUDA_BATCH_FRAMES if on_gpu else CPU_BATCH_FRAMES)
         _accelerate(flow)
         self._flows = {"": flow}
-        self._scheduler = FlowScheduler(slots, waiting_limit, frames)
+        self._scheduler = FlowScheduler(
+            slots,
+            waiting_limit,
+            frames,
+            headroom=headroom(slots),
+            company_costs=not on_gpu,
+        )
         self._runner = FlowRunner(self._flows, CUDA_ROUND_TO if on_gpu else 1)
         self._stats = FlowStats(slots=slots)
-        self._on_gpu = on_gpu
-        self._in_flight: deque[_Flight] = deque()  # steps taken whose end nobody has seen yet
-        self._changed = threading.Condition()  # guards the scheduler and the fields below
-        self._thread: threading.Thread | None = None
-        self._stopping = False
-        self._broken: BaseException | None = None
-        self._counted = 0.0  # until when the time of steps is counted
+        self._steps: StepQueue[tuple[FlowTask, Download]] = StepQueue(flow.device)
+        self._thread = EngineThread("flow", flow.device, self)
+        self._changed = self._thread.changed  # guards the scheduler
 
     def add_model(self, name: str, flow: FlowMatching) -> None:
         """Serve another estimator of the same shape and device under ``name``."""
@@ -143,20 +124,11 @@ class FlowEngine:
 
     def start(self) -> None:
         """Start the thread."""
-        if self._thread is not None:
-            raise ConfigurationError("the flow engine runs already")
-        self._stopping, self._broken = False, None
-        self._thread = threading.Thread(target=self._loop, name="flow-engine", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread after its present step; whoever still waits gets an error."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify_all()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        """End the thread after its present step; whoever still waits gets Cancelled."""
+        self._thread.stop()
 
     def submit(self, request: FlowRequest, on_done: OnDone, on_error: OnError) -> Handle:
         """Put a request in line; the callbacks run on the engine's thread and must be quick.
@@ -164,7 +136,7 @@ class FlowEngine:
         Raises:
             InvalidRequest, ValueError: the request can't be run.
             Overloaded: the waiting line is full.
-            GsvError: the engine doesn't run.
+            GsvError: the engine has been stopped or is broken.
         """
         if request.model not in self._flows:
             raise ValueError(f"flow model {request.model!r}: allowed are {sorted(self._flows)}")
@@ -173,17 +145,12 @@ class FlowEngine:
         flow = self._flows[request.model]
         request.verify(flow.condition_channels, flow.mel_channels)
         task = FlowTask(request, on_done, on_error)
-        with self._changed:
-            if self._broken is not None:
-                raise GsvError(f"the flow engine broke: {self._broken}") from self._broken
-            if self._thread is None or self._stopping:
-                raise GsvError("the flow engine doesn't run")
-            self._scheduler.add(task)
-            self._changed.notify_all()
-        return Handle(task, self._notify)
+        self._thread.submit(lambda: self._scheduler.add(task))
+        return Handle(task.cancel, self._thread.wake)
 
     def run(self, request: FlowRequest) -> Tensor:
         """The new frames [mel, T - P] of ``request``, waited for; not from a callback."""
+        self._thread.require_started()
         future: Future[Tensor] = Future()
         self.submit(request, future.set_result, future.set_exception)
         return future.result()
@@ -202,62 +169,40 @@ class FlowEngine:
             running, waiting = len(self._scheduler.running), len(self._scheduler.waiting)
             return dataclasses.replace(self._stats, running=running, waiting=waiting)
 
-    def _notify(self) -> None:
-        with self._changed:
-            self._changed.notify_all()
+    def has_work(self) -> bool:
+        """Whether there is a step to take or to see the end of; called with the lock held."""
+        return self._scheduler.busy or len(self._steps) > 0
 
-    @torch.inference_mode()
-    def _loop(self) -> None:
-        error: BaseException = GsvError("the flow engine was stopped")
-        try:
-            prepare(self._flows[""].device)
-            while self._wait_for_work():
-                self._turn()
-        except BaseException as broken:
-            end_if_fatal(broken)
-            logger.exception("the flow engine broke")
-            error = broken
-        with self._changed:
-            self._broken = None if isinstance(error, GsvError) else error
-            self._stopping = True
-            left = self._scheduler.drain()
-        self._land_all(error if self._broken else None)
-        for task in left:
-            self._runner.release(task)
-            self._fail(task, error)
-
-    def _wait_for_work(self) -> bool:
-        """Whether there is a turn to take; false when the engine is to stop."""
-        with self._changed:
-            if not (self._scheduler.busy or self._in_flight):
-                self._changed.wait_for(lambda: self._stopping or self._scheduler.busy)
-                self._counted = time.monotonic()
-            return not self._stopping
-
-    def _seconds_since_last(self) -> float:
-        """Time that a CPU took for this step: since the last one, or since there is work."""
-        last, self._counted = self._counted, time.monotonic()
-        return self._counted - last
-
-    def _turn(self) -> None:
+    def take_turn(self) -> None:
         """Let the cancelled go, take newcomers in, step one batch, answer those that are done."""
-        while len(self._in_flight) >= _AHEAD:
+        while len(self._steps) > self._steps.most:
             self._land()
         with self._changed:
             dropped = self._scheduler.drop_cancelled()
             self._scheduler.admit()
+            selected = self._scheduler.select()
         for task in dropped:
             self._runner.release(task)
             self._stats.cancelled += 1
             self._fail(task, Cancelled("cancelled by its caller"))
-        with self._changed:
-            selected = self._scheduler.select()
         batch = [task for task in selected if self._prepared(task)]
-        if not batch:
-            if self._in_flight:
-                self._land()
-            return
-        begin = self._event()
+        if batch:
+            self._step(batch)
+        elif self._steps:
+            self._land()
+
+    def abandon(self, error: GsvError) -> None:
+        """See the steps in flight to their end and answer everybody who is left with ``error``."""
+        with self._changed:
+            left = self._scheduler.drain()
+        self._land_all(error)
+        for task in left:
+            self._runner.release(task)
+            self._fail(task, error)
+
+    def _step(self, batch: list[FlowTask]) -> None:
+        """Queue one Euler step of ``batch``; on a CPU it is over afterwards."""
+        begin = self._steps.mark()
         try:
             self._runner.step(batch)
         except Exception as error:
@@ -265,55 +210,34 @@ class FlowEngine:
                 self._end(task, error)
             return
         with self._changed:
-            seconds = 0.0 if self._on_gpu else self._seconds_since_last()
-            self._scheduler.advance(batch, seconds)
+            self._scheduler.advance(batch)
         self._count(batch)
-        frames = sum(task.request.frames for task in batch)
-        flight = _Flight(frames, begin, self._event())
-        flight.results = [
+        results = [
             (task, download)
             for task in batch
             if task.finished and (download := self._result(task)) is not None
         ]
-        self._in_flight.append(flight)
-        if not self._on_gpu:
+        self._steps.add(begin, sum(task.request.frames for task in batch), results)
+        if not self._steps.most:
             self._land()
-
-    def _event(self) -> Any:
-        """A place in the GPU's line, with the time when it comes to it; None on a CPU."""
-        if not self._on_gpu:
-            return None
-        event = torch.cuda.Event(enable_timing=True, blocking=True)  # type: ignore[no-untyped-call]
-        event.record()
-        return event
 
     def _land(self) -> None:
         """Wait for the oldest step's end, and answer the requests whose last one it was."""
-        flight = self._in_flight.popleft()
-        try:
-            if flight.end is not None:
-                flight.end.synchronize()
-                seconds = flight.begin.elapsed_time(flight.end) / 1000
-                with self._changed:
-                    self._scheduler.measured(flight.frames, seconds)
-        except BaseException:
-            self._in_flight.appendleft(flight)  # so that its requests hear of it, too
-            raise
-        for task, download in flight.results:
+        step = self._steps.land()
+        with self._changed:
+            self._scheduler.measured(step.units, step.seconds)
+        for task, download in step.results:
             self._answer(task, download)
 
-    def _land_all(self, error: BaseException | None) -> None:
-        """See the steps in flight to their end; with an error, which the requests get, at once."""
-        while self._in_flight:
-            if error is None:
-                try:
-                    self._land()
-                except Exception as broken:
-                    logger.exception("the flow engine's last steps failed")
-                    error = broken
-                continue
-            for task, _ in self._in_flight.popleft().results:
-                self._fail(task, error)
+    def _land_all(self, error: GsvError) -> None:
+        """See the steps in flight to their end; where the device fails, their requests fail."""
+        try:
+            while self._steps:
+                self._land()
+        except Exception as broken:
+            logger.exception("the flow engine's last steps failed")
+            for task, _ in self._steps.drain():
+                self._fail(task, broken if isinstance(broken, GsvError) else error)
 
     def _prepared(self, task: FlowTask) -> bool:
         """Prepare a request before its first step: new ones hold up others one at a time."""
@@ -376,16 +300,6 @@ class FlowEngine:
         self._stats.rows += rows
         self._stats.frames += sum(task.request.frames for task in batch)
         self._stats.padded_frames += rows * longest
-
-
-@dataclasses.dataclass
-class _Flight:
-    """A step that a GPU has in line, and what is to be done at its end."""
-
-    frames: int
-    begin: Any  # events; None on a CPU
-    end: Any
-    results: list[tuple[FlowTask, Download]] = dataclasses.field(default_factory=list)
 
 
 def _accelerate(flow: FlowMatching) -> None:

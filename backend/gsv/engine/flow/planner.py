@@ -7,7 +7,6 @@ one window and joins overlaps; it is not reproduced.)
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from gsv.constants import FLOW_REFERENCE_MAX, FLOW_WINDOW
 from gsv.engine.flow.request import FlowRequest
+from gsv.engine.turns import WHOLE_ANSWER, Turn
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +48,7 @@ def sentence_requests(
     seed: int,
     sentence: int,
     first_frame: int = 0,
-    urgent: bool = False,
-    buffered: float = math.inf,
+    turn: Turn = WHOLE_ANSWER,
     window: int = FLOW_WINDOW,
 ) -> Generator[FlowRequest, Tensor, Tensor]:
     """Yield the requests of one sentence in order; send the frames of each back for the next.
@@ -60,7 +59,7 @@ def sentence_requests(
             back may be on another one.
         steps, seed, sentence: of :class:`FlowRequest`.
         first_frame: index of ``condition``'s first frame in the sentence, for a stream.
-        urgent, buffered: of :class:`FlowRequest`.
+        turn: of :class:`FlowRequest`.
         window: frames of prompt and new ones together.
 
     Returns:
@@ -77,8 +76,7 @@ def sentence_requests(
             seed=seed,
             sentence=sentence,
             first_frame=first_frame + first,
-            urgent=urgent,
-            buffered=buffered,
+            turn=turn,
         )
         mels.append(mel)
         # Only the last chunk can be shorter than the prompt, and nothing comes after it.

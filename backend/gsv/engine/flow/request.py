@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from gsv.engine.noise import normal_frames
+from gsv.engine.turns import WHOLE_ANSWER, Ticket, Turn
 from gsv.errors import InvalidRequest
 
 # Called on the engine's thread with the new frames [mel, T - P], normalised, on the CPU.
@@ -34,9 +34,7 @@ class FlowRequest:
         noise: float32 [mel, T - P] to start from instead, for parity tests.
         model: name of the estimator; "" is the engine's first one.
         adapter: name of the low-rank changes to it; "" is none.
-        urgent: somebody waits for the first sound of an answer; goes before the others.
-        buffered: seconds until a listener who hears the answer already has nothing left to play;
-            infinite where nobody listens yet.
+        turn: who waits for the frames.
     """
 
     condition: Tensor
@@ -49,8 +47,7 @@ class FlowRequest:
     noise: Tensor | None = None
     model: str = ""
     adapter: str = ""
-    urgent: bool = False
-    buffered: float = math.inf
+    turn: Turn = WHOLE_ANSWER
 
     @property
     def frames(self) -> int:
@@ -96,8 +93,8 @@ class FlowTask:
     def __init__(self, request: FlowRequest, on_done: OnDone, on_error: OnError) -> None:
         self.request = request
         self.step = 0  # Euler steps taken
-        self.arrival = 0  # the scheduler's clock when it came
-        self.deadline = math.inf  # and when the listener runs dry
+        self.turn = request.turn
+        self.ticket: Ticket | None = None  # its place in line
         self.cancelled = False
         self._on_done: OnDone | None = on_done
         self._on_error = on_error

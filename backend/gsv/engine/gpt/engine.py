@@ -8,42 +8,23 @@ also when the engine is stopped or breaks.
 from __future__ import annotations
 
 import dataclasses
-import logging
 import queue
-import threading
-from collections.abc import Callable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gsv.device import end_if_fatal, prepare
+from gsv.engine.core import EngineThread, Handle
 from gsv.engine.gpt.gpu_model_runner import GpuModelRunner
 from gsv.engine.gpt.model_runner import ModelRunner, Noise
-from gsv.engine.gpt.scheduler import Scheduler
-from gsv.engine.gpt.sequence import OnError, OnTokens, Sequence, SequenceRequest, Status
+from gsv.engine.gpt.scheduler import Scheduler, headroom
+from gsv.engine.gpt.sequence import OnError, OnTokens, Sequence, SequenceRequest
 from gsv.engine.gpt.worker import Counters, Worker
 from gsv.engine.noise import exponential_steps
-from gsv.errors import Cancelled, ConfigurationError, GsvError, InvalidRequest
+from gsv.errors import ConfigurationError, GsvError, InvalidRequest
 from gsv.models.gpt import MAX_POSITIONS, SemanticGPT
 
-logger = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class Handle:
-    """A submitted sequence, for its caller."""
-
-    _sequence: Sequence
-    _wake: Callable[[], None]
-
-    def cancel(self) -> None:
-        """Give up: the slot is free within one step and the error callback gets Cancelled.
-
-        Without effect on a sequence that is over. May be called from any thread.
-        """
-        self._sequence.cancel()
-        self._wake()
+__all__ = ["Engine", "EngineStats", "Handle"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +32,7 @@ class EngineStats:
     """The present load, and counters since the start."""
 
     models: int
-    slots: int  # of one model
+    slots: int  # of one model, without those that listeners have beside them
     running: int
     waiting: int
     counters: Counters
@@ -70,7 +51,8 @@ class Engine:
         device: where to run.
         dtype: precision of the matrices and the cache: float32 (exact), bfloat16, float16, or int8,
             which is bfloat16 with the matrices of decode rounded to int8 (on a CPU).
-        slots: sequences of one model that run at once.
+        slots: sequences of one model that run at once. Beside them there are rows that only
+            sequences with a listener take, so that none of these waits for a whole answer to end.
         waiting_limit: sequences of one model that may wait for a slot.
         max_length: most positions of a sequence: phonemes, prompt tokens and new tokens.
         prefill_limit: newcomers per step; by default 1 on a CPU, where a prefill is long against
@@ -110,11 +92,10 @@ class Engine:
         ):
             if not lowest <= value <= highest:
                 raise ConfigurationError(f"{name}: got {value}; allowed: {lowest} to {highest}")
-        self._lock = threading.Condition()
+        self._thread = EngineThread("semantic GPT", self._device, self)
+        self._lock = self._thread.changed
         self._counters = Counters()
         self._workers: dict[str, Worker] = {}
-        self._thread: threading.Thread | None = None
-        self._ended: GsvError | None = None  # why nothing more can be submitted
         self.add_model("", model)
 
     def add_model(self, name: str, model: SemanticGPT, slots: int | None = None) -> None:
@@ -131,14 +112,20 @@ class Engine:
             model,
             self._device,
             self._dtype,
-            slots,
+            slots + headroom(slots),
             self._max_length,
             self._noise,
             self._kernel,
         )
-        if self._thread is not None:
+        if self._thread.started:
             runner.warm_up()  # those resident before the start are warmed up by ``warm_up``
-        scheduler = Scheduler(slots, self._waiting_limit, self._prefill_limit)
+        scheduler = Scheduler(
+            slots,
+            self._waiting_limit,
+            self._prefill_limit,
+            headroom=headroom(slots),
+            rows_cost=self._device.type == "cpu",
+        )
         with self._lock:
             if name in self._workers:
                 raise ConfigurationError(f"model {name!r} is resident already")
@@ -158,19 +145,11 @@ class Engine:
 
     def start(self) -> None:
         """Start the engine's thread."""
-        if self._thread is None and self._ended is None:
-            self._thread = threading.Thread(target=self._loop, name="semantic-gpt", daemon=True)
-            self._thread.start()
+        self._thread.start()
 
     def stop(self) -> None:
         """End the thread after its present step; whoever still waits gets Cancelled."""
-        with self._lock:
-            self._ended = self._ended or GsvError("the semantic GPT engine has been stopped")
-            self._lock.notify_all()
-        if self._thread is None:
-            self._abandon(Status.CANCELLED, Cancelled("the semantic GPT engine has been stopped"))
-        elif self._thread is not threading.current_thread():
-            self._thread.join()
+        self._thread.stop()
 
     def submit(self, request: SequenceRequest, on_tokens: OnTokens, on_error: OnError) -> Handle:
         """Put a sentence in line.
@@ -191,17 +170,12 @@ class Engine:
             worker = self._worker(request.model)
         request.verify(worker.runner.config, self._max_length)
         sequence = Sequence(request, on_tokens, on_error)
-        with self._lock:
-            if self._ended is not None:
-                raise self._ended
-            worker.scheduler.add(sequence)
-            self._lock.notify_all()
-        return Handle(sequence, self.wake)
+        self._thread.submit(lambda: worker.scheduler.add(sequence))
+        return Handle(sequence.cancel, self.wake)
 
     def generate(self, request: SequenceRequest) -> NDArray[np.int32]:
         """Submit and wait; int32 [m] without EOS. Raises what ``submit`` raises or delivers."""
-        if self._thread is None:
-            raise GsvError("the semantic GPT engine has not been started")
+        self._thread.require_started()
         answers: queue.SimpleQueue[tuple[NDArray[np.int32], bool] | BaseException]
         answers = queue.SimpleQueue()
         handle = self.submit(request, lambda *answer: answers.put(answer), answers.put)
@@ -219,8 +193,7 @@ class Engine:
 
     def wake(self) -> None:
         """Look again at who wants tokens; from any thread."""
-        with self._lock:
-            self._lock.notify_all()
+        self._thread.wake()
 
     def stats(self) -> EngineStats:
         """A snapshot."""
@@ -240,41 +213,25 @@ class Engine:
             raise InvalidRequest(f"model {name!r} is not resident; resident are {known}")
         return self._workers[name]
 
-    def _loop(self) -> None:
-        try:
-            prepare(self._device)
-            while (workers := self._wait_for_work()) is not None:
-                for worker in workers:
-                    worker.step()
-                del workers, worker  # one that is removed while all rest takes its memory along
-        except BaseException as error:
-            # A fault of ours, or no memory left. Nobody may wait for a thread that is gone.
-            end_if_fatal(error)
-            logger.exception("the semantic GPT engine broke")
-            with self._lock:
-                self._ended = GsvError(f"the semantic GPT engine broke: {error!r}")
-                self._ended.__cause__ = error
-            self._abandon(Status.FAILED, self._ended)
-        else:
-            self._abandon(Status.CANCELLED, Cancelled("the semantic GPT engine has been stopped"))
+    def has_work(self) -> bool:
+        """Whether any model's step is wanted; called with the lock held.
 
-    def _wait_for_work(self) -> list[Worker] | None:
-        """The lanes with work, as soon as there are any; None when it is time to stop.
-
-        A lane rests while all its readers have enough: a machine that is shared with the flow then
-        makes audio of what they have, first. One that is hungry takes the others along, which costs
-        next to nothing.
+        A model rests while all its readers have tokens in hand: a machine that is shared with the
+        flow then makes audio of what they have, first. One reader that wants more takes the others
+        along, which costs next to nothing.
         """
-        with self._lock:
-            while self._ended is None:
-                workers = [worker for worker in self._workers.values() if worker.busy]
-                if workers:
-                    return workers
-                self._lock.wait()
-        return None
+        return any(worker.busy for worker in self._workers.values())
 
-    def _abandon(self, status: Status, error: BaseException) -> None:
+    def take_turn(self) -> None:
+        """A step of every model that wants one; on the engine's thread."""
+        with self._lock:
+            workers = [worker for worker in self._workers.values() if worker.busy]
+        for worker in workers:
+            worker.step()
+
+    def abandon(self, error: GsvError) -> None:
+        """End everybody with ``error``; called when nothing runs any more."""
         with self._lock:
             workers = list(self._workers.values())
         for worker in workers:
-            worker.abandon(status, error)
+            worker.abandon(error)

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gsv.device import upload
 from gsv.engine.cuda_graphs import CapturedCalls, bucket, length_buckets, row_buckets
 from gsv.engine.gpt.model_runner import PROMPT_STEP, ModelRunner, Noise
 from gsv.engine.gpt.sampling import SamplingTensors
 from gsv.engine.gpt.sequence import Sequence as Row
 from gsv.engine.kernels.cuda.available import triton_serves
 from gsv.engine.noise import exponential_steps
-from gsv.engine.transfers import upload
 from gsv.models.gpt import SemanticGPT
 
 PROMPT_GRAPHS = 768  # positions up to which reading a prompt is captured

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from gsv.device import upload
 from gsv.engine.gpt.sequence import Sequence as Row
-from gsv.engine.transfers import upload
 
 INTEGERS = 7  # numbers of a row in ``RowState.integers``
 CONTROLS = 4  # and in ``RowState.controls``

@@ -12,12 +12,17 @@ from numpy.typing import NDArray
 
 from gsv.config import GPTConfig
 from gsv.constants import MAX_TOKENS
+from gsv.engine.turns import WHOLE_ANSWER, Ticket, Turn
 from gsv.errors import GsvError, InvalidRequest
 
 # Called on the engine's thread with the next tokens and whether they are the last ones.
 OnTokens = Callable[[NDArray[np.int32], bool], None]
 OnError = Callable[[BaseException], None]
 IsBuffered = Callable[[], bool]
+
+# Tokens that the first chunk of a stream needs (0.5 s and the look-ahead), about.
+FIRST_AUDIO_TOKENS = 20
+TOKENS_PER_PHONEME = 2.0  # 80 ms of speech, about; tells short sentences from long ones
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +78,9 @@ class SequenceRequest:
         sentence: the sentence's index in its request; with the seed it names the noise.
         chunk_tokens: deliver after each so many tokens; 0 delivers once, at the end.
         model: name of the checkpoint; "" is the engine's first one.
-        enough: whether the reader has tokens in hand for now. The engine rests while all readers
-            have; must be quick, and ``Engine.wake`` is to be called when it turns false.
+        turn: who waits for the sentence; decides when it is written, never what.
+        is_buffered: whether the reader has tokens in hand for now. The engine rests while all
+            readers have; must be quick, and ``Engine.wake`` is to be called when it turns false.
         prefix_tokens: int32 [k], tokens of this sentence that were drawn before; the run goes on
             after them as if it had drawn them: they count as steps, for the noise and for the
             limit, they are penalised as drawn ones are, and they are not delivered.
@@ -87,6 +93,7 @@ class SequenceRequest:
     sentence: int = 0
     chunk_tokens: int = 0
     model: str = ""
+    turn: Turn = WHOLE_ANSWER
     is_buffered: IsBuffered = lambda: False
     prefix_tokens: NDArray[np.int32] = dataclasses.field(
         default_factory=lambda: np.zeros(0, np.int32)
@@ -160,12 +167,15 @@ class Sequence:
 
     def __init__(self, request: SequenceRequest, on_tokens: OnTokens, on_error: OnError) -> None:
         self.request = request
+        self.turn = request.turn
+        self.has_listener = request.turn.has_listener
         self.status = Status.WAITING
         # Of the whole sentence, so with those that it began from.
         self.tokens: list[int] = request.prefix_tokens.tolist()
         self.step = len(self.tokens)  # draws that the device has been asked for, or an earlier run
         self.answered = False  # the caller has heard of the end
         self.error: BaseException | None = None
+        self.ticket: Ticket | None = None  # its place in line
         self._delivered = len(self.tokens)
         self._on_tokens = on_tokens
         self._on_error = on_error
@@ -174,6 +184,22 @@ class Sequence:
     @property
     def params(self) -> SamplingParams:
         return self.request.params
+
+    @property
+    def remaining(self) -> float:
+        """Tokens that are still to be drawn, about."""
+        expected = TOKENS_PER_PHONEME * len(self.request.phonemes)
+        return max(1.0, expected - len(self.tokens))
+
+    @property
+    def awaits_first_audio(self) -> bool:
+        """Whether a listener hears nothing for want of its next tokens."""
+        return (
+            self.turn.first_audio
+            and len(self.tokens) < FIRST_AUDIO_TOKENS
+            and not self._cancelled
+            and not self.request.is_buffered()
+        )
 
     @property
     def text_length(self) -> int:

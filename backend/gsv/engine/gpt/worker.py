@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence as Rows
 
@@ -12,7 +13,7 @@ from gsv.device import end_if_fatal
 from gsv.engine.gpt.model_runner import ModelRunner, PendingOutput
 from gsv.engine.gpt.scheduler import Scheduler
 from gsv.engine.gpt.sequence import SamplerOutput, Sequence, Status
-from gsv.errors import GsvError
+from gsv.errors import Cancelled, GsvError
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class Worker:
     Args:
         scheduler: who runs.
         runner: the tensors.
-        counters: shared by the engine's lanes.
+        counters: shared by the engine's workers.
         lock: guards the scheduler, whose waiting line callers change.
     """
 
@@ -65,29 +66,41 @@ class Worker:
         device has its next work while Python looks at what it has done. A sequence that ends takes
         part in one step too many, which nobody hears of.
         """
+        started, rows = time.monotonic(), 0
         with self._lock:
             cancelled = self.scheduler.drop_cancelled()
         self._settle(cancelled)
         with self._lock:
             has_demand = self.scheduler.has_demand
-            admitted = self.scheduler.admit() if has_demand else []
         ahead = int(has_demand and self.runner.runs_ahead)
-        if admitted:
-            self._prefill(admitted, len(self.scheduler.running) - len(admitted))
-            self._collect(ahead)
-            self._settle(admitted)  # those that failed
-        if has_demand and (running := list(self.scheduler.running)):
-            self._decode(running)
+        if has_demand:
+            self._admit(ahead)
+            rows = self._decode()
         self._collect(ahead)
+        with self._lock:
+            self.scheduler.advance(rows, time.monotonic() - started)
 
-    def abandon(self, status: Status, error: BaseException) -> None:
-        """End everybody with an error; the rows are not used again."""
+    def abandon(self, error: BaseException) -> None:
+        """End everybody with an error; their rows are overwritten by whoever comes next."""
         self._queued.clear()
         with self._lock:
             everybody = self.scheduler.clear()
+        status = Status.CANCELLED if isinstance(error, Cancelled) else Status.FAILED
         for sequence in everybody:
             sequence.end(status, error)
             self._hand_on(sequence)
+
+    def _admit(self, ahead: int) -> None:
+        """Give newcomers rows and read their prompts."""
+        with self._lock:
+            self.scheduler.begin_step()
+            admitted, first, moves = self.scheduler.admit()
+        for move in moves:
+            self.runner.move(move)
+        if admitted:
+            self._prefill(admitted, first)
+            self._collect(ahead)
+            self._settle(admitted)  # those that failed
 
     def _prefill(self, admitted: Rows[Sequence], first: int) -> None:
         try:
@@ -101,14 +114,20 @@ class Worker:
             for row, sequence in enumerate(admitted, start=first):
                 self._prefill([sequence], row)
 
-    def _decode(self, running: Rows[Sequence]) -> None:
+    def _decode(self) -> int:
+        """A step of the rows whose turn it is; how many they are."""
+        with self._lock:
+            rows = self.scheduler.next_rows()
+        if not rows:
+            return 0
         try:
-            self._queued.append(self.runner.decode(running))
+            self._queued.append(self.runner.decode(rows))
             self._counters.steps += 1
-            self._counters.rows += len(running)
+            self._counters.rows += len(rows)
         except Exception as error:
-            self._fail(running, "decoding", error)
-            self._settle(running)
+            self._fail(rows, "decoding", error)
+            self._settle(rows)
+        return len(rows)
 
     def _collect(self, left: int) -> None:
         """Read the oldest drawings until ``left`` are queued."""

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from gsv.engine.gpt.cache import KVCache
 from gsv.engine.kernels.cpu.build import load_kernel
 from gsv.engine.kernels.cpu.weight_arena import WeightArena
-from gsv.models.gpt import Block, Linear, SemanticGPT
+from gsv.models.gpt import Block, SemanticGPT
+from gsv.models.layers import Linear
 
 _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 _HEADS = 4  # heads that the kernel attends at once
@@ -25,16 +26,16 @@ _TRIALS = 4
 _TOLERANCE = 0.15  # another thread must bring more than this
 
 
-class _Linear(Structure):
+class _LinearWeights(Structure):
     _fields_ = (("weight", c_void_p), ("scale", c_void_p), ("bias", c_void_p))
 
 
 class _Layer(Structure):
     _fields_ = (
-        ("qkv", _Linear),
-        ("output", _Linear),
-        ("expand", _Linear),
-        ("contract", _Linear),
+        ("qkv", _LinearWeights),
+        ("output", _LinearWeights),
+        ("expand", _LinearWeights),
+        ("contract", _LinearWeights),
         ("attention_norm", c_void_p * 2),
         ("feed_forward_norm", c_void_p * 2),
     )
@@ -50,7 +51,7 @@ class _Model(Structure):
         ("cache_type", c_int64),
         ("threads", c_int64),
         ("layer", POINTER(_Layer)),
-        ("head", _Linear),
+        ("head", _LinearWeights),
         ("embedding", c_void_p),
         ("positions", c_void_p),
         ("steps", c_int64),
@@ -193,15 +194,15 @@ class NativeDecode:
             pair[0], pair[1] = self._keep(norm.weight), self._keep(norm.bias)
         return layer
 
-    def _linear(self, module: nn.Linear) -> _Linear:
+    def _linear(self, module: nn.Linear) -> _LinearWeights:
         bias = None if module.bias is None else self._keep(module.bias.float())
         if not self._int8:
             # The model reads the same copy, so that there is one.
             module.weight.data = self._arena.add(module.weight)
-            return _Linear(weight=self._keep(module.weight), scale=None, bias=bias)
+            return _LinearWeights(weight=self._keep(module.weight), scale=None, bias=bias)
         rounded, scale = quantize(module.weight)
         weight = self._keep(self._arena.add(rounded))
-        return _Linear(weight=weight, scale=self._keep(scale), bias=bias)
+        return _LinearWeights(weight=weight, scale=self._keep(scale), bias=bias)
 
     def _keep(self, tensor: Tensor) -> int:
         tensor = tensor.detach().contiguous()
