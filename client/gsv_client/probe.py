@@ -19,6 +19,7 @@ TEXT = "Hi."
 # The fewest steps and a fixed seed: quick, and the same each time.
 OPTIONS = SpeechOptions(language="en", sample_steps=1, seed=1, sample_rate=8_000)
 _TRY_LATER = "try again later"
+_STOPPING = "is stopping"
 _NO_VOICE = "VOICE: none given"
 
 
@@ -39,7 +40,7 @@ def probe(client: Client, voice: str | None = None, *, stream: bool = False) -> 
     try:
         audio = _speak(client, voice, stream)
     except ServerUnavailable as error:
-        if str(error).endswith(_TRY_LATER):
+        if str(error).endswith(_TRY_LATER) and _STOPPING not in str(error):
             return f"busy: {error}"
         raise
     if not len(audio.samples) or not np.isfinite(audio.samples).all():
