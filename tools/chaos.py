@@ -16,15 +16,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import http.client
 import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,7 +43,7 @@ MODELS = (
     "semantic_gpt_engine", "sovits_v4", "vocoder", "voices",
 )  # fmt: skip
 FAULTS = ("kill", "stop", "hang", "server", "leave", "unread", "fuzz", "full", "end")
-SHORT_MODELS = ("vocoder", "gpt_sovits_v4_stream")
+SHORT = {"kill": ["vocoder"], "stop": ["text_frontend"]}  # whose processes are hurt in a minute
 BACK_SECONDS = 60.0  # until something that was hurt has to be back
 QUIET_SECONDS = 2.0  # without a failure: it is
 CALL_SECONDS = 20.0  # a caller's own time limit
@@ -322,8 +325,6 @@ class Chaos:
         """Open streams and read nothing of them for a while."""
 
         def hurt() -> str:
-            import socket
-
             host, port = self.served.http.rpartition("//")[2].split(":")
             body = json.dumps({"TEXT": "Nobody reads this. " * 20, "SAMPLE_STEPS": 1}).encode()
             head = (
@@ -349,8 +350,6 @@ class Chaos:
 
     def is_idle(self) -> bool:
         """Whether no request but the clients' own is under way."""
-        import urllib.request
-
         metrics = next(s.split()[-1] for s in self.served.lines if s.startswith("  metrics"))
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
@@ -390,10 +389,8 @@ class Chaos:
             self.served.end()
             self.served = whole
 
-    def end(self) -> None:
-        """Ends: with an open connection, while clients ask, and by SIGKILL."""
-        import http.client
-
+    def end_idle(self) -> None:
+        """SIGTERM while a connection is open."""
         kept = http.client.HTTPConnection(self.served.http.rpartition("//")[2])
         kept.request("GET", "/v2/health/live")
         kept.getresponse().read()
@@ -403,7 +400,10 @@ class Chaos:
         row.broken = seconds > 3.0 or bool(left)
         self.add(row)
         kept.close()
-        self.served = Served(self._repository, self._folder / "serve2.log")
+
+    def end_busy(self) -> None:
+        """SIGTERM while clients go on asking."""
+        self.served = Served(self._repository, self._folder / "busy.log")
         clients = Clients(self.served, self._count)
         time.sleep(2.0)
         begun = time.monotonic()
@@ -416,7 +416,10 @@ class Chaos:
         row.errors = dict(Counter(call.error for call in clients.calls if call.error))
         row.broken = seconds > 15.0 or bool(self.served.left_over())
         self.add(row)
-        self.served = Served(self._repository, self._folder / "serve3.log")
+
+    def end_killed(self) -> None:
+        """SIGKILL of gsv serve."""
+        self.served = Served(self._repository, self._folder / "killed.log")
         pids = [self.served.triton, *(s.pid for s in processes.living_stubs(self.served.triton))]
         begun = time.monotonic()
         self.served.end(signal.SIGKILL)
@@ -495,8 +498,8 @@ def main(
         raise click.UsageError(f"--only {','.join(sorted(unknown))}: allowed: {','.join(FAULTS)}")
     chosen = models.split(",")
     if short:
-        clients, requests, chosen = min(clients, 4), min(requests, 150), list(SHORT_MODELS)
-        wanted = [fault for fault in wanted if fault in ("kill", "server", "fuzz")]
+        clients, requests = min(clients, 4), min(requests, 100)
+        wanted = [fault for fault in wanted if fault in (*SHORT, "server", "fuzz", "end")]
     with (
         tiny_repository(repository) as served,
         tempfile.TemporaryDirectory(prefix="gsv-chaos-log-") as folder,
@@ -507,7 +510,8 @@ def main(
         )
         try:
             for fault in ("kill", "stop", "hang"):
-                for model in chosen if fault in wanted else []:
+                models_of = SHORT.get(fault, []) if short else chosen
+                for model in models_of if fault in wanted else []:
                     chaos.stub(fault, model)
             if "server" in wanted:
                 chaos.server(signal.SIGKILL)
@@ -522,7 +526,10 @@ def main(
             if "full" in wanted:
                 chaos.full()
             if "end" in wanted:
-                chaos.end()
+                chaos.end_idle()
+                if not short:
+                    chaos.end_busy()
+                    chaos.end_killed()
         finally:
             chaos.served.end()
     if output:
