@@ -10,12 +10,12 @@ this ends.
 from __future__ import annotations
 
 import collections
-import concurrent.futures
 import contextlib
 import dataclasses
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 
@@ -332,28 +332,37 @@ class _OwnProbe:
 
     def __init__(self, probe: Callable[[], None], seconds: float) -> None:
         self._probe, self._seconds = probe, seconds
-        self._pool = concurrent.futures.ThreadPoolExecutor(1, "own-probe")
-        self._running: concurrent.futures.Future[None] | None = None
+        self._running: threading.Thread | None = None
+        self._error: Exception | None = None
         self._last = time.monotonic()
         self._failed = 0
 
     def fault(self, server: EmbeddedServer) -> str:
         """Why the server has to be started anew, after probes that failed; empty otherwise."""
         if self._running is not None:
-            if not self._running.done():
+            if self._running.is_alive():
                 return ""
-            error, self._running = self._running.exception(), None
+            self._running = None
             self._last = time.monotonic()
-            self._failed = self._failed + 1 if error else 0
+            self._failed = self._failed + 1 if self._error else 0
             if self._failed >= PROBES_BEFORE_RESTART:
                 self._failed = 0
-                return f"tritonserver does not speak: {error}"
+                return f"tritonserver does not speak: {self._error}"
         elif time.monotonic() - self._last >= self._seconds:
             if server.requests_in_flight() == 0:
-                self._running = self._pool.submit(self._probe)
+                # Not to be waited for: nobody wants to know of a probe while the server stops.
+                self._running = threading.Thread(target=self._ask, name="own-probe", daemon=True)
+                self._running.start()
             else:
                 self._last = time.monotonic()
         return ""
+
+    def _ask(self) -> None:
+        self._error = None
+        try:
+            self._probe()
+        except Exception as error:  # whatever it is, the server did not speak
+            self._error = error
 
 
 def _message(text: str) -> str:
