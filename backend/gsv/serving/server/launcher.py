@@ -335,16 +335,13 @@ class EmbeddedServer:
         # From SIGTERM on Triton lets no model call another: a request that is half-way through
         # would fail. So the models first finish what they have, by their own count.
         before, changed = "", time.monotonic()
-        idle_since: float | None = None
+        settled = changed + SETTLE_SECONDS
         while not self.ended() and self._interruptions < 2 and time.monotonic() < limit:
             metrics = "".join(OUR_METRICS.findall(self._metrics()))
             now = time.monotonic()
-            if sum(float(number) for number in IN_FLIGHT.findall(metrics)) <= 0:
-                idle_since = now if idle_since is None else idle_since
-                if now - idle_since >= SETTLE_SECONDS:
-                    return
-            else:
-                idle_since = None
+            # Once is enough: those who came since are being refused, which takes no time.
+            if now >= settled and sum(map(float, IN_FLIGHT.findall(metrics))) <= 0:
+                return
             if metrics != before:
                 before, changed = metrics, now
             elif dead_model and now - changed > LOST_SECONDS:
