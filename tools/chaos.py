@@ -43,7 +43,7 @@ MODELS = (
     "semantic_gpt_engine", "sovits_v4", "vocoder", "voices",
 )  # fmt: skip
 FAULTS = ("kill", "stop", "hang", "server", "leave", "unread", "fuzz", "full", "end")
-SHORT = {"kill": ["vocoder"], "stop": ["text_frontend"]}  # whose processes are hurt in a minute
+SHORT = {"kill": ["vocoder"], "stop": ["voices"]}  # whose processes are hurt in a minute
 BACK_SECONDS = 60.0  # until something that was hurt has to be back
 QUIET_SECONDS = 2.0  # without a failure: it is
 CALL_SECONDS = 20.0  # a caller's own time limit
@@ -498,7 +498,7 @@ def main(
         raise click.UsageError(f"--only {','.join(sorted(unknown))}: allowed: {','.join(FAULTS)}")
     chosen = models.split(",")
     if short:
-        clients, requests = min(clients, 4), min(requests, 100)
+        clients, requests = min(clients, 4), min(requests, 60)
         wanted = [fault for fault in wanted if fault in (*SHORT, "server", "fuzz", "end")]
     with (
         tiny_repository(repository) as served,

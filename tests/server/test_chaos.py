@@ -17,16 +17,18 @@ CHAOS = Path(__file__).parents[2] / "tools" / "chaos.py"
 def test_what_dies_comes_back(demo_repository: Path, tmp_path: Path) -> None:
     report = tmp_path / "chaos.json"
     done = subprocess.run(
-        [sys.executable, str(CHAOS), "--short", f"--repository={demo_repository}", f"-o{report}"],
+        [
+            sys.executable, str(CHAOS), "--short", "--only=kill,stop,server,end",
+            f"--repository={demo_repository}", f"-o{report}",
+        ],
         capture_output=True,
         text=True,
         timeout=300,
-    )
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     rows = {(row["fault"], row["what"]): row for row in json.loads(report.read_text())["rows"]}
-    killed, stopped = rows["kill", "vocoder"], rows["stop", "text_frontend"]
+    killed, stopped = rows["kill", "vocoder"], rows["stop", "voices"]
     assert "model vocoder: its process died" in killed["log"][0]
-    assert "model text_frontend: its process was stopped for 2 s" in stopped["log"][0]
+    assert "model voices: its process was stopped for 2 s" in stopped["log"][0]
     assert rows["server", "SIGKILL"]["restarted"]
-    assert rows["fuzz", "seed 1"]["errors"]
     assert rows["end", "idle, a connection open"]["back"] <= 3.0

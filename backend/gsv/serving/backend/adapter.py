@@ -26,7 +26,6 @@ from gsv.checkpoints.manifest import verify_manifest
 from gsv.errors import Cancelled, CheckpointError, GsvError, InvalidRequest, Overloaded, VoiceError
 from gsv.serving.backend.bls_client import CANCEL_PREFIX, BlsClient
 from gsv.serving.backend.error_codes import to_triton_error
-from gsv.serving.backend.heartbeat import Heartbeat
 from gsv.serving.backend.memory import keep_freed_memory
 from gsv.serving.backend.metrics import LoadMetrics, RequestMetrics, VoiceFamilies
 from gsv.stages.base import AsyncStage, BatchStage, Place
@@ -199,7 +198,6 @@ class _Model:
         self._voice_metrics: VoiceMetrics | None = getattr(self._stage, "voice_metrics", None)
         self._voice_families = VoiceFamilies(self._name, device) if self._voice_metrics else None
         self._logged = ""
-        self._heart = Heartbeat().start()  # not before: loading may hold Python's lock for long
 
     def _build(self, place: Place, settings: Any) -> Any:
         return self.stage(place, settings)
@@ -211,7 +209,6 @@ class _Model:
         finds nobody to tell, and takes the process down. Errors that were kept have tracebacks, and
         so hold on to requests in circles.
         """
-        self._heart.close()
         self._stage.close()
         del self._metrics, self._voice_families, self._stage
         gc.collect()
@@ -382,9 +379,6 @@ class StreamingModel(_Model):
                 job = caller.request_id().removeprefix(CANCEL_PREFIX)
                 self._cancel_job(job)
                 caller.fail(Cancelled(f"job {job} is cancelled"))
-                continue
-            if not self._tagged and self._heart.stopping():
-                caller.fail(Overloaded("the server is stopping; try again later"))
                 continue
             with self._changed:
                 self._callers.add(caller)
