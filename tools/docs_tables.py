@@ -81,6 +81,10 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "GSV_GOLDEN_TEXT": ("tests", "Folder of text cases recorded from upstream."),
     "GSV_TEXT_DATA": ("tests", "Folder of text data, as `gsv prepare` writes it."),
     "GSV_REQUIRE_ORACLE": ("`make test`, CI", "1: missing oracle data is a failure, not a skip."),
+    "GSV_SERVER_FILES": (
+        "models",
+        "Beginning of the paths of signs of life; `gsv serve` sets it, nobody else should.",
+    ),
     "GSV_SOAK_SECONDS": (
         "tests",
         "Length of the soak tests; without it only a short one.",

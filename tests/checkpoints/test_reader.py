@@ -390,6 +390,12 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
     refused(tmp_path, "can't be read")
 
 
+def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "s1v3.ckpt")
+    refused(tmp_path / "s1v3.ckpt", "not a regular file")
+    refused(Path("/dev/null"), "not a regular file")
+
+
 def test_huge_files(tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
     with path.open("wb") as file:

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from gsv.errors import ServerError
-from gsv.serving.server import gpus, launcher, mps
+from gsv.serving.server import gpus, launcher, mps, stub_watch
+from gsv.serving.server import supervisor as supervising
 from gsv.serving.server.gpus import Gpu
 from gsv.serving.server.processes import Stub
 from gsv.serving.server.supervisor import Supervisor
@@ -201,6 +202,14 @@ class Server:
     def gpus_of(self, model: str) -> frozenset[int]:
         return frozenset(self.gpus[model])
 
+    def ask(self, method: str, path: str, body: object) -> tuple[int, str]:
+        return 200, "[]"
+
+    def ended(self) -> bool:
+        return False
+
+    pid, files = 1, "/nowhere/"
+
 
 @pytest.mark.parametrize("shares", [True, False])
 def test_what_shares_a_gpu_is_started_anew_together(
@@ -209,15 +218,18 @@ def test_what_shares_a_gpu_is_started_anew_together(
     killed: list[tuple[int, Any]] = []
     told: list[str] = []
     monkeypatch.setattr(os, "kill", lambda pid, number: killed.append((pid, number)))
+    models = ("sovits", "vocoder", "text", "stream")
+    stubs = [Stub(11 + number, model, f"{model}_0_0") for number, model in enumerate(models)]
+    for module in (stub_watch, supervising):
+        monkeypatch.setattr(module, "living_stubs", lambda server: list(stubs))
+    monkeypatch.setattr(stub_watch, "_handle_of", lambda pid: None)
     supervisor = Supervisor(Server(shares), on_event=told.append)  # type: ignore[arg-type]
-    supervisor._stubs = {
-        pid: Stub(pid, model, f"{model}_0_0")
-        for pid, model in ((11, "vocoder"), (12, "text"), (13, "stream"))
-    }
-    assert supervisor._companions([]) == []
-    assert supervisor._companions(["sovits"]) == (["vocoder"] if shares else [])
-    assert killed == ([(11, signal.SIGKILL)] if shares else [])
-    assert len(told) == shares
+    assert supervisor.look() == []
+    del stubs[0]
+    assert supervisor.look() == (["sovits", "vocoder"] if shares else ["sovits"])
+    assert killed == ([(12, signal.SIGKILL)] if shares else [])
+    assert told[0].startswith("model sovits: its process died")
+    assert len(told) == 1 + shares
 
 
 @pytest.mark.parametrize(
@@ -232,5 +244,5 @@ def test_where_a_model_runs_is_asked_of_the_server(
     status: int, groups: list[dict[str, Any]], expected: set[int]
 ) -> None:
     answer = status, json.dumps({"name": "double", "instance_group": groups})
-    server = SimpleNamespace(ports=(8000, 1, 2), _exchange=lambda *asked: answer)
+    server = SimpleNamespace(ports=(8000, 1, 2), ask=lambda *asked: answer)
     assert launcher.EmbeddedServer.gpus_of(server, "double") == expected  # type: ignore[arg-type]

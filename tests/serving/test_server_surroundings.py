@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
+import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from gsv.commands.serve import is_loopback
 from gsv.errors import ServerError
-from gsv.serving.server import installation, processes
+from gsv.serving.server import installation, janitor, processes
 from gsv.serving.server.log import ServerLog
 from gsv.serving.server.options import check_repository, choose_ports
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 10.0) -> None:
+    limit = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < limit, "waited in vain"
+        time.sleep(0.02)
 
 
 def feed(*lines: str) -> tuple[ServerLog, list[str]]:
@@ -121,16 +132,64 @@ class TestSharedMemory:
     def test_stale_means_same_namespace_and_dead_launcher(self, tmp_path: Path) -> None:
         namespace = os.stat("/proc/self/ns/pid").st_ino
         no_process = int(Path("/proc/sys/kernel/pid_max").read_text()) + 1
-        stale = f"gsv-{namespace}-{no_process}-0123abcd-x"
+        start = processes.start_of(os.getpid())
+        stale = {
+            f"gsv-{namespace}-{no_process}-0123abcd-x",
+            f"gsv-{namespace}-{no_process}-{start:08x}beef-x",
+            f"gsv-{namespace}-{os.getpid()}-{start + 1:08x}beef-x",  # the number was given anew
+        }
         kept = {
             f"gsv-{namespace}-{os.getpid()}-0123abcd-x",  # its launcher lives
+            f"{processes.region_prefix()}x",
             f"gsv-{namespace + 1}-{no_process}-0123abcd-x",  # of another container
             "triton_python_backend_shm_region_x",  # of another tritonserver
         }
-        for name in {stale, *kept}:
+        for name in stale | kept:
             (tmp_path / name).touch()
-        assert processes.remove_stale_regions(tmp_path) == [stale]
+        assert processes.remove_stale_regions(tmp_path) == sorted(stale)
         assert {p.name for p in tmp_path.iterdir()} == kept
+
+    def test_a_launcher_that_nobody_waited_for_is_gone(self, tmp_path: Path) -> None:
+        child = subprocess.Popen([sys.executable, "-c", "pass"])
+        wait_until(lambda: processes.state(child.pid) == "Z")
+        namespace = os.stat("/proc/self/ns/pid").st_ino
+        (tmp_path / f"gsv-{namespace}-{child.pid}-0123abcd-x").touch()
+        assert len(processes.remove_stale_regions(tmp_path)) == 1
+        child.wait()
+
+
+class TestJanitor:
+    def test_a_launcher_that_is_killed_leaves_nothing(self) -> None:
+        # A child that would outlive it, in a group of its own, and a region.
+        code = (
+            "import subprocess, sys, time\n"
+            "from gsv.serving.server import janitor, processes\n"
+            "prefix = processes.region_prefix()\n"
+            "one = janitor.Janitor(prefix)\n"
+            "child = subprocess.Popen(['sleep', '60'], start_new_session=True)\n"
+            "one.watch(child.pid)\n"
+            "region = processes.SHARED_MEMORY / f'{prefix}x'\n"
+            "region.touch()\n"
+            "print(child.pid, region, flush=True)\n"
+            "time.sleep(60)\n"
+        )
+        launcher = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        assert launcher.stdout is not None
+        child, region = launcher.stdout.readline().split()
+        launcher.kill()
+        launcher.communicate()
+        wait_until(lambda: processes.ended(int(child)))
+        wait_until(lambda: not Path(region).exists())
+
+    def test_what_has_ended_is_not_killed(self) -> None:
+        bystander = subprocess.Popen(["sleep", "60"], start_new_session=True)
+        one = janitor.Janitor(processes.region_prefix())
+        one.watch(bystander.pid)
+        one.watch(0)
+        one.leave()
+        assert bystander.poll() is None
+        bystander.kill()
+        bystander.wait()
 
 
 class TestInstallation:
@@ -148,9 +207,16 @@ class TestInstallation:
 
     def test_health_checks_ask_no_proxy(self) -> None:
         docker = Path(__file__).parents[2] / "docker"
-        for name in ("Dockerfile", "compose.yaml"):
-            assert "build_opener(r.ProxyHandler({})).open(" in (docker / name).read_text()
-            assert "urlopen" not in (docker / name).read_text()
+        image, compose = ((docker / n).read_text() for n in ("Dockerfile", "compose.yaml"))
+        # gsv-client takes no proxy on the way to this machine.
+        probe = re.search(r'HEALTHCHECK .*\\\n +CMD \["gsv", "probe", (.*)\]', image)
+        assert probe is not None
+        assert '"--url", "http://127.0.0.1:8000"' in probe[1]
+        assert "- gsv\n        - probe\n" in compose
+        assert "--url=http://127.0.0.1:8000" in compose
+        # The gateway's own, which is no Triton.
+        assert "build_opener(r.ProxyHandler({})).open('http://127.0.0.1:9880/" in compose
+        assert "urlopen" not in image + compose
 
     def test_layout_is_made_once_and_mended(self, tmp_path: Path) -> None:
         first = installation.embedded(tmp_path).backend_directory

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from voices.voice_files import make_voice
@@ -42,3 +43,19 @@ def test_one_voice_and_an_unknown_one(tmp_path: Path) -> None:
     assert isinstance(one, Result)
     assert [voice.name for voice in Voices.from_json(one.voices)] == ["alice"]
     assert isinstance(unknown, InvalidRequest)
+
+
+def test_names_that_are_not_utf8_do_not_end_the_list(tmp_path: Path) -> None:
+    stage = stage_of(tmp_path)
+    os.rename(
+        make_voice(tmp_path / "voices" / "odd"), os.fsencode(tmp_path / "voices") + b"/od\xff\xfed"
+    )
+    cache = tmp_path / "voices" / "alice" / ".cache"
+    cache.mkdir(exist_ok=True)
+    with open(os.fsencode(cache) + b"/semantic-\xff.bin", "wb") as file:
+        file.write(b"x")
+    (answer,) = stage.run_batch([Request()])
+    assert isinstance(answer, Result)
+    listed = Voices.from_json(answer.voices.encode("utf-8").decode("utf-8"))
+    assert [voice.name for voice in listed] == ["alice", "bob"]
+    assert any("od\\udcff\\udcfed" in text for text in listed.broken), listed.broken

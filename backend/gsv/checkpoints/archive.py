@@ -22,6 +22,7 @@ from torch import Tensor
 
 from gsv.checkpoints.unpickle import PICKLE_LIMIT, StorageRef, TensorRef, unpickle
 from gsv.errors import CheckpointError
+from gsv.voices.files import open_regular
 
 FILE_LIMIT = 8 << 30  # bytes; the largest official file has 0.8 GB, 1.5 GB in float32
 ENTRY_LIMIT = 100_000  # storages; the largest official file has 685
@@ -44,7 +45,7 @@ def load_file(path: Path) -> mmap.mmap:
         CheckpointError: it is not there, can't be read, is empty or too large.
     """
     try:
-        with path.open("rb", buffering=0) as file:
+        with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size > FILE_LIMIT:
                 raise CheckpointError(f"{path}: {size:,} bytes; at most {FILE_LIMIT:,} allowed")
@@ -53,7 +54,7 @@ def load_file(path: Path) -> mmap.mmap:
             data = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             with memoryview(data) as view:
                 filled = 0
-                while filled < size and (count := file.readinto(view[filled:])):
+                while filled < size and (count := os.readv(file.fileno(), [view[filled:]])):
                     filled += count
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file") from error

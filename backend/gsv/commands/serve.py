@@ -20,6 +20,8 @@ from gsv.serving.server.launcher import EmbeddedServer, ServerOptions
 from gsv.serving.server.mps import MODES
 from gsv.serving.server.supervisor import RecoveryPolicy, Supervisor
 from gsv.voices import VoiceFolder
+from gsv_client import Client
+from gsv_client.probe import probe
 
 EPILOG = """\b
 Examples:
@@ -29,6 +31,7 @@ Examples:
   gsv serve models --tritonserver /opt/tritonserver/bin/tritonserver -- --log-verbose=1
 """
 
+OWN_PROBE_TIMEOUT = 60.0  # seconds
 port_type = click.IntRange(0, 65535)
 
 
@@ -63,7 +66,23 @@ port_type = click.IntRange(0, 65535)
     default=5,
     show_default=True,
     type=click.IntRange(min=0),
-    help="Times in ten minutes that a model whose process died is loaded again; then exit 1.",
+    help="Times in ten minutes that a model whose process died is loaded again, and that Triton is "
+    "started again; 0: exit 1 at once.",
+)
+@click.option(
+    "--hang-seconds",
+    default=RecoveryPolicy.silent,
+    show_default=True,
+    type=click.FloatRange(min=1),
+    help="A model's process that shows no sign of life for so long is ended and started anew.",
+)
+@click.option(
+    "--probe-seconds",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="Let the server say a word, after so long without a request; 0: never. Triton is started "
+    "again when two such probes fail.",
 )
 @click.option(
     "--control-key",
@@ -89,6 +108,8 @@ def serve(
     repository: Path,
     triton_options: tuple[str, ...],
     recoveries: int,
+    hang_seconds: float,
+    probe_seconds: float,
     control_key: str | None,
     log_file: Path | None,
     verbose: bool,
@@ -96,18 +117,20 @@ def serve(
 ) -> None:
     """Serve the model REPOSITORY that "gsv prepare" made, until Ctrl-C or SIGTERM.
 
-    Waits until all models are ready, loads a model again whose process died, and leaves nothing
-    behind. What follows "--" goes to tritonserver as it is. A second Ctrl-C stops at once.
+    Waits until all models are ready, brings back a model whose process died or hangs, and Triton
+    itself, and leaves nothing behind. What follows "--" goes to tritonserver as it is. A second
+    Ctrl-C stops at once.
     """
     if control_key is None:
         control_key = "" if is_loopback(options["host"]) else secrets.token_urlsafe(16)
+    policy = RecoveryPolicy(attempts=recoveries, silent=hang_seconds, probe=probe_seconds)
     settings = ServerOptions(control_key=control_key, extra=triton_options, **options)
     try:
         with _opened(log_file) as file:
             show = LogView(file, verbose)
             server = EmbeddedServer(repository, settings, on_line=show, on_ready_model=_progress())
             with _signals_to(server):
-                _run(server, show, RecoveryPolicy(attempts=recoveries))
+                _run(server, show, policy)
     except Cancelled as error:
         say(f"{error}")
     except (GsvError, OSError) as error:
@@ -158,10 +181,19 @@ def _run(server: EmbeddedServer, show: LogView, policy: RecoveryPolicy) -> None:
         say(f"  metrics  {server.metrics_url}")
         say(f"{_what_to_try(server.repository, server.http_url)}   (Ctrl-C stops)")
         show.serving = True
-        Supervisor(server, policy, say).run()
+        speak = _speaker(server.http_url) if policy.probe else None
+        Supervisor(server, policy, say, speak).run()
         show.serving = False
         say("stopping: requests under way are finished first")
     say("stopped")
+
+
+def _speaker(url: str) -> Callable[[], None]:
+    def speak() -> None:
+        with Client(url, timeout=OWN_PROBE_TIMEOUT) as client:
+            probe(client)
+
+    return speak
 
 
 def _what_to_try(repository: Path, url: str) -> str:

@@ -199,7 +199,11 @@ def describe_kept(entry: VoiceEntry) -> dict[str, Any]:
             for name in voices.values()
         },
         "outdated": sum(not file.problem for file in files) - len(current),
-        "broken": [file.name for file in files if file.problem],
+        "broken": [
+            file.name.encode("utf-8", "backslashreplace").decode("utf-8")
+            for file in files
+            if file.problem
+        ],
         "bytes": sum(file.size for file in files),
     }
 

@@ -191,11 +191,11 @@ class VoiceFolder:
                 return found
             if isinstance(found, VoiceError) and not was_fine:
                 break
-        error = (
-            found
-            if isinstance(found, VoiceError)
-            else VoiceError(f"voice {folder.name}: its files change all the time")
-        )
+        text = f"voice {folder.name}: its files change all the time"
+        if isinstance(found, VoiceError):
+            text = str(found)
+        # Names of files may hold bytes that are no UTF-8; the list of voices and the log may not.
+        error = VoiceError(text.encode("utf-8", "backslashreplace").decode("utf-8"))
         if known is None or str(known) != str(error):
             logger.warning("%s; the voice is skipped", error)
         return error

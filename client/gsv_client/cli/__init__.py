@@ -12,6 +12,7 @@ OWN = {
     "phones": "gsv_client.cli.phones:phones",
     "voices": "gsv_client.cli.voices:voices",
     "doctor": "gsv_client.cli.doctor:doctor",
+    "probe": "gsv_client.cli.probe:probe",
     "bench": "gsv_client.cli.bench:bench",
     "gateway": "gsv_client.cli.gateway:gateway",
 }

@@ -3,8 +3,8 @@
     with EmbeddedServer(repository) as server:
         Client(server.http_url).say("Hello.")
 
-The server is a child process in a session of its own. It is asked to end when this process dies,
-even by SIGKILL, and its shared memory carries a name of its own, so that nothing stays behind.
+The server is a child process in a session of its own. It ends with this process, even by SIGKILL,
+and its shared memory carries a name of its own, so that nothing stays behind.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import re
 import select
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,7 +24,9 @@ from types import TracebackType
 from typing import Any
 
 from gsv.errors import Cancelled, ServerError
+from gsv.serving.backend.heartbeat import stopping_file
 from gsv.serving.server import gpus, installation, mps, processes
+from gsv.serving.server.janitor import Janitor
 from gsv.serving.server.log import ServerLog
 from gsv.serving.server.options import (
     CONTROL_HEADER,
@@ -37,10 +38,12 @@ from gsv.serving.server.options import (
 
 __all__ = ["EmbeddedServer", "ServerOptions"]
 
-UNLOAD_SECONDS = 10.0  # what Triton gets to unload its models when no request is left
+UNLOAD_SECONDS = 2.0  # what Triton gets to unload its models when no request is left
 LOST_SECONDS = 5.0  # without any progress: what is under way then waits for a process that died
+SETTLE_SECONDS = 0.15  # models tell what they have under way every 0.05 s
 REQUEST_SECONDS = 5.0
 WAIT_STEP_SECONDS = 0.2
+DRAIN_STEP_SECONDS = 0.05
 GPU_THREADS = "2"  # of each model on a machine with GPUs, as the adapter sets it for networks
 OUR_METRICS = re.compile(r"^gsv_.*\n", re.MULTILINE)
 IN_FLIGHT = re.compile(r"^gsv_requests_in_flight\{.*\} (\S+)$", re.MULTILINE)
@@ -82,6 +85,8 @@ class EmbeddedServer:
         self.region_prefix = processes.region_prefix()
         self._paths = PlainPaths()
         self._process: subprocess.Popen[bytes] | None = None
+        self._session = False  # whether processes of the server may live
+        self._janitor: Janitor | None = None
         self._mps: mps.MpsDaemon | None = None
         self._gpu_environment: dict[str, str] = {}
         self._interruptions = 0
@@ -117,6 +122,11 @@ class EmbeddedServer:
         return f"http://{self._reachable_host()}:{self.ports[2]}/metrics"
 
     @property
+    def files(self) -> str:
+        """Beginning of the paths of the files that this server shares with its models."""
+        return str(processes.SHARED_MEMORY / self.region_prefix)
+
+    @property
     def pid(self) -> int:
         """Process number of tritonserver; ServerError when it was not started."""
         if self._process is None:
@@ -146,18 +156,40 @@ class EmbeddedServer:
             found = gpus.listed()
             self._mps = mps.start(options.mps, found, lambda line: self._on_line(line, True))
             self._gpu_environment = _threads_beside(found)
+            self._janitor = Janitor(self.region_prefix)
             self._launch(self.installation)
             try:
                 self._wait_until_ready(models)
             except _Crash as crash:
                 self._on_line(f"{crash}; starting again", True)
-                processes.remove_regions(self.region_prefix)
-                self.log = ServerLog(self._on_line, self._wake)
-                self._launch(self.installation)
+                self._launch_again()
                 self._wait_until_ready(models)
         except BaseException:
             self.stop(kill=True)
             raise
+
+    def restart(self) -> None:
+        """End the server at once, if it has not ended, and start another on the same ports.
+
+        Raises:
+            ServerError, Cancelled: as :meth:`start`; the server has ended then, and another try may
+                be made.
+        """
+        self.kill()
+        self._launch_again()
+        try:
+            self._wait_until_ready(check_repository(self.repository))
+        except BaseException:
+            self.kill()
+            raise
+
+    def kill(self) -> None:
+        """End the server and all its models at once.
+
+        Who waits for an answer sees its connection end: the models' processes hold it too.
+        """
+        if self._process is not None:
+            self._kill_session(self._process)
 
     def interrupt(self) -> None:
         """End the waiting; a second call makes ``stop`` kill. Safe in a signal handler."""
@@ -173,10 +205,13 @@ class EmbeddedServer:
         """Whether the server process is gone."""
         return self._process is None or self._process.poll() is not None
 
-    def wait(self, seconds: float) -> None:
-        """Wait so long, or less when the server ends or somebody interrupts."""
-        readable, _, _ = select.select([self._wake_read], [], [], seconds)
-        if readable:
+    def wait(self, seconds: float, also: Sequence[int] = ()) -> None:
+        """Wait so long, or less when the server ends or somebody interrupts.
+
+        ``also`` are further file descriptors that end the waiting when they can be read.
+        """
+        readable, _, _ = select.select([self._wake_read, *also], [], [], seconds)
+        if self._wake_read in readable:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wake_read, 4096)
 
@@ -195,12 +230,22 @@ class EmbeddedServer:
         self, method: str, path: str, body: Any = None, timeout: float = REQUEST_SECONDS
     ) -> int:
         """Send one HTTP request to the server; its status, or 0 when there was no answer."""
-        return self._exchange(self.ports[0], method, path, body, timeout)[0]
+        return self.ask(method, path, body, timeout)[0]
+
+    def ask(
+        self, method: str, path: str, body: Any = None, timeout: float = REQUEST_SECONDS
+    ) -> tuple[int, str]:
+        """As :meth:`request`, with the answer's text."""
+        return self._exchange(self.ports[0], method, path, body, timeout)
+
+    def requests_in_flight(self) -> float | None:
+        """Requests that the models have under way, by their own count; None: no answer."""
+        text = self._metrics()
+        return sum(map(float, IN_FLIGHT.findall(text))) if text else None
 
     def gpus_of(self, model: str) -> frozenset[int]:
         """The GPUs that a model's instances are on; none for one on the CPU or one that is gone."""
-        path = f"/v2/models/{model}/config"
-        status, text = self._exchange(self.ports[0], "GET", path, None, REQUEST_SECONDS)
+        status, text = self.ask("GET", f"/v2/models/{model}/config")
         if status != 200:
             return frozenset()
         groups = json.loads(text).get("instance_group", [])
@@ -214,13 +259,20 @@ class EmbeddedServer:
     def _exchange(
         self, port: int, method: str, path: str, body: Any, timeout: float
     ) -> tuple[int, str]:
-        connection = http.client.HTTPConnection(f"{self._reachable_host()}:{port}", timeout=timeout)
+        wait = min(timeout, REQUEST_SECONDS)
+        connection = http.client.HTTPConnection(f"{self._reachable_host()}:{port}", timeout=wait)
         key = self.options.control_key
         headers = {CONTROL_HEADER: key} if key else {}
+        limit = time.monotonic() + timeout
         try:
             connection.request(
                 method, path, json.dumps(body) if body is not None else None, headers
             )
+            # The connection of a server that has died stays open: its stubs have inherited it.
+            while not select.select([connection.sock], [], [], WAIT_STEP_SECONDS)[0]:
+                patient = self._interruptions < (1 if timeout > REQUEST_SECONDS else 2)
+                if self.ended() or not patient or time.monotonic() > limit:
+                    return 0, ""
             answer = connection.getresponse()
             return answer.status, answer.read().decode("utf-8", "replace")
         except (OSError, http.client.HTTPException):
@@ -242,46 +294,59 @@ class EmbeddedServer:
             if self._mps is not None:
                 self._mps.stop()
             processes.remove_regions(self.region_prefix)
+            if self._janitor is not None:
+                self._janitor.leave()
             self._paths.close()
             os.close(self._wake_read)
             os.close(self._wake_write)
 
     def _kill_session(self, process: subprocess.Popen[bytes]) -> None:
         """Kill what still lives of the server and its stubs, and read the log to its end."""
+        if not self._session:
+            return  # its number may be another's by now
+        self._session = False
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        if self._janitor is not None:
+            self._janitor.watch(0)
         self.log.join()
 
     def _drain(self, process: subprocess.Popen[bytes]) -> None:
-        dead_model = bool(processes.dead_children(process.pid))
-        limit = time.monotonic() + self.options.exit_timeout
-        lost = self._await_idle(limit, dead_model)
+        # Tells the public models to refuse who comes now; regions are removed with it.
+        with contextlib.suppress(OSError):
+            stopping_file(self.files).touch()
+        self._await_idle(
+            time.monotonic() + self.options.exit_timeout,
+            bool(processes.dead_children(process.pid)),
+        )
         process.send_signal(signal.SIGTERM)
-        unloaded = time.monotonic() + UNLOAD_SECONDS
-        limit = unloaded if lost else max(limit, unloaded)
-        # A model whose process died keeps Triton waiting for its whole exit timeout. Once the last
-        # living stub has said goodbye there is nothing worth waiting for.
+        limit = time.monotonic() + UNLOAD_SECONDS
+        # Triton waits its whole exit timeout for connections that are kept open, and for requests
+        # that were lost with a process. Once the last living stub has said goodbye, or its time is
+        # up, there is nothing worth waiting for.
         while process.poll() is None and self._interruptions < 2 and time.monotonic() < limit:
-            self.wait(WAIT_STEP_SECONDS)
-            if dead_model and not processes.living_stubs(process.pid):
+            self.wait(DRAIN_STEP_SECONDS)
+            if not processes.living_stubs(process.pid):
                 return
 
-    def _await_idle(self, limit: float, dead_model: bool) -> bool:
-        """Wait until no request is under way; True when those that are will never be answered."""
+    def _await_idle(self, limit: float, dead_model: bool) -> None:
+        """Wait until no request is under way, or none of those that will ever be answered."""
         # From SIGTERM on Triton lets no model call another: a request that is half-way through
         # would fail. So the models first finish what they have, by their own count.
         before, changed = "", time.monotonic()
+        settled = changed + SETTLE_SECONDS
         while not self.ended() and self._interruptions < 2 and time.monotonic() < limit:
             metrics = "".join(OUR_METRICS.findall(self._metrics()))
-            if sum(float(number) for number in IN_FLIGHT.findall(metrics)) <= 0:
-                return False
+            now = time.monotonic()
+            # Once is enough: those who came since are being refused, which takes no time.
+            if now >= settled and sum(map(float, IN_FLIGHT.findall(metrics))) <= 0:
+                return
             if metrics != before:
-                before, changed = metrics, time.monotonic()
-            elif dead_model and time.monotonic() - changed > LOST_SECONDS:
-                return True
-            self.wait(WAIT_STEP_SECONDS)
-        return False
+                before, changed = metrics, now
+            elif dead_model and now - changed > LOST_SECONDS:
+                return
+            self.wait(DRAIN_STEP_SECONDS)
 
     def _metrics(self) -> str:
         return self._exchange(self.ports[2], "GET", "/metrics", None, REQUEST_SECONDS)[1]
@@ -295,12 +360,17 @@ class EmbeddedServer:
             self.region_prefix,
         )
         command = [str(found.binary), *arguments]
-        shared = self._mps.environment if self._mps else {}
-        guard = [sys.executable, "-I", "-S", "-c", processes.GUARD, str(os.getpid()), *command]
+        environment = {
+            **os.environ,
+            **found.environment,
+            **self._gpu_environment,
+            **(self._mps.environment if self._mps else {}),
+            "GSV_SERVER_FILES": self.files,
+        }
         try:
             self._process = subprocess.Popen(
-                guard,
-                env={**os.environ, **found.environment, **self._gpu_environment, **shared},
+                processes.guarded(command, signal.SIGKILL),
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -308,8 +378,19 @@ class EmbeddedServer:
             )
         except OSError as error:
             raise ServerError(f"{found.binary}: can't be run: {error}") from error
+        self._session = True
+        if self._janitor is not None:
+            self._janitor.watch(self._process.pid)
         assert self._process.stdout is not None
         self.log.follow(self._process.stdout)
+
+    def _launch_again(self) -> None:
+        assert self.installation is not None
+        processes.remove_regions(self.region_prefix)
+        self.log = ServerLog(self._on_line, self._wake)
+        self._paths.close()
+        self._paths = PlainPaths()
+        self._launch(self.installation)
 
     def _wait_until_ready(self, models: int) -> None:
         limit = time.monotonic() + self.options.ready_timeout

@@ -42,6 +42,7 @@ ECHOES = (
 WRONG_USAGE = re.compile(r"error: |.*unrecognized option|Bad option|Invalid option")
 
 KEPT_LINES = 200
+JOIN_SECONDS = 5.0
 
 
 class ServerLog:
@@ -63,13 +64,15 @@ class ServerLog:
 
     def follow(self, stream: IO[bytes]) -> None:
         """Read ``stream`` to its end in a thread."""
-        self._thread = threading.Thread(target=self._read, args=(stream,), name="triton-log")
+        self._thread = threading.Thread(
+            target=self._read, args=(stream,), name="triton-log", daemon=True
+        )
         self._thread.start()
 
     def join(self) -> None:
-        """Wait until the stream has ended."""
+        """Wait until the stream has ended; not for long, since a stranger may hold it open."""
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(JOIN_SECONDS)
 
     def reason(self) -> str:
         """Why the server does not run, in one line."""

@@ -13,7 +13,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ from pathlib import Path
 
 from gsv.errors import ServerError
 from gsv.serving.server.gpus import SMI, Gpu
-from gsv.serving.server.processes import GUARD, namespace, state
+from gsv.serving.server.processes import ended, guarded, namespace
 
 CONTROL = "nvidia-cuda-mps-control"
 MODES = ("off", "auto", "on")
@@ -98,11 +97,10 @@ class MpsDaemon:
         for name in ("pipes", "log"):
             (self._folder / name).mkdir()
         # In the foreground, so that the kernel ends it should we be killed.
-        command = [sys.executable, "-I", "-S", "-c", GUARD, str(os.getpid())]
         try:
             with (self._folder / "output").open("wb") as output:
                 self._process = subprocess.Popen(
-                    [*command, str(shutil.which(CONTROL)), "-f"],
+                    guarded([str(shutil.which(CONTROL)), "-f"], signal.SIGTERM),
                     env=self._surroundings(),
                     stdin=subprocess.DEVNULL,
                     stdout=output,
@@ -163,5 +161,5 @@ def remove_stale_folders() -> None:
     """Remove the folders of daemons whose launcher was killed."""
     for path in Path(tempfile.gettempdir()).glob("gsv-mps-*"):
         match = _FOLDER.fullmatch(path.name)
-        if match and int(match["namespace"]) == namespace() and not state(int(match["pid"])):
+        if match and int(match["namespace"]) == namespace() and ended(int(match["pid"])):
             shutil.rmtree(path, ignore_errors=True)

@@ -9,22 +9,33 @@ import dataclasses
 import os
 import re
 import secrets
+import signal
+import sys
 from pathlib import Path
 
 from gsv.serving.server.installation import STUB
 
 SHARED_MEMORY = Path("/dev/shm")
-REGION_PATTERN = re.compile(r"gsv-(?P<namespace>\d+)-(?P<pid>\d+)-[0-9a-f]{8}-.*")
+# A number that was given anew to another process has another start. Versions before 0.2 named no
+# start, but eight digits drawn by chance.
+REGION_PATTERN = re.compile(
+    r"gsv-(?P<namespace>\d+)-(?P<pid>\d+)-((?P<start>[0-9a-f]{8})[0-9a-f]{4}|[0-9a-f]{8})-.*"
+)
 
-# Runs in place of a program for a moment: asks the kernel for a SIGTERM when the launcher dies
+# Runs in place of a program for a moment: asks the kernel for a signal when the launcher dies
 # (prctl PR_SET_PDEATHSIG), then becomes the program. Not preexec_fn, which is unsafe with threads.
-# Arguments: the launcher's process number and the command.
+# Arguments: the launcher's process number, the signal's and the command.
 GUARD = """
 import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+ctypes.CDLL(None).prctl(1, int(sys.argv[2]))
 if os.getppid() == int(sys.argv[1]):
-    os.execv(sys.argv[2], sys.argv[2:])
+    os.execv(sys.argv[3], sys.argv[3:])
 """
+
+
+def guarded(command: list[str], number: signal.Signals) -> list[str]:
+    """``command``, as a process that gets the signal ``number`` when this one dies."""
+    return [sys.executable, "-I", "-S", "-c", GUARD, str(os.getpid()), str(int(number)), *command]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,9 +91,21 @@ def _stat(pid: int) -> list[str]:
     return text.rpartition(")")[2].split()  # a program's name may hold spaces and brackets
 
 
+def ended(pid: int) -> bool:
+    """Whether there is no such process any more, or one that has ended and was not waited for."""
+    return state(pid) in ("", "Z", "X")
+
+
+def start_of(pid: int) -> int:
+    """When the process started, in the kernel's ticks, modulo 2³²; 0: there is no such process."""
+    words = _stat(pid)
+    return int(words[19]) & 0xFFFFFFFF if len(words) > 19 else 0
+
+
 def region_prefix() -> str:
     """A name for one server's shared memory that tells whose it is, so that it can be removed."""
-    return f"gsv-{namespace()}-{os.getpid()}-{secrets.token_hex(4)}-"
+    pid = os.getpid()
+    return f"gsv-{namespace()}-{pid}-{start_of(pid):08x}{secrets.token_hex(2)}-"
 
 
 def remove_regions(prefix: str, folder: Path = SHARED_MEMORY) -> list[str]:
@@ -102,13 +125,18 @@ def remove_stale_regions(folder: Path = SHARED_MEMORY) -> list[str]:
     removed = []
     for path in folder.glob("gsv-*"):
         match = REGION_PATTERN.fullmatch(path.name)
-        if match and int(match["namespace"]) == namespace() and not _stat(int(match["pid"])):
+        if match and int(match["namespace"]) == namespace() and _launcher_is_gone(match):
             try:
                 path.unlink(missing_ok=True)
             except PermissionError:
                 continue  # another user's
             removed.append(path.name)
     return sorted(removed)
+
+
+def _launcher_is_gone(match: re.Match[str]) -> bool:
+    pid = int(match["pid"])
+    return ended(pid) or bool(match["start"] and int(match["start"], 16) != start_of(pid))
 
 
 def namespace() -> int:

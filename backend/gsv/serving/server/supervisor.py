@@ -1,8 +1,10 @@
-"""Brings models back whose process died.
+"""Brings back what died: a model whose process is gone or hangs, and tritonserver itself.
 
-When a stub process of the Python backend dies (killed, out of memory), Triton goes on reporting its
-model READY while each request fails. Unloading and loading the model starts a new process, and the
-ensembles that use it come back by themselves.
+What is wished for is Triton's life cycle: a model that is loaded shall answer. What is there are
+its processes. The two differ when a stub dies (killed, out of memory), which no version of Triton
+mends. Such a loss is remembered until it is handled, in three steps: the model is unloaded and
+loaded; where that does not work, tritonserver is started anew; where that does not work either,
+this ends.
 """
 
 from __future__ import annotations
@@ -10,23 +12,32 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 
-from gsv.errors import ServerError
-from gsv.serving.server.launcher import WAIT_STEP_SECONDS, EmbeddedServer
+from gsv.errors import Cancelled, ServerError
+from gsv.serving.server.launcher import REQUEST_SECONDS, WAIT_STEP_SECONDS, EmbeddedServer
 from gsv.serving.server.processes import Stub, living_stubs
+from gsv.serving.server.stub_watch import Loss, StubWatch
+
+LOADS_BEFORE_RESTART = 2  # of one model that fail one after the other
+PROBES_BEFORE_RESTART = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class RecoveryPolicy:
     """How often to look and how often to try; times are in seconds.
 
-    A model that died more than ``attempts`` times within ``window`` is given up. The n-th attempt
-    within it waits ``backoff`` · 2ⁿ⁻² first, the very first one not at all. ``grace`` is what the
-    model's other instances get to finish their requests.
+    Within ``window`` a model is brought back ``attempts`` times, and tritonserver as often; the
+    n-th time waits ``backoff`` · 2ⁿ⁻² first, the very first one not at all. A model that dies more
+    often is left out until the window has moved on; the others go on. ``grace`` is what the model's
+    other instances get to finish their requests. A process may be ``stopped`` so long, may show no
+    heartbeat for ``silent``, and tritonserver may leave ``mute`` unanswered. Every ``probe``
+    seconds (0: never) in which nobody asked, the server is asked to speak.
     """
 
     interval: float = 1.0
@@ -34,101 +45,268 @@ class RecoveryPolicy:
     window: float = 600.0
     backoff: float = 1.0
     grace: float = 5.0
+    stopped: float = 2.0
+    silent: float = 5.0
+    mute: float = 15.0
+    probe: float = 0.0
+
+
+class _Budget:
+    """Times within a window that something was brought back."""
+
+    def __init__(self, policy: RecoveryPolicy) -> None:
+        self._policy = policy
+        self._times: collections.deque[float] = collections.deque()
+
+    def take(self) -> float | None:
+        """One more; seconds to wait before it, None when there were too many already."""
+        now = time.monotonic()
+        while self._times and now - self._times[0] > self._policy.window:
+            self._times.popleft()
+        if len(self._times) >= self._policy.attempts:
+            return None
+        self._times.append(now)
+        return self._policy.backoff * 2 ** (self.spent - 2) if self.spent > 1 else 0.0
+
+    @property
+    def spent(self) -> int:
+        """How many there were, up to the last :meth:`take`."""
+        return len(self._times)
+
+    def free_in(self) -> float:
+        """Seconds until one more is allowed."""
+        if not self._times:
+            return self._policy.window
+        return self._times[0] + self._policy.window - time.monotonic()
+
+
+@dataclasses.dataclass
+class _Case:
+    """A model that has to be brought back."""
+
+    due: float  # by time.monotonic
+    instance: str | None = None  # that was lost; None: more than that
+    failed: int = 0  # loads, one after the other
+    unloaded: bool = False  # by us: Triton does not remember that it is wanted
 
 
 class Supervisor:
-    """Watches a running server until it is interrupted."""
+    """Watches a running server until it is interrupted.
+
+    Args:
+        server: has been started.
+        on_event: gets a line for people.
+        probe: lets the server speak; raises an error when it doesn't.
+    """
 
     def __init__(
         self,
         server: EmbeddedServer,
         policy: RecoveryPolicy | None = None,
         on_event: Callable[[str], None] = lambda text: None,
+        probe: Callable[[], None] | None = None,
     ) -> None:
         self._server, self._policy, self._on_event = server, policy or RecoveryPolicy(), on_event
-        self._stubs: dict[int, Stub] = {}
-        self._deaths: dict[str, collections.deque[float]] = {}
+        self._cases: dict[str, _Case] = {}
+        self._budgets: dict[str, _Budget] = {}
+        self._restarts = _Budget(self._policy)
+        self._probe = _OwnProbe(probe, self._policy.probe) if probe else None
+        self._answered = time.monotonic()
+        self._watch = self._new_watch()
 
     def run(self) -> None:
-        """Until ``server.interrupt()``; ServerError when the server ends or a model is given up."""
-        while not self._server.interrupted:
-            if self._server.ended():
-                raise ServerError(self._server.end_reason())
-            dead = self.look()
-            for model in dead + self._companions(dead):
-                self._recover(model)
-            if not self._server.interrupted:
-                self._server.wait(self._policy.interval)
+        """Until ``server.interrupt()``; ServerError when nothing helped."""
+        try:
+            while not self._server.interrupted:
+                if reason := self._fault():
+                    self._restart(reason)
+                    continue
+                self.look()
+                for model in self._due():
+                    self._recover(model)
+                if not (self._server.interrupted or self._server.ended()):
+                    self._server.wait(self._pause(), self._watch.handles)
+        finally:
+            self._watch.close()
 
     def look(self) -> list[str]:
-        """Models that say they are ready although one of their processes is gone."""
-        living = {stub.pid: stub for stub in living_stubs(self._server.pid)}
-        running = {(stub.model, stub.instance) for stub in living.values()}
-        gone = [s for s in self._stubs.values() if (s.model, s.instance) not in running]
-        self._stubs = living
-        # A model that somebody unloads loses its processes too, but is no longer ready then.
-        return sorted({stub.model for stub in gone if self._is_ready(stub.model)})
+        """Note what was lost since the last look; the models that are to be brought back."""
+        losses = self._watch.look(2 * self._policy.interval)
+        if self._server.ended():
+            return []  # its stubs are nobody's children any more
+        self._kill({loss.stub.pid for loss in losses})
+        for loss in losses:
+            self._note(loss)
+        self._note_companions(sorted({loss.stub.model for loss in losses}))
+        return sorted(self._cases)
 
-    def _companions(self, dead: list[str]) -> list[str]:
+    def _new_watch(self) -> StubWatch:
+        watch = StubWatch(
+            self._server.pid,
+            self._server.files,
+            stopped_seconds=self._policy.stopped,
+            silent_seconds=self._policy.silent,
+        )
+        watch.look()
+        return watch
+
+    def _fault(self) -> str:
+        """Why tritonserver itself has to be started anew; empty while it is well."""
+        if self._server.ended():
+            return self._server.end_reason()
+        now = time.monotonic()
+        timeout = min(REQUEST_SECONDS, self._policy.mute)
+        if self._server.request("GET", "/v2/health/live", timeout=timeout):
+            self._answered = now
+        elif not self._server.ended() and now - self._answered > self._policy.mute:
+            return f"tritonserver has not answered for {self._policy.mute:g} s"
+        if self._probe and not self._cases:
+            return self._probe.fault(self._server)
+        return ""
+
+    def _note(self, loss: Loss) -> None:
+        model = loss.stub.model
+        if model in self._cases or self._is_unwanted(model):
+            return
+        if not self._policy.attempts:
+            raise ServerError(f"model {model}: {loss.reason}; nothing is to be brought back")
+        budget = self._budgets.setdefault(model, _Budget(self._policy))
+        wait = budget.take()
+        if wait is None:
+            wait = max(budget.free_in(), 0.0)
+            self._on_event(
+                f"model {model}: {loss.reason}, as {budget.spent} times before within "
+                f"{self._policy.window:g} s; it is left out for {wait:.0f} s (memory? see the log)"
+            )
+        else:
+            self._on_event(
+                f"model {model}: {loss.reason}; loading it again "
+                f"(attempt {budget.spent} of {self._policy.attempts})"
+            )
+        self._cases[model] = _Case(time.monotonic() + wait, loss.stub.instance)
+
+    def _note_companions(self, dead: list[str]) -> None:
         """Models that have to be started anew with the dead ones; their processes are ended.
 
         Under MPS the processes on a GPU share one context's fate: after a fatal fault of one the
         others' work fails as well, and the GPU takes none anew until all of them are gone.
         """
         if not (dead and self._server.shares_gpus):
-            return []
+            return
         hurt = frozenset[int]().union(*map(self._server.gpus_of, dead))
-        stubs = [stub for stub in self._stubs.values() if stub.model not in dead]
+        stubs = [stub for stub in self._watch.stubs if stub.model not in dead]
         others = sorted({s.model for s in stubs if hurt & self._server.gpus_of(s.model)})
         if others:
             self._on_event(
                 f"MPS: {', '.join(others)}: on the same GPU as {', '.join(dead)}, started anew too"
             )
         self._kill({stub.pid for stub in stubs if stub.model in others})
-        return others
+        for model in others:
+            self._cases.setdefault(model, _Case(time.monotonic()))
 
-    def _is_ready(self, model: str) -> bool:
-        return self._server.request("GET", f"/v2/models/{model}/ready") == 200
+    def _is_unwanted(self, model: str) -> bool:
+        """Whether somebody has unloaded it; no, when Triton does not say."""
+        state, reason = self._lifecycle().get(model, ("READY", ""))
+        return state == "UNLOADING" or (state == "UNAVAILABLE" and reason in ("unloaded", ""))
+
+    def _is_back(self, model: str, case: _Case) -> bool:
+        """Whether somebody else has loaded it meanwhile."""
+        stubs = {(stub.model, stub.instance) for stub in self._watch.stubs}
+        return (model, case.instance) in stubs
+
+    def _lifecycle(self) -> dict[str, tuple[str, str]]:
+        """What Triton was told to have loaded: state and reason of each model."""
+        status, text = self._server.ask("POST", "/v2/repository/index", {})
+        if status != 200:
+            return {}
+        return {
+            model["name"]: (model.get("state", "UNAVAILABLE"), model.get("reason", ""))
+            for model in json.loads(text)
+        }
+
+    def _due(self) -> list[str]:
+        now = time.monotonic()
+        return sorted(model for model, case in self._cases.items() if case.due <= now)
+
+    def _pause(self) -> float:
+        waits = [case.due - time.monotonic() for case in self._cases.values()]
+        return max(0.0, min([self._policy.interval, *waits]))
 
     def _recover(self, model: str) -> None:
-        policy = self._policy
-        deaths = self._deaths.setdefault(model, collections.deque())
-        while True:
-            now = time.monotonic()
-            deaths.append(now)
-            while now - deaths[0] > policy.window:
-                deaths.popleft()
-            if len(deaths) > policy.attempts:
-                raise ServerError(
-                    f"model {model}: its process died or failed to load {len(deaths)} times within "
-                    f"{policy.window:g} s; giving up (memory? see the log above)"
-                )
-            self._on_event(
-                f"model {model}: its process died; loading it again "
-                f"(attempt {len(deaths)} of {policy.attempts})"
-            )
-            if len(deaths) > 1:
-                self._server.wait(policy.backoff * 2 ** (len(deaths) - 2))
-            if self._server.interrupted or self._server.ended() or self._reload(model):
+        case = self._cases.get(model)
+        if case is None or self._server.interrupted or self._server.ended():
+            return
+        if not case.unloaded:
+            if self._is_unwanted(model) or self._is_back(model, case):
+                del self._cases[model]
                 return
-
-    def _reload(self, model: str) -> bool:
+            if self._lifecycle().get(model, ("", ""))[0] == "LOADING":  # somebody else's
+                case.due = time.monotonic() + self._policy.interval
+                return
         started = time.monotonic()
-        siblings = {s.pid for s in living_stubs(self._server.pid) if s.model == model}
-        self._server.request("POST", f"/v2/repository/models/{model}/unload", {})
-        self._end(siblings)
-        status = self._server.request(
-            "POST",
-            f"/v2/repository/models/{model}/load",
-            {},
-            timeout=self._server.options.ready_timeout,
-        )
+        status, why = self._reload(model, case)
         seconds = time.monotonic() - started
         if status == 200:
+            del self._cases[model]
             self._on_event(f"model {model}: ready again after {seconds:.1f} s")
-            return True
-        self._on_event(f"model {model}: loading failed after {seconds:.1f} s (HTTP {status})")
-        return False
+            if case.instance is not None and not self._is_back(model, case):
+                lost = Stub(0, model, case.instance)  # so soon that it was never seen
+                self._note(Loss(lost, "its process died"))
+        elif not (self._server.interrupted or self._server.ended()):
+            case.failed += 1
+            self._on_event(f"model {model}: loading failed after {seconds:.1f} s ({why})")
+            case.due = time.monotonic() + self._policy.backoff * 2 ** (case.failed - 1)
+            if status == 0 or case.failed >= LOADS_BEFORE_RESTART:
+                self._restart(f"model {model} can't be loaded: {why}")
+
+    def _reload(self, model: str, case: _Case) -> tuple[int, str]:
+        """HTTP status of the load (0: no answer), and what was said if it failed."""
+        siblings = {s.pid for s in living_stubs(self._server.pid) if s.model == model}
+        case.unloaded = True
+        if not self._server.request("POST", f"/v2/repository/models/{model}/unload", {}):
+            return 0, "Triton does not answer"
+        self._end(siblings)
+        limit = self._server.options.ready_timeout
+        path = f"/v2/repository/models/{model}/load"
+        status, text = self._server.ask("POST", path, {}, timeout=limit)
+        self.look()  # the processes that are new, and what was lost meanwhile
+        if status == 0:
+            return 0, f"no answer within {limit:g} s"
+        return status, _message(text) or f"HTTP {status}"
+
+    def _restart(self, reason: str) -> None:
+        """Start tritonserver anew until it is ready; ServerError when it was tried too often."""
+        self._server.kill()
+        self._watch.close()
+        while not self._server.interrupted:
+            wait = self._restarts.take()
+            if wait is None:
+                times = f"{self._restarts.spent} times within {self._policy.window:g} s"
+                gave_up = f"it was started anew {times}; giving up"
+                raise ServerError(f"{reason}; {gave_up}" if self._policy.attempts else reason)
+            self._on_event(
+                f"{reason}; starting it again"
+                f" (attempt {self._restarts.spent} of {self._policy.attempts})"
+            )
+            self._rest(wait)
+            started = time.monotonic()
+            try:
+                self._server.restart()
+            except Cancelled:
+                return
+            except ServerError as error:
+                reason = str(error)
+                continue
+            self._cases.clear()
+            self._answered = time.monotonic()
+            self._watch = self._new_watch()
+            self._on_event(f"tritonserver: ready again after {self._answered - started:.1f} s")
+            return
+
+    def _rest(self, seconds: float) -> None:
+        limit = time.monotonic() + seconds
+        while not self._server.interrupted and (left := limit - time.monotonic()) > 0:
+            self._server.wait(left)
 
     def _end(self, stubs: set[int]) -> None:
         """Wait until these processes have ended; kill those that do not.
@@ -144,6 +322,53 @@ class Supervisor:
         self._kill(stubs)
 
     def _kill(self, stubs: set[int]) -> None:
-        for pid in stubs:
+        for pid in stubs & {stub.pid for stub in living_stubs(self._server.pid)}:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+class _OwnProbe:
+    """Asks an idle server to speak now and then, in a thread of its own."""
+
+    def __init__(self, probe: Callable[[], None], seconds: float) -> None:
+        self._probe, self._seconds = probe, seconds
+        self._running: threading.Thread | None = None
+        self._error: Exception | None = None
+        self._last = time.monotonic()
+        self._failed = 0
+
+    def fault(self, server: EmbeddedServer) -> str:
+        """Why the server has to be started anew, after probes that failed; empty otherwise."""
+        if self._running is not None:
+            if self._running.is_alive():
+                return ""
+            self._running = None
+            self._last = time.monotonic()
+            self._failed = self._failed + 1 if self._error else 0
+            if self._failed >= PROBES_BEFORE_RESTART:
+                self._failed = 0
+                return f"tritonserver does not speak: {self._error}"
+        elif time.monotonic() - self._last >= self._seconds:
+            if server.requests_in_flight() == 0:
+                # Not to be waited for: nobody wants to know of a probe while the server stops.
+                self._running = threading.Thread(target=self._ask, name="own-probe", daemon=True)
+                self._running.start()
+            else:
+                self._last = time.monotonic()
+        return ""
+
+    def _ask(self) -> None:
+        self._error = None
+        try:
+            self._probe()
+        except Exception as error:  # whatever it is, the server did not speak
+            self._error = error
+
+
+def _message(text: str) -> str:
+    """The error in an answer of Triton's, in one line and without a traceback."""
+    try:
+        said = json.loads(text)["error"]
+    except (ValueError, KeyError, TypeError):
+        return ""
+    return " ".join(str(said).split("\n\nAt:\n")[0].split())

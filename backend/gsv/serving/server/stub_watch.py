@@ -1,0 +1,141 @@
+"""Notices stubs that are gone, stopped or hanging, by what the kernel and their heartbeats tell.
+
+What Triton says of a model whose process died differs from version to version (2.51 goes on calling
+it ready, 25.12 and later do not), so nothing of it is asked here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import time
+from collections.abc import Callable
+
+from gsv.serving.backend.heartbeat import beat_file
+from gsv.serving.server.processes import Stub, living_stubs, state
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """A stub that does not work any more, and how one sees that; it may still live."""
+
+    stub: Stub
+    reason: str
+
+
+@dataclasses.dataclass
+class _Seen:
+    """What is known of a stub that lived at the last look; times are in seconds."""
+
+    stub: Stub
+    handle: int | None  # a file descriptor that can be read once the process has ended
+    beat: int | None = None  # time of its file, in ns; None: it has none
+    silent: float = 0.0  # since that changed
+    stopped: float = 0.0  # since the kernel says so
+
+
+class StubWatch:
+    """The stubs of one running server; call :meth:`look` often, and :meth:`close` at its end.
+
+    Args:
+        server: process number of tritonserver.
+        files: beginning of the paths of the files that it shares with its models.
+        stopped_seconds: how long a process may be stopped (SIGSTOP).
+        silent_seconds: how long a process that has a heartbeat may show none.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        server: int,
+        files: str,
+        *,
+        stopped_seconds: float,
+        silent_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._server, self._files, self._clock = server, files, clock
+        self._stopped_seconds, self._silent_seconds = stopped_seconds, silent_seconds
+        self._seen: dict[tuple[str, str], _Seen] = {}
+        self._looked = clock()
+        self._server_handle = _handle_of(server)
+
+    @property
+    def handles(self) -> list[int]:
+        """File descriptors that can be read when the server or a stub has ended."""
+        ours = [self._server_handle, *(seen.handle for seen in self._seen.values())]
+        return [handle for handle in ours if handle is not None]
+
+    @property
+    def stubs(self) -> list[Stub]:
+        """Those that lived at the last look."""
+        return [seen.stub for seen in self._seen.values()]
+
+    def look(self, patience: float = 1.0) -> list[Loss]:
+        """What was lost since the last look; each loss is told once.
+
+        Time counts as far as it was watched: after a gap of more than ``patience`` seconds this
+        process may itself have been stopped, and its stubs with it.
+        """
+        now = self._clock()
+        passed, self._looked = min(now - self._looked, patience), now
+        living = {_key(stub): stub for stub in living_stubs(self._server)}
+        lost = []
+        for key, seen in list(self._seen.items()):
+            if key not in living:
+                lost.append(Loss(seen.stub, "its process died"))
+            elif living[key].pid == seen.stub.pid:
+                reason = self._fault(seen, passed)
+                if not reason:
+                    continue
+                lost.append(Loss(seen.stub, reason))
+                del living[key]  # as good as dead
+            self._forget(key)
+        for key, stub in living.items():
+            if key not in self._seen:
+                self._seen[key] = _Seen(stub, _handle_of(stub.pid))
+        return lost
+
+    def close(self) -> None:
+        """Let go of the file descriptors."""
+        for key in list(self._seen):
+            self._forget(key)
+        if self._server_handle is not None:
+            os.close(self._server_handle)
+            self._server_handle = None
+
+    def _fault(self, seen: _Seen, passed: float) -> str:
+        """Why a process that lives is as good as dead; empty if it is well."""
+        seen.stopped = seen.stopped + passed if state(seen.stub.pid) == "T" else 0.0
+        if seen.stopped > self._stopped_seconds:
+            return f"its process was stopped for {self._stopped_seconds:g} s"
+        try:
+            beat = os.stat(beat_file(self._files, seen.stub.pid)).st_mtime_ns
+        except OSError:
+            seen.beat = None
+            return ""
+        seen.silent = seen.silent + passed if beat == seen.beat else 0.0
+        seen.beat = beat
+        if seen.silent > self._silent_seconds:
+            return f"its process hangs: no sign of life for {self._silent_seconds:g} s"
+        return ""
+
+    def _forget(self, key: tuple[str, str]) -> None:
+        seen = self._seen.pop(key)
+        if seen.handle is not None:
+            os.close(seen.handle)
+        with contextlib.suppress(OSError):
+            beat_file(self._files, seen.stub.pid).unlink(missing_ok=True)
+
+
+def _key(stub: Stub) -> tuple[str, str]:
+    """What a stub is called that takes the place of this one."""
+    return stub.model, stub.instance or str(stub.pid)
+
+
+def _handle_of(pid: int) -> int | None:
+    try:
+        return os.pidfd_open(pid)
+    except OSError:  # it has ended, or the kernel is older than 5.3: seen at the next look
+        return None

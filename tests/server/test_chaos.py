@@ -1,0 +1,34 @@
+"""Faults on purpose, the short form: who asks meanwhile is served again, and nothing hangs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.server
+
+CHAOS = Path(__file__).parents[2] / "tools" / "chaos.py"
+
+
+def test_what_dies_comes_back(demo_repository: Path, tmp_path: Path) -> None:
+    report = tmp_path / "chaos.json"
+    done = subprocess.run(
+        [
+            sys.executable, str(CHAOS), "--short", "--only=kill,stop,server,end",
+            f"--repository={demo_repository}", f"-o{report}",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = {(row["fault"], row["what"]): row for row in json.loads(report.read_text())["rows"]}
+    killed, stopped = rows["kill", "vocoder"], rows["stop", "voices"]
+    assert "model vocoder: its process died" in killed["log"][0]
+    assert "model voices: its process was stopped for 2 s" in stopped["log"][0]
+    assert rows["server", "SIGKILL"]["restarted"]
+    assert rows["end", "idle, a connection open"]["back"] <= 3.0

@@ -1,0 +1,203 @@
+"""A program that answers as tritonserver of several releases does, to try what watches it.
+
+No model runs: a "stub" is a process with the command line of Triton's, a signature of which is all
+that is looked at from outside. What differs between releases, by the notes of each and as measured
+on 24.10:
+
+    24.10  a dead stub stays a zombie; its model is called ready everywhere
+    25.12  the server waits for its dead children; ``/v2/models/X/ready`` is 400 then
+    26.04  and so is ``/v2/health/ready``
+
+In all of them the index of the repository tells the life cycle only: READY, whatever has died, and
+``load`` does nothing for a model that is READY. Files in the repository make it misbehave:
+``mute`` (no answer to anything), ``holds`` (SIGTERM changes nothing for 30 s), ``MODEL/broken``
+(can't load).
+"""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+# Touches its file as gsv.serving.backend.heartbeat does, until a file tells it not to.
+STUB_PROGRAM = """
+import os, pathlib, time
+beat = pathlib.Path(os.environ["GSV_SERVER_FILES"] + f"beat-{os.getpid()}")
+silent = pathlib.Path(__file__).parent.parent / "silent"
+beat.touch()
+while True:
+    time.sleep(0.05)
+    if not silent.exists():
+        os.utime(beat)
+"""
+
+
+def install(folder: Path, release: str) -> Path:
+    """An executable in ``folder`` that is this program as the given release."""
+    program = folder / "bin" / "tritonserver"
+    program.parent.mkdir(parents=True)
+    program.write_text(
+        f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        f"import fake_triton\nfake_triton.Server({release!r}).run()\n"
+    )
+    program.chmod(0o755)
+    return program
+
+
+def write_models(folder: Path, *names: str, instances: int = 1) -> Path:
+    """A repository for it."""
+    for name in names:
+        (folder / name / "1").mkdir(parents=True)
+        (folder / name / "config.pbtxt").write_text(f"count: {instances}\n")
+        (folder / name / "1" / "model.py").write_text(STUB_PROGRAM)
+    return folder
+
+
+def log(line: str) -> None:
+    """Write a line of the server's log."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+class Server:
+    """One server process."""
+
+    def __init__(self, release: str) -> None:
+        self.release = tuple(map(int, release.split(".")))
+        given = dict(word[2:].split("=", 1) for word in sys.argv[1:] if "=" in word)
+        self.repository = Path(given["model-repository"])
+        self.ports = [int(given[f"{name}-port"]) for name in ("http", "metrics")]
+        self.stubs: dict[str, list[subprocess.Popen[bytes]]] = {}
+        self.states: dict[str, tuple[str, str]] = {}
+        self.lock = threading.Lock()
+
+    def run(self) -> None:
+        """Until SIGTERM."""
+        signal.signal(signal.SIGTERM, self.leave)
+        for config in sorted(self.repository.glob("*/config.pbtxt")):
+            error = self.load(config.parent.name)
+            if error:
+                name = config.parent.name
+                log(f"E1127 1:1:1 1 m.cc:1] \"failed to load '{name}' version 1: {error}\"")
+                sys.exit(1)
+        if self.release >= (25, 12):
+            threading.Thread(target=self.reap, daemon=True).start()
+        for port in self.ports[1:]:
+            server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Metrics)
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+        Handler.triton = self
+        http.server.ThreadingHTTPServer(("127.0.0.1", self.ports[0]), Handler).serve_forever()
+
+    def leave(self, *_: object) -> None:
+        for name in list(self.stubs):
+            self.unload(name)
+        if (self.repository / "holds").exists():
+            time.sleep(30)
+        os._exit(0)
+
+    def reap(self) -> None:
+        while True:
+            time.sleep(0.02)
+            for stubs in list(self.stubs.values()):
+                for stub in stubs:
+                    stub.poll()
+
+    def is_alive(self, name: str) -> bool:
+        return all(stub.poll() is None for stub in self.stubs.get(name, []))
+
+    def load(self, name: str) -> str:
+        """Error text; empty when it is loaded."""
+        with self.lock:
+            folder = self.repository / name
+            if self.states.get(name, ("",))[0] == "READY":
+                return ""
+            if (folder / "broken").exists():
+                self.states[name] = ("UNAVAILABLE", "Internal: ValueError: broken")
+                return "Internal: ValueError: broken"
+            count = int((folder / "config.pbtxt").read_text().split()[1])
+            self.stubs[name] = [
+                subprocess.Popen(
+                    [
+                        "/opt/triton_python_backend_stub", str(folder / "1" / "model.py"), "region",
+                        "1", "1", str(os.getpid()), "folder", "0", f"{name}_0_{number}", "DEFAULT",
+                    ],
+                    executable=sys.executable,
+                    env={**os.environ, "PYTHONHOME": sys.base_prefix},
+                )
+                for number in range(count)
+            ]  # fmt: skip
+            self.states[name] = ("READY", "")
+            log(f"I1127 1:1:1 1 m.cc:1] \"successfully loaded '{name}'\"")
+            return ""
+
+    def unload(self, name: str) -> None:
+        with self.lock:
+            for stub in self.stubs.pop(name, []):
+                stub.kill()
+                stub.wait()
+            self.states[name] = ("UNAVAILABLE", "unloaded")
+
+    def answer(self, path: str) -> tuple[int, object]:
+        words = path.strip("/").split("/")
+        if words[1:] == ["health", "live"]:
+            return 200, ""
+        if words[1:] == ["health", "ready"]:
+            alive = self.release < (26, 4) or all(map(self.is_alive, self.stubs))
+            return (200 if alive else 400), ""
+        if words[1:] == ["repository", "index"]:
+            return 200, [
+                {"name": name, "version": "1", "state": state, "reason": reason}
+                for name, (state, reason) in self.states.items()
+            ]
+        if words[1] == "models" and words[3:] == ["ready"]:
+            ready = self.states.get(words[2], ("",))[0] == "READY"
+            alive = self.release < (25, 12) or self.is_alive(words[2])
+            return (200 if ready and alive else 400), ""
+        if words[1:3] == ["repository", "models"]:
+            if words[4] == "unload":
+                self.unload(words[3])
+                return 200, ""
+            error = self.load(words[3])
+            return (400, {"error": error}) if error else (200, "")
+        return 404, {"error": "no such path"}
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Triton's HTTP port."""
+
+    protocol_version = "HTTP/1.1"
+    triton: Server
+
+    def do_GET(self) -> None:
+        while (self.triton.repository / "mute").exists():
+            time.sleep(0.05)
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        status, answer = self.triton.answer(self.path)
+        body = json.dumps(answer).encode() if answer != "" else b""
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_POST = do_GET
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+class Metrics(Handler):
+    """Triton's metrics port."""
+
+    def do_GET(self) -> None:
+        body = b'gsv_requests_in_flight{model="a"} 0\n'
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)

@@ -1,0 +1,285 @@
+"""The supervisor beside a program that answers as Triton of several releases does."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from fake_triton import install, write_models
+
+from gsv.errors import ServerError
+from gsv.serving.backend.heartbeat import Heartbeat, beat_file, stopping_file
+from gsv.serving.server import processes
+from gsv.serving.server.launcher import EmbeddedServer, ServerOptions
+from gsv.serving.server.supervisor import RecoveryPolicy, Supervisor
+
+RELEASES = ["24.10", "25.12", "26.04"]
+QUICK = RecoveryPolicy(interval=0.1, backoff=0.05, grace=0.2, stopped=0.3, silent=0.5, mute=0.5)
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 15.0) -> None:
+    limit = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < limit, "waited in vain"
+        time.sleep(0.02)
+
+
+class Watched:
+    """A server with its supervisor in a thread."""
+
+    def __init__(self, server: EmbeddedServer, policy: RecoveryPolicy, probe: object = None):
+        self.server, self.events = server, list[str]()
+        self.supervisor = Supervisor(server, policy, self.events.append, probe)  # type: ignore[arg-type]
+        self.error: BaseException | None = None
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.supervisor.run()
+        except ServerError as error:
+            self.error = error
+
+    def stub(self, model: str) -> int:
+        stubs = processes.living_stubs(self.server.pid)
+        return next((stub.pid for stub in stubs if stub.model == model), 0)
+
+    def wait_for(self, words: str) -> None:
+        wait_until(lambda: any(words in event for event in self.events))
+
+    def wait_for_another(self, model: str, than: int) -> None:
+        wait_until(lambda: self.stub(model) not in (0, than))
+
+
+@contextlib.contextmanager
+def watched(
+    tmp_path: Path,
+    release: str = "24.10",
+    policy: RecoveryPolicy = QUICK,
+    probe: object = None,
+    instances: int = 1,
+) -> Iterator[Watched]:
+    repository = write_models(tmp_path / "repository", "a", "b", instances=instances)
+    options = ServerOptions(
+        tritonserver=install(tmp_path / "triton", release), ready_timeout=10, exit_timeout=5
+    )
+    with EmbeddedServer(repository, options) as server:
+        one = Watched(server, policy, probe)
+        try:
+            yield one
+        finally:
+            server.interrupt()
+            one.thread.join(20)
+            assert not one.thread.is_alive()
+
+
+@pytest.mark.parametrize("release", RELEASES)
+class TestEveryRelease:
+    def test_a_killed_stub_comes_back(self, tmp_path: Path, release: str) -> None:
+        with watched(tmp_path, release) as one:
+            dead, other = one.stub("a"), one.stub("b")
+            os.kill(dead, signal.SIGKILL)
+            one.wait_for("model a: ready again")
+            assert one.stub("a") not in (0, dead)
+            assert one.stub("b") == other
+            assert not beat_file(one.server.files, dead).exists()
+        assert one.events[0] == ("model a: its process died; loading it again (attempt 1 of 5)")
+        assert one.error is None
+
+    def test_a_stopped_stub_is_ended_and_comes_back(self, tmp_path: Path, release: str) -> None:
+        with watched(tmp_path, release) as one:
+            stopped = one.stub("a")
+            os.kill(stopped, signal.SIGSTOP)
+            one.wait_for("model a: ready again")
+            assert one.stub("a") not in (0, stopped)
+            assert "its process was stopped for 0.3 s" in one.events[0]
+
+    def test_a_hanging_stub_is_ended_and_comes_back(self, tmp_path: Path, release: str) -> None:
+        with watched(tmp_path, release) as one:
+            silent = one.server.repository / "a" / "silent"
+            hanging = one.stub("a")
+            wait_until(beat_file(one.server.files, hanging).exists)
+            silent.touch()
+            one.wait_for("its process hangs: no sign of life for 0.5 s")
+            silent.unlink()
+            one.wait_for_another("a", hanging)
+
+    def test_tritonserver_comes_back(self, tmp_path: Path, release: str) -> None:
+        with watched(tmp_path, release) as one:
+            before, stubs = one.server.pid, processes.living_stubs(one.server.pid)
+            os.kill(before, signal.SIGKILL)
+            one.wait_for("tritonserver: ready again")
+            assert one.server.pid != before
+            assert one.server.request("GET", "/v2/health/ready") == 200
+            assert all(processes.ended(stub.pid) for stub in stubs)
+            again = one.stub("b")
+            os.kill(again, signal.SIGKILL)  # the new one is watched too
+            one.wait_for("model b: ready again")
+        assert "was killed by SIGKILL" in one.events[0]
+        assert "starting it again (attempt 1 of 5)" in one.events[0]
+
+    def test_unloading_is_left_to_others(self, tmp_path: Path, release: str) -> None:
+        with watched(tmp_path, release) as one:
+            one.server.request("POST", "/v2/repository/models/a/unload", {})
+            time.sleep(0.5)
+            assert one.stub("a") == 0
+            one.server.request("POST", "/v2/repository/models/a/load", {})
+            time.sleep(0.3)
+            assert one.stub("a") != 0
+        assert one.events == []
+
+
+def test_a_loss_is_remembered_while_triton_does_not_answer(tmp_path: Path) -> None:
+    policy = RecoveryPolicy(interval=0.1, backoff=0.05, mute=60.0)
+    with watched(tmp_path, policy=policy) as one:
+        dead, mute = one.stub("a"), one.server.repository / "mute"
+        mute.touch()
+        os.kill(dead, signal.SIGKILL)
+        time.sleep(1.0)
+        mute.unlink()
+        one.wait_for("model a: ready again")
+
+
+def test_one_of_two_instances(tmp_path: Path) -> None:
+    with watched(tmp_path, instances=2) as one:
+        os.kill(one.stub("a"), signal.SIGKILL)
+        one.wait_for("model a: ready again")
+        stubs = processes.living_stubs(one.server.pid)
+        assert sorted(stub.instance for stub in stubs) == ["a_0_0", "a_0_1", "b_0_0", "b_0_1"]
+
+
+def test_a_model_that_dies_too_often_does_not_give_up_the_others(tmp_path: Path) -> None:
+    policy = RecoveryPolicy(interval=0.05, attempts=2, window=4.0, backoff=0.05, grace=0.1)
+    with watched(tmp_path, policy=policy) as one:
+        for _ in range(2):
+            dead = one.stub("a")
+            os.kill(dead, signal.SIGKILL)
+            one.wait_for_another("a", dead)
+        os.kill(one.stub("a"), signal.SIGKILL)
+        one.wait_for("as 2 times before within 4 s; it is left out for")
+        os.kill(one.stub("b"), signal.SIGKILL)
+        one.wait_for("model b: ready again")
+        wait_until(lambda: one.stub("a") != 0)  # when the window has moved on
+    assert one.error is None
+
+
+def test_a_model_that_can_not_be_loaded_ends_in_a_restart(tmp_path: Path) -> None:
+    with watched(tmp_path) as one:
+        broken = one.server.repository / "a" / "broken"
+        broken.touch()
+        os.kill(one.stub("a"), signal.SIGKILL)
+        one.wait_for("model a can't be loaded: Internal: ValueError: broken; starting it again")
+        broken.unlink()
+        one.wait_for("tritonserver: ready again")
+        assert one.stub("a") != 0
+        assert one.stub("b") != 0
+    assert sum("loading failed" in event for event in one.events) == 2
+
+
+def test_it_ends_when_nothing_helps(tmp_path: Path) -> None:
+    policy = RecoveryPolicy(interval=0.05, attempts=2, backoff=0.05)
+    with watched(tmp_path, policy=policy) as one:
+        (one.server.repository / "a" / "broken").touch()
+        os.kill(one.server.pid, signal.SIGKILL)
+        one.thread.join(20)
+        assert str(one.error) == (
+            "model a failed to load: ValueError: broken; it was started anew 2 times within 600 s; "
+            "giving up"
+        )
+    assert one.server.ended()
+
+
+def test_nothing_is_brought_back_with_no_attempts(tmp_path: Path) -> None:
+    with watched(tmp_path, policy=RecoveryPolicy(interval=0.05, attempts=0)) as one:
+        os.kill(one.stub("a"), signal.SIGKILL)
+        one.thread.join(20)
+        assert "model a: its process died" in str(one.error)
+
+
+def test_a_server_that_does_not_answer_is_started_again(tmp_path: Path) -> None:
+    with watched(tmp_path) as one:
+        before = one.server.pid
+        os.kill(before, signal.SIGSTOP)
+        one.wait_for("tritonserver has not answered for 0.5 s; starting it again")
+        one.wait_for("tritonserver: ready again")
+        assert one.server.pid != before
+
+
+def test_own_probes_find_a_server_that_does_not_speak(tmp_path: Path) -> None:
+    answers = iter([None, ServerError("silence"), ServerError("silence"), None, None])
+
+    def probe() -> None:
+        error = next(answers, None)
+        if error:
+            raise error
+
+    policy = RecoveryPolicy(interval=0.05, probe=0.05)
+    with watched(tmp_path, policy=policy, probe=probe) as one:
+        one.wait_for("tritonserver does not speak: silence; starting it again")
+        one.wait_for("tritonserver: ready again")
+        time.sleep(0.5)
+    assert len(one.events) == 2
+
+
+def test_the_end_does_not_wait_for_triton(tmp_path: Path) -> None:
+    with watched(tmp_path) as one:
+        (one.server.repository / "holds").touch()
+        started = time.monotonic()
+    assert time.monotonic() - started < 3.0
+    assert list(processes.SHARED_MEMORY.glob(f"{one.server.region_prefix}*")) == []
+
+
+def test_a_killed_server_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    # A load that waits for a server whose stubs hold its connections was never answered.
+    repository = write_models(tmp_path / "repository", "a")
+    options = ServerOptions(tritonserver=install(tmp_path / "triton", "24.10"), exit_timeout=30)
+    with EmbeddedServer(repository, options) as server:
+        (repository / "mute").touch()
+        threading.Timer(0.3, os.kill, (server.pid, signal.SIGKILL)).start()
+        started = time.monotonic()
+        assert server.request("POST", "/v2/repository/models/a/load", {}, timeout=60) == 0
+        assert time.monotonic() - started < 3.0
+    assert time.monotonic() - started < 6.0
+
+
+class TestHeartbeat:
+    def test_beats_until_closed(self, tmp_path: Path) -> None:
+        heart = Heartbeat(f"{tmp_path}/x-").start()
+        file = beat_file(f"{tmp_path}/x-", os.getpid())
+        before = file.stat().st_mtime_ns
+        wait_until(lambda: file.stat().st_mtime_ns != before)
+        heart.close()
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_step_that_takes_too_long_is_no_sign_of_life(self, tmp_path: Path) -> None:
+        heart = Heartbeat(f"{tmp_path}/x-").start()
+        file = beat_file(f"{tmp_path}/x-", os.getpid())
+        with heart.step(0.0):
+            time.sleep(0.7)
+            before = file.stat().st_mtime_ns
+            time.sleep(0.8)
+            assert file.stat().st_mtime_ns == before
+        wait_until(lambda: file.stat().st_mtime_ns != before)
+        heart.close()
+
+    def test_tells_that_the_server_stops(self, tmp_path: Path) -> None:
+        heart = Heartbeat(f"{tmp_path}/x-")
+        assert not heart.stopping()
+        stopping_file(f"{tmp_path}/x-").touch()
+        assert heart.stopping()
+
+    def test_nobody_watches(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("GSV_SERVER_FILES", raising=False)
+        heart = Heartbeat().start()
+        assert not heart.stopping()
+        heart.close()
+
+    def test_a_folder_that_is_not_there_is_no_fault(self, tmp_path: Path) -> None:
+        heart = Heartbeat(f"{tmp_path}/nowhere/x-").start()
+        heart.close()
