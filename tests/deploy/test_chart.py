@@ -219,6 +219,10 @@ def test_the_schema_refuses(changes: dict[str, Any], message: str) -> None:
             "MIG",
         ),
         (
+            merged(MODELS_LOAD, {"server": {"preStopSeconds": 22}}),
+            "server.preStopSeconds: 22 is too short for connections that live 20 s",
+        ),
+        (
             merged(MODELS_LOAD, {"autoscaling": {"enabled": True, "minReplicas": 9}}),
             "minReplicas is more than maxReplicas",
         ),
@@ -295,7 +299,7 @@ def test_shared_memory_is_memory_and_begins_empty() -> None:
     assert script.endswith('exec "$@"'), "signals must reach gsv serve"
 
 
-@pytest.mark.parametrize(("before", "drain"), [(10, 30), (0, 0), (20, 120)])
+@pytest.mark.parametrize(("before", "drain"), [(25, 30), (23, 0), (40, 120)])
 def test_a_pod_is_given_the_time_that_its_drain_may_take(before: int, drain: int) -> None:
     found = objects({"server": {"preStopSeconds": before, "exitTimeout": drain}})
     told = container(found)
@@ -305,6 +309,12 @@ def test_a_pod_is_given_the_time_that_its_drain_may_take(before: int, drain: int
     assert before + drain + launcher.UNLOAD_SECONDS < wait <= before + drain + 20
     gateway = pod(found, "gateway")["terminationGracePeriodSeconds"]
     assert gateway > 10 + gateway_serving.DRAIN_SECONDS
+
+
+def test_connections_without_an_end_need_no_time_to_leave() -> None:
+    told = container(objects({"server": {"preStopSeconds": 5, "connectionAgeSeconds": 0}}))
+    assert "max-connection-age" not in str(told["args"])
+    assert "--grpc-max-connection-age=20000" in container(objects())["args"]
 
 
 @pytest.mark.parametrize("seconds", [60, 600, 1800])

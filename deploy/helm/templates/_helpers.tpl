@@ -122,6 +122,10 @@ emptyDir: {}
 {{- if and (ne .Values.server.mps "off") (contains "/mig-" .Values.server.gpuResource) -}}
 {{- fail "server.mps does not work on a MIG partition: set it to off" -}}
 {{- end -}}
+{{- $oldest := div (mul .Values.server.connectionAgeSeconds 11) 10 -}}
+{{- if and .Values.server.connectionAgeSeconds (le (int .Values.server.preStopSeconds) (int $oldest)) -}}
+{{- fail (printf "server.preStopSeconds: %d is too short for connections that live %d s: requests would go on coming while the pod stops; allowed: more than %d" (int .Values.server.preStopSeconds) (int .Values.server.connectionAgeSeconds) (int $oldest)) -}}
+{{- end -}}
 {{- if .Values.autoscaling.enabled -}}
 {{- if gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas) -}}
 {{- fail "autoscaling: minReplicas is more than maxReplicas" -}}
