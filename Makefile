@@ -33,8 +33,9 @@ lint: venv  ## Linters and types only.
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	.venv/bin/yamllint --strict docker/compose.yaml
+	.venv/bin/yamllint --strict docker/compose.yaml deploy/helm/*.yaml deploy/helm/examples deploy/helm/files
 	.venv/bin/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
+	.venv/bin/check-jsonschema --check-metaschema deploy/helm/values.schema.json
 	.venv/bin/hadolint docker/Dockerfile
 	.venv/bin/shellcheck tools/*.sh .ci/run
 

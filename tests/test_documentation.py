@@ -163,7 +163,7 @@ def anchors(path: Path) -> set[str]:
 
 @each_page
 def test_files_that_are_named_exist(path: Path) -> None:
-    folders = "tools|tests|backend|client|docker|benchmarks|examples|docs|model_repository"
+    folders = "tools|tests|backend|client|deploy|docker|benchmarks|examples|docs|model_repository"
     text = path.read_text(encoding="utf-8")
     for named in re.findall(rf"(?<![\w/.-])(?:{folders})/[\w./-]+\w", text):
         assert (ROOT / named).exists(), named
