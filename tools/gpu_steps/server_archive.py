@@ -17,11 +17,11 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from gsv.packing.packages import NEEDLESS
+
 WHEEL = "nvidia-pytriton"
 _CLIENT = ("service_pb2.py", "service_pb2_grpc.py", "model_config_pb2.py")
 _EMPTY = b"# Made by tools/gpu_triton.py: only the files beside this one are used.\n"
-# What packages carry that nobody imports.
-_NEEDLESS = re.compile(r"(^|/)(tests|include|f2py|distutils|_examples)/|\.pyi$")
 # The generated code asks for the grpcio that it was tested with; what it calls is older.
 _OWN_VERSION = re.compile(r"^GRPC_GENERATED_VERSION = .*$", re.MULTILINE)
 _ANY_VERSION = "GRPC_GENERATED_VERSION = '1.63.0'"
@@ -72,7 +72,7 @@ def pack(target: Path, python: str, wheels: Sequence[Path] = ()) -> int:
         for wheel in wheels:
             with zipfile.ZipFile(wheel) as opened:
                 for name in opened.namelist():
-                    if not name.endswith("/") and not _NEEDLESS.search(name):
+                    if not name.endswith("/") and not NEEDLESS.search(name):
                         _add(archive, name, opened.read(name))
     return target.stat().st_size
 
