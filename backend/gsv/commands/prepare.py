@@ -124,9 +124,10 @@ _DEMO_WARNING = (
 )
 @click.option(
     "--python",
-    type=click.Choice(["3.10", "3.11", "3.12"]),
+    metavar="3.10|3.11|3.12|PROGRAM",
     help="Python of --pack-env: the one that the server's triton_python_backend_stub was built "
-    "for. NVIDIA's images: 3.10 up to 24.10, 3.12 from 24.11 on.  [default: the running one]",
+    "for, found on PATH or by uv, or the path of one. NVIDIA's images: 3.10 up to 24.10, 3.12 from "
+    "24.11 on.  [default: the running one]",
 )
 @click.option(
     "--torch-index",

@@ -41,7 +41,7 @@ class Choices:
     """How an environment is made.
 
     Attributes:
-        python: version of the Python that the server's stub was built for.
+        python: version of the Python that the server's stub was built for, or a program's path.
         torch_index: package index to take torch from, for a build for CUDA; empty: torch as it is
             installed here, where the Python is the running one.
         links: hard links in place of copies where the file system can: no space and little time,
@@ -173,17 +173,18 @@ def _describe(
     files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
     size = sum(path.stat().st_size for path in files)
     glibc = max((minor for path in files for minor in _glibc(path)), default=0)
+    versions = {package.name: package.version for package in found}
     content = {
         "made_by": f"gsv {__version__}",
         "python": interpreter.version,
         "glibc": f"2.{glibc}",
         "bytes": size,
-        "packages": {package.name: package.version for package in found},
+        "packages": versions,
     }
     (folder / DESCRIPTION).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     report(
         f"environment: {size / 2**20:,.0f} MiB, {len(found)} packages, torch "
-        f"{content['packages'].get('torch')}; needs glibc 2.{glibc} or later"
+        f"{versions.get('torch')}; needs glibc 2.{glibc} or later"
     )
     if interpreter.version == "3.10" and glibc > _OLD_GLIBC:
         report(

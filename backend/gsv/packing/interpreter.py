@@ -72,15 +72,25 @@ class Interpreter:
 
     @classmethod
     def find(cls, version: str = RUNNING) -> Interpreter:
-        """The Python of this version: the running one, one on ``PATH``, or one that uv knows.
+        """The Python of a version (the running one, one on ``PATH`` or one that uv knows).
+
+        Args:
+            version: such as ``3.12``, or the path of a program.
 
         Raises:
             ConfigurationError: there is none, or it has no shared library.
         """
+        if os.sep in version:
+            found = cls.at(version)
+            if found.version not in VERSIONS:
+                raise ConfigurationError(
+                    f"{version}: is Python {found.version}; allowed: {', '.join(VERSIONS)}"
+                )
+            return found
         if version not in VERSIONS:
             raise ConfigurationError(
-                f"Python: got {version!r}; allowed: {', '.join(VERSIONS)}: the one that the "
-                "server's triton_python_backend_stub was built for"
+                f"Python: got {version!r}; allowed: {', '.join(VERSIONS)}, the one that the "
+                "server's triton_python_backend_stub was built for, or the path of such a program"
             )
         tried = []
         for program in _candidates(version):
@@ -92,11 +102,11 @@ class Interpreter:
             if found.version == version:
                 return found
         if tried:
-            raise ConfigurationError(tried[-1])
+            raise ConfigurationError("; ".join(tried))
         raise ConfigurationError(
             f"no Python {version} on this machine: neither python{version} on PATH nor one that uv "
-            f"knows; install it (uv python install {version}; Debian: python{version}), or run "
-            "gsv prepare where it is, such as in the server's image"
+            f"knows; install it (uv python install {version}; Debian: python{version}), give its "
+            "path, or run gsv prepare where it is, such as in the server's image"
         )
 
     @classmethod
@@ -112,6 +122,9 @@ class Interpreter:
                 command, capture_output=True, text=True, timeout=_TIMEOUT, check=True
             )
             answer = json.loads(done.stdout)
+        except subprocess.CalledProcessError as error:
+            lines = error.stderr.strip().splitlines() or [f"exit code {error.returncode}"]
+            raise ConfigurationError(f"{program}: not a Python that runs: {lines[0]}") from error
         except (OSError, subprocess.SubprocessError, ValueError) as error:
             raise ConfigurationError(f"{program}: not a Python that runs: {error}") from error
         if not answer["library"]:

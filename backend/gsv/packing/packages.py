@@ -100,8 +100,8 @@ def _applies(requirement: Requirement, extra: str, python: str) -> bool:
 def _distribution(
     name: str, folders: Sequence[str] | None
 ) -> importlib.metadata.Distribution | None:
-    places = {} if folders is None else {"path": list(folders)}
-    return next(iter(importlib.metadata.distributions(name=name, **places)), None)
+    path = list(sys.path if folders is None else folders)
+    return next(iter(importlib.metadata.distributions(name=name, path=path)), None)
 
 
 def _files(distribution: importlib.metadata.Distribution) -> Iterator[tuple[Path, str]]:
