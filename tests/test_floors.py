@@ -17,9 +17,10 @@ FLOORS = [
     {"audio", "device", "options", "precision", "repository"},
     {"models", "text"},
     {"voices"},  # a voice may have a lexicon, which the text frontend reads
-    {"engine", "checkpoints", "packing"},
+    {"engine", "checkpoints"},
     {"stages"},
     {"offline", "serving"},
+    {"packing"},
     {"bench", "commands"},
 ]
 FLOOR_OF = {part: number for number, floor in enumerate(FLOORS) for part in floor}

@@ -19,6 +19,7 @@ from gsv import __version__
 from gsv.errors import ConfigurationError
 from gsv.packing import packages
 from gsv.packing.interpreter import RUNNING, Interpreter
+from gsv.serving.triton_versions import oldest_glibc
 
 PARAMETER = "EXECUTION_ENV_PATH"
 DESCRIPTION = "environment.json"
@@ -31,7 +32,6 @@ export PATH="$gsv_environment/bin:$PATH"
 export PYTHONNOUSERSITE=1
 unset PYTHONHOME PYTHONPATH gsv_environment
 """
-_OLD_GLIBC = 35  # of Ubuntu 22.04, in NVIDIA's images with Python 3.10
 _GLIBC = re.compile(rb"GLIBC_2\.(\d{1,2})\b")
 _ENTRY = re.compile(rf'parameters {{ key: "{PARAMETER}" value: {{ string_value: "[^"]*" }} }}\n')
 
@@ -186,10 +186,11 @@ def _describe(
         f"environment: {size / 2**20:,.0f} MiB, {len(found)} packages, torch "
         f"{versions.get('torch')}; needs glibc 2.{glibc} or later"
     )
-    if interpreter.version == "3.10" and glibc > _OLD_GLIBC:
+    there = oldest_glibc(interpreter.version)
+    if there is not None and glibc > there:
         report(
-            f"warning: NVIDIA's images with Python 3.10 have glibc 2.{_OLD_GLIBC}; run gsv prepare "
-            "in such an image, or with a Python that uv installs"
+            f"warning: NVIDIA's images with Python {interpreter.version} have glibc 2.{there}; run "
+            "gsv prepare in such an image, or with a Python that uv installs"
         )
 
 

@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Any
 
 from gsv.errors import Cancelled, ServerError
-from gsv.serving import gpus, installation, mps, processes
+from gsv.serving import gpus, installation, mps, processes, triton_versions
 from gsv.serving.server_log import ServerLog
 from gsv.serving.server_options import (
     CONTROL_HEADER,
@@ -197,6 +197,10 @@ class EmbeddedServer:
         """Send one HTTP request to the server; its status, or 0 when there was no answer."""
         return self._exchange(self.ports[0], method, path, body, timeout)[0]
 
+    def ask(self, method: str, path: str, body: Any = None) -> tuple[int, str]:
+        """Send one HTTP request; its status, or 0 when there was no answer, and its content."""
+        return self._exchange(self.ports[0], method, path, body, REQUEST_SECONDS)
+
     def gpus_of(self, model: str) -> frozenset[int]:
         """The GPUs that a model's instances are on; none for one on the CPU or one that is gone."""
         path = f"/v2/models/{model}/config"
@@ -254,7 +258,9 @@ class EmbeddedServer:
         self.log.join()
 
     def _drain(self, process: subprocess.Popen[bytes]) -> None:
-        dead_model = bool(processes.dead_children(process.pid))
+        dead_model = bool(
+            processes.dead_children(process.pid) or triton_versions.unreachable_models(self.ask)
+        )
         limit = time.monotonic() + self.options.exit_timeout
         lost = self._await_idle(limit, dead_model)
         process.send_signal(signal.SIGTERM)

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from gsv.errors import ServerError
 from gsv.serving.launcher import WAIT_STEP_SECONDS, EmbeddedServer
 from gsv.serving.processes import Stub, living_stubs
+from gsv.serving.triton_versions import lost_its_process
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,13 +62,14 @@ class Supervisor:
                 self._server.wait(self._policy.interval)
 
     def look(self) -> list[str]:
-        """Models that say they are ready although one of their processes is gone."""
+        """Models that are loaded although one of their processes is gone."""
         living = {stub.pid: stub for stub in living_stubs(self._server.pid)}
         running = {(stub.model, stub.instance) for stub in living.values()}
         gone = [s for s in self._stubs.values() if (s.model, s.instance) not in running]
         self._stubs = living
-        # A model that somebody unloads loses its processes too, but is no longer ready then.
-        return sorted({stub.model for stub in gone if self._is_ready(stub.model)})
+        # A model that somebody unloads loses its processes too.
+        models = sorted({stub.model for stub in gone})
+        return [model for model in models if lost_its_process(self._server.ask, model)]
 
     def _companions(self, dead: list[str]) -> list[str]:
         """Models that have to be started anew with the dead ones; their processes are ended.
@@ -86,9 +88,6 @@ class Supervisor:
             )
         self._kill({stub.pid for stub in stubs if stub.model in others})
         return others
-
-    def _is_ready(self, model: str) -> bool:
-        return self._server.request("GET", f"/v2/models/{model}/ready") == 200
 
     def _recover(self, model: str) -> None:
         policy = self._policy
