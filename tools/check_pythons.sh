@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Runs the unit tests on other Pythons and with NumPy 1 or 2, each in an environment of its own.
 #
-#   tools/check_pythons.sh [--whole] PYTHON NUMPY [PYTHON NUMPY ...]
+#   tools/check_pythons.sh [--work FOLDER] [--whole] PYTHON NUMPY [PYTHON NUMPY ...]
 #   tools/check_pythons.sh 3.10 1 3.10 2 3.12 1 3.12 2
 #
+#   --work   folder of the environments, which are kept (default: build/pythons)
 #   --whole  also installs torch and runs all unit tests (5 GB with the build for CUDA); without it: the
 #            client, its gateway and everything else that needs no torch
 #   PYTHON   3.10, 3.11 or 3.12, or the path of such a program
@@ -11,11 +12,14 @@
 #
 #   TORCH_ARGS, PIP_ARGS  as for tools/make_venv.sh
 #   PYTEST_ARGS           more arguments for pytest
-#   WORK                  folder of the environments, which are kept (default: build/pythons)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-work=${WORK:-build/pythons}
+work=build/pythons
+if [ "${1:-}" = --work ]; then
+    work=$2
+    shift 2
+fi
 whole=
 if [ "${1:-}" = --whole ]; then
     whole=yes
@@ -57,10 +61,8 @@ environment() {
         install --requirement requirements-dev.txt --editable 'client[gateway,bench]' \
             --editable 'backend[text,g2pw]'
     else
-        install pytest hypothesis httpx openai selenium axe-core-python "tomli; python_version<'3.11'" \
-            --editable 'client[gateway,bench]'
-        # Our own package without torch, which the text frontend does not import.
-        install --no-deps --editable backend
+        install pytest hypothesis httpx openai requests selenium axe-core-python \
+            'tritonclient[http]' "tomli; python_version<'3.11'" --editable 'client[gateway,bench]'
     fi
 }
 
@@ -73,8 +75,9 @@ while [ $# -gt 0 ]; do
     "$folder/bin/python" -c 'import numpy, sys; print("== Python", sys.version.split()[0], "numpy", numpy.__version__)'
     tests=("${light[@]}")
     [ -z "$whole" ] || tests=(tests)
+    # Without torch our own package is not installed: what it adds to the client needs torch.
     # shellcheck disable=SC2086
-    "$folder/bin/python" -m pytest -q \
+    PYTHONPATH=$([ -n "$whole" ] || echo backend) "$folder/bin/python" -m pytest -q \
         -m "not golden and not golden_text and not full and not server and not gpu and not pretend" \
         "${tests[@]}" ${PYTEST_ARGS:-} || failed+=("$name")
     shift 2
