@@ -72,7 +72,7 @@ def test_triton_and_torch_stay_where_they_belong(path: Path) -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(BACKEND)))
 def test_the_server_reads_only_the_clients_limits(path: Path) -> None:
     """And what judges recordings, which the gateway does too; it needs no more than numpy."""
-    if part_of(path) not in ("commands", "bench", "packing"):  # which takes the client along
+    if part_of(path) not in ("commands", "bench"):
         ours = {module for module in imports(path) if module.startswith("gsv_client")}
         assert ours <= {"gsv_client.limits", "gsv_client.quality"}
 

@@ -13,9 +13,9 @@ from click.testing import CliRunner
 
 from gsv.commands.prepare import prepare
 from gsv.errors import ConfigurationError
-from gsv.packing import Choices, Interpreter, pack, packages, point_models_at
-from gsv.packing.environment import check_place
-from gsv.packing.interpreter import RUNNING, VERSIONS
+from gsv.packing import packages
+from gsv.packing.environment import Choices, check_place, pack, point_models_at
+from gsv.packing.interpreter import RUNNING, VERSIONS, Interpreter
 from gsv.packing.packages import Package
 
 OTHER = next(version for version in VERSIONS if version != RUNNING)

@@ -10,14 +10,14 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from gsv.packing.packages import NEEDLESS
+from gsv.errors import ConfigurationError
+from gsv.packing.interpreter import NEEDLESS, RUNNING, Interpreter
 
 WHEEL = "nvidia-pytriton"
 _CLIENT = ("service_pb2.py", "service_pb2_grpc.py", "model_config_pb2.py")
@@ -121,21 +121,13 @@ def unpack(archive: Path, folder: Path) -> None:
 
 def libpython() -> Path | None:
     """The running Python's shared library, which the stub needs; None where there is none."""
-    name = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
-    for folder in _folders():
-        if (folder / name).is_file():
-            return folder / name
+    name = f"libpython{RUNNING}.so.1.0"
+    try:
+        return Interpreter.at(sys.executable).library
+    except ConfigurationError:
+        pass
     try:
         ctypes.CDLL(name)
     except OSError:
         return None
     return Path(name)  # the loader finds it by itself
-
-
-def _folders() -> Iterator[Path]:
-    for variable in ("LIBDIR", "LIBPL"):
-        if value := sysconfig.get_config_var(variable):
-            yield Path(value)
-    for prefix in (sys.base_prefix, sys.prefix, "/usr", "/usr/local"):
-        yield Path(prefix, "lib")
-        yield Path(prefix, "lib", "x86_64-linux-gnu")

@@ -240,8 +240,7 @@ def prepare(
 def _pack(
     folder: Path, out: Path, python: str | None, torch_index: str, links: bool, force: bool
 ) -> None:
-    from gsv.packing import Choices, pack
-    from gsv.packing.environment import check_place
+    from gsv.packing.environment import Choices, check_place, pack
     from gsv.packing.interpreter import RUNNING
 
     check_place(folder, out)
@@ -249,7 +248,7 @@ def _pack(
 
 
 def _point_at(folder: Path, out: Path) -> None:
-    from gsv.packing import point_models_at
+    from gsv.packing.environment import point_models_at
 
     models = point_models_at(out, folder)
     _say(f"environment: {len(models)} models run in it; keep it where it is beside the repository")

@@ -5,8 +5,3 @@ Triton's parameter ``EXECUTION_ENV_PATH`` names a folder that looks like conda's
 models share one such folder, which Triton uses in place (an archive would be unpacked into /tmp at
 every start).
 """
-
-from gsv.packing.environment import Choices, pack, point_models_at
-from gsv.packing.interpreter import Interpreter
-
-__all__ = ["Choices", "Interpreter", "pack", "point_models_at"]

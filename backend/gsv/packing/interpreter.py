@@ -24,8 +24,9 @@ _TIMEOUT = 60.0  # seconds for a question to an interpreter
 _QUESTIONS = """
 import json, os, sys, sysconfig
 value = sysconfig.get_config_var
-folders = [value("LIBDIR"), os.path.join(value("LIBDIR") or "", value("MULTIARCH") or "")]
-folders += [os.path.join(sys.base_prefix, "lib"), "/usr/lib", "/usr/local/lib"]
+folders = [value("LIBDIR"), value("LIBPL")]
+for place in (value("LIBDIR"), os.path.join(sys.base_prefix, "lib"), "/usr/lib", "/usr/local/lib"):
+    folders += [place, os.path.join(place or "", value("MULTIARCH") or "")]
 name = "libpython%d.%d.so.1.0" % sys.version_info[:2]
 found = [os.path.join(f, name) for f in folders if f and os.path.isfile(os.path.join(f, name))]
 print(json.dumps({
@@ -37,6 +38,12 @@ print(json.dumps({
     "debian": "deb_system" in sysconfig.get_scheme_names(),
 }))
 """
+# What packages carry that nobody imports. torch looks for its shared-memory manager when it is
+# imported, and Triton's language compiles against headers of its own.
+NEEDLESS = re.compile(
+    r"(^|/)(tests|f2py|distutils|_examples)/|^(numpy/.*|torch)/include/|\.pyi$"
+    r"|^torch/(test/|bin/(?!torch_shm_manager))"
+)
 # Of the standard library: what a server never imports, and caches of it.
 _LEFT_OUT = re.compile(
     r"test|tests|idlelib|tkinter|turtledemo|ensurepip|lib2to3|config-.*|site-packages|dist-packages"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import re
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -15,21 +15,22 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-import gsv
-import gsv_client
+from gsv import __version__
 from gsv.errors import ConfigurationError
-from gsv.packing.interpreter import RUNNING, Interpreter, Place
+from gsv.packing.interpreter import NEEDLESS, RUNNING, Interpreter, Place
 
-OWN = {"gsv": Path(gsv.__file__).parent, "gsv-client": Path(gsv_client.__file__).parent}
+
+def _folder(package: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(package)
+    return Path(spec.origin).parent
+
+
+OWN = {"gsv": _folder("gsv"), "gsv-client": _folder("gsv_client")}
 # Of what serving can use but does without; taken along where it is installed.
 OPTIONAL = ("text", "japanese", "japanese-wheels", "g2pw")
 _NOT_OURS = ("__pycache__", "*.egg-info", "_model_repository", "_voices")
-# What packages carry that nobody imports. torch looks for its shared-memory manager when it is
-# imported, and Triton's language compiles against headers of its own.
-NEEDLESS = re.compile(
-    r"(^|/)(tests|f2py|distutils|_examples)/|^(numpy/.*|torch)/include/|\.pyi$"
-    r"|^torch/(test/|bin/(?!torch_shm_manager))"
-)
 _CONSTRAINTS = OWN["gsv"].parent.parent / "constraints.txt"
 
 
@@ -128,7 +129,7 @@ def copy(packages: Sequence[Package], folder: Path, place: Place) -> None:
     for name, source in OWN.items():
         shutil.copytree(source, folder / source.name, ignore=shutil.ignore_patterns(*_NOT_OURS))
         distribution = importlib.metadata.distribution(name)
-        about = folder / f"{source.name}-{gsv.__version__}.dist-info"
+        about = folder / f"{source.name}-{__version__}.dist-info"
         about.mkdir()
         (about / "METADATA").write_text(distribution.read_text("METADATA") or "", encoding="utf-8")
 
