@@ -131,7 +131,9 @@ def copy(packages: Sequence[Package], folder: Path, place: Place) -> None:
         distribution = importlib.metadata.distribution(name)
         about = folder / f"{source.name}-{__version__}.dist-info"
         about.mkdir()
-        (about / "METADATA").write_text(distribution.read_text("METADATA") or "", encoding="utf-8")
+        # An editable install has it under its older name.
+        text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
+        (about / "METADATA").write_text(text, encoding="utf-8")
 
 
 class Installed:
