@@ -202,6 +202,16 @@ def test_links_cost_nothing_and_copies_are_independent(
         assert os.path.samefile(module, source) is links
 
 
+def test_packages_that_pip_can_not_have(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    choices = Choices(torch_index=f"file://{tmp_path}/nothing", links=True)
+    with pytest.raises(ConfigurationError, match="-m pip: ERROR: .*torch"):
+        pack(tmp_path / "env", choices, replace=False, report=lambda line: None)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_options_of_the_command(tmp_path: Path) -> None:
     out = tmp_path / "repository"
     runner = CliRunner()

@@ -90,10 +90,19 @@ def pack(folder: Path, choices: Choices, *, replace: bool, report: Callable[[str
         _compile(made)
         _describe(made, interpreter, found, report)
         made.chmod(0o755)
-        if folder.exists():
-            folder.rename(work / "old")
-        made.rename(folder)
+        _replace(folder, made, work / "old")
     report(f"environment: {folder}")
+
+
+def _replace(folder: Path, made: Path, old: Path) -> None:
+    if folder.exists():
+        folder.rename(old)
+    try:
+        made.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
 
 
 def link(source: Path, target: Path) -> None:

@@ -192,5 +192,7 @@ def _run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-        why = lines[-1] if lines else f"exit code {done.returncode}"
+        # Of pip's lines the first error says what is wrong, the last one where to read on.
+        errors = [line for line in lines if line.startswith("ERROR:")] or lines[-1:]
+        why = errors[0] if errors else f"exit code {done.returncode}"
         raise ConfigurationError(f"{' '.join(command[:3])}: {why}")
