@@ -81,7 +81,12 @@ def plain_server(repository: Path, work: Path) -> Iterator[tuple[int, int]]:
                 *arguments,
             ],
             # Everything there is: what a container without our packages has.
-            env={"PATH": "/usr/bin:/bin", "LD_LIBRARY_PATH": libraries, "HOME": str(work)},
+            env={
+                "PATH": "/usr/bin:/bin",
+                "LD_LIBRARY_PATH": libraries,
+                "HOME": str(work),
+                "OMP_NUM_THREADS": "1",
+            },
             cwd=work,
             stdin=subprocess.DEVNULL,
             stdout=file,

@@ -109,7 +109,9 @@ class Interpreter:
             if found.version == version:
                 return found
         if tried:
-            raise ConfigurationError("; ".join(tried))
+            raise ConfigurationError(
+                f"{'; '.join(tried)}; give the path of a Python {version} that runs"
+            )
         raise ConfigurationError(
             f"no Python {version} on this machine: neither python{version} on PATH nor one that uv "
             f"knows; install it (uv python install {version}; Debian: python{version}), give its "
