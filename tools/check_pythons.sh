@@ -64,7 +64,7 @@ environment() {
         # shellcheck disable=SC2086
         install ${TORCH_ARGS:-} torch
         install --requirement requirements-dev.txt --editable 'client[gateway,bench]' \
-            --editable 'backend[text,g2pw]'
+            --editable 'backend[text,japanese,g2pw]'
     else
         install pytest hypothesis httpx openai requests selenium axe-core-python \
             'tritonclient[http]' "tomli; python_version<'3.11'" --editable 'client[gateway,bench]'
@@ -79,7 +79,8 @@ while [ $# -gt 0 ]; do
     environment "$1" "$2" "$folder"
     "$folder/bin/python" -c 'import numpy, sys; print("== Python", sys.version.split()[0], "numpy", numpy.__version__)'
     tests=("${light[@]}" "${whole_only[@]/#/--deselect=}")
-    [ -z "$whole" ] || tests=(tests)
+    # The embedded server, which some of these want to be installed, asks for NumPy 1.
+    [ -z "$whole" ] || tests=(tests --deselect=tests/serving/test_server_surroundings.py::TestInstallation)
     # shellcheck disable=SC2086
     PYTHONPATH=$([ -n "$whole" ] || echo backend) "$folder/bin/python" -m pytest -q \
         -m "not golden and not golden_text and not full and not server and not gpu and not pretend" \
