@@ -20,6 +20,7 @@ FLOORS = [
     {"engine", "checkpoints"},
     {"stages"},
     {"offline", "serving"},
+    {"packing"},
     {"bench", "commands"},
 ]
 FLOOR_OF = {part: number for number, floor in enumerate(FLOORS) for part in floor}

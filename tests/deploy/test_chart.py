@@ -20,7 +20,7 @@ from deploy.promtool import program
 from deploy.queries import FILES, adapter_rules
 
 import gsv
-from gsv.serving import launcher
+from gsv.serving.server import launcher
 from gsv_client.cli import main as command
 from gsv_client.gateway import serving as gateway_serving
 

@@ -36,7 +36,7 @@ from voices.voice_files import make_voice, write_wave
 from voices.weights_files import gpt_file, lora_file
 
 from gsv.checkpoints.voice_editing import NewVoice, Shapes, add_voice, remove_voice
-from gsv.serving.launcher import EmbeddedServer
+from gsv.serving.server.launcher import EmbeddedServer
 from gsv_client import AsyncClient, Client
 from gsv_client.errors import InvalidRequest, ServerUnavailable
 from gsv_client.gateway.settings import Settings

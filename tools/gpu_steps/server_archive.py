@@ -10,18 +10,18 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+
+from gsv.errors import ConfigurationError
+from gsv.packing.interpreter import NEEDLESS, RUNNING, Interpreter
 
 WHEEL = "nvidia-pytriton"
 _CLIENT = ("service_pb2.py", "service_pb2_grpc.py", "model_config_pb2.py")
 _EMPTY = b"# Made by tools/gpu_triton.py: only the files beside this one are used.\n"
-# What packages carry that nobody imports.
-_NEEDLESS = re.compile(r"(^|/)(tests|include|f2py|distutils|_examples)/|\.pyi$")
 # The generated code asks for the grpcio that it was tested with; what it calls is older.
 _OWN_VERSION = re.compile(r"^GRPC_GENERATED_VERSION = .*$", re.MULTILINE)
 _ANY_VERSION = "GRPC_GENERATED_VERSION = '1.63.0'"
@@ -72,7 +72,7 @@ def pack(target: Path, python: str, wheels: Sequence[Path] = ()) -> int:
         for wheel in wheels:
             with zipfile.ZipFile(wheel) as opened:
                 for name in opened.namelist():
-                    if not name.endswith("/") and not _NEEDLESS.search(name):
+                    if not name.endswith("/") and not NEEDLESS.search(name):
                         _add(archive, name, opened.read(name))
     return target.stat().st_size
 
@@ -121,21 +121,13 @@ def unpack(archive: Path, folder: Path) -> None:
 
 def libpython() -> Path | None:
     """The running Python's shared library, which the stub needs; None where there is none."""
-    name = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
-    for folder in _folders():
-        if (folder / name).is_file():
-            return folder / name
+    name = f"libpython{RUNNING}.so.1.0"
+    try:
+        return Interpreter.at(sys.executable).library
+    except ConfigurationError:
+        pass
     try:
         ctypes.CDLL(name)
     except OSError:
         return None
     return Path(name)  # the loader finds it by itself
-
-
-def _folders() -> Iterator[Path]:
-    for variable in ("LIBDIR", "LIBPL"):
-        if value := sysconfig.get_config_var(variable):
-            yield Path(value)
-    for prefix in (sys.base_prefix, sys.prefix, "/usr", "/usr/local"):
-        yield Path(prefix, "lib")
-        yield Path(prefix, "lib", "x86_64-linux-gnu")

@@ -116,7 +116,33 @@ _DEMO_WARNING = (
     "machine computes in it (float16 on older GPUs), several times faster; default is auto on a "
     "GPU and float32 on a CPU. Stands in their config.pbtxt.",
 )
-@click.option("--force", is_flag=True, help="Replace an earlier model repository.")
+@click.option(
+    "--pack-env",
+    type=_FOLDER,
+    help="Also make this folder, beside the repository: a Python environment with all that serving "
+    "needs, in which the models then run in any tritonserver, without installing anything there.",
+)
+@click.option(
+    "--python",
+    metavar="3.10|3.11|3.12|PROGRAM",
+    help="Python of --pack-env: the one that the server's triton_python_backend_stub was built "
+    "for, found on PATH or by uv, or the path of one. NVIDIA's images: 3.10 up to 24.10, 3.12 from "
+    "24.11 on.  [default: the running one]",
+)
+@click.option(
+    "--torch-index",
+    metavar="URL",
+    default="",
+    help="Package index from which --pack-env installs torch, to choose its build for CUDA or the "
+    "CPU.  [default: torch as it is installed here]",
+)
+@click.option(
+    "--pack-links",
+    is_flag=True,
+    help="--pack-env makes hard links where it can: no space and little time, for trying it out on "
+    "this machine.",
+)
+@click.option("--force", is_flag=True, help="Replace an earlier model repository and environment.")
 def prepare(
     pretrained: Path | None,
     demo: str | None,
@@ -133,6 +159,10 @@ def prepare(
     text_data: Path | None,
     voices: Path | None,
     dtype: str,
+    pack_env: Path | None,
+    python: str | None,
+    torch_index: str,
+    pack_links: bool,
     force: bool,
 ) -> None:
     """Build a model repository that `gsv serve` or any Triton server can load.
@@ -158,6 +188,8 @@ def prepare(
         )
     if text_mirror and not (download or download_text or g2pw):
         raise click.UsageError("--text-mirror is for --download-text, --download and --g2pw")
+    if pack_env is None and (python or torch_index or pack_links):
+        raise click.UsageError("--python, --torch-index and --pack-links are for --pack-env")
     download_text = download_text or download or g2pw
     # torch and transformers take seconds to import: --help must not wait for them.
     from gsv.checkpoints.prepare import Files
@@ -168,6 +200,8 @@ def prepare(
     if out.exists() and not force:
         raise click.ClickException(f"{out}: exists already; choose another folder or use --force")
     try:
+        if pack_env:
+            _pack(pack_env, out, python, torch_index, pack_links, force)
         with (
             _demo_weights(demo, out)
             if demo
@@ -191,6 +225,8 @@ def prepare(
                 dtype=dtype,
                 bundled=demo_voice() / "voices" if demo == "voice" else None,
             )
+        if pack_env:
+            _point_at(pack_env, out)
     except GsvError as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:
@@ -199,6 +235,23 @@ def prepare(
     _say(f"ready: {out}")
     if demo:
         _say(_VOICE_NOTICE if demo == "voice" else _DEMO_WARNING)
+
+
+def _pack(
+    folder: Path, out: Path, python: str | None, torch_index: str, links: bool, force: bool
+) -> None:
+    from gsv.packing.environment import Choices, check_place, pack
+    from gsv.packing.interpreter import RUNNING
+
+    check_place(folder, out)
+    pack(folder, Choices(python or RUNNING, torch_index, links), replace=force, report=_say)
+
+
+def _point_at(folder: Path, out: Path) -> None:
+    from gsv.packing.environment import point_models_at
+
+    models = point_models_at(out, folder)
+    _say(f"environment: {len(models)} models run in it; keep it where it is beside the repository")
 
 
 def _say(line: str) -> None:
