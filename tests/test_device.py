@@ -13,7 +13,7 @@ import torch
 from acoustic_models import sovits
 
 from gsv import device
-from gsv.engine.flow.engine.engine import FlowEngine, FlowRequest
+from gsv.engine.flow.engine import FlowEngine, FlowRequest
 from gsv.engine.gpt.worker import Counters, Worker
 from gsv.errors import GsvError, VoiceError
 from gsv.voices.weight_cache import WeightCache

@@ -16,7 +16,7 @@ from golden import load_case, sizes
 from torch import Tensor
 from torch.testing import assert_close
 
-from gsv.engine.flow.engine.engine import FlowEngine, FlowRequest
+from gsv.engine.flow.engine import FlowEngine, FlowRequest
 from gsv.engine.turns import Turn
 from gsv.errors import Cancelled, ConfigurationError, GsvError, InvalidRequest, Overloaded
 from gsv.models.flow import FlowMatching

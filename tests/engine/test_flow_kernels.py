@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from gsv.config import SoVITSConfig
-from gsv.engine.flow.engine.graphed_estimator import GraphedEstimator
+from gsv.engine.flow.graphed_estimator import GraphedEstimator
 from gsv.models import attention, dit
 from gsv.models.flow import FlowMatching
 from gsv.models.layers import set_precision

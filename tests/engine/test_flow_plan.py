@@ -13,8 +13,8 @@ from torch import Tensor
 
 from gsv import audio
 from gsv.constants import STYLE_BINS
-from gsv.engine.flow.engine.engine import FlowEngine, FlowRequest
-from gsv.engine.flow.engine.planner import Reference, sentence_requests
+from gsv.engine.flow.engine import FlowEngine, FlowRequest
+from gsv.engine.flow.planner import Reference, sentence_requests
 from gsv.engine.vocoder_windows import vocode
 
 pytestmark = pytest.mark.usefixtures("no_grad")

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from gsv.engine.flow.engine.request import FlowRequest, FlowTask
-from gsv.engine.flow.engine.scheduler import FlowScheduler
+from gsv.engine.flow.request import FlowRequest, FlowTask
+from gsv.engine.flow.scheduler import FlowScheduler
 from gsv.engine.turns import Turn
 from gsv.errors import Overloaded
 

@@ -10,7 +10,7 @@ from acoustic_models import sovits, vocoder
 from golden import load_case, sizes
 from torch import Tensor
 
-from gsv.engine.flow.engine.engine import FlowEngine, FlowRequest
+from gsv.engine.flow.engine import FlowEngine, FlowRequest
 
 pytestmark = pytest.mark.usefixtures("no_grad")
 

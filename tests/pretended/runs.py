@@ -31,7 +31,7 @@ DTYPED = ("text_frontend", "reference_encoder", "semantic_gpt", "sovits_v4", "vo
 
 # Fewer shapes are captured than in service: a CPU would spend most of its time on the large ones.
 FEWER_SHAPES = {
-    "gsv.engine.flow.engine.graphed_estimator.MOST_FRAMES": 2048,
+    "gsv.engine.flow.graphed_estimator.MOST_FRAMES": 2048,
     "gsv.stages.vocoder.CUDA_BATCH_FRAMES": 256,
     "gsv.stages.conditions.GRAPH_SHAPES": tuple(
         s for s in GRAPH_SHAPES if s.rows * s.tokens <= 512

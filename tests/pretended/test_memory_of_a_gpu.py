@@ -13,7 +13,7 @@ from acoustic_models import sovits
 from gpt_models import golden_gpt, random_request
 from pretend_cuda import Machine, pretend_cuda
 
-from gsv.engine.flow.engine.engine import FlowEngine, FlowRequest
+from gsv.engine.flow.engine import FlowEngine, FlowRequest
 from gsv.engine.gpt.engine import Engine
 
 pytestmark = pytest.mark.pretend

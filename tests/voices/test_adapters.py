@@ -25,7 +25,7 @@ from gsv.checkpoints.store import save_tensors
 from gsv.checkpoints.voice_editing import NewVoice, add_voice
 from gsv.checkpoints.voice_weights import read_quantizer, read_sovits, store_sovits
 from gsv.constants import STYLE_BINS
-from gsv.engine.flow.engine.engine import FlowEngine, FlowRequest
+from gsv.engine.flow.engine import FlowEngine, FlowRequest
 from gsv.errors import InvalidRequest
 from gsv.models.adapters import gather
 from gsv.models.sovits import SoVITS

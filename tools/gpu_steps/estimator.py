@@ -15,8 +15,8 @@ from gpu_steps.report import Report, Section
 from gpu_steps.setup import Setup, tidy
 from gpu_steps.timing import MILLI, call_seconds, spread, steady
 from gsv.bench.acoustic import dit_operations
-from gsv.engine.flow.engine.engine import FlowEngine, FlowRequest
-from gsv.engine.flow.engine.graphed_estimator import GraphedEstimator, shape_for
+from gsv.engine.flow.engine import FlowEngine, FlowRequest
+from gsv.engine.flow.graphed_estimator import GraphedEstimator, shape_for
 from gsv.engine.kernels.cuda import flow as kernels
 from gsv.models.flow import FlowMatching
 

@@ -13,7 +13,7 @@ from gpu_steps import setup as networks
 from gpu_steps.report import Report, Section
 from gpu_steps.setup import Setup, tidy
 from gpu_steps.timing import MILLI, call_seconds, memory
-from gsv.engine.flow.engine.engine import FlowEngine
+from gsv.engine.flow.engine import FlowEngine
 from gsv.models.flow import FlowMatching
 
 

@@ -19,8 +19,8 @@ from gpu_steps.report import Report, Section
 from gpu_steps.setup import Setup, tidy
 from gsv import audio
 from gsv.constants import STYLE_BINS
-from gsv.engine.flow.engine.engine import FlowEngine, FlowRequest
-from gsv.engine.flow.engine.planner import Reference, sentence_requests
+from gsv.engine.flow.engine import FlowEngine, FlowRequest
+from gsv.engine.flow.planner import Reference, sentence_requests
 from gsv.engine.gpt.engine import Engine
 from gsv.engine.gpt.sequence import SequenceRequest
 from gsv.engine.vocoder_windows import vocode

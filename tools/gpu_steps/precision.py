@@ -14,7 +14,7 @@ from gpu_steps import parity
 from gpu_steps import setup as networks
 from gpu_steps.report import Report, Section
 from gpu_steps.setup import Setup, tidy
-from gsv.engine.flow.engine.engine import FlowEngine, FlowRequest
+from gsv.engine.flow.engine import FlowEngine, FlowRequest
 from gsv.engine.kernels.cuda import vocoder as kernels
 
 # In dB against the signal; those of tests/models/test_acoustic_precision.py.

@@ -23,7 +23,7 @@ from gpu_steps import setup as networks
 from gpu_steps.report import Report, Section
 from gpu_steps.sentences import generate, sentence
 from gpu_steps.setup import Setup
-from gsv.engine.flow.engine.engine import FlowEngine
+from gsv.engine.flow.engine import FlowEngine
 from gsv.engine.gpt.engine import Engine
 
 CONTROL = "nvidia-cuda-mps-control"

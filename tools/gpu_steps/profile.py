@@ -16,7 +16,7 @@ from gpu_steps.report import Report, Section
 from gpu_steps.sentences import generate, sentence
 from gpu_steps.setup import Setup, tidy
 from gpu_steps.timing import MILLI, call_seconds
-from gsv.engine.flow.engine.engine import FlowEngine
+from gsv.engine.flow.engine import FlowEngine
 from gsv.engine.gpt.engine import Engine
 
 KERNELS = 25  # of a table

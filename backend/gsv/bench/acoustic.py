@@ -25,7 +25,7 @@ from gsv.bench.semantic import numbers
 from gsv.config import SoVITSConfig, VocoderConfig
 from gsv.constants import MEL_RATE
 from gsv.device import prepare
-from gsv.engine.flow.engine.graphed_estimator import GraphedEstimator, shape_for
+from gsv.engine.flow.graphed_estimator import GraphedEstimator, shape_for
 from gsv.engine.kernels.cpu import attention, convolution
 from gsv.engine.kernels.cuda import flow as flow_kernels
 from gsv.engine.kernels.cuda import vocoder as vocoder_kernels

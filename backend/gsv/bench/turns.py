@@ -24,7 +24,7 @@ from gsv.bench.acoustic import random_weights
 from gsv.bench.semantic import numbers
 from gsv.config import GPTConfig, SoVITSConfig, VocoderConfig
 from gsv.device import prepare
-from gsv.engine.flow.engine.engine import FlowEngine, FlowRequest
+from gsv.engine.flow.engine import FlowEngine, FlowRequest
 from gsv.engine.gpt.engine import Engine
 from gsv.engine.gpt.sequence import FIRST_AUDIO_TOKENS, SamplingParams, SequenceRequest
 from gsv.engine.kernels.cpu import convolution

@@ -19,9 +19,9 @@ import torch
 from gsv.bench.acoustic import random_weights, wait
 from gsv.config import SoVITSConfig
 from gsv.device import prepare
-from gsv.engine.flow.engine.engine import CUDA_ROUND_TO
-from gsv.engine.flow.engine.model_runner import FlowRunner
-from gsv.engine.flow.engine.request import FlowRequest, FlowTask
+from gsv.engine.flow.engine import CUDA_ROUND_TO
+from gsv.engine.flow.model_runner import FlowRunner
+from gsv.engine.flow.request import FlowRequest, FlowTask
 from gsv.engine.kernels.cpu import attention
 from gsv.engine.kernels.cuda import flow as kernels
 from gsv.models.adapters import PROJECTIONS, Adapter

@@ -24,6 +24,7 @@ from gsv.config import GPTConfig
 from gsv.device import memory_free
 from gsv.engine.gpt.engine import Engine, Handle
 from gsv.engine.gpt.sequence import IsBuffered, SamplingParams, SequenceRequest
+from gsv.engine.turns import Turn
 from gsv.errors import InvalidRequest
 from gsv.models.gpt import SemanticGPT
 from gsv.options import resolve_seed
@@ -228,6 +229,7 @@ class SemanticGPTStage:
             seed=resolve_seed(request.seed),
             max_tokens=self._max_tokens,
         )
+        turn = Turn.of(request.owner, request.listener_waits, request.listener_seconds)
         drawn = request.drawn_tokens
         prefix = np.zeros(0, np.int32) if drawn is None else drawn
         prompt_bert = request.prompt_bert_features[request.prompt_bert_rows]
@@ -247,6 +249,7 @@ class SemanticGPTStage:
                 model=model,
                 is_buffered=is_buffered,
                 prefix_tokens=prefix,
+                turn=turn,
             )
             for index, (phonemes, rows) in enumerate(sentences)
         ]

@@ -25,8 +25,8 @@ from gsv.checkpoints.store import load_module_state
 from gsv.config import SoVITSConfig
 from gsv.constants import STYLE_BINS
 from gsv.device import end_if_fatal, memory_free, synchronize, upload
-from gsv.engine.flow.engine.engine import FlowEngine, FlowRequest, Handle
-from gsv.engine.flow.engine.planner import Reference, sentence_requests
+from gsv.engine.flow.engine import FlowEngine, FlowRequest, Handle
+from gsv.engine.flow.planner import Reference, sentence_requests
 from gsv.engine.turns import Turn
 from gsv.errors import Cancelled, GsvError, InvalidRequest
 from gsv.models.sovits import SoVITS

@@ -18,7 +18,7 @@ from gsv.checkpoints.lora import Lora
 from gsv.checkpoints.store import load_module_state
 from gsv.checkpoints.voice_weights import parameters_in, read_sovits
 from gsv.device import synchronize
-from gsv.engine.flow.engine.engine import FlowEngine, FlowRequest
+from gsv.engine.flow.engine import FlowEngine, FlowRequest
 from gsv.models.adapters import PROJECTIONS, Adapter
 from gsv.models.sovits import SoVITS
 

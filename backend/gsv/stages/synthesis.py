@@ -219,7 +219,12 @@ def end_sentence(sequence: int) -> StageCall[SemanticResult]:
 
 def wave_window(mel: NDArray[np.float32], listener: Listener) -> StageCall[WaveResult]:
     """The samples of mel [100, frames], one window of a stream."""
-    asked = WaveRequest(mel=mel, mel_counts=np.array([mel.shape[1]], np.int32))
+    asked = WaveRequest(
+        mel=mel,
+        mel_counts=np.array([mel.shape[1]], np.int32),
+        listener_waits=int(listener.waits),
+        listener_seconds=listener.seconds,
+    )
     return StageCall(VOCODER, asked, WaveResult)
 
 

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from gsv.device import end_if_fatal
 from gsv.engine.core import EngineThread, Handle
-from gsv.engine.flow.engine.model_runner import FlowRunner
-from gsv.engine.flow.engine.request import FlowRequest, FlowTask, OnDone, OnError
-from gsv.engine.flow.engine.scheduler import FlowScheduler, headroom
+from gsv.engine.flow.model_runner import FlowRunner
+from gsv.engine.flow.request import FlowRequest, FlowTask, OnDone, OnError
+from gsv.engine.flow.scheduler import FlowScheduler, headroom
 from gsv.engine.kernels.cpu import attention as native
 from gsv.engine.kernels.cuda import flow as kernels
 from gsv.engine.step_queue import StepQueue

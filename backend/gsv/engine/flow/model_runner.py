@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from gsv.device import upload
-from gsv.engine.flow.engine.graphed_estimator import (
+from gsv.engine.flow.graphed_estimator import (
     EstimatorInputs,
     GraphedEmbedding,
     GraphedEstimator,
 )
-from gsv.engine.flow.engine.request import FlowRequest, FlowTask
+from gsv.engine.flow.request import FlowRequest, FlowTask
 from gsv.engine.transfers import Download
 from gsv.models.adapters import Adapter, BatchAdapters, gather
 from gsv.models.flow import FlowMatching

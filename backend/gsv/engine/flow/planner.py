@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gsv.constants import FLOW_REFERENCE_MAX, FLOW_WINDOW
-from gsv.engine.flow.engine.request import FlowRequest
+from gsv.engine.flow.request import FlowRequest
 from gsv.engine.turns import WHOLE_ANSWER, Turn
 
 

@@ -6,7 +6,7 @@ every step is taken by a batch that is chosen anew.
 
 from __future__ import annotations
 
-from gsv.engine.flow.engine.request import FlowTask
+from gsv.engine.flow.request import FlowTask
 from gsv.engine.turns import Turns
 from gsv.errors import Overloaded
 

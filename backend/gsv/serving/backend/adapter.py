@@ -26,6 +26,7 @@ from gsv.errors import Cancelled, CheckpointError, GsvError, InvalidRequest, Ove
 from gsv.serving.backend.bls_client import BlsClient, to_tensor
 from gsv.serving.backend.cancel_board import CancelReader, caller_id, owner_of
 from gsv.serving.backend.error_codes import to_triton_error
+from gsv.serving.backend.heartbeat import Heartbeat
 from gsv.serving.backend.memory import keep_freed_memory
 from gsv.serving.backend.metrics import LoadMetrics, RequestMetrics, VoiceFamilies
 from gsv.serving.backend.wire import Wire, read_wire
@@ -170,6 +171,7 @@ class _Model:
         self._voice_metrics: VoiceMetrics | None = getattr(self._stage, "voice_metrics", None)
         self._voice_families = VoiceFamilies(self._name, device) if self._voice_metrics else None
         self._logged = ""
+        self._heart = Heartbeat().start()  # not before: loading may hold Python's lock for long
 
     def _build(self, place: Place, settings: Any) -> Any:
         return self.stage(place, settings)
@@ -181,6 +183,7 @@ class _Model:
         finds nobody to tell, and takes the process down. Errors that were kept have tracebacks, and
         so hold on to requests in circles.
         """
+        self._heart.close()
         self._stage.close()
         del self._metrics, self._voice_families, self._stage
         gc.collect()
@@ -358,6 +361,7 @@ class StreamingModel(_Model):
         super().initialize(args)
         self._load = LoadMetrics(self._name) if self._stage.load() is not None else None
         self._callers: set[_Caller] = set()
+        self._changes = 0  # of it
         self._changed = threading.Condition()
         self._closing = False
         self._watch = threading.Thread(target=self._watch_callers, name="cancel-watch", daemon=True)
@@ -367,8 +371,12 @@ class StreamingModel(_Model):
         """Hand every request to the stage; answers leave through its sender."""
         for request in requests:
             caller = _Caller(self, request)
+            if not self._tagged and self._heart.stopping():
+                caller.fail(Overloaded("the server is stopping; try again later"))
+                continue
             with self._changed:
                 self._callers.add(caller)
+                self._changes += 1
                 self._changed.notify()
             try:
                 caller.cancel = self._stage.submit(self._read(request), caller)
@@ -395,17 +403,21 @@ class StreamingModel(_Model):
     def _forget(self, caller: _Caller) -> None:
         with self._changed:
             self._callers.discard(caller)
+            self._changes += 1
             self._changed.notify()
 
     def _watch_callers(self) -> None:
         # Triton tells of a cancellation only when asked, so while anybody waits, ask.
-        busy = False
+        busy, told = False, 0
         while True:
             with self._changed:
                 if self._closing:
                     return
                 idle = None if self._voice_metrics is None else IDLE_CHECK_SECONDS
-                self._changed.wait(CANCEL_CHECK_SECONDS if self._callers or busy else idle)
+                # Who ended while the last figures were told has notified nobody.
+                if self._changes == told:
+                    self._changed.wait(CANCEL_CHECK_SECONDS if self._callers or busy else idle)
+                told = self._changes
                 callers = list(self._callers)
             self._flush()
             for caller in callers:
