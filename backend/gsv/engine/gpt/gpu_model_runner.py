@@ -109,7 +109,7 @@ class GpuModelRunner(ModelRunner):
 
     def _upload_prompt(self, sequence: Row, row: int) -> None:
         request = sequence.request
-        ids = np.concatenate([request.phonemes, request.prompt_tokens]).astype(np.int64)
+        ids = np.concatenate([request.phonemes, request.spoken_tokens]).astype(np.int64)
         self._ids[: len(ids)] = upload(ids, self.device)
         text = self._bert[: len(request.phonemes)]
         if request.bert.any():

@@ -224,5 +224,5 @@ class ModelRunner:
         return self.model.embed_prompt(
             torch.from_numpy(request.phonemes.astype(np.int64)),
             torch.from_numpy(request.bert.astype(np.float32)),
-            torch.from_numpy(request.prompt_tokens.astype(np.int64)),
+            torch.from_numpy(request.spoken_tokens.astype(np.int64)),
         )

@@ -32,7 +32,7 @@ class RowState:
             drawn, seed, index of the sentence, 1 where a sequence runs. Free rows are zeros: a
             graph may run them along.
         controls: float32 [4, slots]: top_k, top_p, temperature, repetition penalty.
-        seen: bool [slots, V], tokens of the prompt and those drawn.
+        seen: bool [slots, V], tokens of the prompt, those begun from and those drawn.
         outcome: int32 [slots, 3], of the last draw: token, whether the row is over (the token is
             then dropped), whether all logits were finite.
     """
@@ -55,7 +55,7 @@ class RowState:
         place = slice(first, first + len(rows))
         device = self.integers.device
         integers = [
-            (0, r.prompt_length, r.text_length, 0, r.params.seed, r.request.sentence, 1)
+            (0, r.prompt_length, r.text_length, r.step, r.params.seed, r.request.sentence, 1)
             for r in rows
         ]
         controls = [
@@ -66,7 +66,7 @@ class RowState:
         self.controls[:, place] = upload(np.array(controls, dtype=np.float32), device).T
         self.seen[place] = False
         for slot, row in enumerate(rows, start=first):
-            tokens = upload(row.request.prompt_tokens.astype(np.int64), device)
+            tokens = upload(row.request.spoken_tokens.astype(np.int64), device)
             self.seen[slot].index_fill_(0, tokens, True)
 
     def move(self, source: int, target: int) -> None:

@@ -75,6 +75,9 @@ class SequenceRequest:
         model: name of the checkpoint; "" is the engine's first one.
         enough: whether the reader has tokens in hand for now. The engine rests while all readers
             have; must be quick, and ``Engine.wake`` is to be called when it turns false.
+        prefix_tokens: int32 [k], tokens of this sentence that were drawn before; the run goes on
+            after them as if it had drawn them: they count as steps, for the noise and for the
+            limit, they are penalised as drawn ones are, and they are not delivered.
     """
 
     phonemes: NDArray[np.int32]
@@ -85,12 +88,27 @@ class SequenceRequest:
     chunk_tokens: int = 0
     model: str = ""
     is_buffered: IsBuffered = lambda: False
+    prefix_tokens: NDArray[np.int32] = dataclasses.field(
+        default_factory=lambda: np.zeros(0, np.int32)
+    )
+
+    @property
+    def spoken_tokens(self) -> NDArray[np.int32]:
+        """All tokens that stand before the first one to be drawn, int32 [t + k]."""
+        return np.concatenate([self.prompt_tokens, self.prefix_tokens])
 
     def verify(self, config: GPTConfig, max_length: int) -> None:
         """Raise InvalidRequest when the model can't read this; indices out of a table included."""
         self.params.verify(config)
         _verify_ids("PHONEMES", self.phonemes, config.phonemes)
         _verify_ids("PROMPT_TOKENS", self.prompt_tokens, config.eos)
+        _verify_ids("PREFIX_TOKENS", self.prefix_tokens, config.eos)
+        if len(self.prefix_tokens) >= self.params.max_tokens:
+            raise InvalidRequest.value(
+                "PREFIX_TOKENS",
+                f"{len(self.prefix_tokens)} tokens",
+                f"fewer than the {self.params.max_tokens} of a whole sentence",
+            )
         if not len(self.phonemes):
             raise InvalidRequest("PHONEMES: got none; at least one is needed")
         expected = (len(self.phonemes), config.bert_dim)
@@ -143,11 +161,12 @@ class Sequence:
     def __init__(self, request: SequenceRequest, on_tokens: OnTokens, on_error: OnError) -> None:
         self.request = request
         self.status = Status.WAITING
-        self.tokens: list[int] = []
-        self.step = 0  # draws that the device has been asked for
+        # Of the whole sentence, so with those that it began from.
+        self.tokens: list[int] = request.prefix_tokens.tolist()
+        self.step = len(self.tokens)  # draws that the device has been asked for, or an earlier run
         self.answered = False  # the caller has heard of the end
         self.error: BaseException | None = None
-        self._delivered = 0
+        self._delivered = len(self.tokens)
         self._on_tokens = on_tokens
         self._on_error = on_error
         self._cancelled = False
@@ -163,13 +182,14 @@ class Sequence:
 
     @property
     def prompt_length(self) -> int:
-        """Positions that prefill writes: text block and prompt tokens."""
-        return len(self.request.phonemes) + len(self.request.prompt_tokens)
+        """Positions that prefill writes: text block, prompt tokens, tokens to begin from."""
+        request = self.request
+        return len(request.phonemes) + len(request.prompt_tokens) + len(request.prefix_tokens)
 
     @property
     def length(self) -> int:
         """Positions in the cache once the token drawn last has been read."""
-        return self.prompt_length + self.step
+        return len(self.request.phonemes) + len(self.request.prompt_tokens) + self.step
 
     @property
     def cancelled(self) -> bool:
