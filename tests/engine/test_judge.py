@@ -18,6 +18,8 @@ from gsv.engine.gpt.judge import (
     Limits,
     Signal,
     Verdict,
+    language_of,
+    phonemes_by_language,
     silent_tokens,
 )
 from gsv.errors import ConfigurationError
@@ -124,6 +126,13 @@ def test_limits_follow_the_phonemes_of_each_language() -> None:
     assert BoundsTable({"other": Bounds(2, 3, 4)}).of("ja") == Bounds(2, 3, 4)
     with pytest.raises(ValueError, match="at least one phoneme"):
         table.limits({"zh": 0})
+
+
+def test_a_phonemes_language_is_a_number_on_the_wire() -> None:
+    counts, languages = np.array([3, 2], np.int32), np.array([0, 1, 1, 5, 2], np.int32)
+    assert phonemes_by_language(counts, languages) == [{"zh": 1, "en": 2}, {"ja": 1, "other": 1}]
+    assert phonemes_by_language(counts, None) == [{"other": 3}, {"other": 2}]
+    assert [language_of(label) for label in ("yue", "punctuation")] == ["yue", "other"]
 
 
 def test_bounds_are_kept_beside_the_model(tmp_path: Path) -> None:

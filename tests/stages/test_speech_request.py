@@ -37,6 +37,7 @@ def test_defaults_are_those_of_the_interface() -> None:
         "SPLIT_METHOD": "cut5",
         "PAUSE_SECONDS": 0.3,
         "SAMPLE_RATE": 48_000,
+        "GUARD": 1,
     }
 
 
@@ -58,6 +59,7 @@ def test_a_seed_is_kept_and_a_random_one_is_drawn_anew() -> None:
         ("sample_steps", [1, 100], [0, 101]),
         ("pause_seconds", [0.0, 5.0], [-0.01, 5.01]),
         ("sample_rate", [8_000, 48_000], [0, 11_025, 96_000]),
+        ("guard", [0, 1], [-1, 2]),
         ("split_method", ["cut0", "cut5"], ["cut6", "", "CUT1"]),
         ("language", ["auto", "all_yue"], ["fr", "", "ZH"]),
         ("reference_language", ["ja"], ["xx"]),

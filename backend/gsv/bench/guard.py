@@ -64,7 +64,7 @@ def measure(portion: int, streamed: bool) -> float:
 
 def shares(step_ms: float, rows: int) -> dict[str, Mapping[str, float]]:
     """Microseconds a token, and the share of a step that all rows' tokens take."""
-    found = {}
+    found: dict[str, Mapping[str, float]] = {}
     for name, portion, streamed in (("whole", 16, False), ("stream", 1, True)):
         micros = measure(portion, streamed)
         found[name] = {"us_per_token": micros, "share_of_step": micros * rows / (step_ms * 1e3)}

@@ -22,7 +22,14 @@ from gsv.checkpoints.voice_weights import parameters_in, read_gpt
 from gsv.config import GPTConfig
 from gsv.constants import BERT_DIM, EOS, PHONEMES
 from gsv.device import memory_free
-from gsv.engine.gpt.engine import Engine, Handle
+from gsv.engine.gpt.engine import Engine
+from gsv.engine.gpt.guard import DEFAULT_RETRIES, Cancellable, Guard, submit_guarded
+from gsv.engine.gpt.judge import (
+    PHONEME_LANGUAGES,
+    BoundsTable,
+    phonemes_by_language,
+    silent_tokens,
+)
 from gsv.engine.gpt.sequence import IsBuffered, SamplingParams, SequenceRequest
 from gsv.errors import InvalidRequest
 from gsv.models.gpt import SemanticGPT
@@ -61,6 +68,8 @@ class Request:
     repetition_penalty: float = DEFAULTS.repetition_penalty
     seed: int = DEFAULTS.seed
     voice: str = ""  # one with a GPT of its own speaks through that
+    phoneme_languages: NDArray[np.int32] | None = None  # [n], places in PHONEME_LANGUAGES
+    guard: int = DEFAULTS.guard  # 1: a sentence that goes bad is drawn again
 
     def __post_init__(self) -> None:
         check_counts("PHONEME_COUNTS", self.phoneme_counts, len(self.phonemes), "PHONEMES")
@@ -82,7 +91,16 @@ class Request:
                 )
         for name in ("top_k", "top_p", "temperature", "repetition_penalty"):
             check_range(name.upper(), getattr(self, name))
+        check_range("GUARD", self.guard)
         check_seed(self.seed)
+        if self.phoneme_languages is not None:
+            check_ids("PHONEME_LANGUAGES", self.phoneme_languages, len(PHONEME_LANGUAGES))
+            if len(self.phoneme_languages) != len(self.phonemes):
+                raise InvalidRequest.value(
+                    "PHONEME_LANGUAGES",
+                    f"{len(self.phoneme_languages)} entries",
+                    f"{len(self.phonemes)}, one a phoneme",
+                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +149,7 @@ class EngineSettings(BaseSettings):
     max_tokens: int = 1500  # a sentence is cut after this many (60 s)
     max_length: int = 0  # phonemes and tokens of a sentence and its prompt; 0 is the device's
     voice_folder: str = "../voices"  # relative to the model repository
+    retries: int = DEFAULT_RETRIES  # of a sentence that the guard finds bad
     voice_slots: int = 8  # sequences in the running batch of a voice with its own GPT
     memory_budget_mib: int = 0  # of all voices' own GPTs together; 0 is a share of a GPU's
 
@@ -147,6 +166,8 @@ class SemanticGPTEngineStage:
         model = SemanticGPT(self._config)
         model.load_state_dict(load_module_state(place.folder / "gpt.safetensors"), strict=True)
         self._max_tokens = settings.max_tokens
+        self._bounds = BoundsTable.load(place.folder)
+        self._retries = settings.retries
         dtype = torch_dtype(settings.dtype, place.device, int8=True)
         self._itemsize = max(2, dtype.itemsize)
         free = memory_free(place.device)
@@ -259,12 +280,30 @@ class SemanticGPTEngineStage:
     ) -> Callable[[], None]:
         answer = _Gathering(reply, len(request.phoneme_counts), streaming=bool(request.job))
         try:
+            guards = self._guards(request)
             for index, sequence in enumerate(self._sequences(request, model, is_buffered)):
-                answer.add(self._engine.submit(sequence, *answer.callbacks(index)))
+                callbacks = answer.callbacks(index)
+                if guards:
+                    guarded = submit_guarded(
+                        self._engine.submit, sequence, guards[index], *callbacks
+                    )
+                    answer.add(guarded)
+                else:
+                    answer.add(self._engine.submit(sequence, *callbacks))
         except BaseException:
             answer.cancel()
             raise
         return answer.cancel
+
+    def _guards(self, request: EngineRequest) -> list[Guard]:
+        """The guard of each sentence; none where the request wants none."""
+        if not request.guard:
+            return []
+        silent = silent_tokens(request.prompt_tokens)
+        counts = phonemes_by_language(request.phoneme_counts, request.phoneme_languages)
+        # What a stream asks for at first is what its first chunk needs.
+        first = request.chunk_tokens if request.job else None
+        return [Guard(self._bounds.limits(count, silent), self._retries, first) for count in counts]
 
     def _sequences(
         self, request: EngineRequest, model: str, is_buffered: IsBuffered
@@ -310,11 +349,11 @@ class _Gathering:
         self._streaming = streaming
         self._portions: list[list[NDArray[np.int32]]] = [[] for _ in range(sentences)]
         self._open = sentences
-        self._handles: list[Handle] = []
+        self._handles: list[Cancellable] = []
         self._failed = False
         self._lock = threading.Lock()
 
-    def add(self, handle: Handle) -> None:
+    def add(self, handle: Cancellable) -> None:
         self._handles.append(handle)
 
     def cancel(self) -> None:
@@ -381,9 +420,8 @@ class SemanticGPTStage:
         """Ask the engine; the answer leaves when its last sentence is done."""
 
         def work(scope: CancelScope) -> None:
-            tensors = {
-                f.name.upper(): getattr(request, f.name) for f in dataclasses.fields(Request)
-            }
+            given = {f.name.upper(): getattr(request, f.name) for f in dataclasses.fields(Request)}
+            tensors = {name: value for name, value in given.items() if value is not None}
             answer = scope(ENGINE, tensors, ["TOKENS", "TOKEN_COUNTS"])
             reply.send(Result(answer["TOKENS"], answer["TOKEN_COUNTS"]), final=True)
 

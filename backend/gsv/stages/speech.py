@@ -62,6 +62,7 @@ class Request:
     split_method: str = DEFAULTS.split_method
     pause_seconds: float = DEFAULTS.pause_seconds
     sample_rate: int = DEFAULTS.sample_rate
+    guard: int = DEFAULTS.guard
 
     def __post_init__(self) -> None:
         check_text("TEXT", self.text)

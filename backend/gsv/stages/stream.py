@@ -41,15 +41,17 @@ TEXT_INPUTS = (
     "REFERENCE_LANGUAGE",
 )  # fmt: skip
 TEXT_OUTPUTS = (
-    "PHONEMES", "PHONEME_COUNTS", "BERT_FEATURES", "BERT_ROWS", "PAUSES", "PROMPT_PHONEMES",
-    "PROMPT_BERT_FEATURES", "PROMPT_BERT_ROWS",
+    "PHONEMES", "PHONEME_COUNTS", "BERT_FEATURES", "BERT_ROWS", "PHONEME_LANGUAGES", "PAUSES",
+    "PROMPT_PHONEMES", "PROMPT_BERT_FEATURES", "PROMPT_BERT_ROWS",
 )  # fmt: skip
 REFERENCE_INPUTS = ("VOICE", "REFERENCE_AUDIO", "REFERENCE_SAMPLE_RATE")
 REFERENCE_OUTPUTS = ("PROMPT_TOKENS", "REFERENCE_SPECTRUM", "REFERENCE_MEL")
 PROMPT_TENSORS = (
     "PROMPT_PHONEMES", "PROMPT_BERT_FEATURES", "PROMPT_BERT_ROWS", "PROMPT_TOKENS",
 )  # fmt: skip
-SAMPLING_INPUTS = ("VOICE", "TOP_K", "TOP_P", "TEMPERATURE", "REPETITION_PENALTY", "SEED")
+SAMPLING_INPUTS = (
+    "VOICE", "TOP_K", "TOP_P", "TEMPERATURE", "REPETITION_PENALTY", "SEED", "GUARD",
+)  # fmt: skip
 FLOW_INPUTS = ("VOICE", "SPEED", "SAMPLE_STEPS", "SEED")
 # Fewest tokens to ask the engine for at once.
 CHUNK_TOKENS = 6
@@ -231,6 +233,7 @@ class _Shared:
     options: Tensors  # the request's scalars, all of them
     phonemes: list[NDArray[np.int32]]  # of each sentence
     bert_rows: list[NDArray[np.int32]]
+    languages: list[NDArray[np.int32]]  # of each phoneme
     bert_features: NDArray[np.float32]
     pauses: NDArray[np.float32]
     prompt: Tensors  # PROMPT_PHONEMES, PROMPT_BERT_FEATURES, PROMPT_BERT_ROWS, PROMPT_TOKENS
@@ -251,6 +254,7 @@ class _Shared:
             options=given,
             phonemes=split_by_counts(text["PHONEMES"], counts),
             bert_rows=split_by_counts(text["BERT_ROWS"], counts),
+            languages=split_by_counts(text["PHONEME_LANGUAGES"], counts),
             bert_features=text["BERT_FEATURES"],
             pauses=text["PAUSES"],
             prompt=_pick({**text, **heard}, PROMPT_TENSORS),
@@ -270,6 +274,7 @@ class _Shared:
             requests.append(
                 {
                     "PHONEMES": phonemes,
+                    "PHONEME_LANGUAGES": self.languages[index],
                     "PHONEME_COUNTS": np.array([len(phonemes)], np.int32),
                     "BERT_FEATURES": self.bert_features[used],
                     "BERT_ROWS": own_rows.astype(np.int32),

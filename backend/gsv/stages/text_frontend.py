@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from gsv.constants import BERT_DIM, PHONEMES
 from gsv.device import end_if_fatal, prepare
+from gsv.engine.gpt.judge import PHONEME_LANGUAGES, language_of
 from gsv.errors import Cancelled, ConfigurationError, GsvError, VoiceError
 from gsv.options import (
     DEFAULTS,
@@ -78,6 +79,7 @@ class Result:
     phoneme_counts: NDArray[np.int32]  # [sentences]
     bert_features: NDArray[np.float32]  # [rows, 1024]
     bert_rows: NDArray[np.int32]  # [n]
+    phoneme_languages: NDArray[np.int32]  # [n], places in PHONEME_LANGUAGES
     pauses: NDArray[np.float32]  # [sentences + 1] seconds, before the first and after each
     prompt_phonemes: NDArray[np.int32]  # [p]
     prompt_bert_features: NDArray[np.float32]  # [prompt rows, 1024]
@@ -417,12 +419,20 @@ def _pack(
         phoneme_counts=np.array([len(s.ids) for s in sentences], np.int32),
         bert_features=table,
         bert_rows=rows,
+        phoneme_languages=_languages(sentences),
         pauses=np.array(pauses, np.float32),
         prompt_phonemes=prompt.phonemes,
         prompt_bert_features=prompt.bert_features,
         prompt_bert_rows=prompt.bert_rows,
         analysis=json.dumps(describe(sentences), ensure_ascii=False),
     )
+
+
+def _languages(sentences: Sequence[Sentence]) -> NDArray[np.int32]:
+    """The language of every phoneme, [n]."""
+    pieces = [piece for sentence in sentences for piece in sentence.pieces]
+    numbers = [PHONEME_LANGUAGES.index(language_of(piece.language)) for piece in pieces]
+    return np.repeat(np.array(numbers, np.int32), [len(piece.ids) for piece in pieces])
 
 
 def _unpack(arrays: Arrays) -> Prompt:

@@ -15,12 +15,16 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gsv.constants import MAX_TOKENS, SSL_RATE, SSL_TAIL_SAMPLES, TOKEN_RATE
 from gsv.errors import ConfigurationError
 
 BOUNDS_FILE = "guard.json"  # in the version folder of the semantic GPT
 LANGUAGES = ("zh", "en", "ja", "ko", "yue")
 OTHER = "other"  # what no language claims, and every language without bounds of its own
+PHONEME_LANGUAGES = (*LANGUAGES, OTHER)  # on the wire, a phoneme's language is its place here
 
 # A stretch that repeats is looked for by its last tokens. Any loop of up to so many tokens has a
 # different window at each of its places, so that its length is the distance between equal ones.
@@ -45,6 +49,31 @@ class Signal(str, enum.Enum):
     TOO_LONG = "too_long"  # more tokens than its phonemes can take
     LIMIT = "limit"  # no end before the most tokens that a sentence may have
     TOO_SHORT = "too_short"  # fewer tokens than its phonemes need
+
+
+def language_of(label: str) -> str:
+    """A text segment's language as the bounds know it."""
+    return label if label in LANGUAGES else OTHER
+
+
+def phonemes_by_language(
+    counts: NDArray[np.int32], languages: NDArray[np.int32] | None
+) -> list[dict[str, int]]:
+    """How many phonemes of each language every sentence has.
+
+    Args:
+        counts: int32 [sentences], phonemes of each.
+        languages: int32 [n], a place in ``PHONEME_LANGUAGES`` for each phoneme of all sentences;
+            None where nobody knows.
+    """
+    if languages is None:
+        return [{OTHER: int(count)} for count in counts]
+    ends = np.cumsum(counts)
+    sentences = [languages[end - count : end] for end, count in zip(ends, counts, strict=True)]
+    return [
+        {PHONEME_LANGUAGES[i]: int(n) for i, n in enumerate(np.bincount(sentence)) if n}
+        for sentence in sentences
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
