@@ -475,6 +475,7 @@ def describe(sentences: Sequence[Sentence]) -> dict[str, Any]:
                         "phonemes": list(p.symbols),
                         "ids": list(p.ids),
                         "word2ph": list(p.word2ph) if p.word2ph is not None else None,
+                        "words": [list(word) for word in p.words],
                         "changes": [
                             {"written": c.written, "spoken": c.spoken, "reason": c.reason}
                             for c in p.changes
