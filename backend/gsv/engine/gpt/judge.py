@@ -165,6 +165,10 @@ class BoundsTable:
         path.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
         return path
 
+    def with_languages(self, bounds: Mapping[str, Bounds]) -> BoundsTable:
+        """The same with other bounds for some languages."""
+        return BoundsTable({**self._bounds, **bounds})
+
     def of(self, language: str) -> Bounds:
         """The bounds of a language."""
         return self._bounds.get(language) or self._bounds.get(OTHER) or Bounds()
