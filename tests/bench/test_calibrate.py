@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gsv.checkpoints.prepare import GUARD_FILE
 from gsv.commands.calibrate import FEWEST_SENTENCES, Drawn, draw_plot, fit
 from gsv.commands.calibration_texts import TEXTS
-from gsv.engine.gpt.judge import LANGUAGES, Bounds, BoundsTable, Judge
+from gsv.engine.gpt.judge import BOUNDS_FILE, LANGUAGES, Bounds, BoundsTable, Judge
 from gsv.errors import ConfigurationError
 
 RNG = np.random.default_rng(6)
@@ -63,3 +64,12 @@ def test_the_plot(tmp_path: Path) -> None:
     path = tmp_path / "guard.png"
     draw_plot({"en": NORMAL}, BoundsTable({"en": fit(NORMAL)}), path)
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_demo_voice_has_bounds_of_its_own() -> None:
+    folder = Path(__file__).parents[2] / "demo_voice" / "pretrained"
+    assert BoundsTable.load(folder).of("en") != Bounds()
+
+
+def test_prepare_knows_the_file_by_its_name() -> None:
+    assert GUARD_FILE == BOUNDS_FILE

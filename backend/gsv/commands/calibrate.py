@@ -214,7 +214,7 @@ def draw_plot(found: Mapping[str, Sequence[Drawn]], table: BoundsTable, path: Pa
     for axis, (language, sentences) in zip(axes, found.items(), strict=True):
         counts = np.array([sentence.phonemes for sentence in sentences])
         axis.plot(counts, [len(s.tokens) for s in sentences], ".", alpha=0.5)
-        line = np.linspace(0, counts.max() * 1.05, 2)
+        line = np.linspace(counts.min() * 0.8, counts.max() * 1.05, 50)
         bounds = table.of(language)
         axis.plot(line, bounds.expected * line, "-", label="expected")
         axis.plot(line, bounds.fewest * line, "--", label="fewest")
