@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gsv import constants, options
-from gsv.stages.speech import Request
+from gsv.stages.speech import PublicRequest
 from gsv_client import limits
 from gsv_client.options import TENSORS
 
@@ -65,7 +65,7 @@ def test_the_backend_has_the_defaults_of_the_table() -> None:
     defaults = dataclasses.asdict(options.DEFAULTS)
     table = {name.lower(): value for name, value in limits.DEFAULTS.items()}
     assert defaults.items() <= table.items()
-    for field in dataclasses.fields(Request):
+    for field in dataclasses.fields(PublicRequest):
         if field.name in table and field.default is not None:
             assert field.default == table[field.name], field.name
 

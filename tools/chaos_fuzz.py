@@ -16,7 +16,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 MODELS = (
     "gpt_sovits_v4", "gpt_sovits_v4_stream", "gpt_sovits_v4_pipeline", "text_frontend",
-    "reference_encoder", "semantic_gpt", "semantic_gpt_engine", "sovits_v4", "vocoder", "voices",
+    "reference_encoder", "semantic_gpt", "sovits_v4", "vocoder", "voices",
     "no_such_model", "../etc", "",
 )  # fmt: skip
 PUBLIC = ("gpt_sovits_v4_stream", "gpt_sovits_v4")

@@ -21,7 +21,7 @@ from gsv.models.pretrained import BERT_SKIPPED_LAYERS
 from gsv.models.sovits import SoVITS
 from gsv.models.vocoder import Vocoder
 from gsv.stages import sizing
-from gsv.stages.semantic_gpt import EngineSettings
+from gsv.stages.semantic_gpt import Settings
 
 PAGE = Path(__file__).parent.parent / "docs" / "gpu.md"
 BEGIN, END = "<!-- memory: made by tools/gpu_memory.py -->", "<!-- end of memory -->"
@@ -74,7 +74,7 @@ def table() -> str:
         slots = sizing.slots(0, free, row)
         cache = sizing.rows(slots) * row
         budget = sizing.voices_budget(0, free, 0)
-        own_gpt = HALF * gpt + sizing.rows(EngineSettings.voice_slots) * row
+        own_gpt = HALF * gpt + sizing.rows(Settings.voice_slots) * row
         left = free - networks - cache - 2 * budget
         lines.append(
             f"| {name} | {mib:,} | {_mib(networks)} | {slots} | {_mib(cache)} "

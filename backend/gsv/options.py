@@ -88,6 +88,7 @@ class SpeechOptions:
     split_method: str = "cut5"
     pause_seconds: float = 0.3
     sample_rate: int = 48_000
+    guard: int = 1  # against bad speech; 0: none
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -15,7 +15,6 @@ from gsv_client.answers import (
     SentenceAnalysis,
     Voice,
     Voices,
-    WordTime,
 )
 from gsv_client.async_client import AsyncClient
 from gsv_client.async_streams import AsyncSpeechStream, AsyncTextStream
@@ -34,6 +33,7 @@ from gsv_client.errors import (
 )
 from gsv_client.options import SpeechOptions
 from gsv_client.speech_stream import SpeechStream
+from gsv_client.spoken import SentenceReport, WordTime
 from gsv_client.wav import WavWriter
 
 __version__ = "0.1.0"
@@ -55,6 +55,7 @@ __all__ = [
     "NotFound",
     "SegmentAnalysis",
     "SentenceAnalysis",
+    "SentenceReport",
     "ServerError",
     "ServerUnavailable",
     "SpeechOptions",

@@ -14,32 +14,21 @@ from numpy.typing import NDArray
 from gsv_client.audio import Audio
 from gsv_client.errors import ServerError
 from gsv_client.options import OUTPUTS, Tensors
+from gsv_client.spoken import SentenceReport, WordTime
 
 TIMES = "TIMES"  # both public models, where the server offers it: JSON
-
-
-@dataclasses.dataclass(frozen=True)
-class WordTime:
-    """A word (in Chinese, Cantonese and Japanese a character) and when it is spoken.
-
-    `start` and `end` are seconds of the answer, `sentence` the index of its sentence.
-    """
-
-    word: str
-    start: float
-    end: float
-    sentence: int = 0
+REPORT = "REPORT"  # likewise
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Chunk(Audio):
     """A piece of streamed audio; `sentence` is the index of the sentence that it belongs to.
 
-    `times` holds the words whose times became known with it, if they were asked for.
+    `times` holds the words whose times became known with it, `report` the sentences that end with
+    it, if they were asked for.
     """
 
     sentence: int = 0
-    times: tuple[WordTime, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,16 +157,21 @@ class Health:
 
 
 def audio_of(outputs: Tensors) -> Audio:
-    """The audio of a whole answer; ServerError when a tensor is missing."""
+    """The audio of an answer and what came with it; ServerError when a tensor is missing."""
     samples, rate = _output(outputs, "audio"), _output(outputs, "rate")
-    return Audio(samples.reshape(-1).astype(np.float32, copy=False), int(rate.reshape(-1)[0]))
+    return Audio(
+        samples.reshape(-1).astype(np.float32, copy=False),
+        int(rate.reshape(-1)[0]),
+        times=times_of(outputs) if TIMES in outputs else (),
+        report=report_of(outputs) if REPORT in outputs else (),
+    )
 
 
 def chunk_of(outputs: Tensors) -> Chunk:
     """One chunk of a stream; ServerError when a tensor is missing."""
     audio, sentence = audio_of(outputs), _output(outputs, "sentence")
-    times = times_of(outputs) if TIMES in outputs else ()
-    return Chunk(audio.samples, audio.rate, int(sentence.reshape(-1)[0]), times)
+    number = int(sentence.reshape(-1)[0])
+    return Chunk(audio.samples, audio.rate, audio.times, audio.report, sentence=number)
 
 
 def times_of(outputs: Tensors) -> tuple[WordTime, ...]:
@@ -193,6 +187,18 @@ def times_of(outputs: Tensors) -> tuple[WordTime, ...]:
             )
             for values in json.loads(text)
         )
+
+
+def report_of(outputs: Tensors) -> tuple[SentenceReport, ...]:
+    """The sentences of an answer that was asked for REPORT; ServerError when they are not there."""
+    text = string_of(outputs, REPORT)
+    with _promised(REPORT):
+        return tuple(SentenceReport.of(values) for values in json.loads(text))
+
+
+def extra_outputs(times: bool, report: bool) -> tuple[str, ...]:
+    """The outputs of the public models that tell so."""
+    return (TIMES,) * times + (REPORT,) * report
 
 
 def _output(outputs: Tensors, which: str) -> NDArray[Any]:

@@ -11,8 +11,8 @@ from gsv_client.answers import (
     Analysis,
     Health,
     Voices,
-    WordTime,
     audio_of,
+    extra_outputs,
     string_of,
     times_of,
 )
@@ -35,6 +35,7 @@ from gsv_client.options import (
     Tensors,
     choose_options,
 )
+from gsv_client.spoken import WordTime
 from gsv_client.transport.base import AsyncTransport, Endpoint, ModelIO, ModelState, Request
 
 if TYPE_CHECKING:
@@ -102,11 +103,14 @@ class AsyncClient:
         options: SpeechOptions | None = None,
         *,
         request_id: str = "",
+        times: bool = False,
+        report: bool = False,
         **keywords: Unpack[SpeechKeywords],
     ) -> Audio:
         """Speak a text of any length and return all of its audio. Arguments as `Client.say`."""
         inputs = choose_options(options, keywords).tensors(text)
-        return audio_of(await self._infer(MODEL, SPOKEN, inputs, request_id))
+        outputs = (*SPOKEN, *extra_outputs(times, report))
+        return audio_of(await self._infer(MODEL, outputs, inputs, request_id))
 
     async def say_with_times(
         self, text: str, options: SpeechOptions | None = None, *, request_id: str = ""

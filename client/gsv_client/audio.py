@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsv_client.errors import AudioError, InvalidRequest, audio_errors
+from gsv_client.spoken import SentenceReport, WordTime
 from gsv_client.wav_header import wav_header
 
 Samples = NDArray[np.float32]
@@ -32,6 +33,8 @@ class Audio:
     Attributes:
         samples: float32 [n], in [-1, 1].
         rate: samples per second.
+        times: when words are spoken, if that was asked for.
+        report: how each sentence came about, if that was asked for.
 
     >>> import numpy as np
     >>> tone = Audio(0.1 * np.sin(np.arange(24_000) * 0.05), 48_000)
@@ -41,6 +44,8 @@ class Audio:
 
     samples: Samples
     rate: int
+    times: tuple[WordTime, ...] = ()
+    report: tuple[SentenceReport, ...] = ()
 
     def __post_init__(self) -> None:
         samples = np.asarray(self.samples)
@@ -113,7 +118,12 @@ class Audio:
         rates = sorted({part.rate for part in parts})
         if len(rates) != 1:
             raise InvalidRequest.value("rates to join", rates, "one and the same for all pieces")
-        return cls(np.concatenate([part.samples for part in parts]), rates[0])
+        return cls(
+            np.concatenate([part.samples for part in parts]),
+            rates[0],
+            times=tuple(time for part in parts for time in part.times),
+            report=tuple(sentence for part in parts for sentence in part.report),
+        )
 
     @property
     def duration(self) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from gsv_client.answers import Analysis, Health, Voices, audio_of, string_of
+from gsv_client.answers import Analysis, Health, Voices, audio_of, extra_outputs, string_of
 from gsv_client.audio import Audio
 from gsv_client.errors import InvalidRequest, NotFound, ServerError, ServerUnavailable, Timeout
 from gsv_client.options import (
@@ -103,6 +103,8 @@ class Client:
         options: SpeechOptions | None = None,
         *,
         request_id: str = "",
+        times: bool = False,
+        report: bool = False,
         **keywords: Unpack[SpeechKeywords],
     ) -> Audio:
         """Speak a text of any length and return all of its audio.
@@ -117,9 +119,12 @@ class Client:
             **keywords: some of the fields of `SpeechOptions`, such as `voice`, `reference`,
                 `language`, `seed`, `speed`; what is left out has the server's default.
             request_id: appears in the server's log.
+            times: ask when each word is spoken (`audio.times`).
+            report: ask how each sentence came about (`audio.report`).
         """
         inputs = choose_options(options, keywords).tensors(text)
-        return audio_of(self._infer(MODEL, SPOKEN, inputs, request_id))
+        outputs = (*SPOKEN, *extra_outputs(times, report))
+        return audio_of(self._infer(MODEL, outputs, inputs, request_id))
 
     def stream(
         self,
@@ -127,6 +132,8 @@ class Client:
         options: SpeechOptions | None = None,
         *,
         request_id: str = "",
+        times: bool = False,
+        report: bool = False,
         **keywords: Unpack[SpeechKeywords],
     ) -> SpeechStream:
         """Speak a text and hand out its audio while it is being made.
@@ -143,7 +150,7 @@ class Client:
         Args: as `say`.
         """
         inputs = choose_options(options, keywords).tensors(text)
-        stream = self._open_stream(inputs, request_id)
+        stream = self._open_stream(inputs, request_id, extra_outputs(times, report))
         self._streams.add(stream)
         return stream
 
@@ -241,8 +248,10 @@ class Client:
     ) -> Tensors:
         return self.transport.infer(Request(model, inputs, outputs, request_id, self.timeout))
 
-    def _open_stream(self, inputs: Tensors, request_id: str) -> SpeechStream:
-        request = Request(STREAM_MODEL, inputs, STREAMED, request_id, self.timeout)
+    def _open_stream(
+        self, inputs: Tensors, request_id: str, extra: tuple[str, ...] = ()
+    ) -> SpeechStream:
+        request = Request(STREAM_MODEL, inputs, (*STREAMED, *extra), request_id, self.timeout)
         return SpeechStream(self.transport.stream(request))
 
 

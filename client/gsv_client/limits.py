@@ -51,6 +51,7 @@ RANGES = {
     "SPEED": Range(0.6, 1.65),
     "SAMPLE_STEPS": Range(1, 100),
     "PAUSE_SECONDS": Range(0, 5),
+    "GUARD": Range(0, 1),  # whole numbers: off, on
     "REFERENCE_SAMPLE_RATE": Range(8_000, 192_000),
 }
 DEFAULTS: dict[str, str | int | float] = {
@@ -66,6 +67,7 @@ DEFAULTS: dict[str, str | int | float] = {
     "SPLIT_METHOD": "cut5",
     "PAUSE_SECONDS": 0.3,
     "SAMPLE_RATE": 48_000,
+    "GUARD": 1,
 }
 
 

@@ -96,6 +96,7 @@ TENSORS: dict[str, Tensor] = {
     "split_method": Tensor("SPLIT_METHOD", "BYTES"),
     "pause_seconds": Tensor("PAUSE_SECONDS", "FP32"),
     "sample_rate": Tensor("SAMPLE_RATE", "INT32"),
+    "guard": Tensor("GUARD", "INT32"),
 }
 
 
@@ -133,6 +134,7 @@ class SpeechKeywords(TypedDict, total=False):
     split_method: str | None
     pause_seconds: float | None
     sample_rate: int | None
+    guard: int | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,6 +168,7 @@ class SpeechOptions:
     split_method: str | None = None
     pause_seconds: float | None = None  # silence after each sentence
     sample_rate: int | None = None  # Hz
+    guard: int | None = None  # against bad speech: 0 switches it off
 
     def __post_init__(self) -> None:
         if self.reference is not None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gsv_client.answers import TIMES
+from gsv_client.answers import REPORT, TIMES
 from gsv_client.errors import Cancelled, GsvClientError, NotFound
 from gsv_client.options import FRONTEND_MODEL, MODEL, OUTPUTS, STREAM_MODEL, TENSORS, VOICES_MODEL
 from gsv_client.transport import ModelIO, ModelState, Request
@@ -75,6 +75,8 @@ class FakeTransport:
         outputs = _outputs(_tone(len(text_of(request)) * SECONDS_PER_CHARACTER, rate), rate)
         if TIMES in request.outputs:
             outputs[TIMES] = _json(_words(text_of(request)))
+        if REPORT in request.outputs:
+            outputs[REPORT] = _json([_sentence_report(text_of(request))])
         return outputs
 
     def stream(self, request: Request) -> FakeStream:
@@ -134,9 +136,27 @@ class FakeTransport:
                 words = _words(sentence.strip(), index, begin)
                 for number, piece in enumerate(pieces):
                     piece[TIMES] = _json(words if number == 0 else [])
+            if REPORT in request.outputs:
+                for number, piece in enumerate(pieces):
+                    ends = number == len(pieces) - 1
+                    piece[REPORT] = _json([_sentence_report(sentence)] if ends else [])
             chunks += pieces
             begin += len(audio) / rate
         return chunks
+
+
+def _sentence_report(sentence: str) -> dict[str, object]:
+    """As if each sentence had been drawn twice."""
+    text = sentence.strip()
+    return {
+        "text": text,
+        "phonemes": len(text),
+        "tokens": 2 * len(text),
+        "seconds": len(text) * SECONDS_PER_CHARACTER,
+        "retries": ["loop"],
+        "seed": 7,
+        "signals": [],
+    }
 
 
 class FakeStream:

@@ -130,7 +130,7 @@ def test_whatever_a_caller_has() -> None:
 
 
 def test_joined_pieces_are_of_one_rate() -> None:
-    chunks = [Chunk(NOISE[:10], RATE, 0), Chunk(NOISE[10:], RATE, 1)]
+    chunks = [Chunk(NOISE[:10], RATE, sentence=0), Chunk(NOISE[10:], RATE, sentence=1)]
     np.testing.assert_array_equal(Audio.join(chunks).samples, NOISE)
     with pytest.raises(InvalidRequest, match=r"\[8000, 16000\]"):
         Audio.join([Audio(NOISE, RATE), Audio(NOISE, 8_000)])

@@ -18,6 +18,7 @@ ALL = SpeechOptions(
     language="en", voice="demo", reference=REFERENCE, reference_text="x", reference_language="en",
     top_k=1, top_p=1, temperature=1, repetition_penalty=1, seed=0, speed=1, sample_steps=1,
     split_method="cut0", pause_seconds=0, sample_rate=8_000,
+    guard=0,
 )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gsv.errors import InvalidRequest
-from gsv.stages.speech import Request
+from gsv.stages.speech import PublicRequest
 
 WAVE = np.zeros(64_000, np.float32)
 REFERENCE: dict[str, Any] = {
@@ -19,7 +19,7 @@ REFERENCE: dict[str, Any] = {
 
 
 def test_defaults_are_those_of_the_interface() -> None:
-    tensors = Request(text="Hello.").tensors()
+    tensors = PublicRequest(text="Hello.").tensors()
     seed = tensors.pop("SEED")
     assert 0 <= seed < 2**63
     assert tensors == {
@@ -37,12 +37,13 @@ def test_defaults_are_those_of_the_interface() -> None:
         "SPLIT_METHOD": "cut5",
         "PAUSE_SECONDS": 0.3,
         "SAMPLE_RATE": 48_000,
+        "GUARD": 1,
     }
 
 
 def test_a_seed_is_kept_and_a_random_one_is_drawn_anew() -> None:
-    assert Request(text="a", seed=7).tensors()["SEED"] == 7
-    drawn = {Request(text="a", seed=-1).tensors()["SEED"] for _ in range(4)}
+    assert PublicRequest(text="a", seed=7).tensors()["SEED"] == 7
+    drawn = {PublicRequest(text="a", seed=-1).tensors()["SEED"] for _ in range(4)}
     assert len(drawn) == 4  # equal by chance once in 2**125
 
 
@@ -58,6 +59,7 @@ def test_a_seed_is_kept_and_a_random_one_is_drawn_anew() -> None:
         ("sample_steps", [1, 100], [0, 101]),
         ("pause_seconds", [0.0, 5.0], [-0.01, 5.01]),
         ("sample_rate", [8_000, 48_000], [0, 11_025, 96_000]),
+        ("guard", [0, 1], [-1, 2]),
         ("split_method", ["cut0", "cut5"], ["cut6", "", "CUT1"]),
         ("language", ["auto", "all_yue"], ["fr", "", "ZH"]),
         ("reference_language", ["ja"], ["xx"]),
@@ -66,10 +68,10 @@ def test_a_seed_is_kept_and_a_random_one_is_drawn_anew() -> None:
 )
 def test_limits(field: str, accepted: list[Any], refused: list[Any]) -> None:
     for value in accepted:
-        Request(**{"text": "Hello.", field: value})
+        PublicRequest(**{"text": "Hello.", field: value})
     for value in refused:
         with pytest.raises(InvalidRequest, match=field.upper()) as caught:
-            Request(**{"text": "Hello.", field: value})
+            PublicRequest(**{"text": "Hello.", field: value})
         assert "allowed" in str(caught.value)
 
 
@@ -77,16 +79,16 @@ def test_limits(field: str, accepted: list[Any], refused: list[Any]) -> None:
 def test_a_reference_is_complete(missing: str) -> None:
     parts = {name: value for name, value in REFERENCE.items() if name != missing}
     with pytest.raises(InvalidRequest, match=missing.upper()):
-        Request(text="Hello.", **parts)
+        PublicRequest(text="Hello.", **parts)
 
 
 def test_a_reference_excludes_a_voice() -> None:
-    Request(text="Hello.", **REFERENCE)
+    PublicRequest(text="Hello.", **REFERENCE)
     with pytest.raises(InvalidRequest, match="VOICE"):
-        Request(text="Hello.", voice="sample", **REFERENCE)
+        PublicRequest(text="Hello.", voice="sample", **REFERENCE)
 
 
 @pytest.mark.parametrize("rate", [7_999, 192_001])
 def test_the_reference_rate_has_limits(rate: int) -> None:
     with pytest.raises(InvalidRequest, match="REFERENCE_SAMPLE_RATE"):
-        Request(text="Hello.", **{**REFERENCE, "reference_sample_rate": rate})
+        PublicRequest(text="Hello.", **{**REFERENCE, "reference_sample_rate": rate})

@@ -48,6 +48,7 @@ class FakeModels:
             "PHONEME_COUNTS": counts,
             "BERT_FEATURES": np.zeros((1, 1024), np.float32),
             "BERT_ROWS": np.zeros(18, np.int32),
+            "PHONEME_LANGUAGES": np.ones(18, np.int32),
             "PAUSES": np.array([0.25, 0.1, 0.2, 0.3], np.float32),
             "PROMPT_PHONEMES": np.arange(4, dtype=np.int32),
             "PROMPT_BERT_FEATURES": np.zeros((1, 1024), np.float32),

@@ -18,7 +18,8 @@ from gsv.constants import BERT_DIM
 from gsv.errors import Cancelled, ConfigurationError, InvalidRequest, VoiceError
 from gsv.stages import text_frontend
 from gsv.stages.base import Place
-from gsv.stages.text_frontend import Request, Result, Settings, TextFrontendStage
+from gsv.stages.messages import TextRequest, TextResult
+from gsv.stages.text_frontend import Settings, TextFrontendStage
 from gsv.voices import folder as voice_folder
 
 OWN = "[en]\nfoo = 'F UW1'\n[zh]\n'重庆' = 'zhong4 qing4'\n"
@@ -46,13 +47,13 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TextFrontendStage:
 
 
 def symbols(result: Any) -> str:
-    assert isinstance(result, Result), result
+    assert isinstance(result, TextResult), result
     sentences = json.loads(result.analysis)["sentences"]
     return " ".join(p for s in sentences for g in s["segments"] for p in g["phonemes"])
 
 
 def read(stage: TextFrontendStage, text: str, voice: str = "", language: str = "en") -> str:
-    (result,) = stage.run_batch([Request(text, language, voice=voice)])
+    (result,) = stage.run_batch([TextRequest(text, language, voice=voice)])
     return symbols(result)
 
 
@@ -69,17 +70,17 @@ def test_a_voices_lexicon_lies_over_the_models(stage: TextFrontendStage) -> None
 
 def test_requests_of_one_batch_keep_their_own(stage: TextFrontendStage) -> None:
     names = ["own", "plain", "own", ""]
-    results = stage.run_batch([Request("foo bar foo", "en", voice=name) for name in names])
+    results = stage.run_batch([TextRequest("foo bar foo", "en", voice=name) for name in names])
     found = [symbols(result).split()[:2] for result in results]
     assert found == [["F", "UW1"], ["F", "OW1"], ["F", "UW1"], ["F", "OW1"]]
 
 
 def test_the_transcript_is_read_with_it_as_well(stage: TextFrontendStage) -> None:
     own, other = stage.run_batch(
-        [Request("hello", voice="own"), Request("hello", reference_text="The foo.")]
+        [TextRequest("hello", voice="own"), TextRequest("hello", reference_text="The foo.")]
     )
-    assert isinstance(own, Result)
-    assert isinstance(other, Result)
+    assert isinstance(own, TextResult)
+    assert isinstance(other, TextResult)
     assert own.prompt_phonemes.tolist() != other.prompt_phonemes.tolist()
     assert len(own.prompt_phonemes) == len(other.prompt_phonemes)
 
@@ -114,7 +115,9 @@ def test_a_broken_lexicon_is_told_and_harms_no_other(
     stage: TextFrontendStage, tmp_path: Path
 ) -> None:
     (tmp_path / "voices" / "own" / "lexicon.toml").write_text("[en]\nfoo = 'F UW9'\n")
-    broken, fine = stage.run_batch([Request("foo", voice="own"), Request("foo bar foo", "en")])
+    broken, fine = stage.run_batch(
+        [TextRequest("foo", voice="own"), TextRequest("foo bar foo", "en")]
+    )
     assert isinstance(broken, VoiceError)
     assert str(broken).startswith("voice own: lexicon: [en] 'foo': 'UW9' is no ARPAbet phoneme")
     assert symbols(fine).startswith("F OW1")
@@ -141,7 +144,7 @@ def test_a_big_lexicon_costs_little_at_a_request(stage: TextFrontendStage, tmp_p
     ],
 )
 def test_markup_that_cannot_be_read(stage: TextFrontendStage, text: str, message: str) -> None:
-    (answer,) = stage.run_batch([Request(text, "zh")])
+    (answer,) = stage.run_batch([TextRequest(text, "zh")])
     assert isinstance(answer, InvalidRequest)
     with pytest.raises(InvalidRequest, match=message):
         raise answer
@@ -149,8 +152,8 @@ def test_markup_that_cannot_be_read(stage: TextFrontendStage, text: str, message
 
 def test_pauses_and_rows(stage: TextFrontendStage) -> None:
     text = "[pause:0.5s]今天天气真好。[pause:800ms]Let us go out!"
-    (result,) = stage.run_batch([Request(text, "zh", pause_seconds=0.25)])
-    assert isinstance(result, Result)
+    (result,) = stage.run_batch([TextRequest(text, "zh", pause_seconds=0.25)])
+    assert isinstance(result, TextResult)
     np.testing.assert_allclose(result.pauses, [0.5, 0.8, 0.25])
     assert result.phoneme_counts.sum() == len(result.phonemes) == len(result.bert_rows)
     first = result.phoneme_counts[0]
@@ -198,14 +201,14 @@ def test_a_short_text_does_not_wait_for_a_long_one(stage: TextFrontendStage) -> 
     stage.warm_up()
     answers = Answers()
     long = "今天天气真好，我们去公园散步。" * 600
-    stage.submit(Request(long, "zh"), answers.reply("long"))
+    stage.submit(TextRequest(long, "zh"), answers.reply("long"))
     time.sleep(0.05)
-    stage.submit(Request("foo bar", "en"), answers.reply("short"))
+    stage.submit(TextRequest("foo bar", "en"), answers.reply("short"))
     found = answers.wait(2)
     stage.close()
     assert [name for name, _ in answers.came] == ["short", "long"]
-    (alone,) = stage.run_batch([Request(long, "zh")])
-    assert isinstance(alone, Result)
+    (alone,) = stage.run_batch([TextRequest(long, "zh")])
+    assert isinstance(alone, TextResult)
     assert found["long"].phonemes.tolist() == alone.phonemes.tolist()
     assert found["long"].bert_rows.tolist() == alone.bert_rows.tolist()
     assert symbols(found["short"]) == ". F OW1 B AA1 ."
@@ -213,18 +216,18 @@ def test_a_short_text_does_not_wait_for_a_long_one(stage: TextFrontendStage) -> 
 
 def test_each_request_has_its_own_error(stage: TextFrontendStage) -> None:
     answers = Answers()
-    stage.submit(Request("Привет", "en"), answers.reply("bad"))
-    stage.submit(Request("你好世界，再见。", "zh"), answers.reply("good"))
+    stage.submit(TextRequest("Привет", "en"), answers.reply("bad"))
+    stage.submit(TextRequest("你好世界，再见。", "zh"), answers.reply("good"))
     found = answers.wait(2)
     stage.close()
     assert isinstance(found["bad"], InvalidRequest)
-    assert isinstance(found["good"], Result)
+    assert isinstance(found["good"], TextResult)
     assert found["good"].bert_features.shape == (9, BERT_DIM)
 
 
 def test_a_caller_that_leaves_is_not_waited_for(stage: TextFrontendStage) -> None:
     answers = Answers()
-    cancel = stage.submit(Request("很长的一句话。" * 1_000, "zh"), answers.reply("gone"))
+    cancel = stage.submit(TextRequest("很长的一句话。" * 1_000, "zh"), answers.reply("gone"))
     cancel()
     found = answers.wait(1)
     stage.close()
@@ -234,7 +237,7 @@ def test_a_caller_that_leaves_is_not_waited_for(stage: TextFrontendStage) -> Non
 def test_nothing_is_taken_after_the_end(stage: TextFrontendStage) -> None:
     stage.close()
     with pytest.raises(Cancelled):
-        stage.submit(Request("foo", "en"), Answers().reply("late"))
+        stage.submit(TextRequest("foo", "en"), Answers().reply("late"))
 
 
 def test_the_reading_is_a_parameter(tmp_path: Path, stage: TextFrontendStage) -> None:
@@ -246,8 +249,8 @@ def test_the_reading_is_a_parameter(tmp_path: Path, stage: TextFrontendStage) ->
 
 
 def test_the_analysis_tells_changes_and_what_is_not_read(stage: TextFrontendStage) -> None:
-    (result,) = stage.run_batch([Request("It’s Ж, foo", "en")])
-    assert isinstance(result, Result)
+    (result,) = stage.run_batch([TextRequest("It’s Ж, foo", "en")])
+    assert isinstance(result, TextResult)
     (sentence,) = json.loads(result.analysis)["sentences"]
     (segment,) = sentence["segments"]
     assert {"written": "’", "spoken": "'", "reason": "apostrophe"} in segment["changes"]
@@ -263,5 +266,5 @@ def test_analysis_needs_no_voice(tmp_path: Path, stage: TextFrontendStage) -> No
     folder = tmp_path / "repository" / "text_frontend" / "1"
     without = TextFrontendStage(Place(folder), Settings(default_voice="nobody"))
     assert read(without, "foo bar") == ". F OW1 B AA1 ."
-    (answer,) = without.run_batch([Request("foo", "en", voice="nobody")])
+    (answer,) = without.run_batch([TextRequest("foo", "en", voice="nobody")])
     assert isinstance(answer, InvalidRequest)

@@ -25,8 +25,7 @@ from gpu_steps.inputs import MOST_SENTENCES, reference, text  # noqa: E402
 from gpu_steps.setup import Setup, write_weights  # noqa: E402
 
 from gsv.checkpoints.manifest import verify_manifest  # noqa: E402
-from gsv.stages.semantic_gpt import EngineRequest  # noqa: E402
-from gsv.stages.sovits_v4 import Request as SoVITSRequest  # noqa: E402
+from gsv.stages.messages import MelRequest, SemanticRequest  # noqa: E402
 
 needs_server = pytest.mark.skipif(
     importlib.util.find_spec("pytriton") is None, reason="no nvidia-pytriton"
@@ -67,12 +66,12 @@ def test_a_parameter_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("sentences", [1, MOST_SENTENCES])
 def test_the_stages_take_what_the_stand_ins_give(sentences: int) -> None:
     given = {name.lower(): value for name, value in (text(sentences) | reference()).items()}
-    engine = {f: v for f, v in given.items() if f in EngineRequest.__dataclass_fields__}
-    assert len(EngineRequest(**engine).phoneme_counts) == sentences
-    flow = {f: v for f, v in given.items() if f in SoVITSRequest.__dataclass_fields__}
+    engine = {f: v for f, v in given.items() if f in SemanticRequest.__dataclass_fields__}
+    assert len(SemanticRequest(**engine).phoneme_counts) == sentences
+    flow = {f: v for f, v in given.items() if f in MelRequest.__dataclass_fields__}
     tokens = np.zeros(25 * sentences, np.int32)
     counts = np.full(sentences, 25, np.int32)
-    assert SoVITSRequest(tokens=tokens, token_counts=counts, **flow).sample_steps == 32
+    assert MelRequest(tokens=tokens, token_counts=counts, **flow).sample_steps == 32
     assert given["pauses"].shape == (sentences + 1,)
 
 

@@ -30,7 +30,8 @@ from gsv.errors import InvalidRequest
 from gsv.models.adapters import gather
 from gsv.models.sovits import SoVITS
 from gsv.stages.base import Place
-from gsv.stages.sovits_v4 import Request, Settings, SoVITSStage
+from gsv.stages.messages import MelRequest
+from gsv.stages.sovits_v4 import Settings, SoVITSStage
 from gsv.stages.sovits_voices import SoVITSVoices
 
 RANKS = {"r8": 8, "r16": 16, "r32": 32, "r64": 64}
@@ -212,9 +213,9 @@ def test_a_lora_that_replaces_more_is_a_base_of_its_own(
     assert_close(state, more[name])
 
 
-def request(voice: str, seed: int = 3) -> Request:
+def request(voice: str, seed: int = 3) -> MelRequest:
     rng = np.random.default_rng(seed)
-    return Request(
+    return MelRequest(
         tokens=rng.integers(0, 1024, 24, dtype=np.int32),
         token_counts=np.array([10, 14], np.int32),
         phonemes=rng.integers(0, 700, 12, dtype=np.int32),

@@ -26,7 +26,8 @@ from gsv.checkpoints.voice_editing import NewVoice, add_voice
 from gsv.errors import InvalidRequest, VoiceError
 from gsv.stages import sizing
 from gsv.stages.base import Place
-from gsv.stages.semantic_gpt import EngineRequest, EngineSettings, SemanticGPTEngineStage
+from gsv.stages.messages import SemanticRequest
+from gsv.stages.semantic_gpt import SemanticGPTStage, Settings
 
 SEEDS = {"alice": 5, "bo": 6, "cy": 7}
 SETTINGS: dict[str, Any] = {"max_tokens": 25, "slots": 4, "voice_slots": 2}
@@ -56,24 +57,24 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def open_stage(root: Path, **settings: Any) -> SemanticGPTEngineStage:
+def open_stage(root: Path, **settings: Any) -> SemanticGPTStage:
     place = Place(root / "repository" / "semantic_gpt" / "1")
-    stage = SemanticGPTEngineStage(place, EngineSettings(**{**SETTINGS, **settings}))
+    stage = SemanticGPTStage(place, Settings(**{**SETTINGS, **settings}))
     stage.warm_up()
     return stage
 
 
 @pytest.fixture(scope="module")
-def stage(root: Path) -> Iterator[SemanticGPTEngineStage]:
+def stage(root: Path) -> Iterator[SemanticGPTStage]:
     stage = open_stage(root)
     yield stage
     stage.close()
 
 
-def request(voice: str, seed: int = 3) -> EngineRequest:
+def request(voice: str, seed: int = 3) -> SemanticRequest:
     rng = np.random.default_rng(seed)
     zeros = np.zeros
-    return EngineRequest(
+    return SemanticRequest(
         phonemes=rng.integers(0, 700, 24, dtype=np.int32),
         phoneme_counts=np.array([10, 14], np.int32),
         bert_features=zeros((1, 1024), np.float32),
@@ -87,7 +88,7 @@ def request(voice: str, seed: int = 3) -> EngineRequest:
     )
 
 
-def ask(stage: SemanticGPTEngineStage, voice: str, seed: int = 3) -> Recorder:
+def ask(stage: SemanticGPTStage, voice: str, seed: int = 3) -> Recorder:
     recorder = Recorder()
     stage.submit(request(voice, seed), recorder)
     return recorder
@@ -122,7 +123,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[int]]:
 
 
 def test_each_voice_speaks_through_its_own(
-    stage: SemanticGPTEngineStage, alone: dict[str, list[int]]
+    stage: SemanticGPTStage, alone: dict[str, list[int]]
 ) -> None:
     assert len({tuple(answer) for answer in alone.values()}) == 4
     recorders = {name: ask(stage, name) for name in alone for _ in range(3)}
@@ -143,7 +144,7 @@ def test_more_voices_than_memory(root: Path, alone: dict[str, list[int]]) -> Non
     stage.close()
 
 
-def test_errors_of_voices(stage: SemanticGPTEngineStage, root: Path) -> None:
+def test_errors_of_voices(stage: SemanticGPTStage, root: Path) -> None:
     with pytest.raises(InvalidRequest, match="nobody"):
         ask(stage, "nobody")
     made = make_voice(root / "voices" / "wrong", gpt="x.ckpt")
@@ -157,7 +158,7 @@ def test_errors_of_voices(stage: SemanticGPTEngineStage, root: Path) -> None:
 
 
 def test_a_malicious_pickle_in_the_folder(
-    stage: SemanticGPTEngineStage, root: Path, alone: dict[str, list[int]]
+    stage: SemanticGPTStage, root: Path, alone: dict[str, list[int]]
 ) -> None:
     marker = root / "exploded"
     made = make_voice(root / "voices" / "bomb", gpt="x.ckpt")

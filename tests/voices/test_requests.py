@@ -10,7 +10,7 @@ from voices.voice_files import make_voice
 
 from gsv.errors import Cancelled, GsvError, InvalidRequest
 from gsv.stages.calls import CancelScope
-from gsv.stages.speech import Request, in_one_voice
+from gsv.stages.speech import PublicRequest, in_one_voice
 from gsv.voices import VoiceFolder
 
 SAMPLING = "[sampling]\ntop_k = 5\nspeed = 1.25\nsample_steps = 8"
@@ -28,20 +28,20 @@ def scope() -> CancelScope:
 
 
 def test_what_a_request_leaves_out_is_the_voices(voices: VoiceFolder) -> None:
-    tensors = Request(text="a", voice="alice", speed=1.0).resolved(voices).tensors()
+    tensors = PublicRequest(text="a", voice="alice", speed=1.0).resolved(voices).tensors()
     assert (tensors["TOP_K"], tensors["SPEED"], tensors["SAMPLE_STEPS"]) == (5, 1.0, 8)
     assert tensors["TOP_P"] == 1.0
     assert tensors["VOICE"] == voices.get("alice").pinned
 
 
 def test_a_voice_without_defaults_leaves_the_interface_s(voices: VoiceFolder) -> None:
-    tensors = Request(text="a").resolved(voices).tensors()
+    tensors = PublicRequest(text="a").resolved(voices).tensors()
     assert (tensors["TOP_K"], tensors["SPEED"], tensors["SAMPLE_STEPS"]) == (15, 1.0, 32)
     assert tensors["VOICE"] == voices.get("bob").pinned
 
 
 def test_a_recording_of_ones_own_has_no_voice(voices: VoiceFolder) -> None:
-    given = Request(
+    given = PublicRequest(
         text="a",
         reference_audio=np.zeros(80_000, np.float32),
         reference_sample_rate=16_000,
@@ -53,24 +53,24 @@ def test_a_recording_of_ones_own_has_no_voice(voices: VoiceFolder) -> None:
 def test_a_replaced_voice_is_spoken_anew(voices: VoiceFolder, tmp_path: Path) -> None:
     heard: list[str] = []
 
-    def speak(request: Request, calls: CancelScope) -> None:
+    def speak(request: PublicRequest, calls: CancelScope) -> None:
         heard.append(request.voice)
         calls.cancel()  # as a failing stream does; the next attempt must not suffer from it
         if len(heard) == 1:
             make_voice(tmp_path / "alice", text="Replaced.")
             raise GsvError("changed, as some stage found")
 
-    in_one_voice(Request(text="a", voice="alice"), voices, scope(), speak)
+    in_one_voice(PublicRequest(text="a", voice="alice"), voices, scope(), speak)
     assert heard[1] == voices.get("alice").pinned != heard[0]
 
 
 def test_a_removed_voice_gets_its_error(voices: VoiceFolder, tmp_path: Path) -> None:
-    def speak(request: Request, calls: CancelScope) -> None:
+    def speak(request: PublicRequest, calls: CancelScope) -> None:
         (tmp_path / "alice" / "voice.toml").unlink()
         raise GsvError("gone")
 
     with pytest.raises(InvalidRequest, match="VOICE: got 'alice'; allowed: bob"):
-        in_one_voice(Request(text="a", voice="alice"), voices, scope(), speak)
+        in_one_voice(PublicRequest(text="a", voice="alice"), voices, scope(), speak)
 
 
 def test_other_errors_and_begun_answers_are_not_tried_again(
@@ -78,16 +78,16 @@ def test_other_errors_and_begun_answers_are_not_tried_again(
 ) -> None:
     calls = []
 
-    def speak(request: Request, inner: CancelScope) -> None:
+    def speak(request: PublicRequest, inner: CancelScope) -> None:
         calls.append(request.voice)
         raise GsvError("broken")
 
-    request = Request(text="a", voice="alice")
+    request = PublicRequest(text="a", voice="alice")
     with pytest.raises(GsvError, match="broken"):
         in_one_voice(request, voices, scope(), speak)
     assert len(calls) == 1
 
-    def change(request: Request, inner: CancelScope) -> None:
+    def change(request: PublicRequest, inner: CancelScope) -> None:
         make_voice(tmp_path / "alice", text=f"Number {len(calls)}.")
         speak(request, inner)
 
@@ -102,10 +102,10 @@ def test_other_errors_and_begun_answers_are_not_tried_again(
 def test_cancelling_the_caller_cancels_the_attempt(voices: VoiceFolder) -> None:
     outer = scope()
 
-    def speak(request: Request, inner: CancelScope) -> None:
+    def speak(request: PublicRequest, inner: CancelScope) -> None:
         outer.cancel()
         assert inner.cancelled.is_set()
         raise Cancelled("gone")
 
     with pytest.raises(Cancelled):
-        in_one_voice(Request(text="a"), voices, outer, speak)
+        in_one_voice(PublicRequest(text="a"), voices, outer, speak)

@@ -106,7 +106,7 @@ class Pipeline:
 def counted(stage: Any, **request: Any) -> list[tuple[str, str, float, str]]:
     """What one request adds to the figures."""
     recorder = Recorder()
-    stage.submit(speech.Request(text="a", **request), recorder)
+    stage.submit(speech.PublicRequest(text="a", **request), recorder)
     assert recorder.done.wait(10)
     return [(c.family, c.voice, c.value, c.detail) for c in stage.voice_metrics.take()]
 
@@ -147,9 +147,9 @@ def test_a_full_house_counts_as_refused(voices: VoiceFolder, tmp_path: Path) -> 
 
     stage = stream.SpeechStreamStage(place, settings, Slow())
     first = Recorder()
-    stage.submit(speech.Request(text="a", voice="alice"), first)
+    stage.submit(speech.PublicRequest(text="a", voice="alice"), first)
     with pytest.raises(Overloaded):
-        stage.submit(speech.Request(text="a", voice="alice"), Recorder())
+        stage.submit(speech.PublicRequest(text="a", voice="alice"), Recorder())
     gate.set()
     assert first.done.wait(10)
     stage.close()

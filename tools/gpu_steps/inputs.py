@@ -24,6 +24,7 @@ def text(sentences: int) -> dict[str, Any]:
         "PHONEME_COUNTS": np.full(sentences, PHONEMES, np.int32),
         "BERT_FEATURES": np.zeros((1, BERT_DIM), np.float32),  # English: one row of zeros for all
         "BERT_ROWS": np.zeros(PHONEMES * sentences, np.int32),
+        "PHONEME_LANGUAGES": np.ones(PHONEMES * sentences, np.int32),
         "PAUSES": np.zeros(sentences + 1, np.float32),
         "PROMPT_PHONEMES": rng.integers(0, 732, PROMPT_PHONEMES, dtype=np.int32),
         "PROMPT_BERT_FEATURES": np.zeros((1, BERT_DIM), np.float32),

@@ -30,6 +30,7 @@ from gsv.voices import VoiceFolder
 Report = Callable[[str], None]
 
 GPT_FILE = "s1v3.ckpt"
+GUARD_FILE = "guard.json"  # bounds of the speech guard, where they lie beside the GPT's file
 SOVITS_FILE = "gsv-v4-pretrained/s2Gv4.pth"
 VOCODER_FILE = "gsv-v4-pretrained/vocoder.pth"
 # Files that don't exist, but that people ask for.
@@ -170,6 +171,10 @@ def _convert_all(build: _Build, files: Files) -> None:
     build.report(f"converting {files.gpt.name}")
     gpt = convert.convert_gpt(read_checkpoint(files.gpt))
     build.store("semantic_gpt", "gpt", files.gpt, gpt)
+    bounds = files.gpt.parent / GUARD_FILE
+    if bounds.is_file():
+        shutil.copyfile(bounds, build.folder("semantic_gpt") / GUARD_FILE)
+        build.report(f"bounds of the speech guard: {bounds.name}")
     build.report(f"converting {files.vocoder.name}")
     vocoder = convert.convert_vocoder(read_checkpoint(files.vocoder))
     build.store("vocoder", "vocoder", files.vocoder, vocoder)

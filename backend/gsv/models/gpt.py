@@ -17,7 +17,7 @@ D width of a head, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -138,6 +138,28 @@ class SemanticGPT(nn.Module):
         x = self._transform(x, (rows[:, None], positions[:, None]), positions[:, None] + 1, cache)
         return self._logits(x[:, 0])
 
+    def attention_weights(self, x: Tensor, text_length: int, first: int) -> Iterator[Tensor]:
+        """Where the positions from ``first`` on look in the text, layer by layer.
+
+        Args:
+            x: float32 [1, T, E], one row of ``embed_prompt``.
+            text_length: of its text block.
+            first: a position of its audio block.
+
+        Yields:
+            For each layer, [H, T - first, text_length] shares of attention; a row sums to at most
+            1, for the audio before gets the rest.
+        """
+        positions = torch.arange(x.shape[1], device=x.device)
+        visible = positions.clamp(min=text_length - 1)
+        mask = torch.zeros((), dtype=self.precision, device=x.device).masked_fill(
+            positions > visible[:, None], -torch.inf
+        )  # [T, T]
+        for layer in self.layers:
+            assert isinstance(layer, Block)
+            x, weights = layer.explained(x, mask)
+            yield weights[0, :, first:, :text_length]
+
     def _embed_audio(self, tokens: Tensor, steps: Tensor) -> Tensor:
         embedded: Tensor = self.audio_embedding(tokens)
         return embedded + self.audio_alpha * self.position_table[steps]
@@ -179,8 +201,17 @@ class Block(nn.Module):
         values: Tensor,
     ) -> Tensor:
         x = self.attention_norm(x + self.attention(x, place, mask, keys, values))
-        x = self.feed_forward_norm(x + self.contract(F.relu(self.expand(x), inplace=True)))
-        return x
+        return self._feed_forward(x)
+
+    def explained(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The same without a cache, and the attention's weights [B, H, T, T]."""
+        mixed, weights = self.attention.explained(x, mask)
+        return self._feed_forward(self.attention_norm(x + mixed)), weights
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        hidden = F.relu(self.expand(x), inplace=True)
+        normed: Tensor = self.feed_forward_norm(x + self.contract(hidden))
+        return normed
 
 
 class Attention(nn.Module):
@@ -208,6 +239,21 @@ class Attention(nn.Module):
         )
         projected: Tensor = self.output(y.transpose(1, 2).flatten(2))
         return projected
+
+    def explained(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The same without a cache, and the weights.
+
+        Args:
+            x: float32 [B, T, E].
+            mask: [T, T], added to the scores.
+
+        Returns:
+            [B, T, E] and [B, H, T, T].
+        """
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).transpose(1, 3).unbind(2)
+        weights = (q @ k.mT / math.sqrt(q.shape[-1]) + mask).softmax(dim=-1)  # [B, H, T, T]
+        projected: Tensor = self.output((weights @ v).transpose(1, 2).flatten(2))
+        return projected, weights
 
 
 def sinusoids(positions: int, width: int) -> Tensor:

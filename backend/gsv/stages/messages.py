@@ -26,6 +26,7 @@ from gsv.constants import (
     REFERENCE_MIN_SECONDS,
     STYLE_BINS,
 )
+from gsv.engine.gpt.judge import PHONEME_LANGUAGES
 from gsv.errors import InvalidRequest
 from gsv.options import (
     DEFAULTS,
@@ -67,6 +68,7 @@ class SpeechRequest:
     split_method: str
     pause_seconds: float
     sample_rate: int
+    guard: int = DEFAULTS.guard
     reference_audio: NDArray[np.float32] | None = None  # [samples], mono
     reference_sample_rate: int | None = None
 
@@ -101,6 +103,7 @@ class TextResult:
     phoneme_counts: NDArray[np.int32]  # [sentences]
     bert_features: NDArray[np.float32]  # [rows, 1024]
     bert_rows: NDArray[np.int32]  # [n]
+    phoneme_languages: NDArray[np.int32]  # [n], places in PHONEME_LANGUAGES
     pauses: NDArray[np.float32]  # [sentences + 1] seconds, before the first and after each
     prompt_phonemes: NDArray[np.int32]  # [p]
     prompt_bert_features: NDArray[np.float32]  # [prompt rows, 1024]
@@ -196,6 +199,8 @@ class SemanticRequest:
     repetition_penalty: float = DEFAULTS.repetition_penalty
     seed: int = DEFAULTS.seed
     voice: str = ""  # one with a GPT of its own speaks through that
+    phoneme_languages: NDArray[np.int32] | None = None  # [n], places in PHONEME_LANGUAGES
+    guard: int = DEFAULTS.guard  # 1: a sentence that goes bad is drawn again
     # For a stream, which fetches one sentence in chunks:
     first_sentence: int = 0  # index of the first sentence in the caller's whole text
     chunk_tokens: int = 0  # tokens of an answer, at the least; 0 is everything
@@ -228,6 +233,15 @@ class SemanticRequest:
         for name in ("top_k", "top_p", "temperature", "repetition_penalty"):
             check_range(name.upper(), getattr(self, name))
         check_seed(self.seed)
+        check_range("GUARD", self.guard)
+        if self.phoneme_languages is not None:
+            check_ids("PHONEME_LANGUAGES", self.phoneme_languages, len(PHONEME_LANGUAGES))
+            if len(self.phoneme_languages) != len(self.phonemes):
+                raise InvalidRequest.value(
+                    "PHONEME_LANGUAGES",
+                    f"{len(self.phoneme_languages)} entries",
+                    f"{len(self.phonemes)}, one a phoneme",
+                )
         if not self.listener_seconds >= 0:
             raise InvalidRequest.value("LISTENER_SECONDS", self.listener_seconds, "0 or more")
         if self.chunk_tokens < 0 or (self.chunk_tokens > 0) == self.end:

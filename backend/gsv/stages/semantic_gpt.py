@@ -21,8 +21,15 @@ from numpy.typing import NDArray
 from gsv.checkpoints.store import load_module_state
 from gsv.checkpoints.voice_weights import parameters_in, read_gpt
 from gsv.config import GPTConfig
+from gsv.constants import MAX_TOKENS
 from gsv.device import memory_free
-from gsv.engine.gpt.engine import Engine, Handle
+from gsv.engine.gpt.engine import Engine
+from gsv.engine.gpt.guard import DEFAULT_RETRIES, Cancellable, Guard, submit_guarded
+from gsv.engine.gpt.judge import (
+    BoundsTable,
+    phonemes_by_language,
+    silent_tokens,
+)
 from gsv.engine.gpt.sequence import IsBuffered, SamplingParams, SequenceRequest
 from gsv.engine.turns import Turn
 from gsv.errors import InvalidRequest
@@ -55,6 +62,7 @@ class Settings(BaseSettings):
     max_tokens: int = 1500  # a sentence is cut after this many (60 s)
     max_length: int = 0  # phonemes and tokens of a sentence and its prompt; 0 is the device's
     voice_folder: str = "../voices"  # relative to the model repository
+    retries: int = DEFAULT_RETRIES  # of a sentence that the guard finds bad
     voice_slots: int = 8  # sequences in the running batch of a voice with its own GPT
     memory_budget_mib: int = 0  # of all voices' own GPTs together; 0 is a share of a GPU's
 
@@ -71,6 +79,8 @@ class SemanticGPTStage:
         model = SemanticGPT(self._config)
         model.load_state_dict(load_module_state(place.folder / "gpt.safetensors"), strict=True)
         self._max_tokens = settings.max_tokens
+        self._bounds = BoundsTable.load(place.folder)
+        self._retries = settings.retries
         dtype = torch_dtype(settings.dtype, place.device, int8=True)
         self._itemsize = max(2, dtype.itemsize)
         free = memory_free(place.device)
@@ -211,12 +221,30 @@ class SemanticGPTStage:
     ) -> Callable[[], None]:
         answer = _Gathering(reply, len(request.phoneme_counts), streaming=not request.end)
         try:
+            guards = self._guards(request)
             for index, sequence in enumerate(self._sequences(request, model, is_buffered)):
-                answer.add(self._engine.submit(sequence, *answer.callbacks(index)))
+                callbacks = answer.callbacks(index)
+                if guards:
+                    guarded = submit_guarded(
+                        self._engine.submit, sequence, guards[index], *callbacks
+                    )
+                    answer.add(guarded)
+                else:
+                    answer.add(self._engine.submit(sequence, *callbacks))
         except BaseException:
             answer.cancel()
             raise
         return answer.cancel
+
+    def _guards(self, request: SemanticRequest) -> list[Guard]:
+        """The guard of each sentence; none where the request wants none."""
+        if not request.guard:
+            return []
+        silent = silent_tokens(request.prompt_tokens)
+        counts = phonemes_by_language(request.phoneme_counts, request.phoneme_languages)
+        # What a stream asks for at first is what its first chunk needs.
+        first = None if request.end or request.chunk_tokens >= MAX_TOKENS else request.chunk_tokens
+        return [Guard(self._bounds.limits(count, silent), self._retries, first) for count in counts]
 
     def _sequences(
         self, request: SemanticRequest, model: str, is_buffered: IsBuffered
@@ -267,11 +295,11 @@ class _Gathering:
         self._streaming = streaming
         self._chunks: list[list[NDArray[np.int32]]] = [[] for _ in range(sentences)]
         self._open = sentences
-        self._handles: list[Handle] = []
+        self._handles: list[Cancellable] = []
         self._failed = False
         self._lock = threading.Lock()
 
-    def add(self, handle: Handle) -> None:
+    def add(self, handle: Cancellable) -> None:
         self._handles.append(handle)
 
     def cancel(self) -> None:

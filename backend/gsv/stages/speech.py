@@ -63,6 +63,7 @@ class PublicRequest:
     pause_seconds: float = DEFAULTS.pause_seconds
     sample_rate: int = DEFAULTS.sample_rate
     request_id: str = ""  # the caller's own, for logs
+    guard: int = DEFAULTS.guard
 
     def __post_init__(self) -> None:
         check_text("TEXT", self.text)

@@ -130,6 +130,11 @@ class Speech:
         """Those of each sentence's phonemes."""
         return split_by_counts(self.text.bert_rows, self.text.phoneme_counts)
 
+    @functools.cached_property
+    def languages(self) -> list[NDArray[np.int32]]:
+        """Those of each sentence's phonemes."""
+        return split_by_counts(self.text.phoneme_languages, self.text.phoneme_counts)
+
     @property
     def sentences(self) -> int:
         """How many there are."""
@@ -146,6 +151,7 @@ class Speech:
             phoneme_counts=np.array([len(phonemes)], np.int32),
             bert_features=self.text.bert_features[used],
             bert_rows=own_rows.reshape(-1).astype(np.int32),
+            phoneme_languages=self.languages[index],
             first_sentence=index,
             chunk_tokens=1,
             end=False,

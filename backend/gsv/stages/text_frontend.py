@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from gsv.constants import BERT_DIM, PHONEMES
 from gsv.device import end_if_fatal, prepare
+from gsv.engine.gpt.judge import PHONEME_LANGUAGES, language_of
 from gsv.errors import Cancelled, ConfigurationError, GsvError, VoiceError
 from gsv.options import (
     READINGS,
@@ -376,6 +377,7 @@ def _pack(
         phoneme_counts=np.array([len(s.ids) for s in sentences], np.int32),
         bert_features=table,
         bert_rows=rows,
+        phoneme_languages=_languages(sentences),
         pauses=np.array(pauses, np.float32),
         prompt_phonemes=prompt.phonemes,
         prompt_bert_features=prompt.bert_features,
@@ -383,6 +385,13 @@ def _pack(
         pinned_voice=analysed.pinned,
         analysis=json.dumps(describe(sentences), ensure_ascii=False),
     )
+
+
+def _languages(sentences: Sequence[Sentence]) -> NDArray[np.int32]:
+    """The language of every phoneme, [n]."""
+    pieces = [piece for sentence in sentences for piece in sentence.pieces]
+    numbers = [PHONEME_LANGUAGES.index(language_of(piece.language)) for piece in pieces]
+    return np.repeat(np.array(numbers, np.int32), [len(piece.ids) for piece in pieces])
 
 
 def _unpack(arrays: Arrays) -> Prompt:
@@ -425,6 +434,7 @@ def describe(sentences: Sequence[Sentence]) -> dict[str, Any]:
                         "phonemes": list(p.symbols),
                         "ids": list(p.ids),
                         "word2ph": list(p.word2ph) if p.word2ph is not None else None,
+                        "words": [list(word) for word in p.words],
                         "changes": [
                             {"written": c.written, "spoken": c.spoken, "reason": c.reason}
                             for c in p.changes

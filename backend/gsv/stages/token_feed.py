@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from gsv.constants import MAX_TOKENS
 from gsv.engine.chunk_plan import ChunkPlan
 from gsv.errors import GsvError, SequenceLost, Unreachable
 from gsv.stages.calls import CancelScope
@@ -140,6 +141,8 @@ class TokenFeed:
             urgent, target = self._targets(sentence)
             count = self._count(sentence)
             missing = (urgent if count < urgent else target) - count
+            if math.isinf(missing):
+                return MAX_TOKENS
             return int(min(max(missing, SMALLEST_CHUNK), LARGEST_CHUNK))
 
     def _targets(self, sentence: int) -> tuple[float, float]:

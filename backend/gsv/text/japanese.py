@@ -54,6 +54,7 @@ _LABEL = re.compile(
     r"/F:(?P<moras>\d+|xx)_"
 )
 _VOWELS = frozenset("aiueo")
+_AFTER_A_MORA = frozenset("[]#_")
 _PHRASE_ENDS = _VOWELS | {"N", "cl"}  # what a mora can end with
 _UNSET = -50  # a field that says "xx": differs from every count
 
@@ -104,14 +105,18 @@ class Japanese:
         """
         self.load()
         symbols: list[str] = []
+        spoken: list[tuple[str, int]] = []
         for match in _RUN_OR_MARK.finditer(normalized.replace("％", "パーセント").lower()):
             run = match.group()
             if match.lastgroup == "run":
                 for part in _parts(run):
-                    symbols += self._read(part)
+                    read = list(self._read(part))
+                    symbols += read
+                    spoken += _characters(self._words(part), read)
             elif run != " ":
                 symbols.append(_MARKS.get(run, run))
-        return Phonemes(tuple(symbols))
+                spoken.append(("", 1))
+        return Phonemes(tuple(symbols), words=tuple(spoken))
 
     def takes(self, char: str) -> bool:
         """Whether a character is given to OpenJTalk; all others are marks to it."""
@@ -146,6 +151,36 @@ class Japanese:
     def _read(self, run: str) -> Iterator[str]:
         labels = self._engine.make_label(self._words(run))
         return _prosody([_Label.parse(label) for label in labels])
+
+
+def _characters(
+    words: Sequence[dict[str, Any]], symbols: Sequence[str]
+) -> Iterator[tuple[str, int]]:
+    """The characters of a run with their symbols, those of a word shared out evenly.
+
+    Args:
+        words: OpenJTalk's, each with its text and its number of moras.
+        symbols: of the run; a mora ends with a vowel, N or cl.
+    """
+    first = 0
+    for index, word in enumerate(words):
+        moras, end = 0, first
+        while end < len(symbols) and moras < int(word["mora_size"]):
+            moras += symbols[end] in _PHRASE_ENDS
+            end += 1
+        # Accent signs and pauses belong to the word before them.
+        while end < len(symbols) and symbols[end] in _AFTER_A_MORA:
+            end += 1
+        if index == len(words) - 1:
+            end = len(symbols)
+        text, count = str(word["string"]), end - first
+        if not any(map(str.isalnum, text)):
+            yield "", count
+        else:
+            places = [round(count * n / len(text)) for n in range(len(text) + 1)]
+            for char, begin, stop in zip(text, places, places[1:], strict=False):
+                yield char, stop - begin
+        first = end
 
 
 def _parts(run: str) -> Iterator[str]:

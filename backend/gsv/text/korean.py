@@ -13,8 +13,9 @@ import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from threading import Lock
 from types import ModuleType
@@ -22,10 +23,11 @@ from typing import Any
 
 from gsv.errors import ConfigurationError
 from gsv.text import hangul
-from gsv.text.symbols import is_symbol
+from gsv.text.symbols import SILENT, is_symbol
 from gsv.text.types import Phonemes
 
 _SPACE, _UNKNOWN = "空", "停"
+_WORD = re.compile(r"\w+")
 _MARKS = {
     **dict.fromkeys("：；，、·", ","),
     **dict.fromkeys("。\n", "."),
@@ -81,7 +83,8 @@ class Korean:
         letters = _RIEUL_AFTER_PARTICLE.sub(r"\1 ㄴ", hangul.letters(spoken))
         letters = _LAST_LETTER.sub(r"\1.", letters)
         mapped = (_MARKS.get(letter, letter) for letter in letters)
-        return Phonemes(tuple(char if is_symbol(char) else _UNKNOWN for char in mapped))
+        symbols = tuple(char if is_symbol(char) else _UNKNOWN for char in mapped)
+        return Phonemes(symbols, words=_words(normalized, symbols))
 
     def can_read(self, char: str) -> bool:
         """Whether a letter or digit has symbols of its own."""
@@ -92,6 +95,18 @@ class Korean:
             if self._pronunciation is None:
                 self._pronunciation = _Pronunciation()
             return self._pronunciation
+
+
+def _words(text: str, symbols: Sequence[str]) -> tuple[tuple[str, int], ...]:
+    """The text's words with their symbols; () where the two sides don't see the same words."""
+    groups = [
+        (spoken, len(list(group)))
+        for spoken, group in groupby(symbols, lambda symbol: symbol not in SILENT)
+    ]
+    written = iter(words := _WORD.findall(text))
+    if sum(spoken for spoken, _ in groups) != len(words):
+        return ()
+    return tuple((next(written) if spoken else "", count) for spoken, count in groups)
 
 
 class _Pronunciation:

@@ -6,6 +6,7 @@ import logging
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
@@ -119,6 +120,7 @@ class SegmentReader:
             spoken.word2ph,
             tuple(draft.changes),
             unread,
+            spoken.words,
         )
 
     def _is_japanese(self, text: str) -> bool:
@@ -213,8 +215,9 @@ class SegmentReader:
         normalized = self._english.normalize(draft.text.text)
         spoken = self._english.phonemes(normalized, words.phones)
         if len(spoken.symbols) < _MIN_ENGLISH_SYMBOLS:
-            spoken = Phonemes((",", *spoken.symbols))
-        return draft, words.restored(normalized), spoken
+            spoken = Phonemes((",", *spoken.symbols), words=(("", 1), *spoken.words))
+        restored = tuple((words.restored(word), count) for word, count in spoken.words)
+        return draft, words.restored(normalized), replace(spoken, words=restored)
 
     def _language(self, language: str) -> Language:
         if language in ("zh", "yue"):

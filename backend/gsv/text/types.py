@@ -24,10 +24,13 @@ class Phonemes:
         word2ph: for Chinese and Cantonese, the number of symbols of each character of the
             normalised text (its length is the text's, its sum the number of symbols); None for
             languages without BERT features.
+        words: what is spoken, each word with its number of symbols, marks as ""; () where nobody
+            knows.
     """
 
     symbols: tuple[str, ...]
     word2ph: tuple[int, ...] | None = None
+    words: tuple[tuple[str, int], ...] = ()
 
 
 class Language(Protocol):
@@ -72,6 +75,7 @@ class Piece:
         word2ph: symbols per character of ``norm_text`` for ``zh`` and ``yue``, else None.
         changes: what was changed before it was read, in the written text and in the segment.
         unread: characters of the segment that have no reading, each once.
+        spoken_words: as the language's ``Phonemes`` have them.
     """
 
     language: str
@@ -82,6 +86,20 @@ class Piece:
     word2ph: tuple[int, ...] | None
     changes: tuple[Change, ...] = ()
     unread: tuple[str, ...] = ()
+    spoken_words: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def words(self) -> tuple[tuple[str, int], ...]:
+        """What is spoken, in order: each word, or character of Chinese, Cantonese and Japanese,
+        with its number of symbols. Marks are "". The numbers sum to that of ``symbols``.
+        """
+        words = self.spoken_words
+        if self.word2ph is not None:
+            counted = zip(self.norm_text, self.word2ph, strict=True)
+            words = tuple((char if char.isalnum() else "", count) for char, count in counted)
+        if sum(count for _, count in words) != len(self.symbols):
+            words = ((self.norm_text.strip(), len(self.symbols)),)
+        return words
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ OWN = {
 # What the backend package brings; named here so that its absence can be explained.
 OF_THE_BACKEND = {
     "prepare": "Build a servable model repository from checkpoints.",
+    "calibrate": "Measure the bounds of the speech guard for a repository.",
     "serve": "Start Triton on a prepared repository.",
 }
 

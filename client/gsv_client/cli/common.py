@@ -146,6 +146,14 @@ sampling_options = with_options(
         type=click.Choice([str(rate) for rate in SAMPLE_RATES]),
         help="Of the answer, in Hz.  [default: 48000]",
     ),
+    click.option(
+        "--no-guard",
+        "guard",
+        flag_value=0,
+        type=int,
+        default=None,
+        help="Don't draw a sentence again that loops, falls silent, never ends or ends too early.",
+    ),
 )
 
 

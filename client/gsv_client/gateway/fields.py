@@ -43,6 +43,7 @@ class OptionFields(BaseModel):
     split_method: str | None = None
     pause_seconds: float | None = None
     sample_rate: int | None = None
+    guard: int | None = None
 
     async def options(self, voice: str | None, sample_rate: int) -> SpeechOptions:
         """As the client takes them.

@@ -14,9 +14,9 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gsv_client.captions import FORMATS as CAPTION_FORMATS
+from gsv_client.captions import captions
 from gsv_client.errors import InvalidRequest
-from gsv_client.gateway.captions import FORMATS as CAPTION_FORMATS
-from gsv_client.gateway.captions import captions
 from gsv_client.gateway.encoders import FORMATS, format_named, open_encoder, rate_for
 from gsv_client.gateway.fields import OptionFields, check_text, json_body, read_json, validated
 from gsv_client.gateway.new_voices import NewVoiceFields, add_voice

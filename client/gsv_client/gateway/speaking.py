@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 from collections.abc import AsyncGenerator
 
-from gsv_client.answers import TIMES, Chunk, Voices, WordTime
+from gsv_client.answers import TIMES, Chunk, Voices
 from gsv_client.async_client import AsyncClient
 from gsv_client.async_streams import AsyncSpeechStream, AsyncTextStream
 from gsv_client.audio import Audio
@@ -16,6 +16,7 @@ from gsv_client.gateway.encoders import Encoder, Format, encoded, open_encoder
 from gsv_client.gateway.kept import Kept
 from gsv_client.gateway.record import Record
 from gsv_client.options import MODEL, STREAM_MODEL, SpeechOptions
+from gsv_client.spoken import WordTime
 
 VOICES_SECONDS = 2.0  # that a list of voices is kept
 TIMES_SECONDS = 30.0  # that the model's metadata are

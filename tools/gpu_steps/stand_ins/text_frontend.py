@@ -33,6 +33,7 @@ class Result:
     phoneme_counts: Any
     bert_features: Any
     bert_rows: Any
+    phoneme_languages: Any
     pauses: Any
     prompt_phonemes: Any
     prompt_bert_features: Any

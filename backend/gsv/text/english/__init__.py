@@ -103,11 +103,14 @@ class English:
         words = tokens(normalized)
         tags = self._tags(words)
         symbols: list[str] = []
+        spoken: list[tuple[str, int]] = []
         for word, tag in zip(words, tags, strict=True):
-            symbols += self._token(word, tag, readings)
-        # ' is written as the mark that stands for a break; what has no symbol is not spoken.
-        symbols = ["-" if symbol == "'" else symbol for symbol in symbols]
-        return Phonemes(tuple(symbol for symbol in symbols if is_symbol(symbol)))
+            # ' is written as the mark that stands for a break; what has no symbol is not spoken.
+            read = ["-" if s == "'" else s for s in self._token(word, tag, readings)]
+            read = [symbol for symbol in read if is_symbol(symbol)]
+            symbols += read
+            spoken.append((word if any(map(str.isalnum, word)) else "", len(read)))
+        return Phonemes(tuple(symbols), words=tuple(spoken))
 
     @cached_property
     def _lexicon(self) -> EnglishLexicon:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from gsv_client.answers import WordTime
+from gsv_client.spoken import WordTime
 
 MOST_CHARACTERS = 42  # of a caption's line, as broadcasters have it
 FORMATS = {"srt": "application/x-subrip; charset=utf-8", "vtt": "text/vtt; charset=utf-8"}

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from gsv_client import WordTime
-from gsv_client.gateway.captions import captions
+from gsv_client.captions import captions
 
 TIMES = [
     WordTime("Hello", 0.0, 0.4), WordTime("there", 0.45, 0.9),
