@@ -40,7 +40,7 @@ from gsv_client import Client, GsvClientError
 
 MODELS = (
     "gpt_sovits_v4", "gpt_sovits_v4_stream", "text_frontend", "reference_encoder", "semantic_gpt",
-    "semantic_gpt_engine", "sovits_v4", "vocoder", "voices",
+    "sovits_v4", "vocoder", "voices",
 )  # fmt: skip
 FAULTS = ("kill", "stop", "hang", "server", "leave", "unread", "fuzz", "full", "end")
 SHORT = {"kill": ["vocoder"], "stop": ["voices"]}  # whose processes are hurt in a minute

@@ -2,43 +2,57 @@
 
 from __future__ import annotations
 
+import dataclasses
 import queue
 import threading
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from gsv.errors import Cancelled, Overloaded
-from gsv.stages.base import Tensors
-from gsv.stages.calls import CallPool, CancelScope
+from gsv.stages.calls import CallPool, CancelScope, StageCall
+
+
+@dataclasses.dataclass(frozen=True)
+class Echo:
+    number: int
+
+
+class FakeToken:
+    def __init__(self, models: FakeModels, request_id: str) -> None:
+        self.request_id = request_id
+        self._models = models
+
+    def cancel(self) -> None:
+        self._models.cancelled.append(self.request_id)
+        self._models.gate.set()
+
+    def release(self) -> None:
+        self._models.released.append(self.request_id)
 
 
 class FakeModels:
-    """Answers every call with its own tensors; a gate holds the answers back."""
+    """Answers every call with its own number; a gate holds the answers back."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
-        self.cancelled: list[tuple[str, str]] = []
-        self.jobs: queue.Queue[str] = queue.Queue()
+        self.cancelled: list[str] = []
+        self.released: list[str] = []
+        self.calls: queue.Queue[str] = queue.Queue()
 
-    def __call__(
-        self,
-        model: str,
-        tensors: Tensors,
-        outputs: Sequence[str],
-        *,
-        job: str = "",
-    ) -> Tensors:
-        self.jobs.put(job)
+    def token(self, request_id: str) -> FakeToken:
+        return FakeToken(self, request_id)
+
+    def __call__(self, call: StageCall[Any], token: FakeToken) -> Any:
+        self.calls.put(token.request_id)
         assert self.gate.wait(10)
-        if any(name == job for _, name in self.cancelled):
+        if token.request_id in self.cancelled:
             raise Cancelled("told so")
-        return {**tensors, "NUMBER": 0}
+        return call.answer(call.request.number)
 
-    def cancel(self, model: str, job: str) -> None:
-        self.cancelled.append((model, job))
-        self.gate.set()
+
+def echo(number: int) -> StageCall[Echo]:
+    return StageCall("m", Echo(number), Echo)
 
 
 class Waiting:
@@ -63,7 +77,7 @@ def test_a_full_line_is_refused_at_once_and_empties_again() -> None:
     replies = [Waiting() for _ in range(3)]
 
     def work_for(reply: Waiting) -> Any:
-        return lambda scope: reply.send(scope("m", {"X": 1}, ["X"]), final=True)
+        return lambda scope: reply.send(scope(echo(1)), final=True)
 
     for reply in replies[:2]:
         pool.submit(work_for(reply), reply)
@@ -71,7 +85,7 @@ def test_a_full_line_is_refused_at_once_and_empties_again() -> None:
         pool.submit(work_for(replies[2]), replies[2])
     models.gate.set()
     for reply in replies[:2]:
-        assert reply.answers.get(timeout=10) == {"X": 1, "NUMBER": 0}
+        assert reply.answers.get(timeout=10) == Echo(1)
     pool.close()
 
 
@@ -88,28 +102,48 @@ def test_an_error_of_the_work_reaches_the_caller() -> None:
     pool.close()
 
 
-def test_cancelling_tells_the_models_under_way_and_refuses_later_calls() -> None:
+def test_cancelling_calls_off_what_is_under_way_and_refuses_later_calls() -> None:
     models = FakeModels()
     pool = CallPool("test", models, threads=1, waiting=0)
     reply = Waiting()
+    scopes: list[CancelScope] = []
 
     def work(scope: CancelScope) -> None:
-        scope("ensemble", {}, [], inside=("a", "b"))
+        scopes.append(scope)
+        scope(echo(1))
         reply.send("not reached", final=True)
 
-    cancel = pool.submit(work, reply)
-    job = models.jobs.get(timeout=10)
+    cancel = pool.submit(work, reply, "mine")
+    assert models.calls.get(timeout=10) == "mine"
     cancel()
     assert isinstance(reply.answers.get(timeout=10), Cancelled)
-    assert {("a", job), ("b", job)} <= set(models.cancelled)
+    assert models.cancelled == ["mine"]
+    with pytest.raises(Cancelled):
+        scopes[0](echo(2))
     pool.close()
+    assert models.released == ["mine"]
 
 
-def test_a_name_can_be_abandoned_between_calls() -> None:
+def test_an_attempt_is_cancelled_alone_or_with_all() -> None:
+    models = FakeModels()
+    models.gate.set()
+    scope = CancelScope(models, "mine")
+    first, second = scope.inner(), scope.inner()
+    first.cancel()
+    models.cancelled.clear()  # both go by the caller's name here
+    assert second(echo(2)) == Echo(2)
+    scope.cancel()
+    for inner in (first, second, scope):
+        with pytest.raises(Cancelled):
+            inner(echo(1))
+    scope.close()
+    assert models.released == ["mine"] * 3
+
+
+def test_what_ends_something_is_called_after_the_caller_has_left() -> None:
     models = FakeModels()
     models.gate.set()
     scope = CancelScope(models)
-    assert scope("engine", {"X": 1}, ["X"], job="mine") == {"X": 1, "NUMBER": 0}
-    assert models.cancelled == []
-    scope.abandon("engine", "mine")
-    assert models.cancelled == [("engine", "mine")]
+    scope.cancel()
+    models.cancelled.clear()
+    assert scope.last(echo(3)) == Echo(3)

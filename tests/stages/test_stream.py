@@ -3,97 +3,133 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
 from gsv.config import VocoderConfig
 from gsv.engine.chunk_plan import ChunkPlan
-from gsv.errors import Cancelled, GsvError
-from gsv.stages.base import Tensors
-from gsv.stages.calls import CancelScope
-from gsv.stages.speech import Request
-from gsv.stages.stream import AHEAD_FRAMES, CHUNK_TOKENS, Result, synthesize
+from gsv.errors import Cancelled, GsvError, SequenceLost, Unreachable
+from gsv.stages.calls import CancelScope, StageCall
+from gsv.stages.messages import (
+    MelRequest,
+    MelResult,
+    ReferenceResult,
+    SemanticResult,
+    SpeechRequest,
+    TextResult,
+    WaveResult,
+)
+from gsv.stages.speech import PublicRequest
+from gsv.stages.stream import ChunkResult, stream
+from gsv.stages.token_feed import AHEAD_FRAMES, SMALLEST_CHUNK
 
 TOKENS = (60, 13, 231)  # of the three sentences
 REFERENCE_FRAMES = 70
 VOCODER = VocoderConfig()
 
 
+class FakeToken:
+    """One caller's calls; cancelling it ends its sequences, as the stages do."""
+
+    def __init__(self, models: FakeModels) -> None:
+        self._models = models
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+        self._models.running.clear()
+
+    def release(self) -> None:
+        pass
+
+
 class FakeModels:
     """Every mel frame carries its sentence and number; the vocoder repeats it 480 times."""
 
     def __init__(self) -> None:
-        self.mel_requests: list[Tensors] = []
-        self.cancelled: list[str] = []
+        self.mel_requests: list[MelRequest] = []
         self.fail_at: int | None = None  # the mel request that breaks
-        self.running: dict[str, tuple[int, int]] = {}  # being written: tokens so far and in all
+        self.running: dict[int, tuple[int, int]] = {}  # sequences: sentence, tokens handed out
         self.written: dict[int, int] = {}  # tokens of each sentence that were handed out
+        self.started: list[tuple[int, int]] = []  # sentence, and tokens that it began after
+        self.failures: list[BaseException] = []  # of the next calls for tokens
 
-    def __call__(
-        self, model: str, tensors: Tensors, outputs: Sequence[str], *, job: str = ""
-    ) -> Tensors:
-        answer: Tensors = getattr(self, model)(tensors)
+    def token(self, request_id: str) -> FakeToken:
+        return FakeToken(self)
+
+    def __call__(self, call: StageCall[Any], token: FakeToken) -> Any:
+        if token.cancelled and not (call.sequence and call.sequence.end):
+            raise Cancelled("told so")
+        answer = getattr(self, call.model)(call)
+        assert isinstance(answer, call.answer)
         return answer
 
-    def cancel(self, model: str, job: str) -> None:
-        self.cancelled.append(model)
-        self.running.pop(job, None)
+    def text_frontend(self, call: StageCall[TextResult]) -> TextResult:
+        return TextResult(
+            phonemes=np.arange(18, dtype=np.int32),
+            phoneme_counts=np.array([5, 6, 7], np.int32),
+            bert_features=np.zeros((1, 1024), np.float32),
+            bert_rows=np.zeros(18, np.int32),
+            phoneme_languages=np.ones(18, np.int32),
+            pauses=np.array([0.25, 0.1, 0.2, 0.3], np.float32),
+            prompt_phonemes=np.arange(4, dtype=np.int32),
+            prompt_bert_features=np.zeros((1, 1024), np.float32),
+            prompt_bert_rows=np.zeros(4, np.int32),
+        )
 
-    def text_frontend(self, tensors: Tensors) -> Tensors:
-        counts = np.array([5, 6, 7], np.int32)
-        return {
-            "PHONEMES": np.arange(18, dtype=np.int32),
-            "PHONEME_COUNTS": counts,
-            "BERT_FEATURES": np.zeros((1, 1024), np.float32),
-            "BERT_ROWS": np.zeros(18, np.int32),
-            "PHONEME_LANGUAGES": np.ones(18, np.int32),
-            "PAUSES": np.array([0.25, 0.1, 0.2, 0.3], np.float32),
-            "PROMPT_PHONEMES": np.arange(4, dtype=np.int32),
-            "PROMPT_BERT_FEATURES": np.zeros((1, 1024), np.float32),
-            "PROMPT_BERT_ROWS": np.zeros(4, np.int32),
-        }
+    def reference_encoder(self, call: StageCall[ReferenceResult]) -> ReferenceResult:
+        return ReferenceResult(
+            prompt_tokens=np.arange(30, dtype=np.int32),
+            reference_spectrum=np.zeros((704, 35), np.float32),
+            reference_mel=np.zeros((100, REFERENCE_FRAMES), np.float32),
+        )
 
-    def reference_encoder(self, tensors: Tensors) -> Tensors:
-        return {
-            "PROMPT_TOKENS": np.arange(30, dtype=np.int32),
-            "REFERENCE_SPECTRUM": np.zeros((704, 35), np.float32),
-            "REFERENCE_MEL": np.zeros((100, REFERENCE_FRAMES), np.float32),
-        }
-
-    def semantic_gpt(self, tensors: Tensors) -> Tensors:
-        job, wanted = tensors["JOB"], tensors["CHUNK_TOKENS"]
-        if tensors["PORTION"] == 0:
-            self.running[job] = (tensors["FIRST_SENTENCE"], 0)
-        sentence, begin = self.running[job]
-        end = min(begin + wanted, TOKENS[sentence])
-        self.running[job] = (sentence, end)
+    def semantic_gpt(self, call: StageCall[SemanticResult]) -> SemanticResult:
+        assert call.sequence is not None
+        step, request = call.sequence, call.request
+        if step.end:
+            self.running.pop(step.id, None)
+            return SemanticResult(np.zeros(0, np.int32), np.zeros(1, np.int32), 1)
+        if self.failures:
+            self.running.pop(step.id, None)
+            raise self.failures.pop(0)
+        if step.start:
+            drawn = 0 if request.drawn_tokens is None else len(request.drawn_tokens)
+            self.running[step.id] = (request.first_sentence, drawn)
+            self.started.append((request.first_sentence, drawn))
+        sentence, begin = self.running[step.id]
+        end = min(begin + request.chunk_tokens, TOKENS[sentence])
+        self.running[step.id] = (sentence, end)
         self.written[sentence] = end
-        if end == TOKENS[sentence]:
-            del self.running[job]
-        ended = np.array([int(end == TOKENS[sentence])], np.int32)
-        return {"TOKENS": np.arange(begin, end, dtype=np.int32), "ENDED": ended}
+        tokens = np.arange(begin, end, dtype=np.int32)
+        return SemanticResult(tokens, np.array([len(tokens)]), int(end == TOKENS[sentence]))
 
-    def sovits_v4(self, tensors: Tensors) -> Tensors:
+    def sovits_v4(self, call: StageCall[MelResult]) -> MelResult:
+        request: MelRequest = call.request
         if self.fail_at == len(self.mel_requests):
             raise GsvError("the flow broke")
-        self.mel_requests.append(tensors)
-        first, count = tensors["FIRST_FRAME"], tensors["FRAME_COUNT"]
-        total = 4 * len(tensors["TOKENS"])
+        self.mel_requests.append(request)
+        first, count = request.first_frame, request.frame_count
+        total = 4 * len(request.tokens)
         end = first + count if count else total
         assert end <= total, "more frames asked for than tokens were written"
-        frames = np.arange(first, end, dtype=np.float32) + 1000 * tensors["FIRST_SENTENCE"]
-        return {"MEL": np.tile(frames * 1e-4, (100, 1)).astype(np.float32)}
+        frames = np.arange(first, end, dtype=np.float32) + 1000 * request.first_sentence
+        mel = np.tile(frames * 1e-4, (100, 1)).astype(np.float32)
+        return MelResult(mel, np.array([mel.shape[1]], np.int32))
 
-    def vocoder(self, tensors: Tensors) -> Tensors:
-        return {"AUDIO": np.repeat(tensors["MEL"][0], 480).astype(np.float32)}
+    def vocoder(self, call: StageCall[WaveResult]) -> WaveResult:
+        return WaveResult(np.repeat(call.request.mel[0], 480).astype(np.float32), 48_000)
 
 
-def run(models: FakeModels, plan: ChunkPlan, **options: float) -> list[Result]:
+def asked(**options: Any) -> SpeechRequest:
+    return PublicRequest(text="Three sentences.", seed=5, **options).filled()
+
+
+def run(models: FakeModels, plan: ChunkPlan, **options: float) -> list[ChunkResult]:
     """All chunks, with a listener whose clock stands still."""
-    request = Request(text="Three sentences.", seed=5, **options)
-    return list(synthesize(request, CancelScope(models), plan, VOCODER, clock=lambda: 0.0))
+    return list(stream(asked(**options), CancelScope(models), plan, VOCODER, clock=lambda: 0.0))
 
 
 def expected() -> np.ndarray:
@@ -120,19 +156,19 @@ def test_whole_sentences_are_asked_for_as_the_unary_model_does() -> None:
     run(models, ChunkPlan(first=0))
     assert len(models.mel_requests) == len(TOKENS)
     for request, tokens in zip(models.mel_requests, TOKENS, strict=True):
-        assert len(request["TOKENS"]) == tokens
-        assert request["FIRST_FRAME"] == request["FRAME_COUNT"] == 0
-        assert "PAST_MEL" not in request
+        assert len(request.tokens) == tokens
+        assert request.first_frame == request.frame_count == 0
+        assert request.past_mel is None
 
 
 def test_later_chunks_hear_their_own_past() -> None:
     models = FakeModels()
     run(models, ChunkPlan(first=20))
-    later = [r for r in models.mel_requests if r["FIRST_FRAME"]]
+    later = [r for r in models.mel_requests if r.first_frame]
     assert later
     for request in later:
-        first = request["FIRST_FRAME"]
-        past = request["PAST_MEL"][0] / 1e-4 - 1000 * request["FIRST_SENTENCE"]
+        first = request.first_frame
+        past = request.past_mel[0] / 1e-4 - 1000 * request.first_sentence
         np.testing.assert_allclose(past, np.arange(max(0, first - 500), first), atol=1e-2)
 
 
@@ -146,16 +182,14 @@ def test_the_first_chunk_is_short_and_chunks_grow_with_the_buffer() -> None:
 
 def test_tokens_are_written_for_the_next_chunk_and_not_further() -> None:
     models, plan = FakeModels(), ChunkPlan(first=20, largest=40)
-    chunks = synthesize(
-        Request(text="x", seed=5), CancelScope(models), plan, VOCODER, clock=lambda: 0.0
-    )
+    chunks = stream(asked(), CancelScope(models), plan, VOCODER, clock=lambda: 0.0)
     made = 0
     for chunk in chunks:
         if chunk.sentence_index == 2:
             made += len(chunk.audio) // 480
             written = models.written[2]
             ahead = plan.tokens_needed(plan.largest + AHEAD_FRAMES, 1.0)
-            assert written <= made / 4 + ahead + CHUNK_TOKENS
+            assert written <= made / 4 + ahead + SMALLEST_CHUNK
     assert models.written[2] == TOKENS[2]
 
 
@@ -186,7 +220,7 @@ def test_audio_is_not_made_further_ahead_than_the_lead() -> None:
     scope.cancelled = aging  # type: ignore[assignment]
     plan = ChunkPlan.seconds(0.2, largest)
     sent, slack = 0.0, 1.5 * largest + 0.5  # one chunk and a pause
-    for chunk in synthesize(Request(text="x"), scope, plan, VOCODER, lead, aging):
+    for chunk in stream(asked(), scope, plan, VOCODER, lead, aging):
         sent += len(chunk.audio) / chunk.sample_rate
         assert sent - aging.now <= lead + slack
     assert aging.now >= sent - lead - slack
@@ -197,13 +231,13 @@ def test_a_caller_that_leaves_while_it_catches_up_ends_the_stream() -> None:
     scope = CancelScope(FakeModels())
     scope.cancelled = aging  # type: ignore[assignment]
     with pytest.raises(Cancelled):
-        list(synthesize(Request(text="x"), scope, ChunkPlan(first=20), VOCODER, 0.5, aging))
+        list(stream(asked(), scope, ChunkPlan(first=20), VOCODER, 0.5, aging))
 
 
 def test_the_first_chunk_goes_before_others() -> None:
     models = FakeModels()
     run(models, ChunkPlan(first=20))
-    waits = [request["LISTENER_WAITS"] for request in models.mel_requests]
+    waits = [request.listener_waits for request in models.mel_requests]
     assert waits == [1] + [0] * (len(waits) - 1)
 
 
@@ -211,7 +245,7 @@ def test_later_chunks_tell_how_long_the_listener_can_wait() -> None:
     models = FakeModels()
     chunks = run(models, ChunkPlan(first=20))
     played = np.cumsum([0.0] + [len(chunk.audio) / chunk.sample_rate for chunk in chunks])
-    told = [request["LISTENER_SECONDS"] for request in models.mel_requests]
+    told = [request.listener_seconds for request in models.mel_requests]
     assert told[0] <= 0.25  # the pause before the first sentence
     assert set(np.round(told, 6)) <= set(np.round(played, 6))
     assert sorted(told) == told
@@ -224,13 +258,13 @@ class Meeting(FakeModels):
         super().__init__()
         self.barrier = threading.Barrier(2, timeout=10)
 
-    def text_frontend(self, tensors: Tensors) -> Tensors:
+    def text_frontend(self, call: StageCall[TextResult]) -> TextResult:
         self.barrier.wait()
-        return super().text_frontend(tensors)
+        return super().text_frontend(call)
 
-    def reference_encoder(self, tensors: Tensors) -> Tensors:
+    def reference_encoder(self, call: StageCall[ReferenceResult]) -> ReferenceResult:
         self.barrier.wait()
-        return super().reference_encoder(tensors)
+        return super().reference_encoder(call)
 
 
 def test_text_and_reference_are_asked_for_at_once() -> None:
@@ -248,23 +282,21 @@ def test_a_failure_ends_the_stream_with_its_error_and_stops_the_engine() -> None
 def test_cancelling_ends_the_stream_and_its_thread() -> None:
     models = FakeModels()
     scope = CancelScope(models)
-    stream = synthesize(Request(text="x", seed=1), scope, ChunkPlan(first=20), VOCODER)
-    next(stream)
-    next(stream)
+    made = stream(asked(), scope, ChunkPlan(first=20), VOCODER)
+    next(made)
+    next(made)
     scope.cancel()
     with pytest.raises(Cancelled):
-        list(stream)
+        list(made)
     assert models.running == {}
     assert not [t for t in threading.enumerate() if t.name == "token-feed"]
 
 
 def test_a_listener_that_closes_the_stream_leaves_nothing_behind() -> None:
     models = FakeModels()
-    stream = synthesize(
-        Request(text="x", seed=1), CancelScope(models), ChunkPlan(first=20), VOCODER
-    )
-    next(stream)
-    stream.close()
+    made = stream(asked(), CancelScope(models), ChunkPlan(first=20), VOCODER)
+    next(made)
+    made.close()  # type: ignore[attr-defined]
     assert models.running == {}
     assert not [t for t in threading.enumerate() if t.name == "token-feed"]
 
@@ -284,9 +316,35 @@ def test_the_first_chunk_lacks_the_context_of_the_served_vocoder() -> None:
     wide = VocoderConfig(resblock_dilations=((1, 3, 9),) * 3)
     plan = ChunkPlan(first=20)
     for vocoder in (VOCODER, wide):
-        made = synthesize(
-            Request(text="x", seed=5), CancelScope(FakeModels()), plan, vocoder, clock=lambda: 0.0
-        )
+        made = stream(asked(), CancelScope(FakeModels()), plan, vocoder, clock=lambda: 0.0)
         first = next(chunk for chunk in made if chunk.audio.any() or len(chunk.audio) != 12_000)
         made.close()  # type: ignore[attr-defined]
         assert len(first.audio) == (20 - vocoder.context_frames) * 480
+
+
+@pytest.mark.parametrize("lost", [SequenceLost("begun anew"), Unreachable("its process is gone")])
+def test_a_sentence_that_lost_its_instance_goes_on_from_its_tokens(lost: BaseException) -> None:
+    models, plan = FakeModels(), ChunkPlan(first=20, largest=40)
+    chunks = stream(asked(), CancelScope(models), plan, VOCODER, clock=lambda: 0.0)
+    parts = []
+    for chunk in chunks:
+        parts.append(chunk.audio)
+        if chunk.sentence_index == 2 and len(models.started) == 3:
+            models.failures = [lost, lost]
+    np.testing.assert_allclose(np.concatenate(parts), expected(), atol=1e-6)
+    assert [sentence for sentence, _ in models.started] == [0, 1, 2, 2]
+    assert 0 < models.started[-1][1] < TOKENS[2], "it went on after what was drawn"
+
+
+def test_an_instance_that_stays_away_ends_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gsv.stages.token_feed.RECOVERY_SECONDS", 0.2)
+    models = FakeModels()
+    models.failures = [Unreachable("its process is gone") for _ in range(1000)]
+    with pytest.raises(Unreachable):
+        run(models, ChunkPlan(first=20))
+
+
+def test_sequences_are_ended() -> None:
+    models = FakeModels()
+    run(models, ChunkPlan(first=20))
+    assert models.running == {}

@@ -1,4 +1,4 @@
-"""Portions of a sentence: complete, in order, and never left behind."""
+"""Chunks of a sentence: complete, in order, and never left behind."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gsv.errors import Cancelled, GsvError, InvalidRequest
+from gsv.errors import Cancelled, InvalidRequest, SequenceLost
 from gsv.stages import token_sessions as session
 from gsv.stages.token_sessions import TokenSession, TokenSessions
 
@@ -24,13 +24,17 @@ class Caller:
 
     def __init__(self) -> None:
         self.answers: list[Any] = []
+        self.left = False
+
+    def is_cancelled(self) -> bool:
+        return self.left
 
     def send(self, result: Any, *, final: bool) -> None:
         assert final
         self.answers.append(result)
 
     def finish(self) -> None:
-        raise AssertionError("a portion is never empty-handed")
+        raise AssertionError("a chunk is never empty-handed")
 
     def fail(self, error: BaseException) -> None:
         self.answers.append(error)
@@ -40,20 +44,20 @@ def write(target: TokenSession, *tokens: int, last: bool = False) -> None:
     target.send(Written(np.array(tokens, np.int32)), final=last)
 
 
-def begin(sessions: TokenSessions, job: str = "a") -> TokenSession:
-    return sessions.begin(job, lambda tokens, last: (tokens.tolist(), last))
+def begin(sessions: TokenSessions, sequence: int = 1) -> TokenSession:
+    return sessions.begin(sequence, lambda tokens, last: (tokens.tolist(), last))
 
 
-def test_portions_wait_for_their_tokens_and_end_with_the_sentence() -> None:
+def test_chunks_wait_for_their_tokens_and_end_with_the_sentence() -> None:
     sessions, caller = TokenSessions(), Caller()
     sentence = begin(sessions)
-    sentence.ask(caller, 3, 0)
+    sentence.ask(caller, 3)
     write(sentence, 1, 2)
     assert caller.answers == []
     write(sentence, 3, 4)
     write(sentence, 5)
     assert caller.answers == [([1, 2, 3, 4], False)]
-    sessions.find("a").ask(caller, 3, 1)
+    sessions.find(1).ask(caller, 3)
     write(sentence, 6, last=True)
     assert caller.answers[1:] == [([5, 6], True)]
     assert len(sessions) == 0
@@ -63,53 +67,58 @@ def test_what_is_written_already_is_handed_out_at_once() -> None:
     sentence, caller = begin(TokenSessions()), Caller()
     write(sentence, 1, 2)
     write(sentence, last=True)
-    sentence.ask(caller, 8, 0)
+    sentence.ask(caller, 8)
     assert caller.answers == [([1, 2], True)]
 
 
 def test_enough_is_what_lies_ready_and_was_not_asked_for() -> None:
     sentence, caller = begin(TokenSessions()), Caller()
-    sentence.ask(caller, 2, 0)
+    sentence.ask(caller, 2)
     write(sentence, 1, 2)
     assert not sentence.is_buffered()
     write(sentence, *range(session.READY_TOKENS))
     assert sentence.is_buffered()
-    sentence.ask(caller, session.READY_TOKENS + 1, 1)
+    sentence.ask(caller, session.READY_TOKENS + 1)
     assert not sentence.is_buffered()
 
 
-def test_an_error_is_the_next_portion() -> None:
+def test_an_error_is_the_next_answer() -> None:
     sessions, caller, error = TokenSessions(), Caller(), Cancelled("gone")
     sentence = begin(sessions)
     sentence.fail(error)
-    sentence.ask(caller, 1, 0)
+    sentence.ask(caller, 1)
     assert caller.answers == [error]
     assert len(sessions) == 0
 
 
-def test_portions_are_asked_for_in_order_and_once() -> None:
+def test_chunks_are_asked_for_one_at_a_time() -> None:
     sentence = begin(TokenSessions())
-    with pytest.raises(InvalidRequest, match="PORTION: got 1"):
-        sentence.ask(Caller(), 1, 1)
-    sentence.ask(Caller(), 1, 0)
-    with pytest.raises(InvalidRequest, match="PORTION"):
-        sentence.ask(Caller(), 1, 0)
+    sentence.ask(Caller(), 1)
+    with pytest.raises(InvalidRequest, match="one request of a sequence at a time"):
+        sentence.ask(Caller(), 1)
 
 
-def test_names_are_unique_and_known() -> None:
-    sessions = TokenSessions()
+def test_a_sequence_that_nobody_knows_is_lost() -> None:
+    with pytest.raises(SequenceLost, match="sequence 2 is not being written here"):
+        TokenSessions().find(2)
+
+
+def test_a_sequence_that_begins_again_gives_the_first_one_up() -> None:
+    sessions, stopped, waiting = TokenSessions(), [], Caller()
+    first = begin(sessions)
+    first.cancel = lambda: stopped.append("first")
+    first.ask(waiting, 1)
     begin(sessions)
-    with pytest.raises(InvalidRequest, match="JOB: got 'a'"):
-        begin(sessions)
-    with pytest.raises(GsvError, match="sentence b is not being written"):
-        sessions.find("b")
+    assert stopped == ["first"]
+    assert isinstance(waiting.answers[0], Cancelled)
+    assert len(sessions) == 1
 
 
 def test_an_abandoned_sentence_is_stopped_once() -> None:
     sessions, stopped = TokenSessions(), []
     begin(sessions).cancel = lambda: stopped.append("a")
-    sessions.abandon("a")
-    sessions.abandon("a")
+    sessions.abandon(1)
+    sessions.abandon(1)
     assert stopped == ["a"]
     assert len(sessions) == 0
 
@@ -117,8 +126,23 @@ def test_an_abandoned_sentence_is_stopped_once() -> None:
 def test_a_sentence_that_nobody_fetches_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     sessions, stopped = TokenSessions(), []
     begin(sessions).cancel = lambda: stopped.append("a")
+    sessions.sweep()
+    assert stopped == []
     later = time.monotonic() + session.IDLE_SECONDS + 1
     monkeypatch.setattr("gsv.stages.token_sessions.time.monotonic", lambda: later)
-    begin(sessions, "b")
+    sessions.sweep()
     assert stopped == ["a"]
-    assert len(sessions) == 1
+    assert len(sessions) == 0
+
+
+def test_a_sentence_whose_caller_left_between_two_chunks_is_given_up() -> None:
+    sessions, stopped, caller = TokenSessions(), [], Caller()
+    sentence = begin(sessions)
+    sentence.cancel = lambda: stopped.append("a")
+    sentence.ask(caller, 1)
+    write(sentence, 1)
+    sessions.sweep()
+    assert stopped == []
+    caller.left = True
+    sessions.sweep()
+    assert stopped == ["a"]
