@@ -17,7 +17,8 @@ FLOORS = [
     {"audio", "device", "options", "precision", "repository"},
     {"models", "text"},
     {"voices"},  # a voice may have a lexicon, which the text frontend reads
-    {"engine", "checkpoints"},
+    {"engine"},
+    {"checkpoints"},
     {"stages"},
     {"offline", "serving"},
     {"packing"},

@@ -8,14 +8,20 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
+from gsv.errors import InvalidRequest
+from gsv.serving.backend.cancel_board import CancelBoard
 from gsv.stages.base import Place, Settings
+from gsv.stages.calls import SequenceStep, StageCall
+from gsv.stages.messages import MoreTokens, SemanticResult, WaveRequest, WaveResult
 
+REPOSITORY = Path(__file__).parent.parent.parent / "model_repository"
 OURS = "gsv.serving.backend."
 
 
@@ -123,29 +129,75 @@ class Call:
 
     def exec(self) -> Any:
         tensors = [
-            SimpleNamespace(name=lambda n=n: n, as_numpy=lambda: np.ones((1, 3)))
+            SimpleNamespace(name=lambda n=n: n, as_numpy=lambda: np.ones((1, 3), np.int32))
             for n in self._names
         ]
         return SimpleNamespace(has_error=lambda: False, output_tensors=lambda: tensors)
 
 
-def test_calls_between_models_are_answered_in_main_memory(adapter: Any) -> None:
+def test_a_call_between_models_is_typed_by_the_configuration(
+    adapter: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     bls = importlib.import_module(OURS + "bls_client")
+    monkeypatch.setattr(bls, "CancelBoard", lambda: CancelBoard(tmp_path))
     wire = bls.pb_utils
     wire.InferenceRequest, Call.made = Call, []
     wire.TRITONSERVER_MEMORY_CPU = "cpu"
     wire.PreferredMemory = lambda kind, device: (kind, device)
-    answer = bls.BlsClient()("vocoder", {"MEL": np.zeros((2, 3), np.float32)}, ["AUDIO"], job="j")
-    assert answer["AUDIO"].tolist() == [1, 1, 1]
-    bls.BlsClient().cancel("sovits_v4", "j")
-    assert [call["preferred_memory"] for call in Call.made] == [("cpu", 0)] * 2
-    assert [call["request_id"] for call in Call.made] == ["j", "cancel:j"]
+    client = bls.BlsClient(REPOSITORY)
+    token = client.token("mine")
+    mel = np.zeros((100, 3), np.float32)
+    asked = WaveRequest(mel=mel, mel_counts=np.array([3], np.int32))
+    answer = client(StageCall("vocoder", asked, WaveResult), token)
+    assert answer.audio.tolist() == [1, 1, 1]
+    assert answer.sample_rate == 1
+    (made,) = Call.made
+    sent = {tensor.name: tensor.array for tensor in made["inputs"]}
+    assert sent["MEL"].shape == (1, 100, 3)
+    assert (sent["SAMPLE_RATE"].dtype, sent["SAMPLE_RATE"].shape) == (np.int32, (1, 1))
+    assert "PAUSES" not in sent, "what is None is left out"
+    assert made["preferred_memory"] == ("cpu", 0), "a GPU's memory would open a CUDA context"
+    assert made["request_id"] == token.request_id
+    client.close()
+
+
+def test_a_sequence_goes_into_the_requests_flags(
+    adapter: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bls = importlib.import_module(OURS + "bls_client")
+    monkeypatch.setattr(bls, "CancelBoard", lambda: CancelBoard(tmp_path))
+    bls.pb_utils.InferenceRequest, Call.made = Call, []
+    bls.pb_utils.TRITONSERVER_MEMORY_CPU = "cpu"
+    bls.pb_utils.PreferredMemory = lambda kind, device: (kind, device)
+    client = bls.BlsClient(REPOSITORY)
+    for start, end in ((True, False), (False, False), (False, True), (True, True)):
+        step = SequenceStep(7, start, end)
+        client(StageCall("semantic_gpt", MoreTokens(5), SemanticResult, step), client.token(""))
+    assert [call["flags"] for call in Call.made] == [1, 0, 2, 3]
+    assert {call["correlation_id"] for call in Call.made} == {7}
+    client.close()
+
+
+def test_names_that_nobody_reads_are_refused_with_the_nearest(adapter: Any) -> None:
+    wire = adapter.read_wire(
+        [{"name": name, "data_type": "TYPE_STRING", "dims": [1]} for name in ("TEXT", "SPEED")]
+    )
+    given = SimpleNamespace(parameters=lambda: '{"sped": 1}')
+    with pytest.raises(
+        InvalidRequest, match=r"sped: no such .*nearest is SPEED; allowed: TEXT, SP"
+    ):
+        adapter.check_parameters(given, wire)
+    adapter.check_parameters(SimpleNamespace(parameters=lambda: ""), wire)
+    named = SimpleNamespace(inputs=lambda: [SimpleNamespace(name=lambda: "VOICES")])
+    with pytest.raises(InvalidRequest, match="VOICES: no such input; allowed: TEXT, SPEED"):
+        adapter.read_request(named, wire)
 
 
 class QuietStage:
     """A stage that only notes where it was put."""
 
     settings_type = Settings
+    request_type = WaveRequest
     places: ClassVar[list[Place]] = []
 
     def __init__(self, place: Place, settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ REFERENCE: dict[str, Any] = {
 
 
 def test_defaults_are_those_of_the_interface() -> None:
-    tensors = PublicRequest(text="Hello.").tensors()
+    filled = dataclasses.asdict(PublicRequest(text="Hello.").filled())
+    tensors = {name.upper(): value for name, value in filled.items() if value is not None}
     seed = tensors.pop("SEED")
     assert 0 <= seed < 2**63
     assert tensors == {
@@ -42,8 +44,8 @@ def test_defaults_are_those_of_the_interface() -> None:
 
 
 def test_a_seed_is_kept_and_a_random_one_is_drawn_anew() -> None:
-    assert PublicRequest(text="a", seed=7).tensors()["SEED"] == 7
-    drawn = {PublicRequest(text="a", seed=-1).tensors()["SEED"] for _ in range(4)}
+    assert PublicRequest(text="a", seed=7).filled().seed == 7
+    drawn = {PublicRequest(text="a", seed=-1).filled().seed for _ in range(4)}
     assert len(drawn) == 4  # equal by chance once in 2**125
 
 

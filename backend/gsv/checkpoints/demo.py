@@ -28,7 +28,8 @@ from transformers import BertConfig, BertModel, HubertConfig, HubertModel
 
 from gsv.checkpoints.convert import expected_shapes
 from gsv.checkpoints.pretrained import BERT_FOLDER, HUBERT_FOLDER, OFFICIAL_BERT, OFFICIAL_HUBERT
-from gsv.constants import BERT_DIM, EOS, SSL_RATE
+from gsv.constants import BERT_DIM, EOS, MAX_TOKENS, SSL_RATE
+from gsv.engine.gpt.judge import OTHER, Bounds, BoundsTable
 from gsv.repository import demo_voice
 
 Shape = Sequence[int]
@@ -88,6 +89,10 @@ def make_demo(size: str, target: Path, *, seed: int = 0, progress: Progress | No
             progress(name)
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         make(target / name)
+    # No sentence of random weights is speech, so nothing is normal and nothing is judged.
+    streak = {"run": MAX_TOKENS, "loop": MAX_TOKENS, "silence": MAX_TOKENS}
+    wide = Bounds(fewest=1e-6, expected=1.0, most=float(MAX_TOKENS), **streak)
+    BoundsTable({OTHER: wide}).save(target)
 
 
 def _make_gpt(path: Path, layout: Mapping[str, Any], seed: int, half: bool) -> None:

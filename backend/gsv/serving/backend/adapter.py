@@ -8,6 +8,7 @@ types from ``config.pbtxt``, so a ``model.py`` only names its stage.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import gc
 import json
 import logging
@@ -15,7 +16,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -53,6 +54,7 @@ def read_request(request: Any, wire: list[Wire]) -> dict[str, Any]:
             number of inputs only.)
     """
     values: dict[str, Any] = {}
+    _check_names("input", [tensor.name() for tensor in request.inputs()], wire)
     for declared in wire:
         tensor = pb_utils.get_input_tensor_by_name(request, declared.name)
         if tensor is not None:
@@ -60,6 +62,24 @@ def read_request(request: Any, wire: list[Wire]) -> dict[str, Any]:
         elif not declared.optional:
             raise InvalidRequest(f"{declared.name}: is missing; it is a required input")
     return values
+
+
+def check_parameters(request: Any, wire: list[Wire]) -> None:
+    """InvalidRequest for a request parameter that nobody reads, such as a misspelt input.
+
+    Triton's ``generate`` makes a parameter of every field that is not an input.
+    """
+    given = request.parameters()
+    _check_names("input or request parameter", json.loads(given) if given else {}, wire)
+
+
+def _check_names(kind: str, given: Iterable[str], wire: list[Wire]) -> None:
+    known = [declared.name for declared in wire]
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name.upper(), known, n=1)
+            meant = f"; the nearest is {near[0]}" if near else ""
+            raise InvalidRequest(f"{name}: no such {kind}{meant}; allowed: {', '.join(known)}")
 
 
 def _read_tensor(tensor: Any, declared: Wire) -> Any:
@@ -200,6 +220,8 @@ class _Model:
             "start": bool(request.flags() & _START),
             "end": bool(request.flags() & _END),
         }
+        if not self._tagged:
+            check_parameters(request, self._inputs)
         values = read_request(request, self._inputs)
         if read := getattr(self.stage, "read_request", None):
             return read({**beside, **values})
