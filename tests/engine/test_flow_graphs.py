@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from gsv.engine.cuda_graphs import CapturedCalls
+from gsv.engine.flow import graphed_estimator as flow_graphs
 from gsv.engine.flow.engine import FlowEngine, FlowRequest
-from gsv.engine.flow.engine import graphed_estimator as flow_graphs
 from gsv.engine.flow.graphed_estimator import GraphedEstimator, shapes
 
 pytestmark = pytest.mark.usefixtures("no_grad")
