@@ -45,10 +45,12 @@ def main(size: str, dtype: str, seconds: float, steps: int, repeat: int) -> None
             served(repository) as server,
             Client(server.grpc_url, protocol="grpc", timeout=900) as client,
         ):
-            # A repetition penalty makes the end token likely when all others have been drawn.
+            # A repetition penalty makes the end token likely when all others have been drawn, and
+            # the guard would draw a sentence again that lasts as long as it may.
             options = {
                 "voice": voice_of(size), "language": "en", "split_method": "cut0", "top_k": 5,
                 "temperature": 0.5, "repetition_penalty": 1.0, "pause_seconds": 0.0,
+                "guard": 0,
             }  # fmt: skip
             client.say("Good morning.", seed=1, sample_steps=1, **options)
             for seed in range(repeat):

@@ -19,13 +19,18 @@ from pretend_cuda import Log, pretend_cuda
 from pretended.waiting import LOADING
 
 from gsv.engine.chunk_plan import ChunkPlan
-from gsv.offline import PIPELINE_STEPS, Offline
+from gsv.offline import LocalToken, Offline
+from gsv.stages.calls import StageCall
 from gsv.stages.conditions import GRAPH_SHAPES
-from gsv.stages.speech import Request
+from gsv.stages.speech import PublicRequest
+from gsv.stages.synthesis import run, whole_answer
 from gsv.voices.features import FOLDER
 
 VOICES = ("plain", "tuned", "full")
-OPTIONS = {"text": "Hello, 你好。", "seed": 3, "sample_steps": 2, "pause_seconds": 0.0}
+# Random weights don't know when to end: the guard would draw every sentence again.
+OPTIONS: dict[str, Any] = {
+    "text": "Hello, 你好。", "seed": 3, "sample_steps": 2, "pause_seconds": 0.0, "guard": 0,
+}  # fmt: skip
 TOKENS = 24  # where a sentence is cut
 DTYPED = ("text_frontend", "reference_encoder", "semantic_gpt", "sovits_v4", "vocoder")
 
@@ -132,11 +137,28 @@ def run_on_cpu(repository: Path, dtype: str, given: dict[str, dict[str, Any]]) -
 
 def pipeline(speaker: Offline, voice: str, given: dict[str, Any] | None = None) -> dict[str, Any]:
     """Every tensor of one answer by name; each stage's inputs are those ``given``, if any are."""
-    known = Request(voice=voice, **OPTIONS).tensors()
+    asked: dict[str, Any] = {}
     made: dict[str, Any] = {}
-    for step in PIPELINE_STEPS:
-        made |= speaker(step, given or {**known, **made}, [], job="")
-    return known | made
+    token = LocalToken()
+
+    def ask(call: StageCall[Any]) -> Any:
+        if given is not None:
+            inputs = {name.lower(): given[name] for name in _tensors(call.request)}
+            call = dataclasses.replace(call, request=dataclasses.replace(call.request, **inputs))
+        answer = speaker.models(call, token)
+        asked.update(_tensors(call.request))
+        made.update(_tensors(answer))
+        return answer
+
+    run(whole_answer(PublicRequest(voice=voice, **OPTIONS).filled()), ask)
+    return asked | made
+
+
+def _tensors(message: Any) -> dict[str, Any]:
+    """The fields of a request or an answer by the names of their tensors."""
+    return {
+        field.name.upper(): getattr(message, field.name) for field in dataclasses.fields(message)
+    }
 
 
 def _speak(speaker: Offline) -> tuple[Any, ...]:
@@ -159,7 +181,7 @@ def _speak(speaker: Offline) -> tuple[Any, ...]:
 @contextmanager
 def _whole_sentences(speaker: Offline) -> Iterator[None]:
     """Within: streams are cut between sentences only, so that no clock has a say in them."""
-    stage = speaker._stages["gpt_sovits_v4_stream"]
+    stage = speaker.models._stages["gpt_sovits_v4_stream"]
     usual, stage._plan = stage._plan, ChunkPlan(first=0)
     yield
     stage._plan = usual

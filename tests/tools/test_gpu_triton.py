@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import importlib.util
+import re
 import subprocess
 import sys
 import tarfile
@@ -22,10 +23,26 @@ sys.path.append(str(ROOT / "tools"))
 import gpu_triton  # noqa: E402
 from gpu_steps import own_python, repository, server_archive  # noqa: E402
 from gpu_steps.inputs import MOST_SENTENCES, reference, text  # noqa: E402
+from gpu_steps.pipeline import Pipeline  # noqa: E402
 from gpu_steps.setup import Setup, write_weights  # noqa: E402
+from gpu_steps.stand_in_stages import (  # noqa: E402
+    ReferenceSettings,
+    ReferenceStandIn,
+    TextSettings,
+    TextStandIn,
+)
 
 from gsv.checkpoints.manifest import verify_manifest  # noqa: E402
-from gsv.stages.messages import MelRequest, SemanticRequest  # noqa: E402
+from gsv.constants import MEL_CHANNELS  # noqa: E402
+from gsv.stages.base import Place  # noqa: E402
+from gsv.stages.messages import (  # noqa: E402
+    MelResult,
+    ReferenceRequest,
+    SemanticResult,
+    TextRequest,
+)
+from gsv.stages.speech import PublicRequest  # noqa: E402
+from gsv.stages.synthesis import Speech  # noqa: E402
 
 needs_server = pytest.mark.skipif(
     importlib.util.find_spec("pytriton") is None, reason="no nvidia-pytriton"
@@ -65,14 +82,15 @@ def test_a_parameter_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sentences", [1, MOST_SENTENCES])
 def test_the_stages_take_what_the_stand_ins_give(sentences: int) -> None:
-    given = {name.lower(): value for name, value in (text(sentences) | reference()).items()}
-    engine = {f: v for f, v in given.items() if f in SemanticRequest.__dataclass_fields__}
-    assert len(SemanticRequest(**engine).phoneme_counts) == sentences
-    flow = {f: v for f, v in given.items() if f in MelRequest.__dataclass_fields__}
+    request = PublicRequest(text=str(sentences), sample_steps=7).filled()
+    speech = Speech(request, text(sentences), reference())
+    assert len(speech.semantic().request.phoneme_counts) == sentences
+    assert speech.sentences == sentences
     tokens = np.zeros(25 * sentences, np.int32)
     counts = np.full(sentences, 25, np.int32)
-    assert MelRequest(tokens=tokens, token_counts=counts, **flow).sample_steps == 32
-    assert given["pauses"].shape == (sentences + 1,)
+    assert speech.mel(SemanticResult(tokens, counts, 1)).request.sample_steps == 7
+    mel = MelResult(np.zeros((MEL_CHANNELS, sentences), np.float32), np.ones(sentences, np.int32))
+    assert len(speech.wave(mel).request.pauses) == sentences + 1
 
 
 def test_more_sentences_than_there_are_is_an_error() -> None:
@@ -94,18 +112,47 @@ def backend_utils(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delitem(sys.modules, name, raising=False)
 
 
+STAND_INS = {"text_frontend": TextStandIn, "reference_encoder": ReferenceStandIn}
+
+
 @pytest.mark.usefixtures("backend_utils")
-def test_stand_ins_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in repository.STAND_INS:
-        monkeypatch.delitem(sys.modules, f"gpu_steps.stand_ins.{name}", raising=False)
-    texts = importlib.import_module("gpu_steps.stand_ins.text_frontend")
-    stage = texts.TextStandIn(None, texts.Settings())
-    one, three = stage.run_batch([texts.Request("1"), texts.Request("3")])
+@pytest.mark.parametrize("name", repository.STAND_INS)
+def test_stand_ins_serve_their_stages(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, f"gpu_steps.stand_ins.{name}", raising=False)
+    model = importlib.import_module(f"gpu_steps.stand_ins.{name}").TritonPythonModel
+    assert model.stage is STAND_INS[name]
+
+
+@pytest.mark.parametrize("name", repository.STAND_INS)
+def test_stand_ins_take_the_parameters_of_the_real_models(name: str) -> None:
+    config = (ROOT / "model_repository" / name / "config.pbtxt").read_text(encoding="utf-8")
+    given = dict(re.findall(r'key: "(\w+)" value: \{ string_value: "([^"]*)" \}', config))
+    assert "dtype" in given
+    STAND_INS[name].settings_type.parse(given)
+
+
+def test_stand_ins_answer(tmp_path: Path) -> None:
+    texts = TextStandIn(Place(tmp_path), TextSettings())
+    one, three = texts.run_batch([TextRequest("1"), TextRequest("3")])
     assert (len(one.phoneme_counts), len(three.phoneme_counts)) == (1, 3)
-    references = importlib.import_module("gpu_steps.stand_ins.reference_encoder")
-    stage = references.ReferenceStandIn(None, references.Settings())
-    first, second = stage.run_batch([references.Request("a"), references.Request("b")])
+    references = ReferenceStandIn(Place(tmp_path), ReferenceSettings())
+    first, second = references.run_batch([ReferenceRequest("a"), ReferenceRequest("b")])
     assert first.reference_mel is second.reference_mel
+
+
+def test_the_pipeline_answers_whole_and_streamed(setup: Setup) -> None:
+    pipeline = Pipeline(setup, sentence_tokens=30)
+    try:
+        pipeline.calls = []
+        whole = pipeline.whole(2, seed=1, steps=1)
+        called = {model for model, _, _ in pipeline.calls}
+        assert called == {*STAND_INS, "semantic_gpt", "sovits_v4", "vocoder"}
+        assert len(whole.audio) == 2 * 30 / 25 * whole.sample_rate
+        chunks = list(pipeline.stream(2, seed=1, steps=1))
+        assert sum(len(chunk.audio) for chunk in chunks) == len(whole.audio)
+        assert {chunk.sentence_index for chunk in chunks} == {0, 1}
+    finally:
+        pipeline.close()
 
 
 def test_the_own_python_sees_the_folders_in_order(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_features_are_shared_by_all_instances(speaker: Offline, root: Path) -> N
             assert same(say(other, voice), wave), voice
             assert same(say(other, voice), wave), voice
         for model in ("reference_encoder", "text_frontend"):
-            told = other._stages[model].voice_metrics.take()
+            told = other.models._stages[model].voice_metrics.take()
             found = {(c.voice, c.detail): c.value for c in told if c.family == "features"}
             tuned = "computed" if model == "reference_encoder" else "disk"
             assert found == {
@@ -196,7 +196,7 @@ def test_a_folder_that_changes_all_the_time(speaker: Offline, root: Path) -> Non
     expected = []
     for version in versions:
         add_voice(voices, version, shapes, replace=True)
-        speaker._stages["gpt_sovits_v4"]._voices.get("changing", fresh=True)
+        speaker.models._stages["gpt_sovits_v4"]._voices.get("changing", fresh=True)
         expected.append(say(speaker, "changing"))
     alone = {voice: [say(speaker, voice)] for voice in ("plain", "tuned")} | {"changing": expected}
     done = threading.Event()

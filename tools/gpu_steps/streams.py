@@ -68,7 +68,7 @@ def callers(
 
 def _durations(pipeline: Pipeline, sentences: int, seed: int, steps: int) -> Iterator[float]:
     for chunk in pipeline.stream(sentences, seed, steps):
-        yield len(chunk["AUDIO"]) / chunk["SAMPLE_RATE"]
+        yield len(chunk.audio) / chunk.sample_rate
 
 
 def calls(pipeline: Pipeline, steps: int) -> list[list[Any]]:
@@ -96,7 +96,7 @@ def wholes(setup: Setup, pipeline: Pipeline, count: int, steps: int) -> dict[str
         samples = 0.0
         for turn in range(rounds):
             answer = pipeline.whole(sentences, 1000 * caller + turn, steps)
-            samples += len(answer["AUDIO"]) / answer["SAMPLE_RATE"]
+            samples += len(answer.audio) / answer.sample_rate
         return samples
 
     made = Parallel(count, ask)

@@ -146,7 +146,8 @@ def load(
 
 def _chunks(client: Any, sentences: int, seed: int, steps: int) -> Callable[[], Any]:
     def durations() -> Any:
-        stream = client.stream(str(sentences), seed=seed, sample_steps=steps)
+        # No sentence ends by itself, and the guard would draw each one again.
+        stream = client.stream(str(sentences), seed=seed, sample_steps=steps, guard=0)
         return (chunk.duration for chunk in stream)
 
     return durations
