@@ -183,9 +183,7 @@ def test_names_that_nobody_reads_are_refused_with_the_nearest(adapter: Any) -> N
         [{"name": name, "data_type": "TYPE_STRING", "dims": [1]} for name in ("TEXT", "SPEED")]
     )
     given = SimpleNamespace(parameters=lambda: '{"sped": 1}')
-    with pytest.raises(
-        InvalidRequest, match=r"sped: no such .*nearest is SPEED; allowed: TEXT, SP"
-    ):
+    with pytest.raises(InvalidRequest, match="sped: no such .*nearest is SPEED"):
         adapter.check_parameters(given, wire)
     adapter.check_parameters(SimpleNamespace(parameters=lambda: ""), wire)
     named = SimpleNamespace(inputs=lambda: [SimpleNamespace(name=lambda: "VOICES")])
