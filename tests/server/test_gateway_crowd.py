@@ -28,7 +28,7 @@ from server.test_soak import (
     SPARE_THREADS,
     TEXTS,
     Holdings,
-    Tally,
+    Outcomes,
     metrics,
     wait_until_idle,
 )
@@ -72,7 +72,7 @@ def open_sockets() -> int:
     return count
 
 
-def speak(url: str, number: int, until: float, tally: Tally) -> None:
+def speak(url: str, number: int, until: float, outcomes: Outcomes) -> None:
     """One caller, with a connection pool as the package keeps it, and no second try."""
     draw = random.Random(number)
     with openai.OpenAI(api_key="none", base_url=f"{url}/v1", max_retries=0, timeout=120) as client:
@@ -83,9 +83,9 @@ def speak(url: str, number: int, until: float, tally: Tally) -> None:
             pieces = draw.randrange(-1, 3) if leaves else None
             data = call(client, text, seed, form, pieces)
             if pieces is None:
-                tally.whole(f"{form}: {text}", seed, len(decoded(data, form)[0]))
+                outcomes.whole(f"{form}: {text}", seed, len(decoded(data, form)[0]))
             else:
-                tally.count("left")
+                outcomes.count("left")
 
 
 def call(client: openai.OpenAI, text: str, seed: int, form: str, pieces: int | None) -> bytes:
@@ -126,27 +126,27 @@ def test_a_crowd_of_whom_a_third_leave(server: EmbeddedServer) -> None:
     """No error, every answer whole, nothing left over in the gateway or in Triton."""
     with running(AsyncClient(server.grpc_url), Settings(local=True)) as gateway:
 
-        def run(seconds: float) -> Tally:
-            until, tally = time.monotonic() + seconds, Tally()
+        def run(seconds: float) -> Outcomes:
+            until, outcomes = time.monotonic() + seconds, Outcomes()
             with concurrent.futures.ThreadPoolExecutor(CLIENTS) as pool:
                 for done in [
-                    pool.submit(speak, gateway.url, number, until, tally)
+                    pool.submit(speak, gateway.url, number, until, outcomes)
                     for number in range(CLIENTS)
                 ]:
                     done.result()
             wait_until_idle(server)
-            return tally
+            return outcomes
 
         run(WARM_UP_SECONDS)  # pools, regions and the channel to Triton grow to their size
         idle = Left(gateway.tasks(), 0, 0, threading.active_count(), open_sockets())
         before = settled(lambda: Left.of(gateway), idle)
         held, counted = Holdings.of(server), metrics(server)
-        tally = run(SECONDS)
+        outcomes = run(SECONDS)
         after = settled(lambda: Left.of(gateway), before)
         remains = Holdings.of(server)
-        print(dict(tally.answers), before, after, held, remains, sep="\n")  # noqa: T201
-        assert tally.answers["whole"] >= CLIENTS
-        assert tally.answers["left"] >= CLIENTS / 4
+        print(dict(outcomes.answers), before, after, held, remains, sep="\n")  # noqa: T201
+        assert outcomes.answers["whole"] >= CLIENTS
+        assert outcomes.answers["left"] >= CLIENTS / 4
         assert (after.in_flight, after.connections) == (0, 0)
         assert after.tasks <= before.tasks
         assert after.sockets <= before.sockets

@@ -38,7 +38,7 @@ SPARE_THREADS = 16  # a pool may have grown while abandoned calls were ending
 
 
 @dataclasses.dataclass
-class VoiceMetrics:
+class Outcomes:
     """What the clients saw."""
 
     answers: Counter[str] = dataclasses.field(default_factory=Counter)
@@ -93,17 +93,17 @@ def wait_until_idle(server: EmbeddedServer) -> None:
         time.sleep(0.2)
 
 
-def speak(server: EmbeddedServer, number: int, until: float, voice_metrics: VoiceMetrics) -> None:
+def speak(server: EmbeddedServer, number: int, until: float, outcomes: Outcomes) -> None:
     """One caller of whole answers, over one protocol."""
     draw = random.Random(number)
     with client_number(server, number) as client:
         while time.monotonic() < until:
             text, seed = draw.choice(TEXTS), draw.choice(SEEDS)
             audio = client.say(text, seed=seed, sample_steps=2)
-            voice_metrics.whole(text, seed, len(audio.samples))
+            outcomes.whole(text, seed, len(audio.samples))
 
 
-def listen(server: EmbeddedServer, number: int, until: float, voice_metrics: VoiceMetrics) -> None:
+def listen(server: EmbeddedServer, number: int, until: float, outcomes: Outcomes) -> None:
     """One caller of streams, who leaves some of them at a random moment."""
     draw = random.Random(number)
     while time.monotonic() < until:
@@ -116,9 +116,9 @@ def listen(server: EmbeddedServer, number: int, until: float, voice_metrics: Voi
             assert sentences == sorted(sentences)
             if leaves:
                 stream.close()
-                voice_metrics.count("left")
+                outcomes.count("left")
             else:
-                voice_metrics.whole(text, seed, sum(len(chunk.samples) for chunk in chunks))
+                outcomes.whole(text, seed, sum(len(chunk.samples) for chunk in chunks))
 
 
 def client_number(server: EmbeddedServer, number: int) -> Client:
@@ -130,29 +130,28 @@ def client_number(server: EmbeddedServer, number: int) -> Client:
 def test_many_clients_leave_nothing_behind(server: EmbeddedServer, caller: object) -> None:
     assert callable(caller)
 
-    def run(seconds: float) -> VoiceMetrics:
-        voice_metrics = VoiceMetrics()
+    def run(seconds: float) -> Outcomes:
+        outcomes = Outcomes()
         until = time.monotonic() + seconds
         with concurrent.futures.ThreadPoolExecutor(CLIENTS) as pool:
             for done in [
-                pool.submit(caller, server, number, until, voice_metrics)
-                for number in range(CLIENTS)
+                pool.submit(caller, server, number, until, outcomes) for number in range(CLIENTS)
             ]:
                 done.result()
         wait_until_idle(server)
-        return voice_metrics
+        return outcomes
 
     run(min(3.0, SECONDS))  # pools and regions grow to their size
     before, counted = Holdings.of(server), metrics(server)
-    voice_metrics = run(SECONDS)
+    outcomes = run(SECONDS)
     after = Holdings.of(server)
-    assert voice_metrics.answers["whole"] >= CLIENTS
+    assert outcomes.answers["whole"] >= CLIENTS
     assert after.regions <= before.regions
     assert after.threads <= before.threads + SPARE_THREADS
     if caller is listen:
-        assert voice_metrics.answers["left"] >= CLIENTS / 4
+        assert outcomes.answers["left"] >= CLIENTS / 4
         cancelled = 'gsv_requests_total{model="gpt_sovits_v4_stream",outcome="cancelled"}'
         assert metrics(server)[cancelled] > counted[cancelled]
     failed = [name for name, value in metrics(server).items() if 'outcome="failed"' in name]
     assert [name for name in failed if metrics(server)[name] > counted[name]] == []
-    print(caller, dict(voice_metrics.answers), before, after)  # noqa: T201
+    print(caller, dict(outcomes.answers), before, after)  # noqa: T201

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 import shlex
 import socket
 import tempfile
@@ -12,6 +13,7 @@ from pathlib import Path
 from gsv.errors import ServerError
 
 CONTROL_HEADER = "gsv-control-key"
+_CALLS_OF_A_REQUEST = 3  # of one public request, at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +48,7 @@ class ServerOptions:
             f"--metrics-port={ports[2]}",
             f"--exit-timeout-secs={self.exit_timeout}",
             f"--backend-config=python,shm-region-prefix-name={regions}",
+            f"--backend-config=python,thread-pool-size={call_threads(repository)}",
         ]
         if backends is not None:
             arguments.append(f"--backend-directory={backends}")
@@ -54,6 +57,19 @@ class ServerOptions:
             arguments.append(f"--http-restricted-api={restriction}")
             arguments.append(f"--grpc-restricted-protocol={restriction}")
         return [*arguments, *self.extra]
+
+
+def call_threads(repository: Path) -> int:
+    """Calls to other models that one process may have under way, Triton's ``thread-pool-size``.
+
+    A stream waits for tokens and for mel at once, and for a moment also ends a sequence. Triton's
+    default of 32 would hold back all but 16 streams.
+    """
+    found = [1]
+    for config in repository.glob("*/config.pbtxt"):
+        text = config.read_text(encoding="utf-8", errors="replace")
+        found += map(int, re.findall(r'key: "concurrency"\s+value: \{ string_value: "(\d+)"', text))
+    return _CALLS_OF_A_REQUEST * max(found)
 
 
 def check_repository(repository: Path) -> int:
