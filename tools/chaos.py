@@ -357,7 +357,7 @@ class Chaos:
                 lines = answer.read().decode().splitlines()
         except OSError:
             return False
-        name = 'gsv_requests_in_flight{model="gpt_sovits_v4_stream"}'
+        name = 'gsv_requests_in_flight{model="gpt_sovits_v4_stream",'
         return all(float(s.split()[-1]) <= self._count for s in lines if s.startswith(name))
 
     def full(self) -> None:

@@ -227,7 +227,7 @@ def test_a_model_is_put_on_its_device(
 ) -> None:
     called: list[Any] = []
     monkeypatch.setattr(adapter, "verify_manifest", lambda folder: None)
-    monkeypatch.setattr(adapter, "RequestMetrics", lambda name: None)
+    monkeypatch.setattr(adapter, "RequestMetrics", lambda name, instance: None)
     monkeypatch.setattr(adapter, "keep_freed_memory", lambda: None)
     monkeypatch.setattr("gsv.device.prepare", called.append)
     monkeypatch.setattr("gsv.device.end_on_fatal", lambda: called.append("ends on fatal errors"))
@@ -238,6 +238,7 @@ def test_a_model_is_put_on_its_device(
         {
             "model_config": json.dumps(config),
             "model_name": "vocoder",
+            "model_instance_name": "vocoder_0_0",
             "model_repository": "/models/vocoder",
             "model_version": "1",
             "model_instance_kind": kind,

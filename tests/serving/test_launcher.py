@@ -6,6 +6,7 @@ import concurrent.futures
 import contextlib
 import http.client
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -126,7 +127,11 @@ def test_requests_under_way_are_answered_before_the_end(tmp_path: Path) -> None:
             client = grpc_client.InferenceServerClient(server.grpc_url)
             answer = pool.submit(client.infer, "slow", [tensor])
             started = time.monotonic()
-            wait_until(lambda: 'gsv_requests_in_flight{model="slow"} 1' in server._metrics())
+            wait_until(
+                lambda: re.search(
+                    r'gsv_requests_in_flight\{model="slow",[^}]*\} 1', server._metrics()
+                )
+            )
         assert answer.result(timeout=10).as_numpy("Y").tolist() == [8.0]
     client.close()
     assert time.monotonic() - started < OPTIONS.exit_timeout
@@ -141,7 +146,11 @@ def test_a_lost_request_does_not_hold_the_end_up(
     with concurrent.futures.ThreadPoolExecutor() as pool:
         with EmbeddedServer(repository, ServerOptions(exit_timeout=60)) as server:
             lost = pool.submit(infer, server.http_url, "slow", [1.0])
-            wait_until(lambda: 'gsv_requests_in_flight{model="slow"} 1' in server._metrics())
+            wait_until(
+                lambda: re.search(
+                    r'gsv_requests_in_flight\{model="slow",[^}]*\} 1', server._metrics()
+                )
+            )
             slow = next(s for s in processes.living_stubs(server.pid) if s.model == "slow")
             os.kill(slow.pid, signal.SIGKILL)
             wait_until(lambda: bool(processes.dead_children(server.pid)))

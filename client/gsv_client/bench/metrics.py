@@ -86,19 +86,21 @@ def _of_model(model: str, gained: Mapping[str, float]) -> dict[str, float]:
 
 
 def _batches(gained: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    steps = {
-        match[1]: value
-        for series, value in gained.items()
-        if series.startswith("gsv_batch_steps{") and (match := _MODEL.search(series))
-    }
+    steps, rows = (_by_model(gained, f"gsv_batch_{name}{{") for name in ("steps", "rows"))
     return {
-        model: {
-            "steps": count,
-            "mean_rows": gained.get(f'gsv_batch_rows{{model="{model}"}}', 0.0) / count,
-        }
+        model: {"steps": count, "mean_rows": rows.get(model, 0.0) / count}
         for model, count in sorted(steps.items())
         if count
     }
+
+
+def _by_model(gained: Mapping[str, float], prefix: str) -> dict[str, float]:
+    """What the series with this name gained, summed over the instances of each model."""
+    sums: dict[str, float] = {}
+    for series, value in gained.items():
+        if series.startswith(prefix) and (match := _MODEL.search(series)):
+            sums[match[1]] = sums.get(match[1], 0.0) + value
+    return sums
 
 
 def _own(gained: Mapping[str, float], after: Mapping[str, float]) -> dict[str, dict[str, float]]:

@@ -166,7 +166,7 @@ class _Model:
         _package_log.addHandler(self._log)
         _package_log.setLevel(logging.INFO)
         _package_log.propagate = False
-        self._metrics = RequestMetrics(self._name)
+        self._metrics = RequestMetrics(self._name, args["model_instance_name"])
         self._tagged = not self._name.startswith(PUBLIC_PREFIX)
         self._fields = {field.name for field in dataclasses.fields(self.stage.request_type)}
         self._cancels = CancelReader()
@@ -381,7 +381,11 @@ class StreamingModel(_Model):
     def initialize(self, args: Mapping[str, str]) -> None:
         """As for every model, and start the watch for callers that went away."""
         super().initialize(args)
-        self._load = LoadMetrics(self._name) if self._stage.load() is not None else None
+        self._load = (
+            LoadMetrics(self._name, args["model_instance_name"])
+            if self._stage.load() is not None
+            else None
+        )
         self._callers: set[_Caller] = set()
         self._changes = 0  # of it
         self._changed = threading.Condition()

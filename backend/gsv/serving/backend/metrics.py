@@ -32,10 +32,11 @@ _VOICES: dict[Family, tuple[str, bool, str]] = {
 class RequestMetrics:
     """The requests of one model: those under way, those that ended how, and their seconds.
 
-    Every model of a server uses the same families, told apart by the label ``model``.
+    Every model of a server uses the same families, told apart by the label ``model``. Instances add
+    to the same counters; each has gauges of its own, with the label ``model_instance``.
     """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, instance: str) -> None:
         in_flight = pb_utils.MetricFamily(
             name="gsv_requests_in_flight",
             description="Requests that have arrived at the model and have not ended",
@@ -52,7 +53,7 @@ class RequestMetrics:
             kind=pb_utils.MetricFamily.COUNTER,
         )
         self._families = (in_flight, requests, seconds)  # a metric ends with its family
-        self._in_flight = in_flight.Metric(labels={"model": model})
+        self._in_flight = in_flight.Metric(labels={"model": model, "model_instance": instance})
         self._in_flight.set(0)  # what a process that died had under way is lost
         self._requests = {
             outcome: requests.Metric(labels={"model": model, "outcome": outcome})
@@ -89,9 +90,9 @@ class RequestMetrics:
 
 
 class LoadMetrics:
-    """Gauges of a model with a running batch of its own."""
+    """Gauges of an instance with a running batch of its own."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, instance: str) -> None:
         described = {
             "running": "Sequences or mel chunks in the running batch",
             "waiting": "Those that wait for a place in it",
@@ -105,7 +106,8 @@ class LoadMetrics:
             for name, text in described.items()
         }
         self._gauges = {
-            name: family.Metric(labels={"model": model}) for name, family in self._families.items()
+            name: family.Metric(labels={"model": model, "model_instance": instance})
+            for name, family in self._families.items()
         }
 
     def show(self, load: Load) -> None:

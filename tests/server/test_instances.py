@@ -1,0 +1,145 @@
+"""Several instances of every model, as on several GPUs: pinned sentences, cancellation, a death.
+
+GSV_INSTANCES says how many (default 2), GSV_CROWD how many whole answers and how many streams
+(default 16 of each; 200 for a real run).
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import random
+import re
+import shutil
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from server.test_soak import metrics, wait_until_idle
+
+from gsv.serving.server import processes
+from gsv.serving.server.launcher import EmbeddedServer, ServerOptions
+from gsv_client import Client
+
+pytestmark = pytest.mark.server
+
+INSTANCES = int(os.environ.get("GSV_INSTANCES", "2"))
+CROWD = int(os.environ.get("GSV_CROWD", "16"))
+TEXT = "The first sentence is here. A second one follows it. And the third one ends it."
+OPTIONS = {"sample_steps": 4, "language": "en"}
+
+
+@pytest.fixture(scope="module")
+def several(
+    demo_repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[EmbeddedServer]:
+    """A server with several instances of each model that KIND_AUTO puts on every GPU."""
+    folder = tmp_path_factory.mktemp("several")
+    for part in (demo_repository, demo_repository.parent / "voices"):
+        shutil.copytree(part, folder / part.name)
+    changed = 0
+    for config in (folder / demo_repository.name).glob("*/config.pbtxt"):
+        text = config.read_text(encoding="utf-8")
+        kinds = text.replace("count: 1 kind: KIND_AUTO", f"count: {INSTANCES} kind: KIND_CPU")
+        changed += kinds != text
+        config.write_text(kinds, encoding="utf-8")
+    assert changed == 5, "text, reference, GPT, flow, vocoder"
+    log = folder / "triton.log"
+    with (
+        log.open("w", encoding="utf-8") as file,
+        EmbeddedServer(
+            folder / demo_repository.name,
+            ServerOptions(ready_timeout=240),
+            on_line=lambda line, important: print(line, file=file, flush=True),  # noqa: T201
+        ) as running,
+    ):
+        yield running
+
+
+def whole(server: EmbeddedServer, seed: int) -> np.ndarray:
+    with Client(server.grpc_url, protocol="grpc") as client:
+        return client.say(TEXT, seed=seed, **OPTIONS).samples
+
+
+def stream(server: EmbeddedServer, seed: int, chunks: int | None = None) -> np.ndarray:
+    """All samples of a stream, or of its first ``chunks``, after which the listener leaves."""
+    with Client(server.grpc_url, protocol="grpc") as client:
+        parts, given = [], client.stream(TEXT, seed=seed, **OPTIONS)
+        for count, chunk in enumerate(given, start=1):
+            parts.append(chunk.samples)
+            if count == chunks:
+                given.close()
+                break
+        return np.concatenate(parts)
+
+
+def rows(server: EmbeddedServer, model: str) -> dict[str, float]:
+    """Rows that each instance of a model has computed."""
+    pattern = re.compile(rf'gsv_batch_rows\{{model="{model}",model_instance="([^"]+)"\}}')
+    return {
+        m[1]: value for name, value in metrics(server).items() if (m := pattern.fullmatch(name))
+    }
+
+
+def test_a_crowd_is_answered_whichever_instance_works(several: EmbeddedServer) -> None:
+    draw = random.Random(1)
+    seeds = [draw.randrange(4) for _ in range(CROWD)]
+    alone = {seed: whole(several, seed) for seed in set(seeds)}
+    before = rows(several, "semantic_gpt")
+    assert len(before) == INSTANCES
+    leaving = {number: draw.randrange(1, 4) for number in range(0, CROWD, 3)}
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        streams = [
+            pool.submit(stream, several, seed, leaving.get(number))
+            for number, seed in enumerate(seeds)
+        ]
+        answers = [pool.submit(whole, several, seed) for seed in seeds]
+        for seed, answer in zip(seeds, answers, strict=True):
+            np.testing.assert_allclose(answer.result(), alone[seed], atol=2e-4)
+        for number, (seed, one) in enumerate(zip(seeds, streams, strict=True)):
+            samples = one.result()
+            if number not in leaving:
+                assert len(samples) == len(alone[seed]), f"stream {number}"
+    wait_until_idle(several)
+    spread = {name: count - before[name] for name, count in rows(several, "semantic_gpt").items()}
+    even = sum(spread.values()) / INSTANCES
+    # Sentences have different lengths; of a small crowd a few more may fall on one instance.
+    allowed = 0.25 if CROWD >= 200 else 0.75
+    assert all(abs(count - even) <= allowed * even for count in spread.values()), spread
+
+
+def test_whoever_leaves_is_noticed_by_every_stage(several: EmbeddedServer) -> None:
+    took = []
+    for seed in range(6):
+        with Client(several.grpc_url, protocol="grpc") as client:
+            given = client.stream(TEXT * 20, seed=seed, sample_steps=32, language="en")
+            next(given)
+            next(given)
+            given.close()
+        left = time.monotonic()
+        wait_until_idle(several)
+        took.append(time.monotonic() - left)
+    # Gauges are told twenty times a second, and asked for five times.
+    assert np.median(took) < 1.0, took
+
+
+def test_streams_go_on_when_an_instance_dies(several: EmbeddedServer) -> None:
+    """A sentence that was written there goes on elsewhere, from its tokens so far."""
+    stubs = [s for s in processes.living_stubs(several.pid) if s.model == "semantic_gpt"]
+    assert len(stubs) == INSTANCES
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        running = [pool.submit(stream, several, seed) for seed in range(8)]
+        time.sleep(0.5)
+        os.kill(stubs[0].pid, signal.SIGKILL)
+        assert several.request("POST", "/v2/repository/models/semantic_gpt/unload", {}, 60) == 200
+        assert several.request("POST", "/v2/repository/models/semantic_gpt/load", {}, 120) == 200
+        ended = Counter(
+            "whole" if one.exception() is None else repr(one.exception()) for one in running
+        )
+    assert ended["whole"] >= 0.75 * len(running), ended
+    assert len(whole(several, 1)) > 0
+    wait_until_idle(several)
