@@ -36,6 +36,8 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "GSV_URL": ("client commands", "The server, where `--url` is not given."),
     "GSV_GATEWAY_TRITON": ("`gsv gateway`", "Triton's gRPC address, as `--url`."),
     "GSV_GATEWAY_KEYS": ("compose", "Folder with the gateway's `gateway.keys`; default `keys`."),
+    "GSV_INSTANCES": ("tests", "Instances of each model in the test of several; default 2."),
+    "GSV_CROWD": ("tests", "Whole answers, and streams, of the crowd there; default 16."),
     "GSV_SCREENSHOTS": ("tests", "Folder for pictures of the gateway's page."),
     "GSV_CONTROL_KEY": ("`gsv serve`, compose", "As `--control-key`."),
     "GSV_VOICES": ("`gsv voices`", "The voice folder, as `--voices`."),

@@ -39,7 +39,7 @@ from gsv.serving.backend.metrics import RequestMetrics
 
 class TritonPythonModel:
     def initialize(self, args):
-        self.metrics = RequestMetrics(args["model_name"])
+        self.metrics = RequestMetrics(args["model_name"], args["model_instance_name"])
         self.closed = threading.Event()
         self.watch = threading.Thread(target=self.tell)
         self.watch.start()
