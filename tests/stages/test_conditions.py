@@ -14,7 +14,7 @@ from acoustic_models import sovits
 from replayed import ReplayedCalls
 from torch.testing import assert_close
 from voices.test_adapters import mel_of, open_stage, request
-from voices.test_resident import Recorder
+from voices.test_weight_cache import Recorder
 
 from gsv.checkpoints.store import save_tensors
 from gsv.errors import Cancelled, GsvError, InvalidRequest

@@ -41,7 +41,7 @@ def test_a_word_with_a_reading_of_its_own_keeps_its_name(frontend: TextFrontend)
 
 
 def test_chinese_and_english(frontend: TextFrontend) -> None:
-    assert words(frontend, "我们去Google公园3次。", "auto") == [
+    assert words(frontend, "我们去Google公园三次。", "auto") == [
         ("我", 2), ("们", 2), ("去", 2), ("Google", 5), ("公", 2), ("园", 2), ("三", 2),
         ("次", 2), ("", 1),
     ]  # fmt: skip

@@ -15,7 +15,7 @@ from acoustic_models import sovits
 from golden import case_weights, has_case, load_case, sovits_config
 from torch import Tensor
 from torch.testing import assert_close
-from voices.test_resident import Recorder
+from voices.test_weight_cache import Recorder
 from voices.voice_files import make_voice, write_wave
 from voices.weights_files import full_file, lora_file, tiny_shapes
 

@@ -16,7 +16,7 @@ import pytest
 from checkpoints.files import marker_bomb, save_pickle
 from golden import case_weights
 from gpt_models import golden_config
-from voices.test_resident import Recorder
+from voices.test_weight_cache import Recorder
 from voices.voice_files import make_voice, write_wave
 from voices.weights_files import full_file, gpt_file, tiny_shapes
 

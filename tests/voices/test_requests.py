@@ -23,21 +23,34 @@ def voices(tmp_path: Path) -> VoiceFolder:
     return VoiceFolder(tmp_path, "bob")
 
 
+class NoModels:
+    """Nothing is called here; a caller's name is all that is asked for."""
+
+    def token(self, request_id: str) -> NoModels:
+        return self
+
+    def cancel(self) -> None:
+        pass
+
+    def release(self) -> None:
+        pass
+
+
 def scope() -> CancelScope:
-    return CancelScope(None)  # type: ignore[arg-type]
+    return CancelScope(NoModels())  # type: ignore[arg-type]
 
 
 def test_what_a_request_leaves_out_is_the_voices(voices: VoiceFolder) -> None:
-    tensors = PublicRequest(text="a", voice="alice", speed=1.0).resolved(voices).tensors()
-    assert (tensors["TOP_K"], tensors["SPEED"], tensors["SAMPLE_STEPS"]) == (5, 1.0, 8)
-    assert tensors["TOP_P"] == 1.0
-    assert tensors["VOICE"] == voices.get("alice").pinned
+    filled = PublicRequest(text="a", voice="alice", speed=1.0).resolved(voices).filled()
+    assert (filled.top_k, filled.speed, filled.sample_steps) == (5, 1.0, 8)
+    assert filled.top_p == 1.0
+    assert filled.voice == voices.get("alice").pinned
 
 
 def test_a_voice_without_defaults_leaves_the_interface_s(voices: VoiceFolder) -> None:
-    tensors = PublicRequest(text="a").resolved(voices).tensors()
-    assert (tensors["TOP_K"], tensors["SPEED"], tensors["SAMPLE_STEPS"]) == (15, 1.0, 32)
-    assert tensors["VOICE"] == voices.get("bob").pinned
+    filled = PublicRequest(text="a").resolved(voices).filled()
+    assert (filled.top_k, filled.speed, filled.sample_steps) == (15, 1.0, 32)
+    assert filled.voice == voices.get("bob").pinned
 
 
 def test_a_recording_of_ones_own_has_no_voice(voices: VoiceFolder) -> None:

@@ -6,11 +6,12 @@ import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from voices.test_resident import Clock, Recorder
+from voices.test_weight_cache import Clock, Recorder
 from voices.voice_files import make_voice
 
 from gsv.config import VocoderConfig
@@ -97,10 +98,16 @@ class Pipeline:
     def __call__(self, *_: Any, **__: Any) -> Any:
         if self.error is not None:
             raise self.error
-        return {"AUDIO": np.zeros(24_000, np.float32)}
+        return SimpleNamespace(audio=np.zeros(24_000, np.float32))
 
-    def cancel(self, model: str, job: str) -> None:
+    def token(self, request_id: str) -> Pipeline:
+        return self
+
+    def cancel(self) -> None:
         """Nothing runs."""
+
+    def release(self) -> None:
+        """Nothing was taken."""
 
 
 def counted(stage: Any, **request: Any) -> list[tuple[str, str, float, str]]:
