@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gsv.constants import MAX_TOKENS
 from gsv.engine.chunk_plan import ChunkPlan
-from gsv.errors import GsvError, SequenceLost, Unreachable
+from gsv.errors import Cancelled, GsvError, SequenceLost, Unreachable
 from gsv.stages.calls import CancelScope
 from gsv.stages.messages import SemanticRequest
 from gsv.stages.synthesis import (
@@ -189,6 +189,8 @@ class TokenFeed:
         """Free the sequence's place in Triton's batcher; the engine is done with it or is told."""
         try:
             self._call.last(end_sentence(sequence))
+        except Cancelled:
+            pass  # the engine has seen that nobody waits, and the place is free
         except GsvError as error:
             # The place is freed when the sequence has been idle for long enough.
             logger.info("sequence %d was not ended: %s", sequence, error)

@@ -323,6 +323,10 @@ class _Caller:
         # A call of another model of this server, which says on its board when nobody waits.
         self._left = model._cancels.watch(self._request_id)
 
+    def has_left(self) -> bool:
+        """Whether the model that calls has said that nobody waits."""
+        return self._left is not None and self._left()
+
     def is_cancelled(self) -> bool:
         """Whether the caller has gone; of another model's call also after its answer."""
         if self._left is not None:
@@ -397,6 +401,9 @@ class StreamingModel(_Model):
         """Hand every request to the stage; answers leave through its sender."""
         for request in requests:
             caller = _Caller(self, request)
+            if caller.has_left():
+                caller.fail(Cancelled("the caller went away"))
+                continue
             if not self._tagged and self._heart.stopping():
                 caller.fail(Overloaded("the server is stopping; try again later"))
                 continue
