@@ -91,6 +91,13 @@ def test_boards_of_the_dead_are_swept_and_count_as_left(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_boards_of_another_process_namespace_are_left_alone(tmp_path: Path) -> None:
+    foreign = tmp_path / "gsv_cancel_1_99999998_99999999"
+    foreign.touch()
+    assert sweep(tmp_path) == []
+    assert foreign.exists()
+
+
 def test_a_board_that_is_closed_counts_as_left_by_all(tmp_path: Path) -> None:
     board, reader = CancelBoard(tmp_path), CancelReader(tmp_path)
     left = reader.watch(board.token("x").request_id)

@@ -147,3 +147,21 @@ def test_what_ends_something_is_called_after_the_caller_has_left() -> None:
     scope.cancel()
     models.cancelled.clear()
     assert scope.last(echo(3)) == Echo(3)
+
+
+def test_a_caller_without_a_name_left_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    models = FakeModels()
+    models.gate.set()
+    pool = CallPool("test", models, threads=1, waiting=0)
+
+    def refuse(request_id: str) -> FakeToken:
+        raise Overloaded("no name left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(models, "token", refuse)
+        with pytest.raises(Overloaded, match="no name left"):
+            pool.submit(lambda scope: None, Waiting())
+    reply = Waiting()
+    pool.submit(lambda scope: reply.send(scope(echo(1)), final=True), reply)
+    assert reply.answers.get(timeout=10) == Echo(1)
+    pool.close()

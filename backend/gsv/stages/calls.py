@@ -134,7 +134,12 @@ class CallPool:
                     f"{self._inside} requests are inside and the line is full; try again later"
                 )
             self._inside += 1
-        scope = CancelScope(self._call, request_id)
+        try:
+            scope = CancelScope(self._call, request_id)
+        except BaseException:
+            with self._lock:
+                self._inside -= 1
+            raise
         future = self._pool.submit(self._run, work, scope, reply)
         future.add_done_callback(lambda _: self._leave(scope))
 

@@ -28,8 +28,8 @@ from gsv.errors import Overloaded
 
 FOLDER = Path("/dev/shm")
 SLOTS = 4096  # callers with calls under way, of one process
-_NAME = "gsv_cancel_{server}_{owner}"
-_FILE = re.compile(r"gsv_cancel_(\d+)_(\d+)")
+# Process numbers mean something in their namespace only; containers may share /dev/shm.
+_FILE = re.compile(r"gsv_cancel_(\d+)_(\d+)_(\d+)")
 # gsv!server!owner!slot!number!the caller's own id
 _ID = re.compile(r"gsv!(\d{1,10})!(\d{1,10})!(\d{1,5})!(\d{1,10})!(.*)", re.S)
 _OWNER_CHECK_SECONDS = 1.0  # between looks whether a board's owner lives
@@ -45,7 +45,7 @@ class CancelBoard:
     def __init__(self, folder: Path = FOLDER) -> None:
         sweep(folder)
         self._server, self._owner = os.getppid(), os.getpid()
-        self._path = folder / _NAME.format(server=self._server, owner=self._owner)
+        self._path = _path(folder, self._server, self._owner)
         with contextlib.suppress(FileNotFoundError):
             self._path.unlink()  # of a process that had this one's number
         descriptor = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
@@ -130,7 +130,7 @@ class CancelReader:
             board = self._boards.get(owner)
             if board is None:
                 self._boards = {o: b for o, b in self._boards.items() if not b.gone()}
-                board = _Board(self._folder / _NAME.format(server=self._server, owner=owner), owner)
+                board = _Board(_path(self._folder, self._server, owner), owner)
                 self._boards[owner] = board
         return lambda: board.left(slot, number)
 
@@ -153,10 +153,21 @@ def sweep(folder: Path = FOLDER) -> list[Path]:
     for path in folder.glob("gsv_cancel_*"):
         match = _FILE.fullmatch(path.name)
         with contextlib.suppress(OSError):
-            if match and path.stat().st_uid == os.getuid() and not _lives(int(match[2])):
+            if match is None or int(match[1]) != _namespace():
+                continue
+            if path.stat().st_uid == os.getuid() and not _lives(int(match[3])):
                 path.unlink()
                 removed.append(path)
     return removed
+
+
+def _namespace() -> int:
+    """Names the namespace that this process's number belongs to."""
+    return os.stat("/proc/self/ns/pid").st_ino
+
+
+def _path(folder: Path, server: int, owner: int) -> Path:
+    return folder / f"gsv_cancel_{_namespace()}_{server}_{owner}"
 
 
 class _Board:
