@@ -127,7 +127,9 @@ def test_whoever_leaves_is_noticed_by_every_stage(several: EmbeddedServer) -> No
     assert np.median(took) < 1.0, took
 
 
-@pytest.mark.skipif(CROWD < 200, reason="unloading a model whose process died can take minutes")
+@pytest.mark.skipif(
+    CROWD < 200, reason="a stream may wait for ever for the dead process: not solved yet"
+)
 def test_streams_go_on_when_an_instance_dies(several: EmbeddedServer) -> None:
     """A sentence that was written there goes on elsewhere, from its tokens so far."""
     stubs = [s for s in processes.living_stubs(several.pid) if s.model == "semantic_gpt"]
