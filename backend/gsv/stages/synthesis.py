@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import secrets
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -266,7 +265,7 @@ def _fill(kind: type[Outcome], *sources: Any) -> Outcome:
     """
     names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     values: dict[str, Any] = {}
-    for source in itertools.chain(sources):
+    for source in sources:
         for field in dataclasses.fields(source):
             if field.name in names and (value := getattr(source, field.name)) is not None:
                 values[field.name] = value
