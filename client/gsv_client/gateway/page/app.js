@@ -234,7 +234,7 @@ function showWords(told) {
   }
 }
 
-// From the audio thread.
+// From the audio thread. A message that was on its way when Stop was pressed still arrives.
 function heard({ what, played, peak, gaps }, pressed) {
   const seconds = played / RATE;
   if (what === "began") {
@@ -245,6 +245,7 @@ function heard({ what, played, peak, gaps }, pressed) {
   if (what === "gap") status("buffering");
   if (what === "playing") status("playing");
   if (what === "finished") status("done");
+  if (what === "stopped") status("stopped");
   $("played").textContent = `${seconds.toFixed(2)} ${say("seconds")}`;
   Object.assign($("figures").dataset, { played, peak, gaps, state: what });
   buttons();
