@@ -29,10 +29,9 @@ from gsv.options import (
 from gsv.reply import Reply
 from gsv.stages.base import Place
 from gsv.stages.base import Settings as BaseSettings
-from gsv.stages.calls import CallModel, CallPool, CancelScope, StageCall
+from gsv.stages.calls import CallModel, CallPool, CancelScope, SequenceStep, StageCall
 from gsv.stages.messages import PipelineResult, SpeechRequest
 from gsv.stages.metered_reply import MeteredReply
-from gsv.stages.synthesis import one_call_sequence
 from gsv.voices import VoiceFolder
 from gsv.voices.metrics import VoiceMetrics
 
@@ -204,7 +203,7 @@ class SpeechStage:
         """Hand the request to the pipeline."""
 
         def speak(pinned: SpeechRequest, scope: CancelScope) -> None:
-            answer = scope(StageCall(PIPELINE, pinned, PipelineResult, one_call_sequence()))
+            answer = scope(StageCall(PIPELINE, pinned, PipelineResult, SequenceStep.alone()))
             counted.send(SpeechResult(answer.audio, request.sample_rate), final=True)
 
         def work(scope: CancelScope) -> None:

@@ -25,7 +25,7 @@ import triton_python_backend_utils as pb_utils
 from gsv.checkpoints.manifest import verify_manifest
 from gsv.errors import Cancelled, CheckpointError, GsvError, InvalidRequest, Overloaded, VoiceError
 from gsv.serving.backend.bls_client import BlsClient, to_tensor
-from gsv.serving.backend.cancel_board import CancelReader, caller_id, owner_of
+from gsv.serving.backend.call_board import BoardReader, caller_id, owner_of
 from gsv.serving.backend.error_codes import to_triton_error
 from gsv.serving.backend.heartbeat import Heartbeat
 from gsv.serving.backend.memory import keep_freed_memory
@@ -169,7 +169,7 @@ class _Model:
         self._metrics = RequestMetrics(self._name, args["model_instance_name"])
         self._tagged = not self._name.startswith(PUBLIC_PREFIX)
         self._fields = {field.name for field in dataclasses.fields(self.stage.request_type)}
-        self._cancels = CancelReader()
+        self._calls = BoardReader()
         self._inputs = read_wire(config["input"])
         self._outputs = read_wire(config["output"])
         folder = Path(args["model_repository"]) / args["model_version"]
@@ -271,7 +271,7 @@ class BatchedModel(_Model):
         parsed: list[tuple[int, Any]] = []
         for index, request in enumerate(requests):
             try:
-                left = self._cancels.watch(request_id(request))
+                left = self._calls.watch(request_id(request))
                 if left is not None and left():
                     raise Cancelled("the caller went away")
                 parsed.append((index, self._read(request)))
@@ -321,7 +321,8 @@ class _Caller:
         self.cancel: Callable[[], None] | None = None
         self.called_off = False
         # A call of another model of this server, which says on its board when nobody waits.
-        self._left = model._cancels.watch(self._request_id)
+        self._left = model._calls.watch(self._request_id)
+        model._calls.take(self._request_id)
 
     def has_left(self) -> bool:
         """Whether the model that calls has said that nobody waits."""
