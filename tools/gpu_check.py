@@ -222,7 +222,7 @@ def _run_steps(
             content |= {"status": "broken", "seconds": time.monotonic() - started}
             report.save()
             return _BROKEN
-        except Exception:
+        except Exception:  # one step's fault must not hide what the others find
             section.note("errors", "step", traceback.format_exc())
             content["status"] = "failed"
         content["seconds"] = time.monotonic() - started

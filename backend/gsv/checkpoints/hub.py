@@ -162,9 +162,7 @@ class Hub:
             if status == _NOT_FOUND:
                 return None
             raise self._source.failed(path, f"HTTP {status}") from error
-        # Depending on the library's version, errors of requests or of httpx come through, and
-        # neither package is a dependency of ours.
-        except Exception as error:
+        except Exception as error:  # of requests or httpx, whichever the library was built on
             raise self._source.failed(path, str(error)) from error
         if found.size is None:
             raise self._source.failed(path, "the hub does not tell its size")
