@@ -196,6 +196,7 @@ class QuietStage:
 
     settings_type = Settings
     request_type = WaveRequest
+    result_type = WaveResult
     places: ClassVar[list[Place]] = []
 
     def __init__(self, place: Place, settings: Settings) -> None:

@@ -72,6 +72,8 @@ class TokenFeed:
         self._urgent, self._target = _first_targets(plan)
         self._tokens: list[list[Tokens]] = [[] for _ in requests]
         self._ended = [False] * len(requests)
+        self._attempts = [0] * len(requests)  # of the guard, that drew the last tokens
+        self._drawn = [""] * len(requests)
         self._heard = 0  # the sentence that the consumer is at
         self._error: BaseException | None = None
         self._changed = threading.Condition()
@@ -116,6 +118,10 @@ class TokenFeed:
             rest = plan.tokens_needed(made + wanted + wanted // 2, speed)
             last = self._ended[sentence] and (plan.whole_sentences or len(tokens) <= rest)
             return tokens, last
+
+    def drawn(self, sentence: int) -> str:
+        """What ``DRAWN`` says of a sentence that is over; "" where nobody asked."""
+        return self._drawn[sentence]
 
     def _count(self, sentence: int) -> int:
         return sum(len(chunk) for chunk in self._tokens[sentence])
@@ -173,12 +179,17 @@ class TokenFeed:
                 wanted = self._wait_for_need(sentence)
                 listener = self._listener()
                 if started:
-                    answer = self._call(continue_sentence(sequence, wanted, listener))
+                    answer = self._call(continue_sentence(request, sequence, wanted, listener))
                 else:
-                    answer = self._call(start_sentence(request, sequence, wanted, listener, drawn))
+                    attempt = self._attempts[sentence]
+                    answer = self._call(
+                        start_sentence(request, sequence, wanted, listener, drawn, attempt)
+                    )
                 started = True
                 with self._changed:
                     self._tokens[sentence].append(answer.tokens)
+                    self._attempts[sentence] = answer.attempt
+                    self._drawn[sentence] = answer.drawn
                     self._ended[sentence] = bool(answer.is_last)
                     self._changed.notify_all()
         finally:

@@ -39,7 +39,7 @@ class BlsClient:
         asked = {
             field.name
             for field in dataclasses.fields(call.answer)  # type: ignore[arg-type]
-            if field.default is dataclasses.MISSING
+            if field.default is dataclasses.MISSING or field.name in call.also
         }
         request = pb_utils.InferenceRequest(
             model_name=call.model,
