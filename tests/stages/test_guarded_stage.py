@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import queue
 import sys
@@ -200,16 +201,16 @@ def test_a_stream_is_told_with_its_last_chunk(stage: SemanticGPTStage) -> None:
 def test_a_stream_that_goes_on_elsewhere_keeps_its_attempt(stage: SemanticGPTStage) -> None:
     """The same tokens as on one instance, also where a sentence was drawn again before."""
     seen = set()
-    for seed in range(30):
-        chunks = fetched(stage, seed, at=40)
+    # Trouble before the first chunk has left, after which a sentence begins anew, and later.
+    for seed, (at, chunk) in itertools.product(range(6), ((5, 30), (40, 10))):
+        chunks = fetched(stage, seed, chunk, at=at)
         for count in range(1, len(chunks)):
             drawn, attempt = joined(chunks[:count]), chunks[count - 1].attempt
-            rest = fetched(
-                stage, seed, at=40, drawn_tokens=np.array(drawn, np.int32), drawn_attempt=attempt
-            )
+            prefix = np.array(drawn, np.int32)
+            rest = fetched(stage, seed, chunk, at=at, drawn_tokens=prefix, drawn_attempt=attempt)
             assert drawn + joined(rest) == joined(chunks)
             seen.add(attempt)
-    assert seen == {0, 1}
+    assert len(seen) > 1, "some were drawn again"
 
 
 def test_the_borders_of_a_stream_that_went_on_elsewhere_are_of_all_its_tokens(
