@@ -29,9 +29,15 @@ from gsv.serving.backend.cancel_board import CancelReader, caller_id, owner_of
 from gsv.serving.backend.error_codes import to_triton_error
 from gsv.serving.backend.heartbeat import Heartbeat
 from gsv.serving.backend.memory import keep_freed_memory
-from gsv.serving.backend.metrics import LoadMetrics, RequestMetrics, VoiceFamilies
+from gsv.serving.backend.metrics import (
+    GuardFamilies,
+    LoadMetrics,
+    RequestMetrics,
+    VoiceFamilies,
+)
 from gsv.serving.backend.wire import Wire, read_wire
 from gsv.stages.base import AsyncStage, BatchStage, Place
+from gsv.stages.sentence_report import GuardCounts
 from gsv.voices.metrics import VoiceMetrics, outcome_of
 
 CANCEL_CHECK_SECONDS = 0.02
@@ -227,6 +233,10 @@ class _Model:
         # A stage that knows voices counts what happens in them.
         self._voice_metrics: VoiceMetrics | None = getattr(self._stage, "voice_metrics", None)
         self._voice_families = VoiceFamilies(self._name, device) if self._voice_metrics else None
+        self._guard_counts: GuardCounts | None = getattr(self._stage, "guard_counts", None)
+        self._guard_families = (
+            GuardFamilies(self._name, args["model_instance_name"]) if self._guard_counts else None
+        )
         self._logged = ""
         self._heart = Heartbeat().start()  # not before: loading may hold Python's lock for long
 
@@ -242,7 +252,7 @@ class _Model:
         """
         self._heart.close()
         self._stage.close()
-        del self._metrics, self._voice_families, self._stage
+        del self._metrics, self._voice_families, self._guard_families, self._stage
         gc.collect()
         _package_log.removeHandler(self._log)
         _package_log.propagate = True
@@ -277,6 +287,8 @@ class _Model:
         self._metrics.flush()
         if self._voice_families is not None and self._voice_metrics is not None:
             self._voice_families.flush(self._voice_metrics)
+        if self._guard_families is not None and self._guard_counts is not None:
+            self._guard_families.flush(self._guard_counts)
 
     def _log_failure(self, request: Any, error: BaseException) -> None:
         """Our own faults go to the server's log with the request id; the caller's don't.
