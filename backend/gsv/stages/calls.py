@@ -52,12 +52,17 @@ def new_sequence() -> int:
 
 @dataclasses.dataclass(frozen=True)
 class StageCall(Generic[Answer]):
-    """One request to a model, as a class of :mod:`gsv.stages.messages`, and what it answers."""
+    """One request to a model, as a class of :mod:`gsv.stages.messages`, and what it answers.
+
+    Attributes:
+        also: fields of ``answer`` with a default that are wanted all the same.
+    """
 
     model: str
     request: Any
     answer: type[Answer]
     sequence: SequenceStep | None = None
+    also: tuple[str, ...] = ()
 
     @property
     def is_whole(self) -> bool:

@@ -67,6 +67,8 @@ class TokenFeed:
         self._urgent, self._target = _first_targets(plan)
         self._tokens: list[list[Tokens]] = [[] for _ in requests]
         self._ended = [False] * len(requests)
+        self._attempts = [0] * len(requests)  # of the guard, that drew the last tokens
+        self._drawn = [""] * len(requests)
         self._heard = 0  # the sentence that the consumer is at
         self._error: BaseException | None = None
         self._changed = threading.Condition()
@@ -111,6 +113,10 @@ class TokenFeed:
             rest = plan.tokens_needed(made + wanted + wanted // 2, speed)
             last = self._ended[sentence] and (plan.whole_sentences or len(tokens) <= rest)
             return tokens, last
+
+    def drawn(self, sentence: int) -> str:
+        """What ``DRAWN`` says of a sentence that is over; "" where nobody asked."""
+        return self._drawn[sentence]
 
     def _count(self, sentence: int) -> int:
         return sum(len(chunk) for chunk in self._tokens[sentence])
@@ -167,13 +173,16 @@ class TokenFeed:
                 wanted = self._wait_for_need(sentence)
                 listener = self._listener()
                 if started:
-                    ask = continue_sentence(sequence, wanted, listener)
+                    ask = continue_sentence(request, sequence, wanted, listener)
                 else:
-                    ask = start_sentence(request, sequence, wanted, listener, drawn)
+                    attempt = self._attempts[sentence]
+                    ask = start_sentence(request, sequence, wanted, listener, drawn, attempt)
                 started = True  # for Triton's batcher also where the engine refuses
                 answer = self._call(ask)
                 with self._changed:
                     self._tokens[sentence].append(answer.tokens)
+                    self._attempts[sentence] = answer.attempt
+                    self._drawn[sentence] = answer.drawn
                     self._ended[sentence] = bool(answer.is_last)
                     self._changed.notify_all()
         except (SequenceLost, Unreachable):

@@ -61,7 +61,7 @@ class BlsClient:
         asked = {
             field.name
             for field in dataclasses.fields(call.answer)  # type: ignore[arg-type]
-            if field.default is dataclasses.MISSING
+            if field.default is dataclasses.MISSING or field.name in call.also
         }
         placed = self._board.call(token)
         try:
