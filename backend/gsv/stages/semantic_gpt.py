@@ -43,6 +43,7 @@ from gsv.stages.base import Settings as BaseSettings
 from gsv.stages.messages import MoreTokens, SemanticRequest, SemanticResult
 from gsv.stages.sizing import LANDING_ROWS, positions, row_bytes, slots, voices_budget
 from gsv.stages.token_sessions import TokenSessions
+from gsv.timings import Timings
 from gsv.voices.lease import start_in_voice
 from gsv.voices.metrics import VoiceMetrics
 from gsv.voices.weight_cache import WeightCache
@@ -93,6 +94,7 @@ class SemanticGPTStage:
             place.device, dtype, count, self._max_length, count * row >> 20,
             " at most" if free is None else "", budget >> 20,
         )  # fmt: skip
+        self.timings = Timings("queue")
         self._engine = Engine(
             model,
             device=place.device,
@@ -100,6 +102,7 @@ class SemanticGPTStage:
             slots=count,
             waiting_limit=settings.waiting,
             max_length=self._max_length,
+            on_wait=self.timings.waited,
         )
         self._on_gpu = place.device != "cpu"
         self._voice_slots = settings.voice_slots

@@ -33,6 +33,7 @@ from gsv.stages.calls import CallModel, CallPool, CancelScope, StageCall
 from gsv.stages.messages import PipelineResult, SpeechRequest
 from gsv.stages.metered_reply import MeteredReply
 from gsv.stages.synthesis import one_call_sequence
+from gsv.timings import Timings
 from gsv.voices import VoiceFolder
 from gsv.voices.metrics import VoiceMetrics
 
@@ -189,6 +190,7 @@ class SpeechStage:
         self._pool = CallPool("speech", call, settings.concurrency, settings.waiting)
         self._voices = place.voices(settings.voice_folder, settings.default_voice)
         self.voice_metrics = VoiceMetrics(self._voices)
+        self.timings = Timings("queue")
 
     def warm_up(self) -> None:
         """The stages warm themselves up."""
@@ -213,5 +215,5 @@ class SpeechStage:
             )
             in_one_voice(request, self._voices, scope, speak)
 
-        counted = MeteredReply(reply, self.voice_metrics)
+        counted = MeteredReply(reply, self.voice_metrics, self.timings)
         return counted.submitted(self._pool, work, request.request_id)

@@ -29,7 +29,12 @@ from gsv.serving.backend.cancel_board import CancelReader, caller_id, owner_of
 from gsv.serving.backend.error_codes import to_triton_error
 from gsv.serving.backend.heartbeat import Heartbeat
 from gsv.serving.backend.memory import keep_freed_memory
-from gsv.serving.backend.metrics import LoadMetrics, RequestMetrics, VoiceFamilies
+from gsv.serving.backend.metrics import (
+    LoadMetrics,
+    RequestMetrics,
+    TimingHistograms,
+    VoiceFamilies,
+)
 from gsv.serving.backend.wire import Wire, read_wire
 from gsv.stages.base import AsyncStage, BatchStage, Place
 from gsv.voices.metrics import VoiceMetrics, outcome_of
@@ -190,6 +195,9 @@ class _Model:
         # A stage that knows voices counts what happens in them.
         self._voice_metrics: VoiceMetrics | None = getattr(self._stage, "voice_metrics", None)
         self._voice_families = VoiceFamilies(self._name, device) if self._voice_metrics else None
+        timings = getattr(self._stage, "timings", None)
+        instance = args["model_instance_name"]
+        self._timings = TimingHistograms(timings, self._name, instance) if timings else None
         self._logged = ""
         self._heart = Heartbeat().start()  # not before: loading may hold Python's lock for long
 
@@ -205,7 +213,7 @@ class _Model:
         """
         self._heart.close()
         self._stage.close()
-        del self._metrics, self._voice_families, self._stage
+        del self._metrics, self._voice_families, self._timings, self._stage
         gc.collect()
         _package_log.removeHandler(self._log)
         _package_log.propagate = True
@@ -231,6 +239,8 @@ class _Model:
     def _flush(self) -> None:
         """Tell Triton the metrics; from one thread of the model only."""
         self._metrics.flush()
+        if self._timings is not None:
+            self._timings.flush()
         if self._voice_families is not None and self._voice_metrics is not None:
             self._voice_families.flush(self._voice_metrics)
 
