@@ -47,6 +47,7 @@ from gsv.stages.conditions import (
 from gsv.stages.messages import MelRequest, MelResult
 from gsv.stages.sizing import voices_budget
 from gsv.stages.sovits_voices import SoVITSVoice, SoVITSVoices
+from gsv.timings import Timings
 from gsv.voices.lease import start_in_voice
 from gsv.voices.metrics import VoiceMetrics
 from gsv.voices.weight_cache import WeightCache
@@ -129,8 +130,12 @@ class SoVITSStage:
         dtype = torch_dtype(settings.dtype, place.device)
         self._model.set_precision(dtype)
         logger.info("sovits_v4 on %s: %s, %d MiB for voices", place.device, dtype, budget >> 20)
+        self.timings = Timings("queue")
         self._engine = FlowEngine(
-            self._model.flow, slots=settings.slots, waiting_limit=settings.waiting
+            self._model.flow,
+            slots=settings.slots,
+            waiting_limit=settings.waiting,
+            on_wait=self.timings.waited,
         )
         self._voices_of_sovits = SoVITSVoices(place.folder, self._model, self._engine, dtype)
         self._base = SoVITSVoice(self._model)

@@ -36,6 +36,7 @@ from gsv.stages.calls import CallModel, CallPool, CancelScope, SequenceStep, Sta
 from gsv.stages.messages import Details, PipelineResult, SpeechRequest
 from gsv.stages.metered_reply import MeteredReply
 from gsv.stages.synthesis import pipeline_details
+from gsv.timings import Timings
 from gsv.voices import VoiceFolder
 from gsv.voices.metrics import VoiceMetrics
 
@@ -219,6 +220,7 @@ class SpeechStage:
         self._pool = CallPool("speech", call, settings.concurrency, settings.waiting)
         self._voices = place.voices(settings.voice_folder, settings.default_voice)
         self.voice_metrics = VoiceMetrics(self._voices)
+        self.timings = Timings("queue")
 
     def warm_up(self) -> None:
         """The stages warm themselves up."""
@@ -246,5 +248,5 @@ class SpeechStage:
             )
             in_one_voice(request, self._voices, scope, speak)
 
-        counted = MeteredReply(reply, self.voice_metrics)
+        counted = MeteredReply(reply, self.voice_metrics, self.timings)
         return counted.submitted(self._pool, work, request.request_id)

@@ -33,6 +33,7 @@ from gsv.serving.backend.metrics import (
     GuardFamilies,
     LoadMetrics,
     RequestMetrics,
+    TimingHistograms,
     VoiceFamilies,
 )
 from gsv.serving.backend.wire import Wire, read_wire
@@ -237,6 +238,9 @@ class _Model:
         self._guard_families = (
             GuardFamilies(self._name, args["model_instance_name"]) if self._guard_counts else None
         )
+        timings = getattr(self._stage, "timings", None)
+        instance = args["model_instance_name"]
+        self._timings = TimingHistograms(timings, self._name, instance) if timings else None
         self._logged = ""
         self._heart = Heartbeat().start()  # not before: loading may hold Python's lock for long
 
@@ -252,7 +256,7 @@ class _Model:
         """
         self._heart.close()
         self._stage.close()
-        del self._metrics, self._voice_families, self._guard_families, self._stage
+        del self._metrics, self._voice_families, self._guard_families, self._timings, self._stage
         gc.collect()
         _package_log.removeHandler(self._log)
         _package_log.propagate = True
@@ -285,6 +289,8 @@ class _Model:
     def _flush(self) -> None:
         """Tell Triton the metrics; from one thread of the model only."""
         self._metrics.flush()
+        if self._timings is not None:
+            self._timings.flush()
         if self._voice_families is not None and self._voice_metrics is not None:
             self._voice_families.flush(self._voice_metrics)
         if self._guard_families is not None and self._guard_counts is not None:
