@@ -29,14 +29,14 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from gsv_client.async_streams import AsyncTextStream
 from gsv_client.errors import InvalidRequest
-from gsv_client.gateway.encoders import format_named, open_encoder, rate_for
+from gsv_client.gateway.encoders import Encoder, format_named, rate_for
 from gsv_client.gateway.fields import OptionFields, validated
 from gsv_client.gateway.openai_door import VoiceNames
 from gsv_client.gateway.own_door import done, wants_times
 from gsv_client.gateway.problems import KNOWN
 from gsv_client.gateway.record import Record, record_of
 from gsv_client.gateway.settings import Settings
-from gsv_client.gateway.speaking import Speaker, encode_stream
+from gsv_client.gateway.speaking import Speaker, encode_stream, encoder_for
 from gsv_client.gateway.validation import told
 
 _FINE, _REFUSED, _FAILED = 1000, 1008, 1011  # close codes
@@ -110,7 +110,7 @@ class _Talk:
             _until_end(pieces), options, request_id=request_id, times=times
         )
         listening = asyncio.ensure_future(self._listen(pieces))
-        speaking = asyncio.ensure_future(self._speak(stream, open_encoder(form, rate)))
+        speaking = asyncio.ensure_future(self._speak(stream, encoder_for(form, options)))
         try:
             await asyncio.wait((listening, speaking), return_when=asyncio.FIRST_COMPLETED)
             # Listening ends with an error only: of the caller's, or that they have left.
@@ -124,7 +124,7 @@ class _Talk:
     async def send(self, values: dict[str, Any]) -> None:
         await self._within(self._socket.send_text(json.dumps(values, ensure_ascii=False)))
 
-    async def _speak(self, stream: AsyncTextStream, encoder: Any) -> None:
+    async def _speak(self, stream: AsyncTextStream, encoder: Encoder) -> None:
         sentence_begin, sentence, position = 0.0, 0, 0.0
         pieces = encode_stream(stream, encoder, self._record)
         async with contextlib.aclosing(pieces):
