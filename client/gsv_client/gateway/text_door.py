@@ -25,6 +25,7 @@ from typing import Any
 
 from fastapi import APIRouter
 from fastapi.exceptions import RequestValidationError
+from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from gsv_client.async_streams import AsyncTextStream
@@ -33,12 +34,13 @@ from gsv_client.gateway.encoders import Encoder, format_named, rate_for
 from gsv_client.gateway.fields import OptionFields, validated
 from gsv_client.gateway.openai_door import VoiceNames
 from gsv_client.gateway.own_door import done, wants_times
-from gsv_client.gateway.problems import KNOWN
+from gsv_client.gateway.problems import KNOWN, Problem
 from gsv_client.gateway.record import Record, record_of
 from gsv_client.gateway.settings import Settings
 from gsv_client.gateway.speaking import Speaker, encode_stream, encoder_for
 from gsv_client.gateway.validation import told
 
+PATH = "/v1/speech/stream"
 _FINE, _REFUSED, _FAILED = 1000, 1008, 1011  # close codes
 
 
@@ -55,7 +57,12 @@ def text_router(settings: Settings, speaker: Speaker, names: VoiceNames) -> APIR
     """The door."""
     router = APIRouter()
 
-    @router.websocket("/v1/speech/stream")
+    @router.get(PATH, include_in_schema=False)
+    async def no_socket() -> Response:
+        """Refused: who came by HTTP meant the WebSocket."""
+        raise Problem(400, "this is a WebSocket: connect with ws:// or wss://, and send JSON")
+
+    @router.websocket(PATH)
     async def stream(socket: WebSocket) -> None:
         """Speak text that is still being written."""
         await socket.accept()
