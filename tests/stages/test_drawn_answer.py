@@ -34,7 +34,7 @@ class Reply:
         raise AssertionError("a whole answer ends with its result")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Drawing:
     """A sentence that is with the engine."""
 
