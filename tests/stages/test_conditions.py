@@ -187,7 +187,7 @@ def test_a_request_at_fault_fails_alone(
     prepared = stage._prepared
 
     def failing(batch):  # type: ignore[no-untyped-def]
-        if any(work.request.seed == 2 for work in batch):
+        if any(work.answer.request.seed == 2 for work in batch):
             raise RuntimeError("out of memory")
         return prepared(batch)
 
