@@ -52,6 +52,7 @@ from gsv.voices.metrics import VoiceMetrics, outcome_of
 CANCEL_CHECK_SECONDS = 0.02
 IDLE_CHECK_SECONDS = 5.0  # between looks for voices that are gone while nobody asks for anything
 GPU_THREADS = 2  # of a process whose work a GPU does: more only get in the way of the others
+TIMEOUT = "timeout"  # the one request parameter that is Triton's and that models see
 PUBLIC_PREFIX = "gpt_sovits_v4"  # these answer callers, all others answer (also) each other
 
 _START, _END = 1, 2  # TRITONSERVER_REQUEST_FLAG_SEQUENCE_START and _END
@@ -396,14 +397,13 @@ class _Caller:
         # A call of another model of this server, which says on its board when nobody waits.
         self._left = model._calls.watch(self._request_id)
         model._calls.take(self._request_id)
-        # Of callers only: a call of another model ends with its caller.
-        self._timeout = 0.0 if model._tagged else request.timeout() / 1e6
+        self.timeout = 0.0  # seconds; 0 is without a limit
 
     def check_time(self) -> None:
         """TimedOut when the time that the caller has given is over (Triton's ``timeout``)."""
-        if self._timeout and time.monotonic() - self._started > self._timeout:
+        if self.timeout and time.monotonic() - self._started > self.timeout:
             raise TimedOut(
-                f"timeout: the request's {self._timeout:g} s are over; give it more time, or ask "
+                f"timeout: the request's {self.timeout:g} s are over; give it more time, or ask "
                 "for less text at once"
             )
 
@@ -496,6 +496,8 @@ class StreamingModel(_Model):
                 self._changes += 1
                 self._changed.notify()
             try:
+                if not self._tagged:  # a call of another model ends with its caller
+                    caller.timeout = timeout_of(request)
                 caller.cancel = self._stage.submit(self._read(request), caller)
             except Exception as error:  # whatever it is, its caller gets it
                 caller.fail(error)
