@@ -89,7 +89,27 @@ def check_parameters(request: Any, wire: list[Wire], optional: Iterable[str] = (
         wire: the model's inputs.
         optional: names of outputs, which may be parameters; see :func:`wanted_outputs`.
     """
-    _check_names("input or request parameter", _parameters(request), wire, optional)
+    names = [name for name in _parameters(request) if name != TIMEOUT]
+    _check_names("input or request parameter", names, wire, optional)
+
+
+def timeout_of(request: Any) -> float:
+    """Seconds that the caller gives the request; 0 without a limit.
+
+    Triton's ``timeout`` in microseconds: of ``infer`` an option that Triton knows, of ``generate``
+    a parameter like any other (2.51).
+
+    Raises:
+        InvalidRequest: it is no number, or a negative one.
+    """
+    given = _parameters(request).get(TIMEOUT, request.timeout())
+    try:
+        microseconds = int(given)
+    except (TypeError, ValueError):
+        microseconds = -1
+    if microseconds < 0:
+        raise InvalidRequest.value(TIMEOUT, given, "microseconds, 0 (no limit) or more")
+    return microseconds / 1e6
 
 
 def _check_names(
