@@ -5,7 +5,7 @@
     ├── Overloaded          the waiting line is full                → UNAVAILABLE, HTTP 503
     ├── Cancelled           the caller went away                    → CANCELLED
     ├── Unreachable         a model's process is gone or loading    → UNAVAILABLE, HTTP 503
-    ├── SequenceLost        a sentence's instance has begun anew    → UNAVAILABLE, HTTP 503
+    ├── SequenceLost        a sentence's instance has restarted     → UNAVAILABLE, HTTP 503
     ├── CheckpointError     a weight file is not what it should be
     ├── VoiceError          a voice folder is not what it should be → UNAVAILABLE, HTTP 503
     ├── ConfigurationError  a config file or parameter is wrong
@@ -44,7 +44,7 @@ class Unreachable(GsvError):
 
 
 class SequenceLost(GsvError):
-    """An instance doesn't know the sentence that it is asked to go on with: it begins elsewhere."""
+    """An instance doesn't know the sentence that it is asked to continue; start it on another."""
 
 
 class CheckpointError(GsvError):

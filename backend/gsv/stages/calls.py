@@ -39,14 +39,14 @@ class StageCall(Generic[Answer]):
 
 
 class CancelToken(Protocol):
-    """Names one caller's calls, so that every stage can be told that nobody waits any more."""
+    """A name for all calls on behalf of one caller, by which every stage can be told to stop."""
 
     def cancel(self) -> None:
-        """Call off whatever is under way under this name; from any thread."""
+        """Cancel all calls of this name; from any thread."""
         ...
 
     def release(self) -> None:
-        """Give the name back; nothing is under way any more."""
+        """Free the name; no call is under way any more."""
         ...
 
 

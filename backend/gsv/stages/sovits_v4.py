@@ -94,7 +94,7 @@ class _Work(Waiting):
         self._lock = threading.Lock()
 
     def begin(self, answer: _Answer) -> None:
-        """From now on ``answer`` is what a cancellation cancels; Cancelled if there was one."""
+        """Let later cancellations go to ``answer``; Cancelled if there was one already."""
         with self._lock:
             if self.cancelled:
                 raise Cancelled("cancelled by its caller")

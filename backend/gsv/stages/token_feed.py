@@ -29,14 +29,14 @@ logger = logging.getLogger(__name__)
 # Fewest and most tokens to ask for at once.
 SMALLEST_CHUNK = 6
 LARGEST_CHUNK = 64
-# Frames that are written ahead of a chunk while it is made: for the next chunk, which is at most
-# twice as long, and so far that joints of short chunks are no rougher than speech itself, since a
-# chunk's condition sees all that is written.
+# Frames whose tokens are written ahead of a chunk while it is made. They suffice for the next
+# chunk, which is at most twice as long. A chunk's condition sees all tokens that are written; with
+# so many, the joints of short chunks are no rougher than speech itself.
 NEXT_CHUNK = 2
 AHEAD_FRAMES = 180
 SENTENCES_AHEAD = 2
-# A sentence whose instance is gone begins again elsewhere, within so many seconds: a model that
-# lost a process is back after 5 to 12.
+# Seconds within which a sentence whose instance is gone must have begun on another one; a model
+# that lost its process is ready again after 5 to 12 s.
 RECOVERY_SECONDS = 20.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between attempts, doubled each time
 

@@ -26,10 +26,11 @@ OPUS_RATES = (8_000, 16_000, 24_000, 48_000)
 _MULAW, _MULAW_BIAS, _MULAW_CLIP = 7, 132, 32_635  # WAVE format tag; ITU-T G.711
 # Written out in pieces no longer than this: libsndfile's Vorbis overflows its stack on long ones.
 _VORBIS_PIECE = 24_000  # samples
-# What encoder and decoder put before the first sample: LAME's 576 and 529 samples, and one window.
+# Samples of silence that encoder and decoder put before the first one: LAME's 576 and 529, and one
+# window of AAC.
 _MP3_PRIMING, _AAC_PRIMING = 1_105, 1_024
-# Hz from which on it is left out. The first window of what stays fades in, which at low rates is
-# long enough to be heard.
+# Streams of at least so many Hz leave this silence out. The first window that is left fades in;
+# at lower rates that would be long enough to be heard.
 _PRIMING_LEFT_OUT = 32_000
 
 

@@ -1,13 +1,13 @@
-"""The board on which a public model says, for every stage to see, that a caller has left.
+"""The cancellation board, where a public model shows every stage which callers have left.
 
-Triton doesn't hand a cancellation on to the calls that a model makes. So each process that makes
-calls owns a file in shared memory with one number a slot. A caller's calls carry their slot and the
-number that stood there when they began, in Triton's request id; they are wanted as long as it
-stands there. Stages look at it between their steps: one number read, no message sent.
+Triton doesn't pass a cancellation on to the calls that a model makes. So each process that makes
+calls owns a file in shared memory: a table of slots with one number each. A caller has a slot; its
+calls carry the slot and the slot's number in Triton's request id. When the caller leaves, the
+number changes. Stages compare the two between their steps, which costs one read of memory.
 
-Only the owner can write the file (mode 0600), so nobody outside of the server can cancel anything;
-an id that names no board of this server, or a caller's own id, is never cancelled by it. A board
-whose owner has died counts as cleared, and the next process that makes a board sweeps its file.
+Only the owner's user can write the file (mode 0600), so nobody else can cancel anything. A request
+whose id names no board of this server is never cancelled this way. A board whose owner has died
+counts as cleared; the next process that makes a board removes its file.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from gsv.errors import Overloaded
 
 FOLDER = Path("/dev/shm")
 SLOTS = 4096  # callers with calls under way, of one process
-# Process numbers mean something in their namespace only; containers may share /dev/shm.
+# Namespace, server's and owner's process number. These are unique in their namespace only, and
+# containers may share /dev/shm.
 _FILE = re.compile(r"gsv_cancel_(\d+)_(\d+)_(\d+)")
 # gsv!server!owner!slot!number!the caller's own id
 _ID = re.compile(r"gsv!(\d{1,10})!(\d{1,10})!(\d{1,5})!(\d{1,10})!(.*)", re.S)
@@ -67,7 +68,9 @@ class CancelBoard:
         """
         with self._lock:
             if not self._free:
-                raise Overloaded(f"{SLOTS} callers have calls under way, the most; try again later")
+                raise Overloaded(
+                    f"{SLOTS} callers have calls under way, which is the limit; try again later"
+                )
             slot = self._free.pop()
             self._last = number = self._last % 0xFFFFFFFF + 1  # never 0, which is nobody's
             self._numbers[slot] = number

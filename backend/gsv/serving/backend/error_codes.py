@@ -25,7 +25,7 @@ from gsv.errors import (
 _CODES: dict[type[GsvError], str] = {
     InvalidRequest: "INVALID_ARG",
     Overloaded: "UNAVAILABLE",
-    # The request is right and the server works, but for this voice: its folder wants mending.
+    # The request is right and the server works; the voice's folder has to be repaired.
     VoiceError: "UNAVAILABLE",
     Cancelled: "CANCELLED",
     Unreachable: "UNAVAILABLE",

@@ -54,7 +54,7 @@ class RequestMetrics:
         )
         self._families = (in_flight, requests, seconds)  # a metric ends with its family
         self._in_flight = in_flight.Metric(labels={"model": model, "model_instance": instance})
-        self._in_flight.set(0)  # what a process that died had under way is lost
+        self._in_flight.set(0)  # requests of a process that died are lost
         self._requests = {
             outcome: requests.Metric(labels={"model": model, "outcome": outcome})
             for outcome in OUTCOMES
