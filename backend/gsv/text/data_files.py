@@ -68,7 +68,7 @@ class TextData:
 
     @classmethod
     def find(cls, folder: Path | None = None) -> TextData:
-        """Look for everything; ConfigurationError if ``folder`` is given and is no folder.
+        """Look for everything; ConfigurationError if ``folder`` is given and is not a folder.
 
         Args:
             folder: the operator's; by default that of the environment, where there is one.

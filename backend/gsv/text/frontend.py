@@ -66,7 +66,7 @@ class TextFrontend:
             reading: one of ``gsv.options.READINGS``.
 
         Raises:
-            ConfigurationError: ``data`` is no folder, the lexicon can't be read, or there is no
+            ConfigurationError: ``data`` is not a folder, the lexicon can't be read, or there is no
                 such reading.
         """
         if reading not in READINGS:

@@ -1,7 +1,7 @@
 """Which requests take the next Euler step together. No tensors here.
 
-Requests wait for one of the slots; from then on each is at its own step of its own schedule, and
-every step is taken by a batch that is chosen anew.
+Requests wait for a slot. From then on each follows its own schedule, and the batch of every step is
+chosen again.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class FlowScheduler:
         self.waiting.append(task)
 
     def admit(self) -> None:
-        """Move newcomers from the line to the free slots."""
+        """Move new requests from the waiting line to the free slots."""
         while able := self._admissible():
             task = self.turns.pick(able, "slot")
             self.waiting.remove(task)

@@ -117,7 +117,7 @@ class LoadMetrics:
 
 
 class VoiceFamilies:
-    """The figures of voices, from a stage's tally; for the thread that flushes the others.
+    """The figures of voices, from a stage's `VoiceMetrics`; for the thread that flushes the others.
 
     Args:
         model: the first label.
