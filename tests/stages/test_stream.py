@@ -337,7 +337,7 @@ def test_a_sentence_that_lost_its_instance_goes_on_from_its_tokens(lost: BaseExc
 
 
 def test_an_instance_that_stays_away_ends_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gsv.stages.token_feed.RECOVERY_SECONDS", 0.2)
+    monkeypatch.setattr("gsv.stages.calls.RECOVERY_SECONDS", 0.2)
     models = FakeModels()
     models.failures = [Unreachable("its process is gone") for _ in range(1000)]
     with pytest.raises(Unreachable):
