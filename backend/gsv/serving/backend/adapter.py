@@ -176,8 +176,9 @@ def _set_up_torch(device: str, threads: int) -> None:
 
     from gsv.device import end_on_fatal, prepare
 
-    # oneDNN keeps 1024 shapes of some 1.4 MB each, and sentences have hundreds of lengths.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512")
+    # By default oneDNN keeps its code for 1024 operations of one shape, some 1.5 MB each, and
+    # sentences have hundreds of lengths. Fewer make no difference to speed on random lengths.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
     prepare(device)
     end_on_fatal()
     if threads:
@@ -226,10 +227,12 @@ class _Model:
         on_gpu = args["model_instance_kind"] == "GPU"
         device = f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu"
         settings = self.stage.settings_type.parse(parameters)
-        if "torch" in sys.modules:  # stages without a network don't import it
+        has_network = "torch" in sys.modules
+        if has_network:
             _set_up_torch(device, settings.threads or (GPU_THREADS if on_gpu else 0))
         self._stage = self._build(Place(folder, device), settings)
-        keep_freed_memory()  # after loading, whose memory may go back to the kernel
+        if has_network:
+            keep_freed_memory()  # after loading, whose memory may go back to the kernel
         self._stage.warm_up()
         # A stage that knows voices counts what happens in them.
         self._voice_metrics: VoiceMetrics | None = getattr(self._stage, "voice_metrics", None)
