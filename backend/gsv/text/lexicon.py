@@ -28,7 +28,7 @@ from pathlib import Path
 from gsv.errors import ConfigurationError
 from gsv.text.chinese.lexicon import SyllableLexicon
 from gsv.text.english.arpabet import ARPABET
-from gsv.text.english.stand_ins import ENGLISH_WORD
+from gsv.text.english.placeholders import ENGLISH_WORD
 from gsv.text.symbols import LANGUAGES
 
 if sys.version_info >= (3, 11):

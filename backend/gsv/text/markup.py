@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 
 from gsv.errors import InvalidRequest
 from gsv.text.english.arpabet import ARPABET
-from gsv.text.english.stand_ins import ENGLISH_WORD
+from gsv.text.english.placeholders import ENGLISH_WORD
 
 MAX_PAUSE = 10.0  # seconds
 MAX_TOTAL_PAUSE = 300.0  # seconds in one text: some 55 MB of samples

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 Value = TypeVar("Value")
 
 
-class Kept(Generic[Value]):
+class CachedValue(Generic[Value]):
     """The last value of a question, at most `seconds` old.
 
     Callers who ask at the same time share one question. Its error goes to all of them and is not
