@@ -204,7 +204,7 @@ CORRECTIONS = (
     Correction(
         "a short text that begins with a number",
         "a point is put before it: 10元 becomes 0.10",
-        "what is put before it is no decimal point",
+        "what is put before it is not a decimal point",
         (("zh", "10元", "十元"), ("yue", "10蚊", "十蚊")),
     ),
     Correction(
