@@ -99,7 +99,8 @@ class Cantonese:
         """Words and their readings (``{"香港": ("hoeng1", "gong2")}``), checked.
 
         Raises:
-            ConfigurationError: a word has too few or too many readings, or one that is not jyutping.
+            ConfigurationError: a word has too few or too many readings, or a reading is not
+                jyutping.
         """
         return SyllableLexicon(words, self._simplifier.simplify_text, parse_jyutping)
 

@@ -164,8 +164,8 @@ def arpabet(word: str, reading: str) -> tuple[str, ...]:
     unknown = [phone for phone in phones if phone not in ARPABET]
     if unknown:
         raise ConfigurationError(
-            f"lexicon: [en] {word!r}: {unknown[0]!r} is not an ARPAbet phoneme; allowed: consonants "
-            "such as K or SH, vowels with their stress such as AH0 or IY1"
+            f"lexicon: [en] {word!r}: {unknown[0]!r} is not an ARPAbet phoneme; allowed: "
+            "consonants such as K or SH, vowels with their stress such as AH0 or IY1"
         )
     return phones
 

@@ -181,8 +181,9 @@ def _readings(before: str, count: int, match: re.Match[str], tensor: str) -> lis
                 raise refuse(
                     tensor,
                     position,
-                    f"{phone!r} in {match.group()} is not an ARPAbet phoneme; allowed: consonants such "
-                    "as K or SH, vowels with a stress from 0 to 2 such as AH0 or IY1",
+                    f"{phone!r} in {match.group()} is not an ARPAbet phoneme; allowed: "
+                    "consonants such as K or SH, vowels with a stress from 0 to 2 such as AH0 "
+                    "or IY1",
                 )
         words = list(ENGLISH_WORD.finditer(before, len(before.rstrip(_WORD_LETTERS))))
         start = count - len(anchors(words[-1].group()))

@@ -97,7 +97,8 @@ class Chinese:
         """Words and their readings (``{"重庆": ("chong2", "qing4")}``), checked.
 
         Raises:
-            ConfigurationError: a word has too few or too many readings, or one that is not pinyin.
+            ConfigurationError: a word has too few or too many readings, or a reading is not
+                pinyin.
         """
         return SyllableLexicon(words, self._simplifier.simplify_text, parse_pinyin)
 
