@@ -28,7 +28,7 @@ class FlowScheduler:
         batch_frames: most frames of a batch, padding included; a longer request goes alone.
         max_padding: largest share of a row that may be padding.
         headroom: slots more, for requests with a listener.
-        company_costs: whether a step takes longer with company, so that no whole answer joins a
+        company_costs: whether a step takes longer with more rows, so that no whole answer joins a
             leader for which a listener waits.
     """
 
