@@ -72,7 +72,8 @@ VARIABLES: dict[str, tuple[str, str]] = {
     ),
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": (
         "the models",
-        "512 unless set: shapes of which oneDNN keeps its compiled code, some 1.4 MB each.",
+        "128 unless set: operations of one shape whose code oneDNN keeps, some 1.5 MB each. "
+        "See [memory](operations.md#memory).",
     ),
     "TMPDIR": ("`gsv serve`", "Folder for links to paths with spaces, which Triton can't take."),
     "HF_HUB_OFFLINE": ("container image", "1 there: nothing is downloaded at run time."),

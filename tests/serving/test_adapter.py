@@ -274,6 +274,42 @@ class QuietStage:
         pass
 
 
+def quiet_model(adapter: Any, kind: str = "CPU", threads: str = "0") -> Any:
+    """A loaded model around a :class:`QuietStage`, to be finalized."""
+    config = {"input": [], "output": [], "parameters": {"threads": {"string_value": threads}}}
+    model = type("Model", (adapter.BatchedModel,), {"stage": QuietStage})()
+    model.initialize(
+        {
+            "model_config": json.dumps(config),
+            "model_name": "vocoder",
+            "model_instance_name": "vocoder_0_0",
+            "model_repository": "/models/vocoder",
+            "model_version": "1",
+            "model_instance_kind": kind,
+            "model_instance_device_id": "3",
+        }
+    )
+    return model
+
+
+@pytest.mark.parametrize("network", [True, False])
+def test_only_networks_keep_freed_memory(
+    adapter: Any, monkeypatch: pytest.MonkeyPatch, network: bool
+) -> None:
+    """Threads of a model without one would each keep up to 64 MiB for nothing."""
+    called: list[str] = []
+    monkeypatch.setattr(adapter, "verify_manifest", lambda folder: None)
+    monkeypatch.setattr(adapter, "RequestMetrics", lambda name, instance: None)
+    monkeypatch.setattr(adapter, "keep_freed_memory", lambda: called.append("keeps"))
+    monkeypatch.setattr(adapter, "_set_up_torch", lambda device, threads: called.append("torch"))
+    if network:
+        monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))
+    else:
+        monkeypatch.delitem(sys.modules, "torch", raising=False)
+    quiet_model(adapter).finalize()
+    assert called == (["torch", "keeps"] if network else [])
+
+
 @pytest.mark.parametrize(
     ("kind", "chosen", "device", "threads"),
     [
@@ -298,19 +334,7 @@ def test_a_model_is_put_on_its_device(
     monkeypatch.setattr("gsv.device.prepare", called.append)
     monkeypatch.setattr("gsv.device.end_on_fatal", lambda: called.append("ends on fatal errors"))
     monkeypatch.setattr("torch.set_num_threads", called.append)
-    config = {"input": [], "output": [], "parameters": {"threads": {"string_value": chosen}}}
-    model = type("Model", (adapter.BatchedModel,), {"stage": QuietStage})()
-    model.initialize(
-        {
-            "model_config": json.dumps(config),
-            "model_name": "vocoder",
-            "model_instance_name": "vocoder_0_0",
-            "model_repository": "/models/vocoder",
-            "model_version": "1",
-            "model_instance_kind": kind,
-            "model_instance_device_id": "3",
-        }
-    )
+    model = quiet_model(adapter, kind, chosen)
     try:
         assert called == [device, "ends on fatal errors", *threads]
         assert QuietStage.places[-1].device == device

@@ -76,7 +76,7 @@ def _list_of(kind: type[Number]) -> Callable[[Any, Any, str | None], list[Number
               help="Requests in each run.")  # fmt: skip
 @click.option(
     "--texts", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="JSON list of {id, language, text} instead of the kept texts.",
+    help="JSON list of {id, language, text} instead of the bundled texts.",
 )  # fmt: skip
 @click.option("--metrics-url", metavar="URL", help="[default: port 8002 of the first server]")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",

@@ -1,4 +1,4 @@
-"""Sockets that cost and do nothing: too many, too slow with their headers, or not reading."""
+"""Limits on sockets: how many are open, how long headers may take, how long a reader may stall."""
 
 from __future__ import annotations
 

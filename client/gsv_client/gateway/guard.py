@@ -25,9 +25,9 @@ from gsv_client.gateway.settings import Settings, is_loopback
 logger = logging.getLogger("gsv_client.gateway")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _TOO_BIG, _TOO_SLOW = 413, 408
-_CLOSE_POLICY = 1008  # of WebSockets: against the rules of this server
-# A refused caller who is still sending its body would get a reset instead of the answer; so much of
-# the rest is read and thrown away first.
+_CLOSE_POLICY = 1008  # WebSocket close code of a refused caller
+# A refused caller who is still sending its body would get a reset instead of the answer. So the
+# rest of the body is read and thrown away first, within these times.
 _REST_SECONDS, _REST_PAUSE_SECONDS = 5.0, 0.5
 
 
@@ -89,7 +89,7 @@ class Guard:
         await self._app(scope, self._bounded(scope, receive), send)
 
     async def _counted(self, scope: Scope, record: Record, receive: Receive, send: Send) -> None:
-        """The request, as one of those that run at once."""
+        """Count the request among those that run at once; Problem when there are too many."""
         caller = record.caller
         if sum(self._running.values()) >= self._settings.concurrency:
             raise Problem(
@@ -147,7 +147,7 @@ class Guard:
             )
 
     def _check_origin(self, scope: Scope) -> None:
-        """A page of another site must not use the reader's way to this server."""
+        """A page of another site must not reach this server through its reader's browser."""
         headers = Headers(scope=scope)
         origin = headers.get("origin")
         allowed = self._settings.cors
@@ -216,7 +216,7 @@ async def _throw_away(scope: Scope, receive: Receive, most: int) -> None:
     """Read what is on its way of a body that nobody wants, up to so many bytes."""
     headers = Headers(scope=scope)
     if "expect" in headers or not ({"content-length", "transfer-encoding"} & set(headers)):
-        return  # it waits for our word before it sends, or there is none
+        return  # the caller waits for `100 Continue` before it sends, or there is no body
     loop = asyncio.get_running_loop()
     deadline, got = loop.time() + _REST_SECONDS, 0
     while got < most and loop.time() < deadline:

@@ -19,7 +19,7 @@ from gsv_client.errors import (
 )
 
 RETRY_SECONDS = 2
-_ADDRESS = re.compile(r"^\w+://\S+: ")  # of Triton: the caller's business only where it is asked
+_ADDRESS = re.compile(r"^\w+://\S+: ")  # of Triton, which callers need not know
 
 
 @dataclasses.dataclass(eq=False)

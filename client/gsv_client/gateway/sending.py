@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from gsv_client.gateway.problems import KNOWN, Problem
 from gsv_client.gateway.record import Record, record_of
 
-# Of every answer with audio. The second tells nginx not to gather the whole of it first.
+# Headers of every answer with audio. The second tells nginx to pass chunks on as they come.
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 Shape = Callable[[Problem], Response]  # a door's way to tell of an error

@@ -120,7 +120,7 @@ class _Talk:
         speaking = asyncio.ensure_future(self._speak(stream, encoder_for(form, options)))
         try:
             await asyncio.wait((listening, speaking), return_when=asyncio.FIRST_COMPLETED)
-            # Listening ends with an error only: of the caller's, or that they have left.
+            # Listening ends only with an error: the caller made one, or has left.
             await (listening if listening.done() and not speaking.done() else speaking)
         finally:
             for task in (listening, speaking):

@@ -1,8 +1,7 @@
 """gRPC: `ModelInfer`, and `ModelStreamInfer` with one request to a stream.
 
-The stubs of tritonclient are used without its client: a call that is pulled needs no reader
-thread, its flow control holds a server back that a slow reader can't follow, and nothing keeps
-the process alive at exit.
+Uses tritonclient's gRPC stubs without its client. Reading the call directly needs no reader thread,
+lets gRPC's flow control slow a server down to its reader, and keeps no process alive at exit.
 """
 
 from __future__ import annotations

@@ -50,10 +50,10 @@ from gsv.stages.sentence_report import GuardCounts
 from gsv.voices.metrics import VoiceMetrics, outcome_of
 
 CANCEL_CHECK_SECONDS = 0.02
-IDLE_CHECK_SECONDS = 5.0  # between looks for voices that are gone while nobody asks for anything
-GPU_THREADS = 2  # of a process whose work a GPU does: more only get in the way of the others
+IDLE_CHECK_SECONDS = 5.0  # between looks for removed voices while there are no requests
+GPU_THREADS = 2  # CPU threads of a process that computes on a GPU; more slow down the others
 TIMEOUT = "timeout"  # the one request parameter that is Triton's and that models see
-PUBLIC_PREFIX = "gpt_sovits_v4"  # these answer callers, all others answer (also) each other
+PUBLIC_PREFIX = "gpt_sovits_v4"  # of the models that clients call; other models call the rest
 
 _START, _END = 1, 2  # TRITONSERVER_REQUEST_FLAG_SEQUENCE_START and _END
 
@@ -147,8 +147,8 @@ def _read_tensor(tensor: Any, declared: Wire) -> Any:
 def write_response(result: Any, wire: list[Wire], requested: Collection[str]) -> Any:
     """An inference response with the ``requested`` fields of ``result``, each with the leading 1.
 
-    The others must not even be made: up to 24.11 a response sender drops tensors that nobody asked
-    for without holding Python's lock, which corrupts its memory (python_backend #390).
+    Fields that were not requested must not become tensors: up to 24.11 a response sender drops them
+    without holding Python's lock, which corrupts its memory (python_backend #390).
     """
     values = ((getattr(result, w.field), w) for w in wire if w.name in requested)
     return pb_utils.InferenceResponse(
@@ -205,8 +205,9 @@ def _set_up_torch(device: str, threads: int) -> None:
 
     from gsv.device import end_on_fatal, prepare
 
-    # oneDNN keeps 1024 shapes of some 1.4 MB each, and sentences have hundreds of lengths.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512")
+    # By default oneDNN keeps its code for 1024 operations of one shape, some 1.5 MB each, and
+    # sentences have hundreds of lengths. Fewer make no difference to speed on random lengths.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
     prepare(device)
     end_on_fatal()
     if threads:
@@ -255,10 +256,12 @@ class _Model:
         on_gpu = args["model_instance_kind"] == "GPU"
         device = f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu"
         settings = self.stage.settings_type.parse(parameters)
-        if "torch" in sys.modules:  # stages without a network do without
+        has_network = "torch" in sys.modules
+        if has_network:
             _set_up_torch(device, settings.threads or (GPU_THREADS if on_gpu else 0))
         self._stage = self._build(Place(folder, device), settings)
-        keep_freed_memory()  # not before: what loading leaves behind may go
+        if has_network:
+            keep_freed_memory()  # after loading, whose memory may go back to the kernel
         self._stage.warm_up()
         # A stage that knows voices counts what happens in them.
         self._voice_metrics: VoiceMetrics | None = getattr(self._stage, "voice_metrics", None)
@@ -271,7 +274,7 @@ class _Model:
         instance = args["model_instance_name"]
         self._timings = TimingHistograms(timings, self._name, instance) if timings else None
         self._logged = ""
-        self._heart = Heartbeat().start()  # not before: loading may hold Python's lock for long
+        self._heart = Heartbeat().start()  # after loading, which may hold Python's lock for long
 
     def _build(self, place: Place, settings: Any) -> Any:
         return self.stage(place, settings)
@@ -279,9 +282,9 @@ class _Model:
     def finalize(self) -> None:
         """End the stage's threads, and let go of what lives in the server.
 
-        Metrics, requests and responses tell the server of their end; one that outlives its model
-        finds nobody to tell, and takes the process down. Errors that were kept have tracebacks, and
-        so hold on to requests in circles.
+        Metrics, requests and responses notify the server when they are freed. One that is freed
+        after its model crashes the process. Kept errors hold requests in reference cycles through
+        their tracebacks, so garbage is collected here.
         """
         self._heart.close()
         self._stage.close()
@@ -414,7 +417,7 @@ class _Caller:
         self._error: BaseException | None = None
         self.cancel: Callable[[], None] | None = None
         self.called_off = False
-        # A call of another model of this server, which says on its board when nobody waits.
+        # Set for calls from another model of this server, whose call board tells when nobody waits.
         self._left = model._calls.watch(self._request_id)
         model._calls.take(self._request_id)
         self.timeout = 0.0  # seconds; 0 is without a limit
@@ -465,7 +468,7 @@ class _Caller:
             self._open = not final
             sender = self._sender
             if final:
-                # A stage may remember us longer than the server's memory is there, at its end.
+                # A stage may keep this object until after the server's memory is gone.
                 self._sender = None
             if response is None:
                 sender.send(flags=flags)
@@ -564,7 +567,7 @@ class StreamingModel(_Model):
                 if self._closing:
                     return
                 idle = None if self._voice_metrics is None else IDLE_CHECK_SECONDS
-                # Who ended while the last figures were told has notified nobody.
+                # A caller that ended during the last flush notified nobody, so don't wait then.
                 if self._changes == told:
                     self._changed.wait(CANCEL_CHECK_SECONDS if self._callers or busy else idle)
                 told = self._changes

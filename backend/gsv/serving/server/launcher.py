@@ -38,9 +38,9 @@ from gsv.serving.server.options import (
 
 __all__ = ["EmbeddedServer", "ServerOptions"]
 
-UNLOAD_SECONDS = 2.0  # what Triton gets to unload its models when no request is left
-LOST_SECONDS = 5.0  # without any progress: what is under way then waits for a process that died
-SETTLE_SECONDS = 0.15  # models tell what they have under way every 0.05 s
+UNLOAD_SECONDS = 2.0  # that Triton gets to unload its models when no request is left
+LOST_SECONDS = 5.0  # without progress; then requests under way wait for a process that died
+SETTLE_SECONDS = 0.15  # models publish their number of requests every 0.05 s
 REQUEST_SECONDS = 5.0
 WAIT_STEP_SECONDS = 0.2
 DRAIN_STEP_SECONDS = 0.05
@@ -313,7 +313,7 @@ class EmbeddedServer:
         self.log.join()
 
     def _drain(self, process: subprocess.Popen[bytes]) -> None:
-        # Tells the public models to refuse who comes now; regions are removed with it.
+        # Tells the public models to refuse new requests; removed with the shared memory.
         with contextlib.suppress(OSError):
             stopping_file(self.files).touch()
         self._await_idle(
@@ -322,9 +322,9 @@ class EmbeddedServer:
         )
         process.send_signal(signal.SIGTERM)
         limit = time.monotonic() + UNLOAD_SECONDS
-        # Triton waits its whole exit timeout for connections that are kept open, and for requests
-        # that were lost with a process. Once the last living stub has said goodbye, or its time is
-        # up, there is nothing worth waiting for.
+        # Triton waits its whole exit timeout for connections that clients keep open, and for
+        # requests that were lost with a process. We stop waiting when the last living stub has
+        # ended, or when its time is up.
         while process.poll() is None and self._interruptions < 2 and time.monotonic() < limit:
             self.wait(DRAIN_STEP_SECONDS)
             if not processes.living_stubs(process.pid):
@@ -332,14 +332,14 @@ class EmbeddedServer:
 
     def _await_idle(self, limit: float, dead_model: bool) -> None:
         """Wait until no request is under way, or none of those that will ever be answered."""
-        # From SIGTERM on Triton lets no model call another: a request that is half-way through
-        # would fail. So the models first finish what they have, by their own count.
+        # After SIGTERM Triton refuses calls between models, so a request half-way through its
+        # stages would fail. So first wait until the models' own counts say that they are idle.
         before, changed = "", time.monotonic()
         settled = changed + SETTLE_SECONDS
         while not self.ended() and self._interruptions < 2 and time.monotonic() < limit:
             metrics = "".join(OUR_METRICS.findall(self._metrics()))
             now = time.monotonic()
-            # Once is enough: those who came since are being refused, which takes no time.
+            # One look is enough: requests that have come since are refused at once.
             if now >= settled and sum(map(float, IN_FLIGHT.findall(metrics))) <= 0:
                 return
             if metrics != before:

@@ -16,8 +16,8 @@ from pathlib import Path
 from gsv.serving.server.installation import STUB
 
 SHARED_MEMORY = Path("/dev/shm")
-# A number that was given anew to another process has another start. Versions before 0.2 named no
-# start, but eight digits drawn by chance.
+# The process's start time tells it from a later process with the same number. Versions before 0.2
+# had eight random digits in its place.
 REGION_PATTERN = re.compile(
     r"gsv-(?P<namespace>\d+)-(?P<pid>\d+)-((?P<start>[0-9a-f]{8})[0-9a-f]{4}|[0-9a-f]{8})-.*"
 )
