@@ -7,7 +7,15 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from gsv_client.answers import Analysis, Health, Voices, audio_of, extra_outputs, string_of
+from gsv_client.answers import (
+    Analysis,
+    Health,
+    Voices,
+    audio_of,
+    declined_outputs,
+    extra_outputs,
+    string_of,
+)
 from gsv_client.audio import Audio
 from gsv_client.errors import InvalidRequest, NotFound, ServerError, ServerUnavailable, Timeout
 from gsv_client.options import (
@@ -251,7 +259,8 @@ class Client:
     def _open_stream(
         self, inputs: Tensors, request_id: str, extra: tuple[str, ...] = ()
     ) -> SpeechStream:
-        request = Request(STREAM_MODEL, inputs, (*STREAMED, *extra), request_id, self.timeout)
+        outputs, declined = (*STREAMED, *extra), declined_outputs(extra)
+        request = Request(STREAM_MODEL, inputs, outputs, request_id, self.timeout, declined)
         return SpeechStream(self.transport.stream(request))
 
 
