@@ -6,7 +6,9 @@ import dataclasses
 import importlib
 import json
 import logging
+import os
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -17,8 +19,8 @@ import pytest
 
 from gsv.engine.gpt.guard import Attempt, Outcome
 from gsv.engine.gpt.judge import Signal, Verdict
-from gsv.errors import InvalidRequest
-from gsv.serving.backend.cancel_board import CancelBoard
+from gsv.errors import Cancelled, InvalidRequest, Unreachable
+from gsv.serving.backend.call_board import BoardReader, CallBoard, owner_of
 from gsv.stages.base import Place, Settings
 from gsv.stages.calls import SequenceStep, StageCall
 from gsv.stages.messages import MoreTokens, SemanticResult, WaveRequest, WaveResult
@@ -142,7 +144,7 @@ def test_a_call_between_models_is_typed_by_the_configuration(
     adapter: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     bls = importlib.import_module(OURS + "bls_client")
-    monkeypatch.setattr(bls, "CancelBoard", lambda: CancelBoard(tmp_path))
+    monkeypatch.setattr(bls, "CallBoard", lambda: CallBoard(tmp_path))
     wire = bls.pb_utils
     wire.InferenceRequest, Call.made = Call, []
     wire.TRITONSERVER_MEMORY_CPU = "cpu"
@@ -160,7 +162,8 @@ def test_a_call_between_models_is_typed_by_the_configuration(
     assert (sent["SAMPLE_RATE"].dtype, sent["SAMPLE_RATE"].shape) == (np.int32, (1, 1))
     assert "PAUSES" not in sent, "what is None is left out"
     assert made["preferred_memory"] == ("cpu", 0), "a GPU's memory would open a CUDA context"
-    assert made["request_id"] == token.request_id
+    owner = f"gsv!{os.getppid()}!{os.getpid()}!{token.slot}!{token.number}"
+    assert owner_of(made["request_id"]) == owner
     client.close()
 
 
@@ -168,7 +171,7 @@ def test_a_sequence_goes_into_the_requests_flags(
     adapter: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     bls = importlib.import_module(OURS + "bls_client")
-    monkeypatch.setattr(bls, "CancelBoard", lambda: CancelBoard(tmp_path))
+    monkeypatch.setattr(bls, "CallBoard", lambda: CallBoard(tmp_path))
     bls.pb_utils.InferenceRequest, Call.made = Call, []
     bls.pb_utils.TRITONSERVER_MEMORY_CPU = "cpu"
     bls.pb_utils.PreferredMemory = lambda kind, device: (kind, device)
@@ -178,6 +181,41 @@ def test_a_sequence_goes_into_the_requests_flags(
         client(StageCall("semantic_gpt", MoreTokens(5), SemanticResult, step), client.token(""))
     assert [call["flags"] for call in Call.made] == [1, 0, 2, 3]
     assert {call["correlation_id"] for call in Call.made} == {7}
+    client.close()
+
+
+@pytest.mark.parametrize("why", ["died", "called off"])
+def test_a_call_that_never_comes_back_is_given_up(
+    adapter: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, why: str
+) -> None:
+    bls = importlib.import_module(OURS + "bls_client")
+    board = importlib.import_module(OURS + "call_board")
+    monkeypatch.setattr(bls, "CallBoard", lambda: CallBoard(tmp_path))
+    for name in ("LOOK_SECONDS", "GRACE_SECONDS", "CANCELLED_SECONDS"):
+        monkeypatch.setattr(bls, name, 0.02)
+    dead: set[int] = set()
+    monkeypatch.setattr(board, "lives", lambda process: process not in dead)
+    ever = threading.Event()
+
+    class Hanging(Call):
+        def exec(self) -> Any:
+            BoardReader(tmp_path).take(Call.made[-1]["request_id"])
+            if why == "died":
+                dead.add(os.getpid())
+            else:
+                token.cancel()
+            assert ever.wait(10)
+            return super().exec()
+
+    bls.pb_utils.InferenceRequest, Call.made = Hanging, []
+    bls.pb_utils.TRITONSERVER_MEMORY_CPU = "cpu"
+    bls.pb_utils.PreferredMemory = lambda kind, device: (kind, device)
+    client = bls.BlsClient(REPOSITORY)
+    token = client.token("mine")
+    step = SequenceStep(7, start=True, end=True)
+    with pytest.raises(Unreachable if why == "died" else Cancelled):
+        client(StageCall("semantic_gpt", MoreTokens(5), SemanticResult, step), token)
+    ever.set()
     client.close()
 
 
@@ -335,7 +373,7 @@ def test_a_field_that_a_call_also_wants_is_asked_for(
     adapter: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     bls = importlib.import_module(OURS + "bls_client")
-    monkeypatch.setattr(bls, "CancelBoard", lambda: CancelBoard(tmp_path))
+    monkeypatch.setattr(bls, "CallBoard", lambda: CallBoard(tmp_path))
     bls.pb_utils.InferenceRequest, Call.made = Call, []
     bls.pb_utils.TRITONSERVER_MEMORY_CPU = "cpu"
     bls.pb_utils.PreferredMemory = lambda kind, device: (kind, device)

@@ -53,6 +53,7 @@ from gsv.stages.messages import Details, MoreTokens, SemanticRequest, SemanticRe
 from gsv.stages.sentence_report import GuardCounts, drawn_json, guarded, unguarded
 from gsv.stages.sizing import LANDING_ROWS, positions, row_bytes, slots, voices_budget
 from gsv.stages.token_sessions import TokenSessions
+from gsv.timings import Timings
 from gsv.voices.lease import start_in_voice
 from gsv.voices.metrics import VoiceMetrics
 from gsv.voices.weight_cache import WeightCache
@@ -103,6 +104,7 @@ class SemanticGPTStage:
             place.device, dtype, count, self._max_length, count * row >> 20,
             " at most" if free is None else "", budget >> 20,
         )  # fmt: skip
+        self.timings = Timings("queue")
         self._engine = Engine(
             model,
             device=place.device,
@@ -110,6 +112,7 @@ class SemanticGPTStage:
             slots=count,
             waiting_limit=settings.waiting,
             max_length=self._max_length,
+            on_wait=self.timings.waited,
         )
         self._aligner = Aligner(self._engine.model_of, place.device)
         self.guard_counts = GuardCounts()
@@ -178,7 +181,7 @@ class SemanticGPTStage:
         session = self._sessions.begin(request.sequence, _chunk)
         try:
             session.cancel = self._start(request, session, session.is_buffered)
-        except BaseException:
+        except BaseException:  # whatever it is, no session is left behind
             self._sessions.abandon(request.sequence)
             raise
         session.ask(reply, request.chunk_tokens)
@@ -254,7 +257,7 @@ class SemanticGPTStage:
                 else:
                     callbacks = answer.callbacks(index)
                     answer.add(self._engine.submit(sequence, *callbacks))
-        except BaseException:
+        except BaseException:  # whatever it is, no sentence runs on
             answer.cancel()
             raise
         return answer.cancel

@@ -32,10 +32,11 @@ from gsv.reply import Reply
 from gsv.stages.answer_details import AnswerDetails
 from gsv.stages.base import Place
 from gsv.stages.base import Settings as BaseSettings
-from gsv.stages.calls import CallModel, CallPool, CancelScope, StageCall
+from gsv.stages.calls import CallModel, CallPool, CancelScope, SequenceStep, StageCall
 from gsv.stages.messages import Details, PipelineResult, SpeechRequest
 from gsv.stages.metered_reply import MeteredReply
-from gsv.stages.synthesis import one_call_sequence, pipeline_details
+from gsv.stages.synthesis import pipeline_details
+from gsv.timings import Timings
 from gsv.voices import VoiceFolder
 from gsv.voices.metrics import VoiceMetrics
 
@@ -219,6 +220,7 @@ class SpeechStage:
         self._pool = CallPool("speech", call, settings.concurrency, settings.waiting)
         self._voices = place.voices(settings.voice_folder, settings.default_voice)
         self.voice_metrics = VoiceMetrics(self._voices)
+        self.timings = Timings("queue")
 
     def warm_up(self) -> None:
         """The stages warm themselves up."""
@@ -235,7 +237,8 @@ class SpeechStage:
 
         def speak(pinned: SpeechRequest, scope: CancelScope) -> None:
             also = pipeline_details(pinned)
-            answer = scope(StageCall(PIPELINE, pinned, PipelineResult, one_call_sequence(), also))
+            alone = SequenceStep.alone()
+            answer = scope(StageCall(PIPELINE, pinned, PipelineResult, alone, also))
             times, report = told_of(answer, pinned.details) if also else (None, None)
             counted.send(SpeechResult(answer.audio, request.sample_rate, times, report), final=True)
 
@@ -245,5 +248,5 @@ class SpeechStage:
             )
             in_one_voice(request, self._voices, scope, speak)
 
-        counted = MeteredReply(reply, self.voice_metrics)
+        counted = MeteredReply(reply, self.voice_metrics, self.timings)
         return counted.submitted(self._pool, work, request.request_id)

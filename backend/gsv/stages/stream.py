@@ -34,6 +34,7 @@ from gsv.stages.metered_reply import MeteredReply
 from gsv.stages.playback import Playback
 from gsv.stages.synthesis import VOCODER, MelChunk, Speech, prepare, run, wave_window
 from gsv.stages.token_feed import TokenFeed
+from gsv.timings import Timings
 from gsv.voices.metrics import VoiceMetrics
 
 Mel = NDArray[np.float32]
@@ -80,6 +81,7 @@ class SpeechStreamStage:
         self._vocoder = VocoderConfig.load(place.of_model(VOCODER) / "vocoder.json")
         self._voices = place.voices(settings.voice_folder, settings.default_voice)
         self.voice_metrics = VoiceMetrics(self._voices)
+        self.timings = Timings("queue", "first_audio", "late")
 
     def warm_up(self) -> None:
         """The stages warm themselves up."""
@@ -108,7 +110,7 @@ class SpeechStreamStage:
             )
             speech.in_one_voice(request, self._voices, scope, speak, sent.is_set)
 
-        counted = MeteredReply(reply, self.voice_metrics)
+        counted = MeteredReply(reply, self.voice_metrics, self.timings)
         return counted.submitted(self._pool, work, request.request_id)
 
 

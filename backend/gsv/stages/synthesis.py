@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import secrets
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -122,7 +121,7 @@ class Speech:
     def semantic(self) -> StageCall[SemanticResult]:
         """The tokens of all sentences; a sequence of one call, which starts and ends at once."""
         asked = _fill(SemanticRequest, self.request, self.text, self.reference)
-        sequence, also = one_call_sequence(), _drawn(asked)
+        sequence, also = SequenceStep.alone(), _drawn(asked)
         return StageCall(SEMANTIC_GPT, asked, SemanticResult, sequence, also)
 
     def mel(self, tokens: SemanticResult) -> StageCall[MelResult]:
@@ -262,16 +261,6 @@ def run(calls: StageCalls[Outcome], call: Callable[[StageCall[Any]], Any]) -> Ou
             others = [beside.submit(call, one) for one in step[1:]]
             first = call(step[0])
             answers = (first, *(other.result() for other in others))
-
-
-def new_sequence() -> int:
-    """A name for a sequence that no other one of the server has, 1 to 2**64 - 1."""
-    return secrets.randbits(64) or 1
-
-
-def one_call_sequence() -> SequenceStep:
-    """A sequence of one call, which starts and ends at once."""
-    return SequenceStep(new_sequence(), start=True, end=True)
 
 
 def _fill(kind: type[Outcome], *sources: Any) -> Outcome:

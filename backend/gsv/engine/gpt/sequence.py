@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -190,6 +191,7 @@ class Sequence:
         self.answered = False  # the caller has heard of the end
         self.error: BaseException | None = None
         self.ticket: Ticket | None = None  # its place in line
+        self.submitted = time.monotonic()
         self._delivered = len(self.tokens)
         self._on_tokens = on_tokens
         self._on_error = on_error
@@ -282,7 +284,7 @@ class Sequence:
         self.answered = last
         try:
             self._on_tokens(tokens, last)
-        except Exception as error:
+        except Exception as error:  # of the consumer: it is told, then the engine
             self.answered = True
             self._on_error(error)
             raise

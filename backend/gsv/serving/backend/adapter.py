@@ -25,7 +25,7 @@ import triton_python_backend_utils as pb_utils
 from gsv.checkpoints.manifest import verify_manifest
 from gsv.errors import Cancelled, CheckpointError, GsvError, InvalidRequest, Overloaded, VoiceError
 from gsv.serving.backend.bls_client import BlsClient, to_tensor
-from gsv.serving.backend.cancel_board import CancelReader, caller_id, owner_of
+from gsv.serving.backend.call_board import BoardReader, caller_id, owner_of
 from gsv.serving.backend.error_codes import to_triton_error
 from gsv.serving.backend.heartbeat import Heartbeat
 from gsv.serving.backend.memory import keep_freed_memory
@@ -33,6 +33,7 @@ from gsv.serving.backend.metrics import (
     GuardFamilies,
     LoadMetrics,
     RequestMetrics,
+    TimingHistograms,
     VoiceFamilies,
 )
 from gsv.serving.backend.wire import Wire, read_wire
@@ -165,7 +166,7 @@ class TritonLogHandler(logging.Handler):
                 pb_utils.Logger.log_warn(text)
             else:
                 pb_utils.Logger.log_info(text)
-        except Exception:
+        except Exception:  # as logging asks of a handler: never raise
             self.handleError(record)
 
 
@@ -207,12 +208,12 @@ class _Model:
         self._metrics = RequestMetrics(self._name, args["model_instance_name"])
         self._tagged = not self._name.startswith(PUBLIC_PREFIX)
         self._fields = {field.name for field in dataclasses.fields(self.stage.request_type)}
+        self._calls = BoardReader()
         self._optional_outputs = {
             field.name.upper()
             for field in dataclasses.fields(self.stage.result_type)
             if field.default is not dataclasses.MISSING
         }
-        self._cancels = CancelReader()
         self._inputs = read_wire(config["input"])
         self._outputs = read_wire(config["output"])
         folder = Path(args["model_repository"]) / args["model_version"]
@@ -237,6 +238,9 @@ class _Model:
         self._guard_families = (
             GuardFamilies(self._name, args["model_instance_name"]) if self._guard_counts else None
         )
+        timings = getattr(self._stage, "timings", None)
+        instance = args["model_instance_name"]
+        self._timings = TimingHistograms(timings, self._name, instance) if timings else None
         self._logged = ""
         self._heart = Heartbeat().start()  # not before: loading may hold Python's lock for long
 
@@ -252,7 +256,7 @@ class _Model:
         """
         self._heart.close()
         self._stage.close()
-        del self._metrics, self._voice_families, self._guard_families, self._stage
+        del self._metrics, self._voice_families, self._guard_families, self._timings, self._stage
         gc.collect()
         _package_log.removeHandler(self._log)
         _package_log.propagate = True
@@ -285,6 +289,8 @@ class _Model:
     def _flush(self) -> None:
         """Tell Triton the metrics; from one thread of the model only."""
         self._metrics.flush()
+        if self._timings is not None:
+            self._timings.flush()
         if self._voice_families is not None and self._voice_metrics is not None:
             self._voice_families.flush(self._voice_metrics)
         if self._guard_families is not None and self._guard_counts is not None:
@@ -327,7 +333,7 @@ class BatchedModel(_Model):
         parsed: list[tuple[int, Any]] = []
         for index, request in enumerate(requests):
             try:
-                left = self._cancels.watch(request_id(request))
+                left = self._calls.watch(request_id(request))
                 if left is not None and left():
                     raise Cancelled("the caller went away")
                 parsed.append((index, self._read(request)))
@@ -346,7 +352,7 @@ class BatchedModel(_Model):
     def _run(self, parsed: list[Any]) -> list[Any]:
         try:
             return list(self._stage.run_batch(parsed))
-        except Exception as error:
+        except Exception as error:  # whatever it is, the request at fault gets it
             _end_if_fatal(error)
             # A fault of ours must not name an innocent request: each of the batch runs once more
             # by itself, so that only the one at fault fails.
@@ -380,7 +386,8 @@ class _Caller:
         self.cancel: Callable[[], None] | None = None
         self.called_off = False
         # A call of another model of this server, which says on its board when nobody waits.
-        self._left = model._cancels.watch(self._request_id)
+        self._left = model._calls.watch(self._request_id)
+        model._calls.take(self._request_id)
 
     def has_left(self) -> bool:
         """Whether the model that calls has said that nobody waits."""
@@ -472,7 +479,7 @@ class StreamingModel(_Model):
                 self._changed.notify()
             try:
                 caller.cancel = self._stage.submit(self._read(request), caller)
-            except Exception as error:
+            except Exception as error:  # whatever it is, its caller gets it
                 caller.fail(error)
 
     def finalize(self) -> None:
