@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import json
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,7 @@ from gsv.config import GPTConfig
 from gsv.constants import MAX_TOKENS
 from gsv.device import memory_free
 from gsv.engine.gpt.aligner import Aligner, DrawnSentence
+from gsv.engine.gpt.alignment import Alignment
 from gsv.engine.gpt.engine import Engine
 from gsv.engine.gpt.guard import (
     DEFAULT_RETRIES,
@@ -50,7 +52,7 @@ from gsv.stages.arrays import split_by_counts
 from gsv.stages.base import Load, Place
 from gsv.stages.base import Settings as BaseSettings
 from gsv.stages.messages import Details, MoreTokens, SemanticRequest, SemanticResult
-from gsv.stages.sentence_report import GuardCounts, drawn_json, guarded, unguarded
+from gsv.stages.sentence_report import GuardCounts, guarded, unguarded
 from gsv.stages.sizing import LANDING_ROWS, positions, row_bytes, slots, voices_budget
 from gsv.stages.token_sessions import TokenSessions
 from gsv.timings import Timings
@@ -421,19 +423,22 @@ class _Gathering:
             )
         ]
 
-        def send(borders: Sequence[NDArray[np.float64] | None]) -> None:
-            told = [
-                unguarded(len(s.tokens), s.request.params.seed) if outcome is None
-                else guarded(outcome)
-                for s, outcome in zip(sentences, self._outcomes, strict=True)
-            ]  # fmt: skip
-            drawn = drawn_json(told, self._phonemes, borders)
-            self._reply.send(dataclasses.replace(given, drawn=drawn), final=True)
+        told = [
+            unguarded(sentence.own, len(sentence.tokens), sentence.request.params.seed)
+            if outcome is None
+            else guarded(sentence.own, outcome)
+            for sentence, outcome in zip(sentences, self._outcomes, strict=True)
+        ]
+
+        def send(alignments: Sequence[Alignment] = ()) -> None:
+            for entry, found in zip(told, alignments, strict=False):
+                entry |= _aligned(found)
+            self._reply.send(dataclasses.replace(given, drawn=json.dumps(told)), final=True)
 
         if self._details is Details.TIMES:
             self._aligner.align(sentences, send, self._reply.fail, lambda: self._cancelled)
         else:
-            send([None] * len(sentences))
+            send()
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:
@@ -441,3 +446,13 @@ class _Gathering:
         if first:
             self.cancel()
             self._reply.fail(error)
+
+
+def _aligned(found: Alignment) -> dict[str, Any]:
+    """What an alignment tells, for JSON: the phonemes' borders, and how well it fits."""
+    return {
+        "borders": found.borders.round(3).tolist(),
+        "passed_over": found.passed_over,
+        "jump_back": found.jump_back,
+        "confidence": round(found.confidence, 3),
+    }

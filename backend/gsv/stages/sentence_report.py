@@ -8,16 +8,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from gsv.engine.gpt.guard import Outcome
 
 
-def guarded(outcome: Outcome) -> dict[str, Any]:
-    """What the semantic GPT tells of a guarded sentence, for JSON."""
+def guarded(phonemes: int, outcome: Outcome) -> dict[str, Any]:
+    """What the semantic GPT tells of a guarded sentence of so many phonemes, for ``DRAWN``."""
     kept = outcome.attempts[outcome.kept].verdict
     return {
+        "phonemes": phonemes,
         "tokens": outcome.tokens,
         "retries": [signal.value for signal in outcome.retries],
         "seed": outcome.seed,
@@ -29,33 +27,9 @@ def guarded(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def unguarded(tokens: int, seed: int) -> dict[str, Any]:
+def unguarded(phonemes: int, tokens: int, seed: int) -> dict[str, Any]:
     """The same of a sentence that nobody judged."""
-    return {"tokens": tokens, "retries": [], "seed": seed, "signals": []}
-
-
-def drawn_json(
-    sentences: Sequence[Mapping[str, Any]],
-    phonemes: Sequence[int],
-    borders: Sequence[NDArray[np.float64] | None],
-) -> str:
-    """The ``DRAWN`` tensor, by which the semantic GPT tells the public models of its sentences.
-
-    Args:
-        sentences: of each, what :func:`guarded` or :func:`unguarded` says.
-        phonemes: how many it has.
-        borders: float64 [phonemes + 1], where its phonemes begin and the last one ends, in tokens;
-            None where nobody asked.
-    """
-    told = [
-        {
-            "phonemes": count,
-            **sentence,
-            **({} if places is None else {"borders": places.round(3).tolist()}),
-        }
-        for sentence, count, places in zip(sentences, phonemes, borders, strict=True)
-    ]
-    return json.dumps(told)
+    return {"phonemes": phonemes, "tokens": tokens, "retries": [], "seed": seed, "signals": []}
 
 
 def report_json(
