@@ -178,7 +178,10 @@ def test_how_a_sentence_was_drawn_is_told(stage: SemanticGPTStage, good: bool) -
     assert (told["seed"] == seed) is good
     assert set(told["retries"]) <= {"silence"}
     (bare,) = json.loads(answer_of(stage, seed, details=Details.REPORT, guard=0).drawn)
-    assert (bare["retries"], bare["seed"], bare["signals"]) == ([], seed, [])
+    assert (bare["retries"], bare["seed"]) == ([], seed)
+    assert bare["signals"] == ([] if good else ["silence"]), "it is judged all the same"
+    assert (bare["tokens"], bare["expected"]) == (100 if good else 400, 99)
+    assert told["drawn"] >= told["tokens"]
 
 
 def test_borders_are_those_of_what_was_kept(stage: SemanticGPTStage) -> None:

@@ -11,7 +11,7 @@ import gc
 import json
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING
 from functools import partial
 from pathlib import Path
@@ -38,6 +38,7 @@ from gsv.engine.gpt.guard import (
 )
 from gsv.engine.gpt.judge import (
     BoundsTable,
+    Limits,
     phonemes_by_language,
     silent_tokens,
 )
@@ -238,16 +239,19 @@ class SemanticGPTStage:
         self, request: SemanticRequest, model: str, reply: Reply, is_buffered: IsBuffered
     ) -> Callable[[], None]:
         languages = phonemes_by_language(request.phoneme_counts, request.phoneme_languages)
+        silent = silent_tokens(request.prompt_tokens)
+        limits = [self._bounds.limits(counts, silent) for counts in languages]
         answer = _Gathering(
             reply,
             self._sequences(request, model, is_buffered),
             request.phoneme_counts.tolist(),
+            limits,
             Details(request.details),
             self._aligner,
             streaming=not request.end,
         )
         try:
-            guards = self._guards(request, languages)
+            guards = self._guards(request, limits)
             for index, sequence in enumerate(answer.requests):
                 if guards:
                     answer.begin_guarded(
@@ -264,23 +268,13 @@ class SemanticGPTStage:
             raise
         return answer.cancel
 
-    def _guards(
-        self, request: SemanticRequest, languages: Sequence[Mapping[str, int]]
-    ) -> list[Guard]:
-        """The guard of each sentence; none where the request wants none.
-
-        Args:
-            languages: how many phonemes of each language every sentence has.
-        """
+    def _guards(self, request: SemanticRequest, limits: Sequence[Limits]) -> list[Guard]:
+        """The guard of each sentence by what is normal for it; none where none is wanted."""
         if not request.guard:
             return []
-        silent = silent_tokens(request.prompt_tokens)
         # What a stream asks for at first is what its first chunk needs.
         first = None if request.end or request.chunk_tokens >= MAX_TOKENS else request.chunk_tokens
-        return [
-            Guard(self._bounds.limits(count, silent), self._retries, first, request.drawn_attempt)
-            for count in languages
-        ]
+        return [Guard(one, self._retries, first, request.drawn_attempt) for one in limits]
 
     def _sequences(
         self, request: SemanticRequest, model: str, is_buffered: IsBuffered
@@ -334,6 +328,7 @@ class _Gathering:
         reply: to the request.
         requests: one a sentence.
         phonemes: how many phonemes each of them has of its own.
+        limits: what is normal for each.
         details: what to tell beside the tokens.
         aligner: tells when phonemes begin.
         streaming: there is one sentence, and its tokens are passed on as they come.
@@ -344,6 +339,7 @@ class _Gathering:
         reply: Reply,
         requests: Sequence[SequenceRequest],
         phonemes: Sequence[int],
+        limits: Sequence[Limits],
         details: Details,
         aligner: Aligner,
         *,
@@ -352,6 +348,7 @@ class _Gathering:
         self.requests = requests
         self._reply = reply
         self._phonemes = phonemes
+        self._limits = limits
         self._details = details
         self._aligner = aligner
         self._streaming = streaming
@@ -424,10 +421,10 @@ class _Gathering:
         ]
 
         told = [
-            unguarded(sentence.own, len(sentence.tokens), sentence.request.params.seed)
-            if outcome is None
-            else guarded(sentence.own, outcome)
-            for sentence, outcome in zip(sentences, self._outcomes, strict=True)
+            _drawn(sentence, limits, outcome)
+            for sentence, limits, outcome in zip(
+                sentences, self._limits, self._outcomes, strict=True
+            )
         ]
 
         def send(alignments: Sequence[Alignment] = ()) -> None:
@@ -446,6 +443,14 @@ class _Gathering:
         if first:
             self.cancel()
             self._reply.fail(error)
+
+
+def _drawn(sentence: DrawnSentence, limits: Limits, outcome: Outcome | None) -> dict[str, Any]:
+    """How a sentence was drawn, for JSON; without an ``outcome`` nobody guarded it."""
+    if outcome is not None:
+        return guarded(sentence.own, limits, outcome)
+    params = sentence.request.params
+    return unguarded(sentence.own, limits, sentence.tokens.tolist(), params.max_tokens, params.seed)
 
 
 def _aligned(found: Alignment) -> dict[str, Any]:
