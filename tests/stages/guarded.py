@@ -17,6 +17,7 @@ from gsv.engine.gpt.engine import Engine
 from gsv.engine.gpt.judge import Bounds, BoundsTable
 from gsv.stages.messages import SemanticResult
 from gsv.stages.semantic_gpt import SemanticGPTStage
+from gsv.stages.sentence_list import SentenceList
 from gsv.stages.sentence_report import GuardCounts
 from gsv.stages.token_sessions import TokenSessions
 
@@ -40,12 +41,13 @@ def guarded_stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[SemanticGPTStage]
         _weight_cache=SimpleNamespace(use=lambda voice, then, fail: then("", None)),
     )
     # The model of known logits reads no BERT features; its rows are two wide.
-    plain = SemanticGPTStage._sequences
+    plain = SentenceList.sequence
 
-    def narrow(self: Any, *given: Any) -> Any:
-        return [dataclasses.replace(one, bert=one.bert[:, :2]) for one in plain(self, *given)]
+    def narrow(self: Any, index: int, **given: Any) -> Any:
+        one = plain(self, index, **given)
+        return dataclasses.replace(one, bert=one.bert[:, :2])
 
-    monkeypatch.setattr(SemanticGPTStage, "_sequences", narrow)
+    monkeypatch.setattr(SentenceList, "sequence", narrow)
     monkeypatch.setattr("gsv.stages.semantic_gpt.silent_tokens", lambda _: frozenset([SILENT]))
     engine.start()
     try:

@@ -23,7 +23,15 @@ from typing import Any, ClassVar
 import triton_python_backend_utils as pb_utils
 
 from gsv.checkpoints.manifest import verify_manifest
-from gsv.errors import Cancelled, CheckpointError, GsvError, InvalidRequest, Overloaded, VoiceError
+from gsv.errors import (
+    Cancelled,
+    CheckpointError,
+    GsvError,
+    InvalidRequest,
+    Overloaded,
+    TimedOut,
+    VoiceError,
+)
 from gsv.serving.backend.bls_client import BlsClient, to_tensor
 from gsv.serving.backend.call_board import BoardReader, caller_id, owner_of
 from gsv.serving.backend.error_codes import to_triton_error
@@ -388,6 +396,16 @@ class _Caller:
         # A call of another model of this server, which says on its board when nobody waits.
         self._left = model._calls.watch(self._request_id)
         model._calls.take(self._request_id)
+        # Of callers only: a call of another model ends with its caller.
+        self._timeout = 0.0 if model._tagged else request.timeout() / 1e6
+
+    def check_time(self) -> None:
+        """TimedOut when the time that the caller has given is over (Triton's ``timeout``)."""
+        if self._timeout and time.monotonic() - self._started > self._timeout:
+            raise TimedOut(
+                f"timeout: the request's {self._timeout:g} s are over; give it more time, or ask "
+                "for less text at once"
+            )
 
     def has_left(self) -> bool:
         """Whether the model that calls has said that nobody waits."""
@@ -491,6 +509,17 @@ class StreamingModel(_Model):
         super().finalize()
         del self._load
 
+    def _check(self, caller: _Caller) -> None:
+        """Call a caller's work off if nobody waits for it any more."""
+        if caller.is_cancelled():
+            self._call_off(caller)
+            return
+        try:
+            caller.check_time()
+        except TimedOut as error:
+            self._call_off(caller)
+            caller.fail(error)
+
     def _call_off(self, caller: _Caller) -> None:
         caller.called_off = True
         try:
@@ -520,8 +549,8 @@ class StreamingModel(_Model):
                 callers = list(self._callers)
             self._flush()
             for caller in callers:
-                if caller.cancel is not None and not caller.called_off and caller.is_cancelled():
-                    self._call_off(caller)
+                if caller.cancel is not None and not caller.called_off:
+                    self._check(caller)
             if sweep := getattr(self._stage, "sweep", None):
                 sweep()
             load = self._stage.load()

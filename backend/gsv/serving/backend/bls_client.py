@@ -73,7 +73,7 @@ class BlsClient:
                 preferred_memory=_in_main_memory(),
                 **sequence,
             )
-        except BaseException:
+        except BaseException:  # whatever it is, the cell is free again
             placed.release()
             raise
         response = self._response(call.model, request, placed, token)
