@@ -215,6 +215,11 @@ def extra_outputs(times: bool, report: bool) -> tuple[str, ...]:
     return (TIMES,) * times + (REPORT,) * report
 
 
+def declined_outputs(extra: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of them that are not among the `extra` outputs of a request."""
+    return tuple(name for name in (TIMES, REPORT) if name not in extra)
+
+
 def _output(outputs: Tensors, which: str) -> NDArray[Any]:
     name = OUTPUTS[which].name
     if name not in outputs:

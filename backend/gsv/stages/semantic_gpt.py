@@ -230,10 +230,8 @@ class SemanticGPTStage:
             max_tokens=self._max_tokens,
         )
         sentences = SentenceList(request, params, model, is_buffered)
-        guards = None
-        if request.guard:
-            silent = silent_tokens(request.prompt_tokens)
-            guards = GuardSettings(self._bounds, self._retries, silent)
+        silent = silent_tokens(request.prompt_tokens)
+        guards = GuardSettings(self._bounds, self._retries, silent)
         slots = self._voice_slots if model else self._engine.stats().slots
         answer = DrawnAnswer(reply, sentences, guards, self._aligner, self.guard_counts)
         answer.begin(self._engine.submit, at_once=slots)

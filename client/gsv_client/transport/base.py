@@ -72,6 +72,7 @@ class Request:
     """One inference request.
 
     `timeout` is in seconds: to the whole answer, or in a stream to each next part of it.
+    `declined` are outputs that the server need not make, for a protocol that asks for all of them.
     """
 
     model: str
@@ -79,6 +80,7 @@ class Request:
     outputs: tuple[str, ...]
     request_id: str = ""
     timeout: float = 60.0
+    declined: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

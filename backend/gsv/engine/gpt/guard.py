@@ -274,6 +274,8 @@ class GuardedSequence:
     def _may_retry(self, verdict: Verdict) -> bool:
         if self._attempt >= self._guard.retries:
             return False
+        if self._request.params.top_k == 1:
+            return False  # whatever the seed, it would be drawn the same
         # What has too many tokens already doesn't get better by more.
         full = verdict.signals[0] in (Signal.TOO_LONG, Signal.LIMIT)
         return not (full and self._released)
