@@ -22,7 +22,9 @@ from deploy.queries import FILES, adapter_rules
 import gsv
 from gsv.serving.server import launcher
 from gsv_client.cli import main as command
+from gsv_client.cli import probe
 from gsv_client.gateway import serving as gateway_serving
+from gsv_client.transport import Endpoint
 
 if platform.machine() != "x86_64":
     pytest.skip("NOT RUN: helm-python-sdk has a wheel for x86-64 alone", allow_module_level=True)
@@ -334,9 +336,38 @@ def test_probes_ask_what_there_is() -> None:
     assert {*ports.values(), 9880} == {int(port) for port in exposed.split()}
     for name in ("startupProbe", "readinessProbe"):
         assert told[name]["httpGet"] == {"path": "/v2/health/ready", "port": "http"}
-    compile(told["livenessProbe"]["exec"]["command"][2], "probe", "exec")
-    # A model that is loaded again makes the server unready: no reason to restart it.
-    assert "/v2/health/live" in told["livenessProbe"]["exec"]["command"][2]
+
+
+@pytest.mark.parametrize("seconds", [60, 600])
+def test_the_liveness_probe_lets_the_server_speak(seconds: int) -> None:
+    told = container(objects({"server": {"readyTimeout": seconds}}))
+    ports = {port["name"]: port["containerPort"] for port in told["ports"]}
+    liveness = told["livenessProbe"]
+    program, name, *arguments = liveness["exec"]["command"]
+    group = command
+    assert program == "gsv"
+    assert isinstance(group, click.Group)
+    found = group.get_command(click.Context(group), name)
+    assert found is not None
+    options = accepted(arguments, found)
+    assert options["url"] == f"grpc://127.0.0.1:{ports['grpc']}"
+    assert options["liveness"] == f"http://127.0.0.1:{ports['metrics']}/metrics"
+    # The answer, and the metrics before and after it.
+    assert float(options["timeout"]) + 2 * probe.METRICS_SECONDS < liveness["timeoutSeconds"]
+    # `gsv serve` may start Triton again, which takes as long as the first start.
+    assert liveness["periodSeconds"] * liveness["failureThreshold"] > seconds
+    assert "--probe-seconds=60" in told["args"]
+
+
+def test_callers_can_spread_their_calls_over_all_pods() -> None:
+    found = objects()
+    (headless,) = [o for o in found if o["kind"] == "Service" and "clusterIP" in o["spec"]]
+    assert headless["spec"]["clusterIP"] == "None"
+    (url,) = [a for a in container(found, "gateway")["args"] if a.startswith("--url=")]
+    endpoint = Endpoint.parse(url.removeprefix("--url="), "grpc")
+    assert endpoint.host == headless["metadata"]["name"]
+    assert endpoint.balance
+    assert endpoint.port in {port["port"] for port in headless["spec"]["ports"]}
 
 
 def test_gpus_are_asked_for_as_they_are_called() -> None:

@@ -46,12 +46,10 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
 {{/*
-The command of the liveness probe. It finds a Triton that does not answer, not a model that hangs.
-The path is "live" and not "ready": while `gsv serve` loads a model again whose process died, the
-server is not ready, and a restart would only take longer.
+The command of the liveness probe: the server speaks a syllable, or answers others.
 */}}
 {{- define "gsv.aliveCommand" -}}
-["python3", "-c", "import urllib.request as r; r.build_opener(r.ProxyHandler({})).open('http://127.0.0.1:8000/v2/health/live', timeout=4)"]
+["gsv", "probe", "--quiet", "--url=grpc://127.0.0.1:8001", "--stream", "--timeout=15", "--liveness=http://127.0.0.1:8002/metrics"]
 {{- end }}
 
 {{/* Seconds that Triton gets to unload its models after the last request, and a margin. */}}
