@@ -39,7 +39,10 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "GSV_INSTANCES": ("tests", "Instances of each model in the test of several; default 2."),
     "GSV_CROWD": ("tests", "Whole answers, and streams, of the crowd there; default 16."),
     "GSV_SCREENSHOTS": ("tests", "Folder for pictures of the gateway's page."),
-    "GSV_CONTROL_KEY": ("`gsv serve`, compose", "As `--control-key`."),
+    "GSV_CONTROL_KEY": (
+        "`gsv serve`, compose",
+        "Key for listing, loading and unloading models; or `--control-key-file`.",
+    ),
     "GSV_VOICES": ("`gsv voices`", "The voice folder, as `--voices`."),
     "GSV_PREPARE_TEXT_DATA": ("`gsv prepare`", "As `--text-data`; the container image sets it."),
     "PYTHONPATH": ("`tools/gpu_triton.py`", "Handed to the server beside the tree's own folders."),

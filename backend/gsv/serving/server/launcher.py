@@ -30,6 +30,7 @@ from gsv.serving.server.janitor import Janitor
 from gsv.serving.server.log import ServerLog
 from gsv.serving.server.options import (
     CONTROL_HEADER,
+    CONTROL_KEY_VARIABLE,
     PlainPaths,
     ServerOptions,
     check_repository,
@@ -361,7 +362,7 @@ class EmbeddedServer:
         )
         command = [str(found.binary), *arguments]
         environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name != CONTROL_KEY_VARIABLE},
             **found.environment,
             **self._gpu_environment,
             **(self._mps.environment if self._mps else {}),
@@ -395,7 +396,11 @@ class EmbeddedServer:
     def _wait_until_ready(self, models: int) -> None:
         limit = time.monotonic() + self.options.ready_timeout
         told: set[str] = set()
+        shown = bool(self.options.control_key)
         while True:
+            if shown and self.log.began:
+                self._hide_control_key()
+                shown = False
             # The status comes first: whatever made the server ready is in the log by then.
             ready = self.request("GET", "/v2/health/ready") == 200
             for name in [n for n, state in self.log.models.items() if state == "ready"]:
@@ -418,6 +423,11 @@ class EmbeddedServer:
                     f"{', '.join(waiting) or 'nothing'}; give more time with --ready-timeout"
                 )
             self.wait(WAIT_STEP_SECONDS)
+
+    def _hide_control_key(self) -> None:
+        """Triton takes the key as an argument only, where every user of the machine can see it."""
+        if not processes.hide_argument(self.pid, self.options.control_key):
+            self._on_line("the control key can be read on tritonserver's command line", True)
 
     def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError, OSError):

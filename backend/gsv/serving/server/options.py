@@ -13,6 +13,7 @@ from pathlib import Path
 from gsv.errors import ServerError
 
 CONTROL_HEADER = "gsv-control-key"
+CONTROL_KEY_VARIABLE = "GSV_CONTROL_KEY"
 _CALLS_OF_A_REQUEST = 3  # of one public request, at once
 
 
