@@ -53,7 +53,7 @@ class MeteredReply:
 
         try:
             return pool.submit(begin, self, request_id)
-        except BaseException as error:
+        except BaseException as error:  # whatever it is, it is counted
             self.end(error)
             raise
 

@@ -143,6 +143,12 @@ class Engine:
                 raise InvalidRequest(f"model {name!r} is in use; wait for its sequences to end")
             del self._workers[name]
 
+    def model_of(self, name: str) -> SemanticGPT:
+        """A resident checkpoint, on its device, to be read and not changed; InvalidRequest if it is
+        not there."""
+        with self._lock:
+            return self._worker(name).runner.model
+
     def warm_up(self) -> None:
         """Run each model once, and capture its graphs on a GPU; before ``start``."""
         for worker in self._workers.values():

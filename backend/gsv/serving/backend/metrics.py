@@ -12,6 +12,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from gsv.stages.base import Load
+from gsv.stages.sentence_report import GuardCounts
 from gsv.timings import Timing, Timings
 from gsv.voices.metrics import OUTCOMES, Family, VoiceMetrics
 
@@ -228,3 +229,43 @@ class VoiceFamilies:
                 labels[third] = self._device if third == "device" else detail
             self._metrics[key] = (made, made.Metric(labels=labels))
         return self._metrics[key][1]
+
+
+class GuardFamilies:
+    """What the guard against bad speech has done; for the thread that flushes the others."""
+
+    def __init__(self, model: str, instance: str) -> None:
+        self._labels = {"model": model, "model_instance": instance}
+        self._told: dict[tuple[str, ...], int] = {}
+        self._families = {
+            name: pb_utils.MetricFamily(
+                name=f"gsv_guard_{name}_total", description=text, kind=pb_utils.MetricFamily.COUNTER
+            )
+            for name, text in {
+                "sentences": "Sentences that the guard has judged",
+                "retries": "Times that it has had a sentence drawn again, by what was wrong",
+                "bad_sentences": "Sentences of which no drawing was good, by what is wrong",
+            }.items()
+        }  # fmt: skip
+        self._metrics: dict[tuple[str, ...], Any] = {}
+
+    def flush(self, counts: GuardCounts) -> None:
+        """Tell Triton what has been counted since."""
+        for language, count in counts.sentences().items():
+            self._tell(("sentences", language), count)
+        for (cause, language), count in counts.retries().items():
+            self._tell(("retries", language, cause), count)
+        for (cause, language), count in counts.stayed_bad().items():
+            self._tell(("bad_sentences", language, cause), count)
+
+    def _tell(self, key: tuple[str, ...], count: int) -> None:
+        if count == self._told.get(key, 0):
+            return
+        if key not in self._metrics:
+            family, language, *cause = key
+            labels = {**self._labels, "language": language}
+            if cause:
+                labels["cause"] = cause[0]
+            self._metrics[key] = self._families[family].Metric(labels=labels)
+        self._metrics[key].increment(count - self._told.get(key, 0))
+        self._told[key] = count
