@@ -43,6 +43,17 @@ VARIABLES: dict[str, tuple[str, str]] = {
         "`gsv serve`, compose",
         "Key for listing, loading and unloading models; or `--control-key-file`.",
     ),
+    "GSV_LOG_REQUESTS": (
+        "the models",
+        "1: every model logs each request that has ended, with its id; see "
+        "[logs](operations.md#logs).",
+    ),
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": (
+        "the models",
+        "Where spans go; `gsv serve` sets it. See [tracing](operations.md#tracing).",
+    ),
+    "OTEL_EXPORTER_OTLP_ENDPOINT": ("the models", "The same, without `/v1/traces`."),
+    "OTEL_SERVICE_NAME": ("the models", "Of the spans; default `gpt-sovits-triton`."),
     "GSV_VOICES": ("`gsv voices`", "The voice folder, as `--voices`."),
     "GSV_PREPARE_TEXT_DATA": ("`gsv prepare`", "As `--text-data`; the container image sets it."),
     "PYTHONPATH": ("`tools/gpu_triton.py`", "Handed to the server beside the tree's own folders."),

@@ -25,6 +25,7 @@ from typing import Any
 
 from gsv.errors import Cancelled, ServerError
 from gsv.serving.backend.heartbeat import stopping_file
+from gsv.serving.backend.tracing import ENDPOINT as TRACE_ENDPOINT
 from gsv.serving.server import gpus, installation, mps, processes
 from gsv.serving.server.janitor import Janitor
 from gsv.serving.server.log import ServerLog
@@ -35,6 +36,7 @@ from gsv.serving.server.options import (
     ServerOptions,
     check_repository,
     choose_ports,
+    trace_endpoint,
 )
 
 __all__ = ["EmbeddedServer", "ServerOptions"]
@@ -367,6 +369,7 @@ class EmbeddedServer:
             **self._gpu_environment,
             **(self._mps.environment if self._mps else {}),
             "GSV_SERVER_FILES": self.files,
+            **self._trace_environment(),
         }
         try:
             self._process = subprocess.Popen(
@@ -384,6 +387,11 @@ class EmbeddedServer:
             self._janitor.watch(self._process.pid)
         assert self._process.stdout is not None
         self.log.follow(self._process.stdout)
+
+    def _trace_environment(self) -> dict[str, str]:
+        """Tells the models where Triton's options send spans, unless the variable says it."""
+        url = trace_endpoint(self.options.extra)
+        return {TRACE_ENDPOINT: url} if url and TRACE_ENDPOINT not in os.environ else {}
 
     def _launch_again(self) -> None:
         assert self.installation is not None
