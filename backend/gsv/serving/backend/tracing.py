@@ -35,7 +35,7 @@ _SERVICE = "OTEL_SERVICE_NAME"
 _SERVICE_NAME = "gpt-sovits-triton"
 
 EXPORT_SECONDS = 1.0  # between two messages to the collector
-SEND_SECONDS = 5.0  # that one may take
+SEND_SECONDS = 2.0  # that one may take
 KEPT_SPANS = 4096  # while the collector does not answer
 _INTERNAL, _OK, _ERROR = 1, 1, 2  # SPAN_KIND_INTERNAL, STATUS_CODE_OK and STATUS_CODE_ERROR
 
