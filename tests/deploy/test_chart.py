@@ -21,6 +21,7 @@ from deploy.queries import FILES, adapter_rules
 
 import gsv
 from gsv.serving.server import launcher
+from gsv.serving.server.options import trace_endpoint
 from gsv_client.cli import main as command
 from gsv_client.cli import probe
 from gsv_client.gateway import serving as gateway_serving
@@ -238,6 +239,10 @@ def test_the_schema_refuses(changes: dict[str, Any], message: str) -> None:
             "no metric is left",
         ),
         (
+            merged(MODELS_LOAD, {"server": {"tracing": {"url": "http://c:4318/v1/traces"}}}),
+            "name the collector's pods in networkPolicy.tracesTo",
+        ),
+        (
             merged(MODELS_LOAD, {"gateway": {"ingress": {"enabled": True}}}),
             "gateway.ingress: set host",
         ),
@@ -421,6 +426,23 @@ def test_only_the_gateway_reaches_triton() -> None:
     assert peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "gateway"
     assert "namespaceSelector" not in peer
     assert readers["ports"] == [{"protocol": "TCP", "port": "metrics"}]
+
+
+def test_spans_go_to_the_collector_that_is_named() -> None:
+    url = "http://collector.tracing:4318/v1/traces"
+    peers = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "tracing"}}}]
+    changes = {
+        "server": {"tracing": {"url": url, "rate": 7}},
+        "networkPolicy": {"tracesTo": peers},
+    }
+    found = objects(changes)
+    told = container(found)["args"]
+    assert trace_endpoint(told[told.index("--") + 1 :]) == url
+    assert "--trace-config=rate=7" in told
+    to, names = one(found, "NetworkPolicy", "triton")["spec"]["egress"]
+    assert to["to"] == peers
+    assert {port["port"] for port in names["ports"]} == {53}
+    assert not [a for a in container(objects())["args"] if "trace" in a]
 
 
 def test_without_a_gateway_nobody_reaches_triton_unless_named() -> None:

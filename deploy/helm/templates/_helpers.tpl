@@ -124,6 +124,9 @@ emptyDir: {}
 {{- if and .Values.server.connectionAgeSeconds (le (int .Values.server.preStopSeconds) (int $oldest)) -}}
 {{- fail (printf "server.preStopSeconds: %d is too short for connections that live %d s: requests would go on coming while the pod stops; allowed: more than %d" (int .Values.server.preStopSeconds) (int .Values.server.connectionAgeSeconds) (int $oldest)) -}}
 {{- end -}}
+{{- if and .Values.server.tracing.url .Values.networkPolicy.enabled .Values.networkPolicy.restrictEgress (not .Values.networkPolicy.tracesTo) -}}
+{{- fail "server.tracing.url: pods may not call it; name the collector's pods in networkPolicy.tracesTo" -}}
+{{- end -}}
 {{- if .Values.autoscaling.enabled -}}
 {{- if gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas) -}}
 {{- fail "autoscaling: minReplicas is more than maxReplicas" -}}
