@@ -45,7 +45,8 @@ class Client(BaseClient):
 
     Args:
         url: `host:port`, or with a scheme `http://`, `https://`, `grpc://`, `grpcs://`; None is
-            this machine at the protocol's usual port (8000, 8001).
+            this machine at the protocol's usual port (8000, 8001). A gRPC address that ends with
+            `?balance=round_robin` spreads calls over all servers that the host's name has.
         protocol: `http` or `grpc`; by default the url's scheme tells, and without one it is http.
         timeout: seconds to wait for an answer, and in a stream for each next chunk.
         headers: sent with every request, for a proxy's authentication or Triton's restricted APIs.

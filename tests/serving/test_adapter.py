@@ -99,8 +99,9 @@ def test_what_the_package_logs_goes_to_the_servers_log(adapter: Any) -> None:
     adapter.pb_utils.Logger = server_log
     for level in (logging.INFO, logging.WARNING, logging.CRITICAL):
         record = logging.LogRecord("gsv.x", level, "", 1, "%d slots", (3,), None)
-        adapter.TritonLogHandler().emit(record)
-    assert written == [("info", "3 slots"), ("warn", "3 slots"), ("error", "3 slots")]
+        adapter.TritonLogHandler("vocoder").emit(record)
+    text = "vocoder: 3 slots"
+    assert written == [("info", text), ("warn", text), ("error", text)]
 
 
 class OneStage:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import os
+import re
 import secrets
 import signal
 import time
@@ -18,6 +20,7 @@ from gsv.errors import Cancelled, GsvError
 from gsv.repository import served_voices
 from gsv.serving.server.launcher import EmbeddedServer, ServerOptions
 from gsv.serving.server.mps import MODES
+from gsv.serving.server.options import CONTROL_KEY_VARIABLE
 from gsv.serving.server.supervisor import RecoveryPolicy, Supervisor
 from gsv.voices import VoiceFolder
 from gsv_client import Client
@@ -85,10 +88,11 @@ port_type = click.IntRange(0, 65535)
     "again when two such probes fail.",
 )
 @click.option(
-    "--control-key",
-    envvar="GSV_CONTROL_KEY",
-    help="Key that others must send (header gsv-control-key) to list, load and unload models. "
-    "Without it: nobody is asked on a loopback address, and a random key is made on any other.",
+    "--control-key-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File with the key that others must send (header gsv-control-key) to list, load and "
+    f"unload models; or the variable {CONTROL_KEY_VARIABLE} holds it. Without either: nobody is "
+    "asked on a loopback address, and a random key is made on any other.",
 )
 @click.option(
     "--mps",
@@ -110,7 +114,7 @@ def serve(
     recoveries: int,
     hang_seconds: float,
     probe_seconds: float,
-    control_key: str | None,
+    control_key_file: Path | None,
     log_file: Path | None,
     verbose: bool,
     **options: Any,
@@ -121,6 +125,7 @@ def serve(
     itself, and leaves nothing behind. What follows "--" goes to tritonserver as it is. A second
     Ctrl-C stops at once.
     """
+    control_key = _control_key(control_key_file)
     if control_key is None:
         control_key = "" if is_loopback(options["host"]) else secrets.token_urlsafe(16)
     policy = RecoveryPolicy(attempts=recoveries, silent=hang_seconds, probe=probe_seconds)
@@ -135,6 +140,19 @@ def serve(
         say(f"{error}")
     except (GsvError, OSError) as error:
         raise click.ClickException(str(error)) from error
+
+
+def _control_key(file: Path | None) -> str | None:
+    """The operator's key, None where there is none; never an argument, which all users can read."""
+    if file is None:
+        return os.environ.get(CONTROL_KEY_VARIABLE)
+    key = file.read_text(encoding="utf-8").strip()
+    # The characters that may stand in a header, without those that Triton's option ends at.
+    if not re.fullmatch(r"[!-~]+", key):
+        raise click.UsageError(
+            f"--control-key-file: {file} must hold one word of printable ASCII characters"
+        )
+    return key
 
 
 def is_loopback(host: str) -> bool:

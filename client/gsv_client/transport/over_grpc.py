@@ -34,6 +34,9 @@ from gsv_client.transport.base import (
 
 UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 DIRECT = ("grpc.enable_http_proxy", 0)  # gRPC asks a proxy even for this machine
+# Calls go in turn to all addresses that the host's name has, each with a connection of its own. The
+# default takes the first address for all calls. Names are looked up again when a connection ends.
+ROUND_ROBIN = ("grpc.lb_policy_name", "round_robin")
 RESTRICTED_API = "triton-grpc-protocol-"
 # Without it a stream reports errors as text only; with it the call ends with the status code.
 STATUS_IN_STREAMS = ("triton_grpc_error", "true")
@@ -156,9 +159,10 @@ class GRPCStream:
             return self._call
 
 
-def channel_options(endpoint: Endpoint) -> list[tuple[str, int]]:
-    """Settings of a channel: messages of any size, and no proxy on the way to this machine."""
-    return [*UNLIMITED, *([DIRECT] if is_loopback(endpoint.host) else [])]
+def channel_options(endpoint: Endpoint) -> list[tuple[str, int | str]]:
+    """Settings of a channel: messages of any size, no proxy on the way to this machine, turns."""
+    direct = [DIRECT] if is_loopback(endpoint.host) else []
+    return [*UNLIMITED, *direct, *([ROUND_ROBIN] if endpoint.balance else [])]
 
 
 def metadata_of(headers: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:

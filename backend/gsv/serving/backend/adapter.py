@@ -33,7 +33,7 @@ from gsv.errors import (
     VoiceError,
 )
 from gsv.serving.backend.bls_client import BlsClient, to_tensor
-from gsv.serving.backend.call_board import BoardReader, caller_id, owner_of
+from gsv.serving.backend.call_board import BoardReader, caller_id, owner_of, parent_span
 from gsv.serving.backend.error_codes import to_triton_error
 from gsv.serving.backend.heartbeat import Heartbeat
 from gsv.serving.backend.memory import keep_freed_memory
@@ -44,6 +44,7 @@ from gsv.serving.backend.metrics import (
     TimingHistograms,
     VoiceFamilies,
 )
+from gsv.serving.backend.tracing import Span, Tracer, span_of, traced_id
 from gsv.serving.backend.wire import Wire, read_wire
 from gsv.stages.base import AsyncStage, BatchStage, Place
 from gsv.stages.sentence_report import GuardCounts
@@ -53,6 +54,7 @@ CANCEL_CHECK_SECONDS = 0.02
 IDLE_CHECK_SECONDS = 5.0  # between looks for removed voices while there are no requests
 GPU_THREADS = 2  # CPU threads of a process that computes on a GPU; more slow down the others
 TIMEOUT = "timeout"  # the one request parameter that is Triton's and that models see
+LOG_REQUESTS = "GSV_LOG_REQUESTS"  # variable: each model logs every request that has ended
 PUBLIC_PREFIX = "gpt_sovits_v4"  # of the models that clients call; other models call the rest
 
 _START, _END = 1, 2  # TRITONSERVER_REQUEST_FLAG_SEQUENCE_START and _END
@@ -183,7 +185,11 @@ def _parameters(request: Any) -> dict[str, Any]:
 
 
 class TritonLogHandler(logging.Handler):
-    """Hands what this package logs to the server's log."""
+    """Hands what this package logs to the server's log, with the model's name before it."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter(f"{model}: %(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record, at the server's level that is nearest."""
@@ -231,11 +237,13 @@ class _Model:
         """Check the weights' manifest, build the stage on the device that Triton gave, warm up."""
         config = json.loads(args["model_config"])
         self._name = args["model_name"]
-        self._log = TritonLogHandler()
+        self._log = TritonLogHandler(self._name)
         _package_log.addHandler(self._log)
         _package_log.setLevel(logging.INFO)
         _package_log.propagate = False
         self._metrics = RequestMetrics(self._name, args["model_instance_name"])
+        self._tracer = Tracer.from_environment(self._name, args["model_instance_name"])
+        self._logs_requests = os.environ.get(LOG_REQUESTS, "") not in ("", "0")
         self._tagged = not self._name.startswith(PUBLIC_PREFIX)
         self._fields = {field.name for field in dataclasses.fields(self.stage.request_type)}
         self._calls = BoardReader()
@@ -288,17 +296,22 @@ class _Model:
         """
         self._heart.close()
         self._stage.close()
+        if self._tracer is not None:
+            self._tracer.close()
         del self._metrics, self._voice_families, self._guard_families, self._timings, self._stage
         gc.collect()
         _package_log.removeHandler(self._log)
         _package_log.propagate = True
 
-    def _read(self, request: Any) -> Any:
-        """The stage's request: the tensors, and what Triton says beside them if it wants that."""
+    def _read(self, request: Any, span: Span | None = None) -> Any:
+        """The stage's request: the tensors, and what Triton says beside them if it wants that.
+
+        Calls that are made for a traced request carry its span in their ids.
+        """
         own_id = request_id(request)
         beside = {
             "owner": owner_of(own_id),
-            "request_id": own_id,
+            "request_id": traced_id(span.traceparent, own_id) if span else own_id,
             "sequence": request.correlation_id(),
             "start": bool(request.flags() & _START),
             "end": bool(request.flags() & _END),
@@ -327,6 +340,27 @@ class _Model:
             self._voice_families.flush(self._voice_metrics)
         if self._guard_families is not None and self._guard_counts is not None:
             self._guard_families.flush(self._guard_counts)
+
+    def _begin_span(self, request: Any) -> Span | None:
+        """The request's span, if it is traced; to be called in ``execute``."""
+        if self._tracer is None:
+            return None
+        own_id = request_id(request)
+        parent = parent_span(own_id) if self._tagged else span_of(request)
+        return self._tracer.begin(parent, caller_id(own_id))
+
+    def _ended(
+        self, own_id: str, span: Span | None, started: float, error: BaseException | None
+    ) -> None:
+        """Count, trace and perhaps log a request whose last response has left."""
+        outcome, seconds = outcome_of(error), time.monotonic() - started
+        self._metrics.observe(outcome, seconds)
+        if span is not None:
+            span.end(outcome, error)
+        if self._logs_requests:
+            pb_utils.Logger.log_info(
+                f"{self._name}: request id={caller_id(own_id)!r} {outcome} after {seconds:.3f} s"
+            )
 
     def _log_failure(self, request: Any, error: BaseException) -> None:
         """Our own faults go to the server's log with the request id; the caller's don't.
@@ -361,6 +395,7 @@ class BatchedModel(_Model):
         """One response a request, in order; an error stays with the request that caused it."""
         started = time.monotonic()
         self._metrics.begin(len(requests))
+        spans = [self._begin_span(request) for request in requests]
         answers: list[Any] = [None] * len(requests)
         parsed: list[tuple[int, Any]] = []
         for index, request in enumerate(requests):
@@ -375,9 +410,9 @@ class BatchedModel(_Model):
             for (index, _), answer in zip(parsed, self._run([p for _, p in parsed]), strict=True):
                 answers[index] = answer
         responses = [self._respond(r, a) for r, a in zip(requests, answers, strict=True)]
-        for answer in answers:
-            ended = outcome_of(answer if isinstance(answer, BaseException) else None)
-            self._metrics.observe(ended, time.monotonic() - started)
+        for request, span, answer in zip(requests, spans, answers, strict=True):
+            failure = answer if isinstance(answer, BaseException) else None
+            self._ended(request_id(request), span, started, failure)
         self._flush()
         return responses
 
@@ -413,6 +448,7 @@ class _Caller:
         self._lock = threading.Lock()
         self._open = True
         self._started = time.monotonic()
+        self.span = model._begin_span(request)
         model._metrics.begin()
         self._error: BaseException | None = None
         self.cancel: Callable[[], None] | None = None
@@ -475,8 +511,7 @@ class _Caller:
             else:
                 sender.send(response, flags=flags)
         if final:
-            seconds = time.monotonic() - self._started
-            self._model._metrics.observe(outcome_of(self._error), seconds)
+            self._model._ended(self._request_id, self.span, self._started, self._error)
             self._model._forget(self)
 
 
@@ -521,7 +556,7 @@ class StreamingModel(_Model):
             try:
                 if not self._tagged:  # a call of another model ends with its caller
                     caller.timeout = timeout_of(request)
-                caller.cancel = self._stage.submit(self._read(request), caller)
+                caller.cancel = self._stage.submit(self._read(request, caller.span), caller)
             except Exception as error:  # whatever it is, its caller gets it
                 caller.fail(error)
 

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from gsv.errors import Overloaded
 from gsv.serving.backend.process_state import lives
+from gsv.serving.backend.tracing import split_traced_id
 
 FOLDER = Path("/dev/shm")
 SLOTS = 4096  # callers with calls under way, of one process
@@ -208,7 +209,13 @@ class BoardReader:
 def caller_id(request_id: str) -> str:
     """The id that the public request came with, for logs."""
     match = _ID.fullmatch(request_id)
-    return match[6] if match else request_id
+    return split_traced_id(match[6])[1] if match else request_id
+
+
+def parent_span(request_id: str) -> str:
+    """The span of the public request that a call is made for; empty: it is not traced."""
+    match = _ID.fullmatch(request_id)
+    return split_traced_id(match[6])[0] if match else ""
 
 
 def owner_of(request_id: str) -> str:

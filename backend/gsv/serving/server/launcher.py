@@ -25,15 +25,18 @@ from typing import Any
 
 from gsv.errors import Cancelled, ServerError
 from gsv.serving.backend.heartbeat import stopping_file
+from gsv.serving.backend.tracing import ENDPOINT as TRACE_ENDPOINT
 from gsv.serving.server import gpus, installation, mps, processes
 from gsv.serving.server.janitor import Janitor
 from gsv.serving.server.log import ServerLog
 from gsv.serving.server.options import (
     CONTROL_HEADER,
+    CONTROL_KEY_VARIABLE,
     PlainPaths,
     ServerOptions,
     check_repository,
     choose_ports,
+    trace_endpoint,
 )
 
 __all__ = ["EmbeddedServer", "ServerOptions"]
@@ -361,11 +364,12 @@ class EmbeddedServer:
         )
         command = [str(found.binary), *arguments]
         environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name != CONTROL_KEY_VARIABLE},
             **found.environment,
             **self._gpu_environment,
             **(self._mps.environment if self._mps else {}),
             "GSV_SERVER_FILES": self.files,
+            **self._trace_environment(),
         }
         try:
             self._process = subprocess.Popen(
@@ -384,6 +388,11 @@ class EmbeddedServer:
         assert self._process.stdout is not None
         self.log.follow(self._process.stdout)
 
+    def _trace_environment(self) -> dict[str, str]:
+        """Tells the models where Triton's options send spans, unless the variable says it."""
+        url = trace_endpoint(self.options.extra)
+        return {TRACE_ENDPOINT: url} if url and TRACE_ENDPOINT not in os.environ else {}
+
     def _launch_again(self) -> None:
         assert self.installation is not None
         processes.remove_regions(self.region_prefix)
@@ -395,7 +404,11 @@ class EmbeddedServer:
     def _wait_until_ready(self, models: int) -> None:
         limit = time.monotonic() + self.options.ready_timeout
         told: set[str] = set()
+        shown = bool(self.options.control_key)
         while True:
+            if shown and self.log.began:
+                self._hide_control_key()
+                shown = False
             # The status comes first: whatever made the server ready is in the log by then.
             ready = self.request("GET", "/v2/health/ready") == 200
             for name in [n for n, state in self.log.models.items() if state == "ready"]:
@@ -418,6 +431,11 @@ class EmbeddedServer:
                     f"{', '.join(waiting) or 'nothing'}; give more time with --ready-timeout"
                 )
             self.wait(WAIT_STEP_SECONDS)
+
+    def _hide_control_key(self) -> None:
+        """Triton takes the key as an argument only, where every user of the machine can see it."""
+        if not processes.hide_argument(self.pid, self.options.control_key):
+            self._on_line("the control key can be read on tritonserver's command line", True)
 
     def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError, OSError):

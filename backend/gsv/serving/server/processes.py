@@ -102,6 +102,27 @@ def start_of(pid: int) -> int:
     return int(words[19]) & 0xFFFFFFFF if len(words) > 19 else 0
 
 
+def hide_argument(pid: int, secret: str) -> bool:
+    """Write stars over ``secret`` on a child's command line, which every user can read.
+
+    Only once the child has read its arguments. Whether it is hidden now.
+    """
+    words = _stat(pid)
+    if len(words) < 47:
+        return True  # ended
+    start, end = int(words[45]), int(words[46])  # of the arguments, proc(5) fields 48 and 49
+    hidden = secret.encode()
+    try:
+        with Path(f"/proc/{pid}/mem").open("r+b", buffering=0) as memory:
+            memory.seek(start)
+            arguments = memory.read(end - start)
+            memory.seek(start)
+            memory.write(arguments.replace(hidden, b"*" * len(hidden)))
+        return hidden not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return ended(pid)
+
+
 def region_prefix() -> str:
     """A name for one server's shared memory that tells whose it is, so that it can be removed."""
     pid = os.getpid()
