@@ -16,8 +16,9 @@ import soundfile
 from gateway.running import Gateway, running
 
 from gsv_client import AsyncClient, Audio, ServerError, ServerUnavailable, Timeout
-from gsv_client.gateway.openai_door import OPENAI_VOICES, SpeechFields
+from gsv_client.gateway.openai_door import SpeechFields
 from gsv_client.gateway.settings import Settings
+from gsv_client.gateway.voice_names import OPENAI_VOICES
 from gsv_client.options import SpeechOptions
 from gsv_client.testing import FakeAsyncTransport, FakeTransport
 
