@@ -22,7 +22,8 @@ from gsv_client.testing import FakeAsyncTransport, FakeTransport
 
 PROTECTED = [
     ("POST", "/v1/audio/speech"), ("GET", "/v1/audio/voices"), ("POST", "/v1/audio/voices"),
-    ("GET", "/v1/models"), ("GET", "/tts"), ("POST", "/tts"), ("GET", "/set_gpt_weights"),
+    ("GET", "/v1/models"), ("GET", "/v1/audio/models"), ("GET", "/tts"), ("POST", "/tts"),
+    ("GET", "/set_gpt_weights"),
     ("GET", "/control"), ("POST", "/v1/speech"), ("POST", "/v1/speech/captions"),
     ("POST", "/v1/speech/recording"), ("GET", "/v1/speech/options"), ("GET", "/metrics"),
     ("GET", "/openapi.json"),

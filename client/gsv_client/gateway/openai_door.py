@@ -70,10 +70,12 @@ def openai_router(settings: Settings, speaker: Speaker, names: VoiceNames) -> AP
         return StreamedAnswer(audio_of(speaker, order, record), form.media_type, Problem.response)
 
     @router.get("/v1/models")
+    @router.get("/v1/audio/models")
     async def models() -> Response:
         """The one model, and the names that tools know it by."""
         listed = [_model(name) for name in (MODEL_NAME, *OTHER_MODEL_NAMES)]
-        return json_response({"object": "list", "data": listed})
+        # `models` for Open WebUI, which asks the second address for them.
+        return json_response({"object": "list", "data": listed, "models": listed})
 
     @router.get("/v1/models/{name}")
     async def model(name: str) -> Response:

@@ -29,6 +29,7 @@ class VoiceNames:
 
     async def resolve(self, name: str | None) -> str | None:
         """The server's name of a voice; None for its default."""
+        name = name and name.strip()  # lists of voices are typed with blanks after the commas
         if not name or name == "default":
             return self._default
         if name in self._aliases:
