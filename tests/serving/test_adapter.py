@@ -6,7 +6,9 @@ import dataclasses
 import importlib
 import json
 import logging
+import os
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -15,11 +17,14 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from gsv.errors import InvalidRequest
-from gsv.serving.backend.cancel_board import CancelBoard
+from gsv.engine.gpt.guard import Attempt, Outcome
+from gsv.engine.gpt.judge import Signal, Verdict
+from gsv.errors import Cancelled, InvalidRequest, Unreachable
+from gsv.serving.backend.call_board import BoardReader, CallBoard, owner_of
 from gsv.stages.base import Place, Settings
 from gsv.stages.calls import SequenceStep, StageCall
 from gsv.stages.messages import MoreTokens, SemanticResult, WaveRequest, WaveResult
+from gsv.stages.sentence_report import GuardCounts
 
 REPOSITORY = Path(__file__).parent.parent.parent / "model_repository"
 OURS = "gsv.serving.backend."
@@ -139,7 +144,7 @@ def test_a_call_between_models_is_typed_by_the_configuration(
     adapter: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     bls = importlib.import_module(OURS + "bls_client")
-    monkeypatch.setattr(bls, "CancelBoard", lambda: CancelBoard(tmp_path))
+    monkeypatch.setattr(bls, "CallBoard", lambda: CallBoard(tmp_path))
     wire = bls.pb_utils
     wire.InferenceRequest, Call.made = Call, []
     wire.TRITONSERVER_MEMORY_CPU = "cpu"
@@ -157,7 +162,8 @@ def test_a_call_between_models_is_typed_by_the_configuration(
     assert (sent["SAMPLE_RATE"].dtype, sent["SAMPLE_RATE"].shape) == (np.int32, (1, 1))
     assert "PAUSES" not in sent, "what is None is left out"
     assert made["preferred_memory"] == ("cpu", 0), "a GPU's memory would open a CUDA context"
-    assert made["request_id"] == token.request_id
+    owner = f"gsv!{os.getppid()}!{os.getpid()}!{token.slot}!{token.number}"
+    assert owner_of(made["request_id"]) == owner
     client.close()
 
 
@@ -165,7 +171,7 @@ def test_a_sequence_goes_into_the_requests_flags(
     adapter: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     bls = importlib.import_module(OURS + "bls_client")
-    monkeypatch.setattr(bls, "CancelBoard", lambda: CancelBoard(tmp_path))
+    monkeypatch.setattr(bls, "CallBoard", lambda: CallBoard(tmp_path))
     bls.pb_utils.InferenceRequest, Call.made = Call, []
     bls.pb_utils.TRITONSERVER_MEMORY_CPU = "cpu"
     bls.pb_utils.PreferredMemory = lambda kind, device: (kind, device)
@@ -175,6 +181,41 @@ def test_a_sequence_goes_into_the_requests_flags(
         client(StageCall("semantic_gpt", MoreTokens(5), SemanticResult, step), client.token(""))
     assert [call["flags"] for call in Call.made] == [1, 0, 2, 3]
     assert {call["correlation_id"] for call in Call.made} == {7}
+    client.close()
+
+
+@pytest.mark.parametrize("why", ["died", "called off"])
+def test_a_call_that_never_comes_back_is_given_up(
+    adapter: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, why: str
+) -> None:
+    bls = importlib.import_module(OURS + "bls_client")
+    board = importlib.import_module(OURS + "call_board")
+    monkeypatch.setattr(bls, "CallBoard", lambda: CallBoard(tmp_path))
+    for name in ("LOOK_SECONDS", "GRACE_SECONDS", "CANCELLED_SECONDS"):
+        monkeypatch.setattr(bls, name, 0.02)
+    dead: set[int] = set()
+    monkeypatch.setattr(board, "lives", lambda process: process not in dead)
+    ever = threading.Event()
+
+    class Hanging(Call):
+        def exec(self) -> Any:
+            BoardReader(tmp_path).take(Call.made[-1]["request_id"])
+            if why == "died":
+                dead.add(os.getpid())
+            else:
+                token.cancel()
+            assert ever.wait(10)
+            return super().exec()
+
+    bls.pb_utils.InferenceRequest, Call.made = Hanging, []
+    bls.pb_utils.TRITONSERVER_MEMORY_CPU = "cpu"
+    bls.pb_utils.PreferredMemory = lambda kind, device: (kind, device)
+    client = bls.BlsClient(REPOSITORY)
+    token = client.token("mine")
+    step = SequenceStep(7, start=True, end=True)
+    with pytest.raises(Unreachable if why == "died" else Cancelled):
+        client(StageCall("semantic_gpt", MoreTokens(5), SemanticResult, step), token)
+    ever.set()
     client.close()
 
 
@@ -196,6 +237,7 @@ class QuietStage:
 
     settings_type = Settings
     request_type = WaveRequest
+    result_type = WaveResult
     places: ClassVar[list[Place]] = []
 
     def __init__(self, place: Place, settings: Settings) -> None:
@@ -251,3 +293,94 @@ def test_a_model_is_put_on_its_device(
     finally:
         model.finalize()
     assert model._log not in logging.getLogger("gsv").handlers
+
+
+class Series:
+    """A metric of the server."""
+
+    told: ClassVar[dict[tuple[str, ...], float]] = {}
+
+    def __init__(self, name: str, labels: dict[str, str]) -> None:
+        self._key = (name, *(f"{key}={value}" for key, value in labels.items()))
+
+    def increment(self, value: float) -> None:
+        assert value > 0
+        Series.told[self._key] = Series.told.get(self._key, 0) + value
+
+
+class MetricFamily:
+    """A family of them."""
+
+    COUNTER = "counter"
+
+    def __init__(self, name: str, description: str, kind: str) -> None:
+        assert kind == self.COUNTER
+        assert description
+        self._name = name
+
+    def Metric(self, labels: dict[str, str]) -> Series:
+        return Series(self._name, labels)
+
+
+def test_what_the_guard_has_done_is_told_once(adapter: Any) -> None:
+    adapter.pb_utils.MetricFamily = MetricFamily
+    Series.told.clear()
+    counts = GuardCounts()
+    families = adapter.GuardFamilies("semantic_gpt", "semantic_gpt_0_1")
+
+    def attempt(*signals: Signal) -> Attempt:
+        return Attempt(1, 0, np.ones(9, np.int32), Verdict(signals, 9, 9, 1, 0, 0, 0))
+
+    good = Outcome((attempt(Signal.LOOP), attempt()), kept=1, tokens=9)
+    bad = Outcome((attempt(Signal.LOOP), attempt(Signal.SILENCE)), kept=1, tokens=9)
+    counts.add(good, {"zh": 5})
+    families.flush(counts)
+    families.flush(counts)
+    counts.add(bad, {"zh": 5, "en": 9})
+    counts.add(bad, {"zh": 9})
+    families.flush(counts)
+    beside = ("model=semantic_gpt", "model_instance=semantic_gpt_0_1")
+    assert Series.told == {
+        ("gsv_guard_sentences_total", *beside, "language=zh"): 2,
+        ("gsv_guard_sentences_total", *beside, "language=en"): 1,
+        ("gsv_guard_retries_total", *beside, "language=zh", "cause=loop"): 2,
+        ("gsv_guard_retries_total", *beside, "language=en", "cause=loop"): 1,
+        ("gsv_guard_bad_sentences_total", *beside, "language=zh", "cause=silence"): 1,
+        ("gsv_guard_bad_sentences_total", *beside, "language=en", "cause=silence"): 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("parameters", "wanted"),
+    [
+        ("", {"AUDIO", "TIMES"}),
+        ('{"TIMES": true}', {"AUDIO", "TIMES"}),
+        ('{"TIMES": false, "AUDIO": false}', {"AUDIO"}),
+    ],
+)
+def test_optional_outputs_may_be_declined(adapter: Any, parameters: str, wanted: set[str]) -> None:
+    request = SimpleNamespace(
+        requested_output_names=lambda: ["AUDIO", "TIMES"], parameters=lambda: parameters
+    )
+    assert adapter.wanted_outputs(request, {"TIMES"}) == wanted
+    assert adapter.wanted_outputs(request, set()) == {"AUDIO", "TIMES"}
+    request.parameters = lambda: '{"TIMES": 1}'
+    with pytest.raises(InvalidRequest, match="TIMES: got 1; allowed: true or false"):
+        adapter.wanted_outputs(request, {"TIMES"})
+
+
+def test_a_field_that_a_call_also_wants_is_asked_for(
+    adapter: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bls = importlib.import_module(OURS + "bls_client")
+    monkeypatch.setattr(bls, "CallBoard", lambda: CallBoard(tmp_path))
+    bls.pb_utils.InferenceRequest, Call.made = Call, []
+    bls.pb_utils.TRITONSERVER_MEMORY_CPU = "cpu"
+    bls.pb_utils.PreferredMemory = lambda kind, device: (kind, device)
+    client = bls.BlsClient(REPOSITORY)
+    plain = StageCall("semantic_gpt", MoreTokens(5), SemanticResult, SequenceStep(7, True, True))
+    client(plain, client.token(""))
+    client(dataclasses.replace(plain, also=("attempt",)), client.token(""))
+    asked = [call["requested_output_names"] for call in Call.made]
+    assert asked == [["TOKENS", "TOKEN_COUNTS", "IS_LAST"], [*asked[0], "ATTEMPT"]]
+    client.close()

@@ -22,7 +22,7 @@ from trivial_models import infer, write_repository
 from gsv.errors import ServerError
 from gsv.serving.server import processes
 from gsv.serving.server.installation import Installation
-from gsv.serving.server.launcher import EmbeddedServer, ServerOptions
+from gsv.serving.server.launcher import UNLOAD_SECONDS, EmbeddedServer, ServerOptions
 from gsv.serving.server.options import CONTROL_HEADER
 from gsv.serving.server.supervisor import RecoveryPolicy, Supervisor
 
@@ -289,6 +289,7 @@ class TestCommand:
             assert any("double is ready (1 of 1)" in line for line in lines)
             address = next(line for line in lines if "HTTP" in line).rpartition("//")[2]
             assert infer(address, "double", [1.0]) == (200, [2.0])
+            began = time.monotonic()
             process.send_signal(number)
             _, rest = process.communicate(timeout=30)
         assert process.returncode == 0
@@ -296,7 +297,9 @@ class TestCommand:
             "stopping: requests under way are finished first",
             "stopped",
         ]
-        assert "successfully unloaded 'double'" in log.read_text()
+        # A busy machine may need longer than the time after which the processes are killed.
+        slow = time.monotonic() - began > UNLOAD_SECONDS
+        assert slow or "successfully unloaded 'double'" in log.read_text()
         assert self.regions_of(process) == []
 
     def test_stopped_while_loading(self, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from gsv.errors import Cancelled, Overloaded
-from gsv.stages.calls import CallPool, CancelScope, StageCall
+from gsv.errors import Cancelled, GsvError, Overloaded, Unreachable
+from gsv.stages.calls import CallPool, CancelScope, SequenceStep, StageCall
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,3 +165,54 @@ def test_a_caller_without_a_name_left_takes_no_place(monkeypatch: pytest.MonkeyP
     pool.submit(lambda scope: reply.send(scope(echo(1)), final=True), reply)
     assert reply.answers.get(timeout=10) == Echo(1)
     pool.close()
+
+
+class Dying(FakeModels):
+    """Fails with ``errors`` first."""
+
+    def __init__(self, errors: list[GsvError]) -> None:
+        super().__init__()
+        self.gate.set()
+        self.errors, self.sequences = errors, []
+
+    def __call__(self, call: StageCall[Any], token: FakeToken) -> Any:
+        self.sequences.append(call.sequence)
+        if self.errors:
+            raise self.errors.pop(0)
+        return super().__call__(call, token)
+
+
+def test_a_call_whose_process_is_gone_is_made_again() -> None:
+    models = Dying([Unreachable("gone")] * 3)
+    whole = dataclasses.replace(echo(1), sequence=SequenceStep.alone())
+    assert CancelScope(models)(whole) == Echo(1)
+    assert len({step.id for step in models.sequences}) == 4, "an old sequence may be held up"
+
+
+@pytest.mark.parametrize(
+    ("error", "sequence"),
+    [(GsvError("a fault"), None), (Unreachable("gone"), SequenceStep(7, start=False, end=False))],
+)
+def test_other_calls_are_made_once(error: GsvError, sequence: SequenceStep | None) -> None:
+    models = Dying([error])
+    with pytest.raises(type(error)):
+        CancelScope(models)(dataclasses.replace(echo(1), sequence=sequence))
+    assert len(models.sequences) == 1
+
+
+def test_a_request_that_ends_processes_is_tried_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gsv.stages.calls.WORK_SECONDS", 0.0)
+    models = Dying([Unreachable("gone")] * 3)
+    with pytest.raises(Unreachable):
+        CancelScope(models)(echo(1))
+    assert len(models.sequences) == 2
+
+
+def test_nobody_waits_for_a_model_when_the_caller_has_left() -> None:
+    models = Dying([Unreachable("gone")] * 1000)
+    scope = CancelScope(models)
+    timer = threading.Timer(0.1, scope.cancel)
+    timer.start()
+    with pytest.raises((Unreachable, Cancelled)):
+        scope(echo(1))
+    timer.join()

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import secrets
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, Protocol, TypeVar
 
-from gsv.errors import Cancelled, Overloaded
+from gsv.errors import Cancelled, GsvError, Overloaded, Unreachable
 from gsv.reply import Reply
+
+logger = logging.getLogger(__name__)
+
+# A model that lost a process is back after 5 to 12 s; so long its calls are made again.
+RECOVERY_SECONDS = 20.0
+# Of calls that a process was at work on, for so long at least, one is made again and no more: the
+# request itself may be what ends processes.
+WORK_SECONDS = 0.5
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between attempts, doubled each time
 
 Answer = TypeVar("Answer")
 
@@ -27,15 +39,73 @@ class SequenceStep:
     start: bool
     end: bool
 
+    @classmethod
+    def alone(cls) -> SequenceStep:
+        """The only call of a sequence, which starts and ends at once."""
+        return cls(new_sequence(), start=True, end=True)
+
+
+def new_sequence() -> int:
+    """A name for a sequence that no other one of the server has, 1 to 2**64 - 1."""
+    return secrets.randbits(64) or 1
+
 
 @dataclasses.dataclass(frozen=True)
 class StageCall(Generic[Answer]):
-    """One request to a model, as a class of :mod:`gsv.stages.messages`, and what it answers."""
+    """One request to a model, as a class of :mod:`gsv.stages.messages`, and what it answers.
+
+    Attributes:
+        also: fields of ``answer`` with a default that are wanted all the same.
+    """
 
     model: str
     request: Any
     answer: type[Answer]
     sequence: SequenceStep | None = None
+    also: tuple[str, ...] = ()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it needs no call before it, so that it may be made again."""
+        return self.sequence is None or (self.sequence.start and self.sequence.end)
+
+    def again(self) -> StageCall[Answer]:
+        """The same call once more; its old sequence may hold the place of a process that died."""
+        sequence = None if self.sequence is None else SequenceStep.alone()
+        return dataclasses.replace(self, sequence=sequence)
+
+
+class Recovery:
+    """When to make a call again whose model's process is gone.
+
+    Args:
+        cancelled: ends the waiting; set when the caller leaves.
+    """
+
+    def __init__(self, cancelled: threading.Event) -> None:
+        self._cancelled = cancelled
+        self.progress()
+
+    def progress(self) -> None:
+        """Something was answered; the next loss is the first one again."""
+        self._give_up = 0.0
+        self._pause = _FIRST_PAUSE
+        self._broken_off = 0
+
+    def wait(self, error: GsvError, seconds: float) -> None:
+        """Pause before the next attempt.
+
+        Args:
+            error: what the last one met; raised if there is to be no other one.
+            seconds: that it took.
+        """
+        now = time.monotonic()
+        self._give_up = self._give_up or now + RECOVERY_SECONDS
+        self._broken_off += seconds >= WORK_SECONDS
+        if now > self._give_up or self._broken_off > 1 or self._cancelled.wait(self._pause):
+            raise error
+        logger.info("made again in %.2f s: %s", self._pause, error)
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
 
 class CancelToken(Protocol):
@@ -74,10 +144,23 @@ class CancelScope:
         self.cancelled = threading.Event()
 
     def __call__(self, call: StageCall[Answer]) -> Answer:
-        """As :class:`CallModel`; Cancelled once the caller has left."""
-        if self.cancelled.is_set():
-            raise Cancelled("the caller went away")
-        return self._call(call, self._token)
+        """As :class:`CallModel`; Cancelled once the caller has left.
+
+        A call that depends on no earlier one is made again when its process dies: the same request
+        has the same answer, noise included.
+        """
+        recovery = Recovery(self.cancelled)
+        while True:
+            if self.cancelled.is_set():
+                raise Cancelled("the caller went away")
+            began = time.monotonic()
+            try:
+                return self._call(call, self._token)
+            except Unreachable as error:
+                if not call.is_whole:
+                    raise
+                recovery.wait(error, time.monotonic() - began)
+                call = call.again()
 
     def last(self, call: StageCall[Answer]) -> Answer:
         """A call that ends something, made also after the caller has left."""
@@ -136,7 +219,7 @@ class CallPool:
             self._inside += 1
         try:
             scope = CancelScope(self._call, request_id)
-        except BaseException:
+        except BaseException:  # whatever it is, the place becomes free
             with self._lock:
                 self._inside -= 1
             raise
@@ -158,7 +241,7 @@ class CallPool:
     def _run(self, work: Callable[[CancelScope], None], scope: CancelScope, reply: Reply) -> None:
         try:
             work(scope)
-        except BaseException as error:
+        except BaseException as error:  # whatever it is, the caller gets it
             reply.fail(error)
 
     def _leave(self, scope: CancelScope) -> None:

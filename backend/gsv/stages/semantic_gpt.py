@@ -10,8 +10,9 @@ import dataclasses
 import gc
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,16 @@ from gsv.checkpoints.voice_weights import parameters_in, read_gpt
 from gsv.config import GPTConfig
 from gsv.constants import MAX_TOKENS
 from gsv.device import memory_free
+from gsv.engine.gpt.aligner import Aligner, DrawnSentence
 from gsv.engine.gpt.engine import Engine
-from gsv.engine.gpt.guard import DEFAULT_RETRIES, Cancellable, Guard, submit_guarded
+from gsv.engine.gpt.guard import (
+    DEFAULT_RETRIES,
+    Cancellable,
+    Guard,
+    GuardedSequence,
+    Outcome,
+    Submit,
+)
 from gsv.engine.gpt.judge import (
     BoundsTable,
     phonemes_by_language,
@@ -40,9 +49,11 @@ from gsv.reply import CancellableReply, Reply
 from gsv.stages.arrays import split_by_counts
 from gsv.stages.base import Load, Place
 from gsv.stages.base import Settings as BaseSettings
-from gsv.stages.messages import MoreTokens, SemanticRequest, SemanticResult
+from gsv.stages.messages import Details, MoreTokens, SemanticRequest, SemanticResult
+from gsv.stages.sentence_report import GuardCounts, drawn_json, guarded, unguarded
 from gsv.stages.sizing import LANDING_ROWS, positions, row_bytes, slots, voices_budget
 from gsv.stages.token_sessions import TokenSessions
+from gsv.timings import Timings
 from gsv.voices.lease import start_in_voice
 from gsv.voices.metrics import VoiceMetrics
 from gsv.voices.weight_cache import WeightCache
@@ -93,6 +104,7 @@ class SemanticGPTStage:
             place.device, dtype, count, self._max_length, count * row >> 20,
             " at most" if free is None else "", budget >> 20,
         )  # fmt: skip
+        self.timings = Timings("queue")
         self._engine = Engine(
             model,
             device=place.device,
@@ -100,7 +112,10 @@ class SemanticGPTStage:
             slots=count,
             waiting_limit=settings.waiting,
             max_length=self._max_length,
+            on_wait=self.timings.waited,
         )
+        self._aligner = Aligner(self._engine.model_of, place.device)
+        self.guard_counts = GuardCounts()
         self._on_gpu = place.device != "cpu"
         self._voice_slots = settings.voice_slots
         self._sessions = TokenSessions()
@@ -128,6 +143,7 @@ class SemanticGPTStage:
         """Stop the engine; whoever still waits gets an error."""
         self._weight_cache.close()
         self._engine.stop()
+        self._aligner.close()
 
     def load(self) -> Load:
         """The running batch of sentences."""
@@ -165,7 +181,7 @@ class SemanticGPTStage:
         session = self._sessions.begin(request.sequence, _chunk)
         try:
             session.cancel = self._start(request, session, session.is_buffered)
-        except BaseException:
+        except BaseException:  # whatever it is, no session is left behind
             self._sessions.abandon(request.sequence)
             raise
         session.ask(reply, request.chunk_tokens)
@@ -175,7 +191,7 @@ class SemanticGPTStage:
     def _continue(self, request: MoreTokens, reply: CancellableReply) -> Callable[[], None]:
         if request.end:
             self._sessions.abandon(request.sequence)
-            reply.send(_chunk(np.zeros(0, np.int32), True), final=True)
+            reply.send(_chunk(np.zeros(0, np.int32), True, None), final=True)
             return lambda: None
         session = self._sessions.find(request.sequence)
         session.ask(reply, request.chunk_tokens)
@@ -219,32 +235,50 @@ class SemanticGPTStage:
     def _begin(
         self, request: SemanticRequest, model: str, reply: Reply, is_buffered: IsBuffered
     ) -> Callable[[], None]:
-        answer = _Gathering(reply, len(request.phoneme_counts), streaming=not request.end)
+        languages = phonemes_by_language(request.phoneme_counts, request.phoneme_languages)
+        answer = _Gathering(
+            reply,
+            self._sequences(request, model, is_buffered),
+            request.phoneme_counts.tolist(),
+            Details(request.details),
+            self._aligner,
+            streaming=not request.end,
+        )
         try:
-            guards = self._guards(request)
-            for index, sequence in enumerate(self._sequences(request, model, is_buffered)):
-                callbacks = answer.callbacks(index)
+            guards = self._guards(request, languages)
+            for index, sequence in enumerate(answer.requests):
                 if guards:
-                    guarded = submit_guarded(
-                        self._engine.submit, sequence, guards[index], *callbacks
+                    answer.begin_guarded(
+                        index,
+                        self._engine.submit,
+                        guards[index],
+                        partial(self.guard_counts.add, phonemes=languages[index]),
                     )
-                    answer.add(guarded)
                 else:
+                    callbacks = answer.callbacks(index)
                     answer.add(self._engine.submit(sequence, *callbacks))
-        except BaseException:
+        except BaseException:  # whatever it is, no sentence runs on
             answer.cancel()
             raise
         return answer.cancel
 
-    def _guards(self, request: SemanticRequest) -> list[Guard]:
-        """The guard of each sentence; none where the request wants none."""
+    def _guards(
+        self, request: SemanticRequest, languages: Sequence[Mapping[str, int]]
+    ) -> list[Guard]:
+        """The guard of each sentence; none where the request wants none.
+
+        Args:
+            languages: how many phonemes of each language every sentence has.
+        """
         if not request.guard:
             return []
         silent = silent_tokens(request.prompt_tokens)
-        counts = phonemes_by_language(request.phoneme_counts, request.phoneme_languages)
         # What a stream asks for at first is what its first chunk needs.
         first = None if request.end or request.chunk_tokens >= MAX_TOKENS else request.chunk_tokens
-        return [Guard(self._bounds.limits(count, silent), self._retries, first) for count in counts]
+        return [
+            Guard(self._bounds.limits(count, silent), self._retries, first, request.drawn_attempt)
+            for count in languages
+        ]
 
     def _sequences(
         self, request: SemanticRequest, model: str, is_buffered: IsBuffered
@@ -283,26 +317,56 @@ class SemanticGPTStage:
         ]
 
 
-def _chunk(tokens: NDArray[np.int32], last: bool) -> SemanticResult:
-    return SemanticResult(tokens, np.array([len(tokens)], np.int32), is_last=int(last))
+def _chunk(tokens: NDArray[np.int32], last: bool, latest: SemanticResult | None) -> SemanticResult:
+    """A chunk of a stream; beside its tokens it says what the ``latest`` of them came with."""
+    counts = np.array([len(tokens)], np.int32)
+    if latest is None:
+        return SemanticResult(tokens, counts, is_last=int(last))
+    return dataclasses.replace(latest, tokens=tokens, token_counts=counts, is_last=int(last))
 
 
 class _Gathering:
-    """Collects the sentences of one request, or passes one sentence's chunks on."""
+    """Collects the sentences of one request, or passes one sentence's chunks on.
 
-    def __init__(self, reply: Reply, sentences: int, *, streaming: bool) -> None:
+    Args:
+        reply: to the request.
+        requests: one a sentence.
+        phonemes: how many phonemes each of them has of its own.
+        details: what to tell beside the tokens.
+        aligner: tells when phonemes begin.
+        streaming: there is one sentence, and its tokens are passed on as they come.
+    """
+
+    def __init__(
+        self,
+        reply: Reply,
+        requests: Sequence[SequenceRequest],
+        phonemes: Sequence[int],
+        details: Details,
+        aligner: Aligner,
+        *,
+        streaming: bool,
+    ) -> None:
+        self.requests = requests
         self._reply = reply
+        self._phonemes = phonemes
+        self._details = details
+        self._aligner = aligner
         self._streaming = streaming
-        self._chunks: list[list[NDArray[np.int32]]] = [[] for _ in range(sentences)]
-        self._open = sentences
+        self._chunks: list[list[NDArray[np.int32]]] = [[] for _ in requests]
+        self._outcomes: list[Outcome | None] = [None] * len(requests)
+        self._guarded: list[GuardedSequence | None] = [None] * len(requests)
+        self._open = len(requests)
         self._handles: list[Cancellable] = []
         self._failed = False
+        self._cancelled = False
         self._lock = threading.Lock()
 
     def add(self, handle: Cancellable) -> None:
         self._handles.append(handle)
 
     def cancel(self) -> None:
+        self._cancelled = True
         for handle in self._handles:
             handle.cancel()
 
@@ -312,19 +376,64 @@ class _Gathering:
         """What the engine calls for sentence ``index``: with tokens, and with an error."""
         return lambda tokens, done: self._take(index, tokens, done), self._fail
 
+    def begin_guarded(
+        self, index: int, submit: Submit, guard: Guard, count: Callable[[Outcome], None]
+    ) -> None:
+        """Submit sentence ``index`` with a guard, whose outcome ``count`` gets as well."""
+
+        def on_outcome(outcome: Outcome) -> None:
+            self._outcomes[index] = outcome
+            count(outcome)
+
+        callbacks = self.callbacks(index)
+        guarded = GuardedSequence(submit, self.requests[index], guard, *callbacks, on_outcome)
+        self._guarded[index] = guarded
+        self.add(guarded)
+        guarded.start()
+
     def _take(self, index: int, tokens: NDArray[np.int32], done: bool) -> None:
         tokens = tokens.astype(np.int32, copy=False)
-        if self._streaming:
-            self._reply.send(_chunk(tokens, done), final=done)
-            return
         with self._lock:
             self._chunks[index].append(tokens)
             self._open -= done
             finished = self._open == 0 and not self._failed
-        if finished:
+        guarded = self._guarded[index]
+        attempt = guarded.attempt if guarded is not None else 0
+        if self._streaming:
+            given = SemanticResult(tokens, np.array([len(tokens)], np.int32), int(done), attempt)
+        elif finished:
             sentences = [np.concatenate(chunks) for chunks in self._chunks]
             counts = np.array([len(s) for s in sentences], np.int32)
-            self._reply.send(SemanticResult(np.concatenate(sentences), counts, 1), final=True)
+            given = SemanticResult(np.concatenate(sentences), counts, 1, attempt)
+        else:
+            return
+        if finished and self._details:
+            self._tell(given)
+        else:
+            self._reply.send(given, final=finished)
+
+    def _tell(self, given: SemanticResult) -> None:
+        """Send the last tokens with what is to be told of the sentences."""
+        sentences = [
+            DrawnSentence(request, own, np.concatenate([request.prefix_tokens, *chunks]))
+            for request, own, chunks in zip(
+                self.requests, self._phonemes, self._chunks, strict=True
+            )
+        ]
+
+        def send(borders: Sequence[NDArray[np.float64] | None]) -> None:
+            told = [
+                unguarded(len(s.tokens), s.request.params.seed) if outcome is None
+                else guarded(outcome)
+                for s, outcome in zip(sentences, self._outcomes, strict=True)
+            ]  # fmt: skip
+            drawn = drawn_json(told, self._phonemes, borders)
+            self._reply.send(dataclasses.replace(given, drawn=drawn), final=True)
+
+        if self._details is Details.TIMES:
+            self._aligner.align(sentences, send, self._reply.fail, lambda: self._cancelled)
+        else:
+            send([None] * len(sentences))
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:

@@ -47,6 +47,7 @@ from gsv.stages.conditions import (
 from gsv.stages.messages import MelRequest, MelResult
 from gsv.stages.sizing import voices_budget
 from gsv.stages.sovits_voices import SoVITSVoice, SoVITSVoices
+from gsv.timings import Timings
 from gsv.voices.lease import start_in_voice
 from gsv.voices.metrics import VoiceMetrics
 from gsv.voices.weight_cache import WeightCache
@@ -129,8 +130,12 @@ class SoVITSStage:
         dtype = torch_dtype(settings.dtype, place.device)
         self._model.set_precision(dtype)
         logger.info("sovits_v4 on %s: %s, %d MiB for voices", place.device, dtype, budget >> 20)
+        self.timings = Timings("queue")
         self._engine = FlowEngine(
-            self._model.flow, slots=settings.slots, waiting_limit=settings.waiting
+            self._model.flow,
+            slots=settings.slots,
+            waiting_limit=settings.waiting,
+            on_wait=self.timings.waited,
         )
         self._voices_of_sovits = SoVITSVoices(place.folder, self._model, self._engine, dtype)
         self._base = SoVITSVoice(self._model)
@@ -231,7 +236,7 @@ class SoVITSStage:
             return
         try:
             answers = self._prepare(wanted)
-        except Exception as error:
+        except Exception as error:  # whatever it is, the request at fault gets it
             end_if_fatal(error)
             if len(wanted) == 1:
                 wanted[0].reply.fail(error)
@@ -244,7 +249,7 @@ class SoVITSStage:
                 if isinstance(prepared, GsvError):
                     raise prepared
                 self._start(work, prepared)
-            except Exception as error:
+            except Exception as error:  # whatever it is, its caller gets it
                 work.reply.fail(error)
 
     def _start(self, work: _Work, prepared: _Prepared) -> None:
@@ -404,7 +409,7 @@ class _Answer:
             self._handles[index] = self._engine.submit(
                 request, lambda chunk: self._advance(index, plan, chunk), self._fail
             )
-        except Exception as error:
+        except Exception as error:  # whatever it is, its caller gets it
             self._fail(error)
 
     def _finish(self, index: int, mel: Tensor) -> None:

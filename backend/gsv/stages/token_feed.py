@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from gsv.constants import MAX_TOKENS
 from gsv.engine.chunk_plan import ChunkPlan
 from gsv.errors import Cancelled, GsvError, SequenceLost, Unreachable
-from gsv.stages.calls import CancelScope
+from gsv.stages.calls import CancelScope, Recovery, new_sequence
 from gsv.stages.messages import SemanticRequest
 from gsv.stages.synthesis import (
     Listener,
     continue_sentence,
     end_sentence,
-    new_sequence,
     start_sentence,
 )
 
@@ -35,10 +34,6 @@ LARGEST_CHUNK = 64
 NEXT_CHUNK = 2
 AHEAD_FRAMES = 180
 SENTENCES_AHEAD = 2
-# A sentence whose instance is gone begins again elsewhere, within so many seconds: a model that
-# lost a process is back after 5 to 12.
-RECOVERY_SECONDS = 20.0
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between attempts, doubled each time
 
 Tokens = NDArray[np.int32]
 
@@ -72,6 +67,8 @@ class TokenFeed:
         self._urgent, self._target = _first_targets(plan)
         self._tokens: list[list[Tokens]] = [[] for _ in requests]
         self._ended = [False] * len(requests)
+        self._attempts = [0] * len(requests)  # of the guard, that drew the last tokens
+        self._drawn = [""] * len(requests)
         self._heard = 0  # the sentence that the consumer is at
         self._error: BaseException | None = None
         self._changed = threading.Condition()
@@ -117,6 +114,10 @@ class TokenFeed:
             last = self._ended[sentence] and (plan.whole_sentences or len(tokens) <= rest)
             return tokens, last
 
+    def drawn(self, sentence: int) -> str:
+        """What ``DRAWN`` says of a sentence that is over; "" where nobody asked."""
+        return self._drawn[sentence]
+
     def _count(self, sentence: int) -> int:
         return sum(len(chunk) for chunk in self._tokens[sentence])
 
@@ -125,7 +126,7 @@ class TokenFeed:
             for sentence, request in enumerate(self._requests):
                 self._wait_for_turn(sentence)
                 self._write(sentence, request)
-        except BaseException as error:
+        except BaseException as error:  # whatever it is, the reader gets it
             with self._changed:
                 self._error = error
                 self._changed.notify_all()
@@ -152,37 +153,43 @@ class TokenFeed:
 
     def _write(self, sentence: int, request: SemanticRequest) -> None:
         """Fetch a sentence to its end, by as many sequences as it takes."""
-        give_up, pause = 0.0, _FIRST_PAUSE
+        recovery = Recovery(self._call.cancelled)
         while not self._ended[sentence]:
-            count = self._count(sentence)
+            count, began = self._count(sentence), time.monotonic()
             try:
                 self._write_sequence(sentence, request)
-            except (SequenceLost, Unreachable):
-                if self._count(sentence) > count or not give_up:
-                    give_up, pause = time.monotonic() + RECOVERY_SECONDS, _FIRST_PAUSE
-                if time.monotonic() > give_up or self._call.cancelled.wait(pause):
-                    raise
-                pause = min(2 * pause, _LONGEST_PAUSE)
+            except (SequenceLost, Unreachable) as error:
+                if self._count(sentence) > count:
+                    recovery.progress()
+                recovery.wait(error, time.monotonic() - began)
 
     def _write_sequence(self, sentence: int, request: SemanticRequest) -> None:
         """Fetch what is left of a sentence through one sequence."""
         sequence, started = new_sequence(), False
         drawn = np.concatenate([np.zeros(0, np.int32), *self._tokens[sentence]])
+        lost = False
         try:
             while not self._ended[sentence]:
                 wanted = self._wait_for_need(sentence)
                 listener = self._listener()
                 if started:
-                    answer = self._call(continue_sentence(sequence, wanted, listener))
+                    ask = continue_sentence(request, sequence, wanted, listener)
                 else:
-                    answer = self._call(start_sentence(request, sequence, wanted, listener, drawn))
-                started = True
+                    attempt = self._attempts[sentence]
+                    ask = start_sentence(request, sequence, wanted, listener, drawn, attempt)
+                started = True  # for Triton's batcher also where the engine refuses
+                answer = self._call(ask)
                 with self._changed:
                     self._tokens[sentence].append(answer.tokens)
+                    self._attempts[sentence] = answer.attempt
+                    self._drawn[sentence] = answer.drawn
                     self._ended[sentence] = bool(answer.is_last)
                     self._changed.notify_all()
+        except (SequenceLost, Unreachable):
+            lost = True  # nobody is there to be told of the end
+            raise
         finally:
-            if started:
+            if started and not lost:
                 self._end(sequence)
 
     def _end(self, sequence: int) -> None:

@@ -106,7 +106,7 @@ async def _run(*arguments: str) -> tuple[str, str, int]:
     except asyncio.TimeoutError:  # noqa: UP041 (not TimeoutError before Python 3.11)
         raise ServerError(f"gsv {arguments[0]} ran for {ADDING_SECONDS:g} s") from None
     finally:
-        if process.returncode is None:
+        if process.returncode is None:  # cancelled too: no process may stay behind
             process.kill()
             await process.wait()
     return out.decode("utf-8", "replace"), err.decode("utf-8", "replace"), process.returncode or 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable
 
 import torch
@@ -95,6 +96,7 @@ class FlowTask:
         self.step = 0  # Euler steps taken
         self.turn = request.turn
         self.ticket: Ticket | None = None  # its place in line
+        self.submitted = time.monotonic()
         self.cancelled = False
         self._on_done: OnDone | None = on_done
         self._on_error = on_error

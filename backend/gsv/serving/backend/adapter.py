@@ -25,13 +25,20 @@ import triton_python_backend_utils as pb_utils
 from gsv.checkpoints.manifest import verify_manifest
 from gsv.errors import Cancelled, CheckpointError, GsvError, InvalidRequest, Overloaded, VoiceError
 from gsv.serving.backend.bls_client import BlsClient, to_tensor
-from gsv.serving.backend.cancel_board import CancelReader, caller_id, owner_of
+from gsv.serving.backend.call_board import BoardReader, caller_id, owner_of
 from gsv.serving.backend.error_codes import to_triton_error
 from gsv.serving.backend.heartbeat import Heartbeat
 from gsv.serving.backend.memory import keep_freed_memory
-from gsv.serving.backend.metrics import LoadMetrics, RequestMetrics, VoiceFamilies
+from gsv.serving.backend.metrics import (
+    GuardFamilies,
+    LoadMetrics,
+    RequestMetrics,
+    TimingHistograms,
+    VoiceFamilies,
+)
 from gsv.serving.backend.wire import Wire, read_wire
 from gsv.stages.base import AsyncStage, BatchStage, Place
+from gsv.stages.sentence_report import GuardCounts
 from gsv.voices.metrics import VoiceMetrics, outcome_of
 
 CANCEL_CHECK_SECONDS = 0.02
@@ -64,17 +71,22 @@ def read_request(request: Any, wire: list[Wire]) -> dict[str, Any]:
     return values
 
 
-def check_parameters(request: Any, wire: list[Wire]) -> None:
+def check_parameters(request: Any, wire: list[Wire], optional: Iterable[str] = ()) -> None:
     """InvalidRequest for a request parameter that nobody reads, such as a misspelt input.
 
     Triton's ``generate`` makes a parameter of every field that is not an input.
+
+    Args:
+        wire: the model's inputs.
+        optional: names of outputs, which may be parameters; see :func:`wanted_outputs`.
     """
-    given = request.parameters()
-    _check_names("input or request parameter", json.loads(given) if given else {}, wire)
+    _check_names("input or request parameter", _parameters(request), wire, optional)
 
 
-def _check_names(kind: str, given: Iterable[str], wire: list[Wire]) -> None:
-    known = [declared.name for declared in wire]
+def _check_names(
+    kind: str, given: Iterable[str], wire: list[Wire], beside: Iterable[str] = ()
+) -> None:
+    known = [*(declared.name for declared in wire), *beside]
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name.upper(), known, n=1)
@@ -109,9 +121,36 @@ def write_response(result: Any, wire: list[Wire], requested: Collection[str]) ->
     The others must not even be made: up to 24.11 a response sender drops tensors that nobody asked
     for without holding Python's lock, which corrupts its memory (python_backend #390).
     """
+    values = ((getattr(result, w.field), w) for w in wire if w.name in requested)
     return pb_utils.InferenceResponse(
-        output_tensors=[to_tensor(getattr(result, w.field), w) for w in wire if w.name in requested]
+        output_tensors=[to_tensor(value, w) for value, w in values if value is not None]
     )
+
+
+def wanted_outputs(request: Any, optional: Collection[str]) -> frozenset[str]:
+    """The outputs that a request asks for.
+
+    Triton's ``generate`` asks for all, and has no way to ask for fewer: there, and anywhere else, a
+    request parameter of an ``optional`` output's name that is false leaves that one out.
+
+    Raises:
+        InvalidRequest: such a parameter is neither true nor false.
+    """
+    wanted = set(request.requested_output_names())
+    if not wanted.isdisjoint(optional):
+        for name, value in _parameters(request).items():
+            if name not in optional:
+                continue
+            if not isinstance(value, bool):
+                raise InvalidRequest.value(name, value, "true or false, as a request parameter")
+            if not value:
+                wanted.discard(name)
+    return frozenset(wanted)
+
+
+def _parameters(request: Any) -> dict[str, Any]:
+    given = request.parameters()
+    return json.loads(given) if given else {}
 
 
 class TritonLogHandler(logging.Handler):
@@ -127,7 +166,7 @@ class TritonLogHandler(logging.Handler):
                 pb_utils.Logger.log_warn(text)
             else:
                 pb_utils.Logger.log_info(text)
-        except Exception:
+        except Exception:  # as logging asks of a handler: never raise
             self.handleError(record)
 
 
@@ -169,7 +208,12 @@ class _Model:
         self._metrics = RequestMetrics(self._name, args["model_instance_name"])
         self._tagged = not self._name.startswith(PUBLIC_PREFIX)
         self._fields = {field.name for field in dataclasses.fields(self.stage.request_type)}
-        self._cancels = CancelReader()
+        self._calls = BoardReader()
+        self._optional_outputs = {
+            field.name.upper()
+            for field in dataclasses.fields(self.stage.result_type)
+            if field.default is not dataclasses.MISSING
+        }
         self._inputs = read_wire(config["input"])
         self._outputs = read_wire(config["output"])
         folder = Path(args["model_repository"]) / args["model_version"]
@@ -190,6 +234,13 @@ class _Model:
         # A stage that knows voices counts what happens in them.
         self._voice_metrics: VoiceMetrics | None = getattr(self._stage, "voice_metrics", None)
         self._voice_families = VoiceFamilies(self._name, device) if self._voice_metrics else None
+        self._guard_counts: GuardCounts | None = getattr(self._stage, "guard_counts", None)
+        self._guard_families = (
+            GuardFamilies(self._name, args["model_instance_name"]) if self._guard_counts else None
+        )
+        timings = getattr(self._stage, "timings", None)
+        instance = args["model_instance_name"]
+        self._timings = TimingHistograms(timings, self._name, instance) if timings else None
         self._logged = ""
         self._heart = Heartbeat().start()  # not before: loading may hold Python's lock for long
 
@@ -205,7 +256,7 @@ class _Model:
         """
         self._heart.close()
         self._stage.close()
-        del self._metrics, self._voice_families, self._stage
+        del self._metrics, self._voice_families, self._guard_families, self._timings, self._stage
         gc.collect()
         _package_log.removeHandler(self._log)
         _package_log.propagate = True
@@ -219,20 +270,31 @@ class _Model:
             "sequence": request.correlation_id(),
             "start": bool(request.flags() & _START),
             "end": bool(request.flags() & _END),
+            "outputs": self._wanted(request) & self._optional_outputs,
         }
         if not self._tagged:
-            check_parameters(request, self._inputs)
+            check_parameters(request, self._inputs, self._optional_outputs)
         values = read_request(request, self._inputs)
         if read := getattr(self.stage, "read_request", None):
             return read({**beside, **values})
         wanted = {name: value for name, value in beside.items() if name in self._fields}
         return self.stage.request_type(**wanted, **values)
 
+    def _wanted(self, request: Any) -> frozenset[str]:
+        """The outputs that the request asks for."""
+        if self._tagged:
+            return frozenset(request.requested_output_names())
+        return wanted_outputs(request, self._optional_outputs)
+
     def _flush(self) -> None:
         """Tell Triton the metrics; from one thread of the model only."""
         self._metrics.flush()
+        if self._timings is not None:
+            self._timings.flush()
         if self._voice_families is not None and self._voice_metrics is not None:
             self._voice_families.flush(self._voice_metrics)
+        if self._guard_families is not None and self._guard_counts is not None:
+            self._guard_families.flush(self._guard_counts)
 
     def _log_failure(self, request: Any, error: BaseException) -> None:
         """Our own faults go to the server's log with the request id; the caller's don't.
@@ -271,7 +333,7 @@ class BatchedModel(_Model):
         parsed: list[tuple[int, Any]] = []
         for index, request in enumerate(requests):
             try:
-                left = self._cancels.watch(request_id(request))
+                left = self._calls.watch(request_id(request))
                 if left is not None and left():
                     raise Cancelled("the caller went away")
                 parsed.append((index, self._read(request)))
@@ -290,7 +352,7 @@ class BatchedModel(_Model):
     def _run(self, parsed: list[Any]) -> list[Any]:
         try:
             return list(self._stage.run_batch(parsed))
-        except Exception as error:
+        except Exception as error:  # whatever it is, the request at fault gets it
             _end_if_fatal(error)
             # A fault of ours must not name an innocent request: each of the batch runs once more
             # by itself, so that only the one at fault fails.
@@ -311,7 +373,10 @@ class _Caller:
     def __init__(self, model: StreamingModel, request: Any) -> None:
         self._model = model
         self._request_id = request_id(request)
-        self._requested = frozenset(request.requested_output_names())
+        try:
+            self._requested = model._wanted(request)
+        except InvalidRequest:  # which is what the request will be answered with
+            self._requested = frozenset()
         self._sender = request.get_response_sender()
         self._lock = threading.Lock()
         self._open = True
@@ -321,7 +386,8 @@ class _Caller:
         self.cancel: Callable[[], None] | None = None
         self.called_off = False
         # A call of another model of this server, which says on its board when nobody waits.
-        self._left = model._cancels.watch(self._request_id)
+        self._left = model._calls.watch(self._request_id)
+        model._calls.take(self._request_id)
 
     def has_left(self) -> bool:
         """Whether the model that calls has said that nobody waits."""
@@ -413,7 +479,7 @@ class StreamingModel(_Model):
                 self._changed.notify()
             try:
                 caller.cancel = self._stage.submit(self._read(request), caller)
-            except Exception as error:
+            except Exception as error:  # whatever it is, its caller gets it
                 caller.fail(error)
 
     def finalize(self) -> None:
