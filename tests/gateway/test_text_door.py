@@ -182,7 +182,7 @@ def test_who_takes_nothing_is_sent_away(caplog: pytest.LogCaptureFixture) -> Non
         running(client, Settings(local=True, stall_seconds=0.5)) as gateway,
     ):
         idle = gateway.tasks()
-        with open_socket(gateway, max_queue=1) as socket:
+        with open_socket(gateway, max_queue=1, close_timeout=0.2) as socket:
             say(socket, {"type": "start", "sample_rate": 48_000})
             say(socket, *[text("A long sentence. " * 50) for _ in range(10)], {"type": "end"})
             deadline = time.monotonic() + 10
