@@ -184,6 +184,30 @@ def test_a_sequence_goes_into_the_requests_flags(
     client.close()
 
 
+@pytest.mark.parametrize(
+    ("option", "parameters", "seconds"),
+    [
+        (0, "", 0.0),
+        (1_500_000, "", 1.5),
+        (0, '{"timeout": 250000}', 0.25),
+        (0, '{"timeout": "7"}', 7e-6),
+    ],
+)
+def test_a_timeout_is_an_option_or_a_parameter(
+    adapter: Any, option: int, parameters: str, seconds: float
+) -> None:
+    request = SimpleNamespace(timeout=lambda: option, parameters=lambda: parameters)
+    assert adapter.timeout_of(request) == seconds
+    adapter.check_parameters(request, [])
+
+
+@pytest.mark.parametrize("given", ['"soon"', "-1", "null"])
+def test_a_timeout_that_is_none_is_refused(adapter: Any, given: str) -> None:
+    request = SimpleNamespace(timeout=lambda: 0, parameters=lambda: f'{{"timeout": {given}}}')
+    with pytest.raises(InvalidRequest, match="timeout: got .*; allowed: microseconds"):
+        adapter.timeout_of(request)
+
+
 @pytest.mark.parametrize("why", ["died", "called off"])
 def test_a_call_that_never_comes_back_is_given_up(
     adapter: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, why: str

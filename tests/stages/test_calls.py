@@ -11,6 +11,7 @@ import pytest
 
 from gsv.errors import Cancelled, GsvError, Overloaded, Unreachable
 from gsv.stages.calls import CallPool, CancelScope, SequenceStep, StageCall
+from gsv.stages.waiting_line import LineLimits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Waiting:
 
 def test_a_full_line_is_refused_at_once_and_empties_again() -> None:
     models = FakeModels()
-    pool = CallPool("test", models, threads=1, waiting=1)
+    pool = CallPool("test", models, LineLimits(1, 1, 100))
     replies = [Waiting() for _ in range(3)]
 
     def work_for(reply: Waiting) -> Any:
@@ -81,7 +82,7 @@ def test_a_full_line_is_refused_at_once_and_empties_again() -> None:
 
     for reply in replies[:2]:
         pool.submit(work_for(reply), reply)
-    with pytest.raises(Overloaded, match="2 requests"):
+    with pytest.raises(Overloaded, match="1 requests are in work and 1 wait"):
         pool.submit(work_for(replies[2]), replies[2])
     models.gate.set()
     for reply in replies[:2]:
@@ -90,7 +91,7 @@ def test_a_full_line_is_refused_at_once_and_empties_again() -> None:
 
 
 def test_an_error_of_the_work_reaches_the_caller() -> None:
-    pool = CallPool("test", FakeModels(), threads=1, waiting=0)
+    pool = CallPool("test", FakeModels(), LineLimits(1, 0, 100))
     reply = Waiting()
 
     def work(scope: CancelScope) -> None:
@@ -104,7 +105,7 @@ def test_an_error_of_the_work_reaches_the_caller() -> None:
 
 def test_cancelling_calls_off_what_is_under_way_and_refuses_later_calls() -> None:
     models = FakeModels()
-    pool = CallPool("test", models, threads=1, waiting=0)
+    pool = CallPool("test", models, LineLimits(1, 0, 100))
     reply = Waiting()
     scopes: list[CancelScope] = []
 
@@ -152,7 +153,7 @@ def test_what_ends_something_is_called_after_the_caller_has_left() -> None:
 def test_a_caller_without_a_name_left_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
     models = FakeModels()
     models.gate.set()
-    pool = CallPool("test", models, threads=1, waiting=0)
+    pool = CallPool("test", models, LineLimits(1, 0, 100))
 
     def refuse(request_id: str) -> FakeToken:
         raise Overloaded("no name left")

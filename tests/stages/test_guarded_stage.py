@@ -31,6 +31,7 @@ from gsv.stages.messages import (  # noqa: E402
     SemanticResult,
 )
 from gsv.stages.semantic_gpt import SemanticGPTStage  # noqa: E402
+from gsv.stages.sentence_list import SentenceList
 from gsv.stages.sentence_report import GuardCounts  # noqa: E402
 from gsv.stages.token_sessions import TokenSessions  # noqa: E402
 
@@ -132,12 +133,13 @@ def joined(chunks: list[SemanticResult]) -> list[int]:
 @pytest.fixture(autouse=True)
 def small_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """The model of known logits reads no BERT features; its rows are two wide."""
-    plain = SemanticGPTStage._sequences
+    plain = SentenceList.sequence
 
-    def narrow(self: Any, *given: Any) -> Any:
-        return [dataclasses.replace(one, bert=one.bert[:, :2]) for one in plain(self, *given)]
+    def narrow(self: Any, index: int, **given: Any) -> Any:
+        one = plain(self, index, **given)
+        return dataclasses.replace(one, bert=one.bert[:, :2])
 
-    monkeypatch.setattr(SemanticGPTStage, "_sequences", narrow)
+    monkeypatch.setattr(SentenceList, "sequence", narrow)
     monkeypatch.setattr(
         "gsv.stages.semantic_gpt.silent_tokens", lambda _: frozenset(SILENCE.tolist())
     )

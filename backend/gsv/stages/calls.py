@@ -11,8 +11,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, Protocol, TypeVar
 
-from gsv.errors import Cancelled, GsvError, Overloaded, Unreachable
+from gsv.errors import Cancelled, GsvError, Unreachable
 from gsv.reply import Reply
+from gsv.stages.waiting_line import LineLimits, WaitingLine
 
 logger = logging.getLogger(__name__)
 
@@ -194,37 +195,50 @@ class CancelScope:
 
 
 class CallPool:
-    """Threads for work that waits on calls; refuses at once what the line cannot take."""
+    """Threads for work that waits on calls; refuses at once what the line cannot take.
 
-    def __init__(self, name: str, call: CallModel, threads: int, waiting: int) -> None:
+    Args:
+        name: of the threads.
+        call: the other models.
+        limits: of what is in work and waits.
+    """
+
+    def __init__(self, name: str, call: CallModel, limits: LineLimits) -> None:
         self._call = call
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
-        self._limit = threads + waiting
-        self._inside = 0
-        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(limits.running, thread_name_prefix=name)
+        self._line = WaitingLine(limits)
 
     def submit(
-        self, work: Callable[[CancelScope], None], reply: Reply, request_id: str = ""
+        self,
+        work: Callable[[CancelScope], None],
+        reply: Reply,
+        request_id: str = "",
+        characters: int = 0,
     ) -> Callable[[], None]:
         """Run ``work`` on a thread; its errors go to ``reply``. Returns what cancels it.
 
+        Args:
+            work: makes the answer.
+            reply: to the caller.
+            request_id: the caller's own.
+            characters: of the text to speak.
+
         Raises:
-            Overloaded: all threads are busy and the line is full.
+            InvalidRequest, Overloaded: as :meth:`WaitingLine.enter`.
         """
-        with self._lock:
-            if self._inside >= self._limit:
-                raise Overloaded(
-                    f"{self._inside} requests are inside and the line is full; try again later"
-                )
-            self._inside += 1
+        self._line.enter(characters)
         try:
             scope = CancelScope(self._call, request_id)
         except BaseException:  # whatever it is, the place becomes free
-            with self._lock:
-                self._inside -= 1
+            self._line.refuse(characters)
             raise
+
+        def leave(_: object) -> None:
+            scope.close()
+            self._line.leave(characters)
+
         future = self._pool.submit(self._run, work, scope, reply)
-        future.add_done_callback(lambda _: self._leave(scope))
+        future.add_done_callback(leave)
 
         def cancel() -> None:
             if future.cancel():
@@ -243,8 +257,3 @@ class CallPool:
             work(scope)
         except BaseException as error:  # whatever it is, the caller gets it
             reply.fail(error)
-
-    def _leave(self, scope: CancelScope) -> None:
-        scope.close()
-        with self._lock:
-            self._inside -= 1

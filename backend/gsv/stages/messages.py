@@ -279,8 +279,6 @@ class MoreTokens:
     """The next chunk of a sentence whose sequence has started, or the sequence's end."""
 
     chunk_tokens: int = 0  # tokens of the answer, at the least
-    listener_waits: int = 0
-    listener_seconds: float = math.inf
     sequence: int = 0
     end: bool = False  # nobody asks any more; the answer holds nothing
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 import dataclasses
 import gc
 import logging
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import MISSING
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,35 +20,23 @@ from numpy.typing import NDArray
 from gsv.checkpoints.store import load_module_state
 from gsv.checkpoints.voice_weights import parameters_in, read_gpt
 from gsv.config import GPTConfig
-from gsv.constants import MAX_TOKENS
 from gsv.device import memory_free
-from gsv.engine.gpt.aligner import Aligner, DrawnSentence
+from gsv.engine.gpt.aligner import Aligner
 from gsv.engine.gpt.engine import Engine
-from gsv.engine.gpt.guard import (
-    DEFAULT_RETRIES,
-    Cancellable,
-    Guard,
-    GuardedSequence,
-    Outcome,
-    Submit,
-)
-from gsv.engine.gpt.judge import (
-    BoundsTable,
-    phonemes_by_language,
-    silent_tokens,
-)
-from gsv.engine.gpt.sequence import IsBuffered, SamplingParams, SequenceRequest
-from gsv.engine.turns import Turn
+from gsv.engine.gpt.guard import DEFAULT_RETRIES
+from gsv.engine.gpt.judge import BoundsTable, silent_tokens
+from gsv.engine.gpt.sequence import IsBuffered, SamplingParams
 from gsv.errors import InvalidRequest
 from gsv.models.gpt import SemanticGPT
 from gsv.options import resolve_seed
 from gsv.precision import DEFAULT, torch_dtype
 from gsv.reply import CancellableReply, Reply
-from gsv.stages.arrays import split_by_counts
 from gsv.stages.base import Load, Place
 from gsv.stages.base import Settings as BaseSettings
-from gsv.stages.messages import Details, MoreTokens, SemanticRequest, SemanticResult
-from gsv.stages.sentence_report import GuardCounts, drawn_json, guarded, unguarded
+from gsv.stages.drawn_answer import DrawnAnswer
+from gsv.stages.messages import MoreTokens, SemanticRequest, SemanticResult
+from gsv.stages.sentence_list import GuardSettings, SentenceList
+from gsv.stages.sentence_report import GuardCounts
 from gsv.stages.sizing import LANDING_ROWS, positions, row_bytes, slots, voices_budget
 from gsv.stages.token_sessions import TokenSessions
 from gsv.timings import Timings
@@ -235,54 +221,6 @@ class SemanticGPTStage:
     def _begin(
         self, request: SemanticRequest, model: str, reply: Reply, is_buffered: IsBuffered
     ) -> Callable[[], None]:
-        languages = phonemes_by_language(request.phoneme_counts, request.phoneme_languages)
-        answer = _Gathering(
-            reply,
-            self._sequences(request, model, is_buffered),
-            request.phoneme_counts.tolist(),
-            Details(request.details),
-            self._aligner,
-            streaming=not request.end,
-        )
-        try:
-            guards = self._guards(request, languages)
-            for index, sequence in enumerate(answer.requests):
-                if guards:
-                    answer.begin_guarded(
-                        index,
-                        self._engine.submit,
-                        guards[index],
-                        partial(self.guard_counts.add, phonemes=languages[index]),
-                    )
-                else:
-                    callbacks = answer.callbacks(index)
-                    answer.add(self._engine.submit(sequence, *callbacks))
-        except BaseException:  # whatever it is, no sentence runs on
-            answer.cancel()
-            raise
-        return answer.cancel
-
-    def _guards(
-        self, request: SemanticRequest, languages: Sequence[Mapping[str, int]]
-    ) -> list[Guard]:
-        """The guard of each sentence; none where the request wants none.
-
-        Args:
-            languages: how many phonemes of each language every sentence has.
-        """
-        if not request.guard:
-            return []
-        silent = silent_tokens(request.prompt_tokens)
-        # What a stream asks for at first is what its first chunk needs.
-        first = None if request.end or request.chunk_tokens >= MAX_TOKENS else request.chunk_tokens
-        return [
-            Guard(self._bounds.limits(count, silent), self._retries, first, request.drawn_attempt)
-            for count in languages
-        ]
-
-    def _sequences(
-        self, request: SemanticRequest, model: str, is_buffered: IsBuffered
-    ) -> list[SequenceRequest]:
         params = SamplingParams(
             top_k=request.top_k,
             top_p=request.top_p,
@@ -291,30 +229,15 @@ class SemanticGPTStage:
             seed=resolve_seed(request.seed),
             max_tokens=self._max_tokens,
         )
-        turn = Turn.of(request.owner, request.listener_waits, request.listener_seconds)
-        drawn = request.drawn_tokens
-        prefix = np.zeros(0, np.int32) if drawn is None else drawn
-        prompt_bert = request.prompt_bert_features[request.prompt_bert_rows]
-        sentences = zip(
-            split_by_counts(request.phonemes, request.phoneme_counts),
-            split_by_counts(request.bert_rows, request.phoneme_counts),
-            strict=True,
-        )
-        return [
-            SequenceRequest(
-                phonemes=np.concatenate([request.prompt_phonemes, phonemes]),
-                bert=np.concatenate([prompt_bert, request.bert_features[rows]]),
-                prompt_tokens=request.prompt_tokens,
-                params=params,
-                sentence=request.first_sentence + index,
-                chunk_tokens=min(request.chunk_tokens, 1),  # the session cuts chunks
-                model=model,
-                is_buffered=is_buffered,
-                prefix_tokens=prefix,
-                turn=turn,
-            )
-            for index, (phonemes, rows) in enumerate(sentences)
-        ]
+        sentences = SentenceList(request, params, model, is_buffered)
+        guards = None
+        if request.guard:
+            silent = silent_tokens(request.prompt_tokens)
+            guards = GuardSettings(self._bounds, self._retries, silent)
+        slots = self._voice_slots if model else self._engine.stats().slots
+        answer = DrawnAnswer(reply, sentences, guards, self._aligner, self.guard_counts)
+        answer.begin(self._engine.submit, at_once=slots)
+        return answer.cancel
 
 
 def _chunk(tokens: NDArray[np.int32], last: bool, latest: SemanticResult | None) -> SemanticResult:
@@ -323,121 +246,3 @@ def _chunk(tokens: NDArray[np.int32], last: bool, latest: SemanticResult | None)
     if latest is None:
         return SemanticResult(tokens, counts, is_last=int(last))
     return dataclasses.replace(latest, tokens=tokens, token_counts=counts, is_last=int(last))
-
-
-class _Gathering:
-    """Collects the sentences of one request, or passes one sentence's chunks on.
-
-    Args:
-        reply: to the request.
-        requests: one a sentence.
-        phonemes: how many phonemes each of them has of its own.
-        details: what to tell beside the tokens.
-        aligner: tells when phonemes begin.
-        streaming: there is one sentence, and its tokens are passed on as they come.
-    """
-
-    def __init__(
-        self,
-        reply: Reply,
-        requests: Sequence[SequenceRequest],
-        phonemes: Sequence[int],
-        details: Details,
-        aligner: Aligner,
-        *,
-        streaming: bool,
-    ) -> None:
-        self.requests = requests
-        self._reply = reply
-        self._phonemes = phonemes
-        self._details = details
-        self._aligner = aligner
-        self._streaming = streaming
-        self._chunks: list[list[NDArray[np.int32]]] = [[] for _ in requests]
-        self._outcomes: list[Outcome | None] = [None] * len(requests)
-        self._guarded: list[GuardedSequence | None] = [None] * len(requests)
-        self._open = len(requests)
-        self._handles: list[Cancellable] = []
-        self._failed = False
-        self._cancelled = False
-        self._lock = threading.Lock()
-
-    def add(self, handle: Cancellable) -> None:
-        self._handles.append(handle)
-
-    def cancel(self) -> None:
-        self._cancelled = True
-        for handle in self._handles:
-            handle.cancel()
-
-    def callbacks(
-        self, index: int
-    ) -> tuple[Callable[[NDArray[np.int32], bool], None], Callable[[BaseException], None]]:
-        """What the engine calls for sentence ``index``: with tokens, and with an error."""
-        return lambda tokens, done: self._take(index, tokens, done), self._fail
-
-    def begin_guarded(
-        self, index: int, submit: Submit, guard: Guard, count: Callable[[Outcome], None]
-    ) -> None:
-        """Submit sentence ``index`` with a guard, whose outcome ``count`` gets as well."""
-
-        def on_outcome(outcome: Outcome) -> None:
-            self._outcomes[index] = outcome
-            count(outcome)
-
-        callbacks = self.callbacks(index)
-        guarded = GuardedSequence(submit, self.requests[index], guard, *callbacks, on_outcome)
-        self._guarded[index] = guarded
-        self.add(guarded)
-        guarded.start()
-
-    def _take(self, index: int, tokens: NDArray[np.int32], done: bool) -> None:
-        tokens = tokens.astype(np.int32, copy=False)
-        with self._lock:
-            self._chunks[index].append(tokens)
-            self._open -= done
-            finished = self._open == 0 and not self._failed
-        guarded = self._guarded[index]
-        attempt = guarded.attempt if guarded is not None else 0
-        if self._streaming:
-            given = SemanticResult(tokens, np.array([len(tokens)], np.int32), int(done), attempt)
-        elif finished:
-            sentences = [np.concatenate(chunks) for chunks in self._chunks]
-            counts = np.array([len(s) for s in sentences], np.int32)
-            given = SemanticResult(np.concatenate(sentences), counts, 1, attempt)
-        else:
-            return
-        if finished and self._details:
-            self._tell(given)
-        else:
-            self._reply.send(given, final=finished)
-
-    def _tell(self, given: SemanticResult) -> None:
-        """Send the last tokens with what is to be told of the sentences."""
-        sentences = [
-            DrawnSentence(request, own, np.concatenate([request.prefix_tokens, *chunks]))
-            for request, own, chunks in zip(
-                self.requests, self._phonemes, self._chunks, strict=True
-            )
-        ]
-
-        def send(borders: Sequence[NDArray[np.float64] | None]) -> None:
-            told = [
-                unguarded(len(s.tokens), s.request.params.seed) if outcome is None
-                else guarded(outcome)
-                for s, outcome in zip(sentences, self._outcomes, strict=True)
-            ]  # fmt: skip
-            drawn = drawn_json(told, self._phonemes, borders)
-            self._reply.send(dataclasses.replace(given, drawn=drawn), final=True)
-
-        if self._details is Details.TIMES:
-            self._aligner.align(sentences, send, self._reply.fail, lambda: self._cancelled)
-        else:
-            send([None] * len(sentences))
-
-    def _fail(self, error: BaseException) -> None:
-        with self._lock:
-            first, self._failed = not self._failed, True
-        if first:
-            self.cancel()
-            self._reply.fail(error)

@@ -36,6 +36,7 @@ from gsv.stages.calls import CallModel, CallPool, CancelScope, SequenceStep, Sta
 from gsv.stages.messages import Details, PipelineResult, SpeechRequest
 from gsv.stages.metered_reply import MeteredReply
 from gsv.stages.synthesis import pipeline_details
+from gsv.stages.waiting_line import LineLimits
 from gsv.timings import Timings
 from gsv.voices import VoiceFolder
 from gsv.voices.metrics import VoiceMetrics
@@ -205,8 +206,14 @@ class Settings(BaseSettings):
 
     concurrency: int = 64  # requests inside the pipeline at once
     waiting: int = 256  # requests that may wait at the door; one more is refused
+    characters: int = 200_000  # of the texts in work and waiting together; more is refused
     voice_folder: str = "../voices"  # relative to the model repository
     default_voice: str = ""
+
+    @property
+    def line(self) -> LineLimits:
+        """What may be inside at once."""
+        return LineLimits(self.concurrency, self.waiting, self.characters)
 
 
 class SpeechStage:
@@ -217,7 +224,7 @@ class SpeechStage:
     settings_type = Settings
 
     def __init__(self, place: Place, settings: Settings, call: CallModel) -> None:
-        self._pool = CallPool("speech", call, settings.concurrency, settings.waiting)
+        self._pool = CallPool("speech", call, settings.line)
         self._voices = place.voices(settings.voice_folder, settings.default_voice)
         self.voice_metrics = VoiceMetrics(self._voices)
         self.timings = Timings("queue")
@@ -249,4 +256,4 @@ class SpeechStage:
             in_one_voice(request, self._voices, scope, speak)
 
         counted = MeteredReply(reply, self.voice_metrics, self.timings)
-        return counted.submitted(self._pool, work, request.request_id)
+        return counted.submitted(self._pool, work, request.request_id, len(request.text))

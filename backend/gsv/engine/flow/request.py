@@ -36,6 +36,7 @@ class FlowRequest:
         model: name of the estimator; "" is the engine's first one.
         adapter: name of the low-rank changes to it; "" is none.
         turn: who waits for the frames.
+        accepted: it belongs to an answer that has begun, and is not refused when the line is full.
     """
 
     condition: Tensor
@@ -49,6 +50,7 @@ class FlowRequest:
     model: str = ""
     adapter: str = ""
     turn: Turn = WHOLE_ANSWER
+    accepted: bool = False
 
     @property
     def frames(self) -> int:

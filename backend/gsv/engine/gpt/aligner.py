@@ -74,7 +74,7 @@ class Aligner:
         def work() -> None:
             try:
                 borders = [self._borders(sentence, has_left) for sentence in sentences]
-            except BaseException as error:
+            except BaseException as error:  # whatever it is, the caller gets it
                 end_if_fatal(error)
                 on_error(error)
             else:

@@ -98,6 +98,7 @@ class SequenceRequest:
             limit, they are penalised as drawn ones are, and they are not delivered.
         place: shared by all drawings of a sentence that may be drawn several times; only the first
             of them stands in line as a newcomer.
+        accepted: it belongs to an answer that has begun, and is not refused when the line is full.
     """
 
     phonemes: NDArray[np.int32]
@@ -113,6 +114,7 @@ class SequenceRequest:
         default_factory=lambda: np.zeros(0, np.int32)
     )
     place: PlaceInLine | None = None
+    accepted: bool = False
 
     @property
     def spoken_tokens(self) -> NDArray[np.int32]:

@@ -23,7 +23,15 @@ from typing import Any, ClassVar
 import triton_python_backend_utils as pb_utils
 
 from gsv.checkpoints.manifest import verify_manifest
-from gsv.errors import Cancelled, CheckpointError, GsvError, InvalidRequest, Overloaded, VoiceError
+from gsv.errors import (
+    Cancelled,
+    CheckpointError,
+    GsvError,
+    InvalidRequest,
+    Overloaded,
+    TimedOut,
+    VoiceError,
+)
 from gsv.serving.backend.bls_client import BlsClient, to_tensor
 from gsv.serving.backend.call_board import BoardReader, caller_id, owner_of
 from gsv.serving.backend.error_codes import to_triton_error
@@ -44,6 +52,7 @@ from gsv.voices.metrics import VoiceMetrics, outcome_of
 CANCEL_CHECK_SECONDS = 0.02
 IDLE_CHECK_SECONDS = 5.0  # between looks for voices that are gone while nobody asks for anything
 GPU_THREADS = 2  # of a process whose work a GPU does: more only get in the way of the others
+TIMEOUT = "timeout"  # the one request parameter that is Triton's and that models see
 PUBLIC_PREFIX = "gpt_sovits_v4"  # these answer callers, all others answer (also) each other
 
 _START, _END = 1, 2  # TRITONSERVER_REQUEST_FLAG_SEQUENCE_START and _END
@@ -388,6 +397,15 @@ class _Caller:
         # A call of another model of this server, which says on its board when nobody waits.
         self._left = model._calls.watch(self._request_id)
         model._calls.take(self._request_id)
+        self.timeout = 0.0  # seconds; 0 is without a limit
+
+    def check_time(self) -> None:
+        """TimedOut when the time that the caller has given is over (Triton's ``timeout``)."""
+        if self.timeout and time.monotonic() - self._started > self.timeout:
+            raise TimedOut(
+                f"timeout: the request's {self.timeout:g} s are over; give it more time, or ask "
+                "for less text at once"
+            )
 
     def has_left(self) -> bool:
         """Whether the model that calls has said that nobody waits."""
@@ -478,6 +496,8 @@ class StreamingModel(_Model):
                 self._changes += 1
                 self._changed.notify()
             try:
+                if not self._tagged:  # a call of another model ends with its caller
+                    caller.timeout = timeout_of(request)
                 caller.cancel = self._stage.submit(self._read(request), caller)
             except Exception as error:  # whatever it is, its caller gets it
                 caller.fail(error)
@@ -490,6 +510,17 @@ class StreamingModel(_Model):
         self._watch.join()
         super().finalize()
         del self._load
+
+    def _check(self, caller: _Caller) -> None:
+        """Call a caller's work off if nobody waits for it any more."""
+        if caller.is_cancelled():
+            self._call_off(caller)
+            return
+        try:
+            caller.check_time()
+        except TimedOut as error:
+            self._call_off(caller)
+            caller.fail(error)
 
     def _call_off(self, caller: _Caller) -> None:
         caller.called_off = True
@@ -520,8 +551,8 @@ class StreamingModel(_Model):
                 callers = list(self._callers)
             self._flush()
             for caller in callers:
-                if caller.cancel is not None and not caller.called_off and caller.is_cancelled():
-                    self._call_off(caller)
+                if caller.cancel is not None and not caller.called_off:
+                    self._check(caller)
             if sweep := getattr(self._stage, "sweep", None):
                 sweep()
             load = self._stage.load()
