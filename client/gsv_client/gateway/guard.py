@@ -8,7 +8,7 @@ import re
 import uuid
 from collections import Counter
 from collections.abc import Callable
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -39,6 +39,7 @@ class Guard:
         settings: limits.
         metrics: where ended requests are counted.
         needs_key: whether a path is for key holders only.
+        is_counted: whether a request of that path is one of those that may run at once.
         route_of: the name under which a path is counted.
         shape_of: how a path's clients expect an error.
     """
@@ -49,6 +50,7 @@ class Guard:
         settings: Settings,
         metrics: Metrics,
         needs_key: Callable[[str], bool],
+        is_counted: Callable[[str], bool],
         route_of: Callable[[str], str],
         shape_of: Callable[[str], Callable[[Problem], Response]],
     ) -> None:
@@ -56,7 +58,8 @@ class Guard:
         self._settings = settings
         self._metrics = metrics
         self._keys = KeyRing(settings.keys) if settings.keys else None
-        self._needs_key, self._route_of, self._shape_of = needs_key, route_of, shape_of
+        self._needs_key, self._is_counted = needs_key, is_counted
+        self._route_of, self._shape_of = route_of, shape_of
         self._running: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,6 +84,7 @@ class Guard:
             self._check_origin(scope)
             if self._needs_key(record.path):
                 record.caller = self._caller(scope)
+            if self._is_counted(record.path):
                 await self._counted(scope, record, receive, send)
                 return
         except Problem as problem:
@@ -138,7 +142,7 @@ class Guard:
         if not self._settings.local or self._keys is not None:
             return
         known = {urlsplit(origin).netloc for origin in self._settings.cors}
-        if not is_loopback(_name_of(f"//{host}")) and host not in known:
+        if not is_loopback(_address(f"//{host}").hostname or "") and host not in known:
             raise Problem(
                 403,
                 f"this server answers on this machine only, not as {host[:200]!r}; its operator "
@@ -153,7 +157,7 @@ class Guard:
         allowed = self._settings.cors
         if origin is None or "*" in allowed or origin in allowed:
             return
-        place = _place_of(origin)
+        place = _address(origin).netloc
         if not place or place != headers.get("host"):
             raise Problem(
                 403,
@@ -229,20 +233,12 @@ async def _throw_away(scope: Scope, receive: Receive, most: int) -> None:
             return
 
 
-def _name_of(address: str) -> str:
-    """The host's name in an address; empty when it is none."""
+def _address(text: str) -> SplitResult:
+    """The parts of an address; all empty when it is none."""
     try:
-        return urlsplit(address).hostname or ""
+        return urlsplit(text)
     except ValueError:
-        return ""
-
-
-def _place_of(address: str) -> str:
-    """The host and port of an address; empty when it is none."""
-    try:
-        return urlsplit(address).netloc
-    except ValueError:
-        return ""
+        return urlsplit("")
 
 
 def _noting(send: Send, record: Record) -> Send:
