@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -155,15 +155,29 @@ class Health:
     version: str
     message: str
 
+    @classmethod
+    def of(cls, address: str, live: bool, ready: bool, version: str) -> Health:
+        """That of a server which answers."""
+        loading = f"{address}: some models are still loading or failed"
+        return cls(live, ready, version, "" if ready else loading)
 
-def audio_of(outputs: Tensors) -> Audio:
-    """The audio of an answer and what came with it; ServerError when a tensor is missing."""
+
+def audio_of(outputs: Tensors, asked: Collection[str] = ()) -> Audio:
+    """The audio of an answer and what came with it.
+
+    Args:
+        outputs: the tensors of the answer.
+        asked: which of TIMES and REPORT must be among them.
+
+    Raises:
+        ServerError: a tensor is missing.
+    """
     samples, rate = _output(outputs, "audio"), _output(outputs, "rate")
     return Audio(
         samples.reshape(-1).astype(np.float32, copy=False),
         int(rate.reshape(-1)[0]),
-        times=times_of(outputs) if TIMES in outputs else (),
-        report=report_of(outputs) if REPORT in outputs else (),
+        times=times_of(outputs) if TIMES in {*asked, *outputs} else (),
+        report=report_of(outputs) if REPORT in {*asked, *outputs} else (),
     )
 
 
@@ -197,7 +211,7 @@ def report_of(outputs: Tensors) -> tuple[SentenceReport, ...]:
 
 
 def extra_outputs(times: bool, report: bool) -> tuple[str, ...]:
-    """The outputs of the public models that tell so."""
+    """The names of the outputs that tell the times of words and how sentences came about."""
     return (TIMES,) * times + (REPORT,) * report
 
 

@@ -215,23 +215,23 @@ class Patience:
 
 
 def test_audio_is_not_made_further_ahead_than_the_lead() -> None:
-    aging, lead, largest = Patience(), 2.0, 0.5
+    patience, lead, largest = Patience(), 2.0, 0.5
     scope = CancelScope(FakeModels())
-    scope.cancelled = aging  # type: ignore[assignment]
+    scope.cancelled = patience  # type: ignore[assignment]
     plan = ChunkPlan.seconds(0.2, largest)
     sent, slack = 0.0, 1.5 * largest + 0.5  # one chunk and a pause
-    for chunk in stream(asked(), scope, plan, VOCODER, lead, aging):
+    for chunk in stream(asked(), scope, plan, VOCODER, lead, patience):
         sent += len(chunk.audio) / chunk.sample_rate
-        assert sent - aging.now <= lead + slack
-    assert aging.now >= sent - lead - slack
+        assert sent - patience.now <= lead + slack
+    assert patience.now >= sent - lead - slack
 
 
 def test_a_caller_that_leaves_while_it_catches_up_ends_the_stream() -> None:
-    aging = Patience(leaves_after=1.0)
+    patience = Patience(leaves_after=1.0)
     scope = CancelScope(FakeModels())
-    scope.cancelled = aging  # type: ignore[assignment]
+    scope.cancelled = patience  # type: ignore[assignment]
     with pytest.raises(Cancelled):
-        list(stream(asked(), scope, ChunkPlan(first=20), VOCODER, 0.5, aging))
+        list(stream(asked(), scope, ChunkPlan(first=20), VOCODER, 0.5, patience))
 
 
 def test_the_first_chunk_goes_before_others() -> None:

@@ -142,8 +142,7 @@ class EngineThread:
             prepare(self._device)
             while self._wait_for_work():
                 self._core.take_turn()
-        except BaseException as error:
-            # A fault of ours, or no memory left. Nobody may wait for a thread that is gone.
+        except BaseException as error:  # nobody may wait for a thread that is gone
             end_if_fatal(error)
             logger.exception("the %s engine broke", self._name)
             with self.changed:

@@ -265,7 +265,7 @@ class VocoderEngine:
         try:
             self._vocode(batch, tasks, size)
             answers = self._advance(batch, tasks)
-        except Exception as error:
+        except Exception as error:  # whatever it is, this batch alone fails
             self._end(tasks, error)
             return
         self._stats.steps += 1
@@ -307,7 +307,7 @@ class VocoderEngine:
             self._stats.finished += 1
             try:
                 task.done([download.wait().numpy() for download in downloads])
-            except Exception:
+            except Exception:  # the caller's fault must not end the engine
                 logger.exception("a caller's callback failed")
 
     def _end(self, tasks: list[VocoderTask], error: Exception) -> None:
@@ -328,5 +328,5 @@ class VocoderEngine:
     def _fail(self, task: VocoderTask, error: BaseException) -> None:
         try:
             task.fail(error)
-        except Exception:
+        except Exception:  # the caller's fault must not end the engine
             logger.exception("a caller's error callback failed")

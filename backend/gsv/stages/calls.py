@@ -214,7 +214,7 @@ class CallPool:
             self._inside += 1
         try:
             scope = CancelScope(self._call, request_id)
-        except BaseException:
+        except BaseException:  # whatever it is, the place becomes free
             with self._lock:
                 self._inside -= 1
             raise
@@ -236,7 +236,7 @@ class CallPool:
     def _run(self, work: Callable[[CancelScope], None], scope: CancelScope, reply: Reply) -> None:
         try:
             work(scope)
-        except BaseException as error:
+        except BaseException as error:  # whatever it is, the caller gets it
             reply.fail(error)
 
     def _leave(self, scope: CancelScope) -> None:

@@ -28,7 +28,7 @@ class MeteredReply:
         """Submit the work that answers here; counts as well what the pool refuses."""
         try:
             return pool.submit(work, self, request_id)
-        except BaseException as error:
+        except BaseException as error:  # whatever it is, it is counted
             self.end(error)
             raise
 

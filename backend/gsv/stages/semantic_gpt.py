@@ -165,7 +165,7 @@ class SemanticGPTStage:
         session = self._sessions.begin(request.sequence, _chunk)
         try:
             session.cancel = self._start(request, session, session.is_buffered)
-        except BaseException:
+        except BaseException:  # whatever it is, no session is left behind
             self._sessions.abandon(request.sequence)
             raise
         session.ask(reply, request.chunk_tokens)
@@ -231,7 +231,7 @@ class SemanticGPTStage:
                     answer.add(guarded)
                 else:
                     answer.add(self._engine.submit(sequence, *callbacks))
-        except BaseException:
+        except BaseException:  # whatever it is, no sentence runs on
             answer.cancel()
             raise
         return answer.cancel

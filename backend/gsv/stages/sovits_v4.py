@@ -231,7 +231,7 @@ class SoVITSStage:
             return
         try:
             answers = self._prepare(wanted)
-        except Exception as error:
+        except Exception as error:  # whatever it is, the request at fault gets it
             end_if_fatal(error)
             if len(wanted) == 1:
                 wanted[0].reply.fail(error)
@@ -244,7 +244,7 @@ class SoVITSStage:
                 if isinstance(prepared, GsvError):
                     raise prepared
                 self._start(work, prepared)
-            except Exception as error:
+            except Exception as error:  # whatever it is, its caller gets it
                 work.reply.fail(error)
 
     def _start(self, work: _Work, prepared: _Prepared) -> None:
@@ -404,7 +404,7 @@ class _Answer:
             self._handles[index] = self._engine.submit(
                 request, lambda chunk: self._advance(index, plan, chunk), self._fail
             )
-        except Exception as error:
+        except Exception as error:  # whatever it is, its caller gets it
             self._fail(error)
 
     def _finish(self, index: int, mel: Tensor) -> None:

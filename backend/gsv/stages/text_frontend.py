@@ -174,15 +174,13 @@ class TextFrontendStage:
         for job in jobs:
             try:
                 self._step(job)
-            except GsvError as error:
-                job.end(error)
-            except Exception as error:
+            except Exception as error:  # whatever it is, its caller gets it
                 end_if_fatal(error)
                 job.end(error)
         ready = [job for job in jobs if job.analysed is not None and not job.ended]
         try:
             self._encode(ready)
-        except Exception as error:
+        except Exception as error:  # whatever it is, its callers get it
             end_if_fatal(error)
             for job in ready:  # whose text it was is not known
                 job.end(error)

@@ -120,7 +120,7 @@ class TokenFeed:
             for sentence, request in enumerate(self._requests):
                 self._wait_for_turn(sentence)
                 self._write(sentence, request)
-        except BaseException as error:
+        except BaseException as error:  # whatever it is, the reader gets it
             with self._changed:
                 self._error = error
                 self._changed.notify_all()

@@ -119,7 +119,7 @@ class VocoderStage:
         def join(waves: list[NDArray[np.float32]]) -> None:
             try:
                 reply.send(_join(request, waves), final=True)
-            except Exception as error:  # the caller is to hear of it, whichever thread this is
+            except Exception as error:  # whatever it is, its caller gets it
                 reply.fail(error)
 
         def done(waves: list[NDArray[np.float32]]) -> None:

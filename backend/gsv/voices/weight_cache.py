@@ -256,7 +256,7 @@ class WeightCache(Generic[Weights]):
                         f"voice {entry.voice.label}: was changed while it was loaded; send the "
                         "request again"
                     )
-            except Exception as error:
+            except Exception as error:  # whatever it is, those who wait for it get it
                 end_if_fatal(error)
                 self._give_up(key, error)
                 continue
@@ -284,7 +284,7 @@ class WeightCache(Generic[Weights]):
         for then, fail in waiting:
             try:
                 then(key, weights)
-            except Exception as error:
+            except Exception as error:  # whatever it is, its caller gets it
                 fail(error)
 
     def _next(self) -> str | None:

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 import click
 
-from gsv_client.client import DEFAULT_TIMEOUT, Client
+from gsv_client.base_client import DEFAULT_TIMEOUT
+from gsv_client.client import Client
 from gsv_client.limits import LANGUAGES, SAMPLE_RATES, SPLIT_METHODS, described
 from gsv_client.options import SpeechOptions
 

@@ -36,7 +36,7 @@ class Kept(Generic[Value]):
     async def _keep(self) -> Value:
         try:
             value = await self._ask()
-        except BaseException:
+        except BaseException:  # cancelled too: the next caller asks anew
             self._until = 0.0
             raise
         self._until = time.monotonic() + self._seconds

@@ -104,7 +104,7 @@ async def _run(*arguments: str) -> tuple[str, str, int]:
     )  # fmt: skip
     try:
         out, err = await asyncio.wait_for(process.communicate(), ADDING_SECONDS)
-    except BaseException:
+    except BaseException:  # cancelled too: no process may stay behind
         process.kill()
         await process.wait()
         raise

@@ -71,8 +71,8 @@ def own_router(settings: Settings, speaker: Speaker, names: VoiceNames) -> APIRo
         order, record = await order_of(fields, request, "pcm"), record_of(request.scope)
 
         async def make() -> bytes:
-            _, times = await speaker.whole_with_times(order, record)
-            return captions(times, form).encode()
+            audio = await speaker.whole_with_times(order, record)
+            return captions(audio.times, form).encode()
 
         return WholeAnswer(make, CAPTION_FORMATS[form], Problem.response)
 

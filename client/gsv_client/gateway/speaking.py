@@ -16,7 +16,6 @@ from gsv_client.gateway.encoders import Encoder, Format, encoded, open_encoder
 from gsv_client.gateway.kept import Kept
 from gsv_client.gateway.record import Record
 from gsv_client.options import MODEL, STREAM_MODEL, SpeechOptions
-from gsv_client.spoken import WordTime
 
 VOICES_SECONDS = 2.0  # that a list of voices is kept
 TIMES_SECONDS = 30.0  # that the model's metadata are
@@ -51,17 +50,15 @@ class Speaker:
         record.heard(audio.duration)
         return await asyncio.to_thread(encoded, audio, order.form)
 
-    async def whole_with_times(
-        self, order: Order, record: Record
-    ) -> tuple[Audio, tuple[WordTime, ...]]:
-        """All of an answer, and when each word is spoken; InvalidRequest where nobody knows."""
+    async def whole_with_times(self, order: Order, record: Record) -> Audio:
+        """All of an answer with `times`; InvalidRequest if the model has no output TIMES."""
         if not await self.offers_times():
             raise no_times()
-        audio, times = await self.client.say_with_times(
-            order.text, order.options, request_id=order.request_id
+        audio = await self.client.say(
+            order.text, order.options, request_id=order.request_id, times=True
         )
         record.heard(audio.duration)
-        return audio, times
+        return audio
 
     def stream(self, order: Order, *, times: bool = False) -> AsyncSpeechStream:
         """The chunks of an answer."""

@@ -147,8 +147,7 @@ class HTTPStream:
             try:
                 with http_errors(self._address, self._request.timeout):
                     return self._read()
-            except BaseException as error:
-                # The end, a fault, or Ctrl-C: in each case nothing more is to come.
+            except BaseException as error:  # the end, a fault, or Ctrl-C: nothing more comes
                 self._connection.close()
                 if self._closed and not isinstance(error, (StopIteration, KeyboardInterrupt)):
                     raise Cancelled(f"{self._address}: the stream was closed") from error

@@ -205,7 +205,7 @@ class FlowEngine:
         begin = self._steps.mark()
         try:
             self._runner.step(batch)
-        except Exception as error:
+        except Exception as error:  # whatever it is, this batch alone fails
             for task in batch:
                 self._end(task, error)
             return
@@ -234,7 +234,7 @@ class FlowEngine:
         try:
             while self._steps:
                 self._land()
-        except Exception as broken:
+        except Exception as broken:  # whatever it is, every caller gets an answer
             logger.exception("the flow engine's last steps failed")
             for task, _ in self._steps.drain():
                 self._fail(task, broken if isinstance(broken, GsvError) else error)
@@ -245,7 +245,7 @@ class FlowEngine:
             return True
         try:
             self._runner.admit(task)
-        except Exception as error:
+        except Exception as error:  # whatever it is, this request alone fails
             self._end(task, error)
             return False
         return True
@@ -254,7 +254,7 @@ class FlowEngine:
         """Free the slot of a request that has taken its last step; its frames come later."""
         try:
             download = self._runner.result(task)
-        except Exception as error:
+        except Exception as error:  # whatever it is, this request alone fails
             self._end(task, error)
             return None
         with self._changed:
@@ -271,7 +271,7 @@ class FlowEngine:
         self._stats.finished += 1
         try:
             task.done(mel)
-        except Exception:
+        except Exception:  # the caller's fault must not end the engine
             logger.exception("a caller's callback failed")
 
     def _end(self, task: FlowTask, error: Exception) -> None:
@@ -290,7 +290,7 @@ class FlowEngine:
     def _fail(self, task: FlowTask, error: BaseException) -> None:
         try:
             task.fail(error)
-        except Exception:
+        except Exception:  # the caller's fault must not end the engine
             logger.exception("a caller's error callback failed")
 
     def _count(self, batch: list[FlowTask]) -> None:

@@ -268,7 +268,7 @@ class Sequence:
         self.answered = last
         try:
             self._on_tokens(tokens, last)
-        except Exception as error:
+        except Exception as error:  # of the consumer: it is told, then the engine
             self.answered = True
             self._on_error(error)
             raise

@@ -106,7 +106,7 @@ class Worker:
         try:
             self._queued.append(self.runner.prefill(admitted, first))
             self._counters.prefills += len(admitted)
-        except Exception as error:
+        except Exception as error:  # whatever it is, the one at fault fails
             if len(admitted) == 1:
                 self._fail(admitted, "prefill", error)
                 return
@@ -124,7 +124,7 @@ class Worker:
             self._queued.append(self.runner.decode(rows))
             self._counters.steps += 1
             self._counters.rows += len(rows)
-        except Exception as error:
+        except Exception as error:  # whatever it is, this batch alone fails
             self._fail(rows, "decoding", error)
             self._settle(rows)
         return len(rows)
@@ -135,7 +135,7 @@ class Worker:
             drawing = self._queued.popleft()
             try:
                 drawn = drawing.read()
-            except Exception as error:
+            except Exception as error:  # whatever it is, this batch alone fails
                 self._fail(drawing.sequences, "step", error)
             else:
                 self._record(drawing.sequences, drawn)
@@ -179,7 +179,7 @@ class Worker:
         self._counters.failed += sequence.status is Status.FAILED
         try:
             sequence.deliver()
-        except Exception as error:
+        except Exception as error:  # the consumer's fault must not end the engine
             # The consumer is at fault and not the engine: it is told once and not called again.
             logger.exception("a consumer of tokens raised; its sequence ends")
             self._counters.failed += sequence.status is Status.RUNNING

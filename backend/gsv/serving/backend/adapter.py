@@ -127,7 +127,7 @@ class TritonLogHandler(logging.Handler):
                 pb_utils.Logger.log_warn(text)
             else:
                 pb_utils.Logger.log_info(text)
-        except Exception:
+        except Exception:  # as logging asks of a handler: never raise
             self.handleError(record)
 
 
@@ -290,7 +290,7 @@ class BatchedModel(_Model):
     def _run(self, parsed: list[Any]) -> list[Any]:
         try:
             return list(self._stage.run_batch(parsed))
-        except Exception as error:
+        except Exception as error:  # whatever it is, the request at fault gets it
             _end_if_fatal(error)
             # A fault of ours must not name an innocent request: each of the batch runs once more
             # by itself, so that only the one at fault fails.
@@ -414,7 +414,7 @@ class StreamingModel(_Model):
                 self._changed.notify()
             try:
                 caller.cancel = self._stage.submit(self._read(request), caller)
-            except Exception as error:
+            except Exception as error:  # whatever it is, its caller gets it
                 caller.fail(error)
 
     def finalize(self) -> None:

@@ -164,7 +164,7 @@ class EmbeddedServer:
                 self._on_line(f"{crash}; starting again", True)
                 self._launch_again()
                 self._wait_until_ready(models)
-        except BaseException:
+        except BaseException:  # Ctrl-C too: no process may stay behind
             self.stop(kill=True)
             raise
 
@@ -179,7 +179,7 @@ class EmbeddedServer:
         self._launch_again()
         try:
             self._wait_until_ready(check_repository(self.repository))
-        except BaseException:
+        except BaseException:  # Ctrl-C too: no process may stay behind
             self.kill()
             raise
 

@@ -112,7 +112,7 @@ class MpsDaemon:
                 if self._process.poll() is not None or time.monotonic() > limit:
                     raise ServerError(f"MPS can't be used: {CONTROL}: {self._complaint()}")
                 time.sleep(0.1)
-        except BaseException:
+        except BaseException:  # Ctrl-C too: no process may stay behind
             self.stop()
             raise
 
