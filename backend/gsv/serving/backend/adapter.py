@@ -23,6 +23,7 @@ from typing import Any, ClassVar
 import triton_python_backend_utils as pb_utils
 
 from gsv.checkpoints.manifest import verify_manifest
+from gsv.constants import PUBLIC_PREFIX
 from gsv.errors import Cancelled, CheckpointError, GsvError, InvalidRequest, Overloaded, VoiceError
 from gsv.serving.backend.bls_client import BlsClient, to_tensor
 from gsv.serving.backend.call_board import BoardReader, caller_id, owner_of
@@ -37,7 +38,6 @@ from gsv.voices.metrics import VoiceMetrics, outcome_of
 CANCEL_CHECK_SECONDS = 0.02
 IDLE_CHECK_SECONDS = 5.0  # between looks for voices that are gone while nobody asks for anything
 GPU_THREADS = 2  # of a process whose work a GPU does: more only get in the way of the others
-PUBLIC_PREFIX = "gpt_sovits_v4"  # these answer callers, all others answer (also) each other
 
 _START, _END = 1, 2  # TRITONSERVER_REQUEST_FLAG_SEQUENCE_START and _END
 

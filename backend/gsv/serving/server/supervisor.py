@@ -19,7 +19,9 @@ import threading
 import time
 from collections.abc import Callable
 
+from gsv.constants import PUBLIC_PREFIX, STREAM_MODEL
 from gsv.errors import Cancelled, ServerError
+from gsv.serving.server.connections import end_waiting
 from gsv.serving.server.launcher import REQUEST_SECONDS, WAIT_STEP_SECONDS, EmbeddedServer
 from gsv.serving.server.processes import Stub, living_stubs
 from gsv.serving.server.stub_watch import Loss, StubWatch
@@ -37,7 +39,8 @@ class RecoveryPolicy:
     often is left out until the window has moved on; the others go on. ``grace`` is what the model's
     other instances get to finish their requests. A process may be ``stopped`` so long, may show no
     heartbeat for ``silent``, and tritonserver may leave ``mute`` unanswered. Every ``probe``
-    seconds (0: never) in which nobody asked, the server is asked to speak.
+    seconds (0: never) in which nobody asked, the server is asked to speak. A load that has not
+    begun after ``stuck`` never will. Callers of a public model whose process died wait ``lost``.
     """
 
     interval: float = 1.0
@@ -49,6 +52,8 @@ class RecoveryPolicy:
     silent: float = 5.0
     mute: float = 15.0
     probe: float = 0.0
+    stuck: float = 10.0
+    lost: float = 1.5
 
 
 class _Budget:
@@ -111,6 +116,7 @@ class Supervisor:
         self._budgets: dict[str, _Budget] = {}
         self._restarts = _Budget(self._policy)
         self._probe = _OwnProbe(probe, self._policy.probe) if probe else None
+        self._callers = _LostCallers(server, self._policy.lost, on_event)
         self._answered = time.monotonic()
         self._watch = self._new_watch()
 
@@ -137,6 +143,7 @@ class Supervisor:
         self._kill({loss.stub.pid for loss in losses})
         for loss in losses:
             self._note(loss)
+            self._callers.of(loss.stub.model)
         self._note_companions(sorted({loss.stub.model for loss in losses}))
         return sorted(self._cases)
 
@@ -261,17 +268,27 @@ class Supervisor:
 
     def _reload(self, model: str, case: _Case) -> tuple[int, str]:
         """HTTP status of the load (0: no answer), and what was said if it failed."""
-        siblings = {s.pid for s in living_stubs(self._server.pid) if s.model == model}
+        siblings = self._stubs_of(model)
         case.unloaded = True
         if not self._server.request("POST", f"/v2/repository/models/{model}/unload", {}):
             return 0, "Triton does not answer"
         self._end(siblings)
         limit = self._server.options.ready_timeout
         path = f"/v2/repository/models/{model}/load"
-        status, text = self._server.ask("POST", path, {}, timeout=limit)
+        started = time.monotonic()
+
+        def is_stuck() -> bool:
+            # Ending a process that died with requests in hand can stop Triton's own thread for
+            # good (2.51); a load that begins at all starts its processes at once.
+            waited = time.monotonic() - started
+            return waited > self._policy.stuck and not self._stubs_of(model) - siblings
+
+        status, text = self._server.ask("POST", path, {}, timeout=limit, give_up=is_stuck)
         self.look()  # the processes that are new, and what was lost meanwhile
         if status == 0:
-            return 0, f"no answer within {limit:g} s"
+            if is_stuck():
+                return 0, f"it has not begun within {self._policy.stuck:g} s"
+            return 0, f"no answer after {time.monotonic() - started:.0f} s"
         return status, _message(text) or f"HTTP {status}"
 
     def _restart(self, reason: str) -> None:
@@ -308,6 +325,9 @@ class Supervisor:
         while not self._server.interrupted and (left := limit - time.monotonic()) > 0:
             self._server.wait(left)
 
+    def _stubs_of(self, model: str) -> set[int]:
+        return {s.pid for s in living_stubs(self._server.pid) if s.model == model}
+
     def _end(self, stubs: set[int]) -> None:
         """Wait until these processes have ended; kill those that do not.
 
@@ -325,6 +345,45 @@ class Supervisor:
         for pid in stubs & {stub.pid for stub in living_stubs(self._server.pid)}:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+class _LostCallers:
+    """Ends the connections of those who wait for a public model whose process died.
+
+    In threads of its own, since loading the model again may take longer.
+    """
+
+    def __init__(
+        self, server: EmbeddedServer, seconds: float, on_event: Callable[[str], None]
+    ) -> None:
+        self._server, self._seconds, self._on_event = server, seconds, on_event
+
+    def of(self, model: str) -> None:
+        """Note a death; without effect for models that answer other models only."""
+        if model.startswith(PUBLIC_PREFIX):
+            # A daemon: nobody waits any more once the server has ended.
+            arguments = model, self._server.pid
+            threading.Thread(target=self._run, args=arguments, name="callers", daemon=True).start()
+
+    def _run(self, model: str, server: int) -> None:
+        waiting = self._server.requests_in_flight(model) or 0  # as the dead one said
+        time.sleep(self._seconds)
+        if self._server.ended() or self._server.pid != server:
+            return
+        http, grpc, _ = self._server.ports
+        try:
+            ended = end_waiting(server, {http: model == STREAM_MODEL, grpc: True}, self._seconds)
+            if ended < waiting:
+                # The others share a gRPC connection with calls that go on, and can't be told apart.
+                ended += end_waiting(server, {grpc: True}, -1.0)
+        except OSError as error:
+            self._on_event(
+                f"model {model}: its callers wait until their own time limit, because their "
+                f"connections can't be ended here ({error.strerror}; a container needs SYS_PTRACE)"
+            )
+        else:
+            if ended:
+                self._on_event(f"model {model}: {ended} connections ended that waited in vain")
 
 
 class _OwnProbe:
