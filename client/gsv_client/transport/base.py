@@ -71,7 +71,8 @@ class Endpoint:
 class Request:
     """One inference request.
 
-    `timeout` is in seconds: to the whole answer, or in a stream to each next part of it.
+    `timeout` is in seconds: to the whole answer, or in a stream to each next part of it;
+    `first_timeout`, if given, to the answer, or to a stream's first part.
     """
 
     model: str
@@ -79,6 +80,11 @@ class Request:
     outputs: tuple[str, ...]
     request_id: str = ""
     timeout: float = 60.0
+    first_timeout: float | None = None
+
+    def patience(self, *, begun: bool = False) -> float:
+        """Seconds to wait for the answer; in a stream, for the first part or another one."""
+        return self.timeout if begun or self.first_timeout is None else self.first_timeout
 
 
 @dataclasses.dataclass(frozen=True)

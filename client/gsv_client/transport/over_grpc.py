@@ -57,7 +57,7 @@ class GRPCTransport:
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     def infer(self, request: Request) -> Tensors:
-        return tensors_of(self._call("ModelInfer", infer_message(request), request.timeout))
+        return tensors_of(self._call("ModelInfer", infer_message(request), request.patience()))
 
     def stream(self, request: Request) -> GRPCStream:
         return GRPCStream(self._stub, self._metadata, self.address, request)
@@ -103,6 +103,7 @@ class GRPCStream:
         self._request = request
         self._lock = threading.Lock()  # guards _call and _closed
         self._call: Any = None
+        self._begun = False
         self._closed = False
 
     def __iter__(self) -> GRPCStream:
@@ -111,21 +112,23 @@ class GRPCStream:
     def __next__(self) -> Tensors:
         call = self._opened()
         expired = threading.Event()
+        timeout = self._request.patience(begun=self._begun)
 
         def expire() -> None:
             expired.set()
             call.cancel()
 
         # gRPC knows a deadline for the whole call only; what matters is the wait for the next part.
-        watch = threading.Timer(self._request.timeout, expire)
+        watch = threading.Timer(timeout, expire)
         watch.daemon = True
         watch.start()
         try:
-            with grpc_errors(self._address, self._request.timeout):
+            with grpc_errors(self._address, timeout):
                 answer = next(call)
+                self._begun = True
         except Cancelled as error:
             if expired.is_set():
-                raise timed_out(self._address, self._request.timeout) from error
+                raise timed_out(self._address, timeout) from error
             if self._closed:
                 raise Cancelled(f"{self._address}: the stream was closed") from error
             raise

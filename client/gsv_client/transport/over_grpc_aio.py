@@ -35,7 +35,9 @@ class AioGRPCTransport:
         self._opened_stub: Any = None
 
     async def infer(self, request: Request) -> Tensors:
-        return tensors_of(await self._call("ModelInfer", infer_message(request), request.timeout))
+        return tensors_of(
+            await self._call("ModelInfer", infer_message(request), request.patience())
+        )
 
     def stream(self, request: Request) -> AioGRPCStream:
         return AioGRPCStream(self._stub(), self._metadata, self.address, request)
@@ -100,6 +102,7 @@ class AioGRPCStream:
         self._address = address
         self._request = request
         self._call: Any = None
+        self._begun = False
         self._closed = False
 
     def __aiter__(self) -> AioGRPCStream:
@@ -108,7 +111,7 @@ class AioGRPCStream:
     async def __anext__(self) -> Tensors:
         if self._closed:
             raise Cancelled(f"{self._address}: the stream was closed")
-        timeout = self._request.timeout
+        timeout = self._request.patience(begun=self._begun)
         try:
             with grpc_errors(self._address, timeout):
                 if self._call is None:
@@ -128,6 +131,7 @@ class AioGRPCStream:
                 raise Cancelled(f"{self._address}: the stream was closed") from None
             self.close()
             raise
+        self._begun = True
         if answer is grpc.aio.EOF:
             raise StopAsyncIteration
         if answer.error_message:
