@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from gsv.errors import Cancelled, InvalidRequest, Unreachable
+from gsv.errors import Cancelled, ConfigurationError, InvalidRequest, Unreachable
 from gsv.serving.backend.call_board import BoardReader, CallBoard, owner_of
 from gsv.stages.base import Place, Settings
 from gsv.stages.calls import SequenceStep, StageCall
@@ -246,6 +246,15 @@ class QuietStage:
         pass
 
 
+ARGUMENTS = {
+    "model_name": "vocoder",
+    "model_instance_name": "vocoder_0_0",
+    "model_repository": "/models/vocoder",
+    "model_version": "1",
+    "model_instance_device_id": "3",
+}
+
+
 @pytest.mark.parametrize(
     ("kind", "chosen", "device", "threads"),
     [
@@ -272,20 +281,47 @@ def test_a_model_is_put_on_its_device(
     monkeypatch.setattr("torch.set_num_threads", called.append)
     config = {"input": [], "output": [], "parameters": {"threads": {"string_value": chosen}}}
     model = type("Model", (adapter.BatchedModel,), {"stage": QuietStage})()
-    model.initialize(
-        {
-            "model_config": json.dumps(config),
-            "model_name": "vocoder",
-            "model_instance_name": "vocoder_0_0",
-            "model_repository": "/models/vocoder",
-            "model_version": "1",
-            "model_instance_kind": kind,
-            "model_instance_device_id": "3",
-        }
-    )
+    model.initialize(ARGUMENTS | {"model_config": json.dumps(config), "model_instance_kind": kind})
     try:
         assert called == [device, "ends on fatal errors", *threads]
         assert QuietStage.places[-1].device == device
     finally:
         model.finalize()
     assert model._log not in logging.getLogger("gsv").handlers
+
+
+class OwnMetrics:
+    """What tells the server of its end, and so must not outlive the process's link to it."""
+
+    living = 0
+
+    def __init__(self, *names: str) -> None:
+        OwnMetrics.living += 1
+
+    def __del__(self) -> None:
+        OwnMetrics.living -= 1
+
+
+def test_a_model_that_fails_to_load_leaves_no_metrics(
+    adapter: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapter, "verify_manifest", lambda folder: None)
+    monkeypatch.setattr(adapter, "RequestMetrics", OwnMetrics)
+    config = {"input": [], "output": [], "parameters": {"sped": {"string_value": "1"}}}
+    model = type("Model", (adapter.BatchedModel,), {"stage": QuietStage})()
+    arguments = ARGUMENTS | {"model_config": json.dumps(config), "model_instance_kind": "CPU"}
+    with pytest.raises(ConfigurationError, match="sped"):
+        model.initialize(arguments)
+    assert OwnMetrics.living == 0
+    assert vars(model) == {}
+
+
+def test_a_model_that_can_not_be_closed_ends_all_the_same(
+    adapter: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    adapter.pb_utils.Logger = SimpleNamespace(log_error=written.append)
+    monkeypatch.setattr(adapter, "leave", lambda: written.append("left"))
+    adapter.BatchedModel().finalize()  # it was never loaded
+    assert written[0].startswith("model not closed: AttributeError")
+    assert written[1:] == ["left"]

@@ -31,6 +31,7 @@ from gsv.serving.backend.error_codes import to_triton_error
 from gsv.serving.backend.heartbeat import Heartbeat
 from gsv.serving.backend.memory import keep_freed_memory
 from gsv.serving.backend.metrics import LoadMetrics, RequestMetrics, VoiceFamilies
+from gsv.serving.backend.process_end import leave
 from gsv.serving.backend.wire import Wire, read_wire
 from gsv.stages.base import AsyncStage, BatchStage, Place
 from gsv.voices.metrics import VoiceMetrics, outcome_of
@@ -160,6 +161,14 @@ class _Model:
 
     def initialize(self, args: Mapping[str, str]) -> None:
         """Check the weights' manifest, build the stage on the device that Triton gave, warm up."""
+        try:
+            self._load_stage(args)
+        except BaseException:  # the server gets it, and calls no finalize then
+            vars(self).clear()  # metrics above all, see _close
+            gc.collect()
+            raise
+
+    def _load_stage(self, args: Mapping[str, str]) -> None:
         config = json.loads(args["model_config"])
         self._name = args["model_name"]
         self._log = TritonLogHandler()
@@ -197,6 +206,14 @@ class _Model:
         return self.stage(place, settings)
 
     def finalize(self) -> None:
+        """Close the stage and end the process."""
+        try:
+            self._close()
+        except Exception as error:  # the process is to end all the same
+            pb_utils.Logger.log_error(f"model not closed: {type(error).__name__}: {error}")
+        leave()
+
+    def _close(self) -> None:
         """End the stage's threads, and let go of what lives in the server.
 
         Metrics, requests and responses tell the server of their end; one that outlives its model
@@ -417,13 +434,13 @@ class StreamingModel(_Model):
             except Exception as error:  # whatever it is, its caller gets it
                 caller.fail(error)
 
-    def finalize(self) -> None:
+    def _close(self) -> None:
         """Stop the watch, then the stage."""
         with self._changed:
             self._closing = True
             self._changed.notify()
         self._watch.join()
-        super().finalize()
+        super()._close()
         del self._load
 
     def _call_off(self, caller: _Caller) -> None:
@@ -474,7 +491,7 @@ class BlsModel(StreamingModel):
         self._models = BlsClient(place.repository)
         return self.stage(place, settings, self._models)
 
-    def finalize(self) -> None:
+    def _close(self) -> None:
         """As for every model, and take the board of our calls away."""
-        super().finalize()
+        super()._close()
         self._models.close()
