@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import Any, Generic, Protocol, TypeVar
 
 from gsv.errors import Cancelled, GsvError, Overloaded, Unreachable
@@ -130,9 +133,16 @@ class CallModel(Protocol):
 class CancelScope:
     """All calls on behalf of one caller; when the caller leaves, every call under way is told."""
 
-    def __init__(self, call: CallModel, request_id: str = "") -> None:
+    def __init__(
+        self,
+        call: CallModel,
+        request_id: str = "",
+        resting: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> None:
+        """``resting`` is what :meth:`rest` enters: others may work meanwhile."""
         self._call = call
         self._request_id = request_id
+        self._resting = resting
         self._token = call.token(request_id)
         self._inner: list[CancelScope] = []
         self._lock = threading.Lock()
@@ -161,9 +171,15 @@ class CancelScope:
         """A call that ends something, made also after the caller has left."""
         return self._call(call, self._token)
 
+    def rest(self, seconds: float) -> None:
+        """Do nothing for so long, in nobody's way; Cancelled when the caller leaves."""
+        with self._resting():
+            if self.cancelled.wait(seconds):
+                raise Cancelled("the caller went away")
+
     def inner(self) -> CancelScope:
         """A scope for one attempt: it can be cancelled alone, and is cancelled with this one."""
-        scope = CancelScope(self._call, self._request_id)
+        scope = CancelScope(self._call, self._request_id, self._resting)
         with self._lock:
             self._inner.append(scope)
             if self.cancelled.is_set():
@@ -188,13 +204,32 @@ class CancelScope:
         self._token.release()
 
 
+@dataclasses.dataclass(eq=False)
+class _Work:
+    """One caller's work, as it waits in line or runs."""
+
+    run: Callable[[CancelScope], None]
+    scope: CancelScope
+    reply: Reply
+
+
 class CallPool:
-    """Threads for work that waits on calls; refuses at once what the line cannot take."""
+    """Threads for work that waits on calls; refuses at once what the line cannot take.
+
+    Args:
+        name: of the threads.
+        call: the models.
+        threads: that work at the same time.
+        waiting: how many more may wait in line, or rest.
+    """
 
     def __init__(self, name: str, call: CallModel, threads: int, waiting: int) -> None:
         self._call = call
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._places = threads
         self._limit = threads + waiting
+        self._pool = ThreadPoolExecutor(self._limit, thread_name_prefix=name)
+        self._line: deque[_Work] = deque()
+        self._running = 0  # without those that rest
         self._inside = 0
         self._lock = threading.Lock()
 
@@ -213,16 +248,23 @@ class CallPool:
                 )
             self._inside += 1
         try:
-            scope = CancelScope(self._call, request_id)
+            scope = CancelScope(self._call, request_id, self._resting)
         except BaseException:  # whatever it is, the place becomes free
             with self._lock:
                 self._inside -= 1
             raise
-        future = self._pool.submit(self._run, work, scope, reply)
-        future.add_done_callback(lambda _: self._leave(scope))
+        one = _Work(work, scope, reply)
+        with self._lock:
+            self._line.append(one)
+            self._fill()
 
         def cancel() -> None:
-            if future.cancel():
+            with self._lock:
+                waits = one in self._line
+                if waits:
+                    self._line.remove(one)
+            if waits:
+                self._leave(one)
                 reply.fail(Cancelled("the caller went away"))
             else:
                 scope.cancel()
@@ -230,16 +272,46 @@ class CallPool:
         return cancel
 
     def close(self) -> None:
-        """Drop what waits, wait for what runs."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """Refuse what waits, wait for what runs."""
+        with self._lock:
+            line, self._line = list(self._line), deque()
+        for one in line:
+            self._leave(one)
+            one.reply.fail(Cancelled("the server is stopping"))
+        self._pool.shutdown(wait=True)
 
-    def _run(self, work: Callable[[CancelScope], None], scope: CancelScope, reply: Reply) -> None:
+    def _fill(self) -> None:
+        """Let those who wait begin as far as there are places; the lock is held."""
+        while self._line and self._running < self._places:
+            self._running += 1
+            self._pool.submit(self._run, self._line.popleft())
+
+    @contextlib.contextmanager
+    def _resting(self) -> Iterator[None]:
+        # Who comes back takes no place from anybody: for a moment one more works than there are
+        # places. It has enough to be heard, and will rest again soon.
+        self._give_place()
         try:
-            work(scope)
-        except BaseException as error:  # whatever it is, the caller gets it
-            reply.fail(error)
+            yield
+        finally:
+            with self._lock:
+                self._running += 1
 
-    def _leave(self, scope: CancelScope) -> None:
-        scope.close()
+    def _give_place(self) -> None:
+        with self._lock:
+            self._running -= 1
+            self._fill()
+
+    def _run(self, one: _Work) -> None:
+        try:
+            one.run(one.scope)
+        except BaseException as error:  # whatever it is, the caller gets it
+            one.reply.fail(error)
+        finally:
+            self._leave(one)
+            self._give_place()
+
+    def _leave(self, one: _Work) -> None:
+        one.scope.close()
         with self._lock:
             self._inside -= 1
