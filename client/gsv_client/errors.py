@@ -100,15 +100,17 @@ _NOT_THERE = re.compile("failed to connect|dns resolution|errors resolving", re.
 _ORIGIN = re.compile(r"^(?:\[request id: [^\]]*\] )?(?:in ensemble '[^']*', )?")
 
 
-# `generate_stream` answers 400 whatever went wrong (Triton 2.51). What the models say of a caller's
-# mistake begins with the tensor's name, and what is worth another try says so.
+# `generate_stream` answers 400 whatever went wrong (Triton 2.51), and a gRPC stream has no codes.
+# What the models say of a caller's mistake begins with the tensor's name, and what is worth another
+# try says so.
 _NAMES_A_TENSOR = re.compile(r"^[A-Z][A-Z_]+: ")
 _NAMES_INPUTS = re.compile(r"\binputs?\b", re.IGNORECASE)
 _TRY_LATER = re.compile(r"\btry again (?:later|in ([\d.]+) s)\b")
 # What Triton says of a model whose process has died, or that is being loaded again (2.51: with the
 # codes INTERNAL and NOT_FOUND).
 _BEING_LOADED = re.compile(
-    r"Stub process .*is not healthy|has no available versions|is not at ready state"
+    r"Stub process .*is not healthy|has no available versions|is not at ready state|"
+    r"the process that worked on the request died"
 )
 # A voice that the server can't use, through no fault of the caller.
 _NAMES_A_VOICE = re.compile(r"^voice [\w./-]+: ")
@@ -119,7 +121,7 @@ _RESTRICTED = "is restricted, expecting header"
 
 
 def from_generate(status: int, message: str, address: str) -> GsvClientError:
-    """The error that a refused `generate_stream` request stands for."""
+    """The error that a refused `generate_stream` request, or a gRPC stream's, stands for."""
     if status != 400:
         return from_status(status, message, address)
     message = _ORIGIN.sub("", _one_line(message))

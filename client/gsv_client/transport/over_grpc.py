@@ -7,6 +7,7 @@ the process alive at exit.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +20,7 @@ from gsv_client.errors import (
     GsvClientError,
     InvalidRequest,
     ServerError,
+    from_generate,
     from_status,
     grpc_errors,
     timed_out,
@@ -36,8 +38,10 @@ from gsv_client.transport.base import (
 UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 DIRECT = ("grpc.enable_http_proxy", 0)  # gRPC asks a proxy even for this machine
 RESTRICTED_API = "triton-grpc-protocol-"
-# Without it a stream reports errors as text only; with it the call ends with the status code.
-STATUS_IN_STREAMS = ("triton_grpc_error", "true")
+# A stream tells an error as text alone. There is a header that asks for status codes instead
+# (triton_grpc_error), which must not be used: up to 26.03 a refusal in that mode ends tritonserver
+# with signal 11, sooner or later (server #8708).
+END_SECONDS = 1.0  # for the server to end a stream whose request it has refused
 
 
 class GRPCTransport:
@@ -98,7 +102,7 @@ class GRPCStream:
         self, stub: Any, metadata: tuple[Any, ...], address: str, request: Request
     ) -> None:
         self._stub = stub
-        self._metadata = (*metadata, STATUS_IN_STREAMS)
+        self._metadata = metadata
         self._address = address
         self._request = request
         self._lock = threading.Lock()  # guards _call and _closed
@@ -138,7 +142,7 @@ class GRPCStream:
         finally:
             watch.cancel()
         if answer.error_message:
-            self.close()
+            self._await_end(call)
             raise refused(answer.error_message, self._address)
         return tensors_of(answer.infer_response)
 
@@ -147,6 +151,17 @@ class GRPCStream:
             self._closed = True
             if self._call is not None:
                 self._call.cancel()
+
+    def _await_end(self, call: Any) -> None:
+        """Let the server end the call: a cancellation that meets its end has crashed servers."""
+        watch = threading.Timer(END_SECONDS, call.cancel)
+        watch.daemon = True
+        watch.start()
+        with contextlib.suppress(grpc.RpcError):
+            for _ in call:
+                pass  # after an error there is nothing to come
+        watch.cancel()
+        self.close()
 
     def _opened(self) -> Any:
         with self._lock:
@@ -178,8 +193,10 @@ def metadata_of(headers: Mapping[str, str] | None) -> tuple[tuple[str, str], ...
 
 
 def refused(message: str, address: str) -> GsvClientError:
-    """The error of a stream's request that was refused before a model saw it."""
-    return from_status(404 if "unknown model" in message else 500, message, address)
+    """The error that a stream tells as text."""
+    if "unknown model" in message:
+        return from_status(404, message, address)
+    return from_generate(400, message, address)
 
 
 def infer_message(request: Request) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from gsv_client.errors import Cancelled, InvalidRequest, grpc_errors, timed_out
 from gsv_client.transport.base import Endpoint, ModelIO, ModelState, Request, Tensors
 from gsv_client.transport.over_grpc import (
-    STATUS_IN_STREAMS,
+    END_SECONDS,
     channel_options,
     infer_message,
     metadata_of,
@@ -98,7 +99,7 @@ class AioGRPCStream:
         self, stub: Any, metadata: tuple[Any, ...], address: str, request: Request
     ) -> None:
         self._stub = stub
-        self._metadata = (*metadata, STATUS_IN_STREAMS)
+        self._metadata = metadata
         self._address = address
         self._request = request
         self._call: Any = None
@@ -135,9 +136,15 @@ class AioGRPCStream:
         if answer is grpc.aio.EOF:
             raise StopAsyncIteration
         if answer.error_message:
-            self.close()
+            await self._await_end()
             raise refused(answer.error_message, self._address)
         return tensors_of(answer.infer_response)
+
+    async def _await_end(self) -> None:
+        """As GRPCStream does."""
+        with contextlib.suppress(grpc.RpcError, asyncio.TimeoutError):
+            await asyncio.wait_for(self._call.read(), END_SECONDS)
+        self.close()
 
     def close(self) -> None:
         self._closed = True
