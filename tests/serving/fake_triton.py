@@ -12,7 +12,7 @@ In all of them the index of the repository tells the life cycle only: READY, wha
 ``load`` does nothing for a model that is READY. Files in the repository make it misbehave:
 ``mute`` (no answer to anything), ``holds`` (SIGTERM changes nothing for 30 s), ``MODEL/broken``
 (can't load), ``MODEL/stuck`` (to load takes for ever). A request for inference is answered after a
-second; one whose model has died meanwhile never is.
+second; one whose model has died meanwhile never is. ``/v2/flood`` answers with a gigabyte.
 """
 
 from __future__ import annotations
@@ -191,6 +191,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         while (self.triton.repository / "mute").exists():
             time.sleep(0.05)
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path == "/v2/flood":
+            for _ in range(1024):
+                self.wfile.write(bytes(1 << 20))
         status, answer = self.triton.answer(self.path)
         body = json.dumps(answer).encode() if answer != "" else b""
         self.send_response(status)

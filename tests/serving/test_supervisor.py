@@ -8,6 +8,7 @@ import errno
 import http.client
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from fake_triton import install, write_models
 from gsv.errors import ServerError
 from gsv.serving.backend.heartbeat import Heartbeat, beat_file, stopping_file
 from gsv.serving.server import processes
-from gsv.serving.server.connections import Silence
+from gsv.serving.server.connections import Traffic, UnreadConnections
 from gsv.serving.server.launcher import EmbeddedServer, ServerOptions
 from gsv.serving.server.supervisor import RecoveryPolicy, Supervisor
 
@@ -262,13 +263,76 @@ class TestCallersOfAPublicModel:
 
 
 def test_who_waits_is_told_apart_by_when_bytes_came_and_went() -> None:
-    asked, answering = Silence(server=9.0, caller=3.0), Silence(server=2.0, caller=9.0)
-    answered = Silence(server=5.0, caller=8.0)  # or an answer that began and went no further
+    asked, answering = Traffic(server=9.0, caller=3.0), Traffic(server=2.0, caller=9.0)
+    answered = Traffic(server=5.0, caller=8.0)  # or an answer that began and went no further
     assert asked.waits_since(2.5, begun=False)
     assert not asked.waits_since(3.5, begun=False)
     assert not answered.waits_since(2.5, begun=False)
     assert answered.waits_since(2.5, begun=True)
     assert not answering.waits_since(2.5, begun=True)
+
+
+class TestUnread:
+    """Callers that take nothing of what is sent to them."""
+
+    @pytest.fixture
+    def listener(self) -> Iterator[socket.socket]:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            yield listener
+
+    def test_who_takes_nothing_is_disconnected(self, listener: socket.socket) -> None:
+        now = 0.0
+        unread = UnreadConnections(5.0, lambda: now)
+        port = listener.getsockname()[1]
+        with contextlib.ExitStack() as stack:
+            reader, sleeper, idle = (
+                stack.enter_context(socket.create_connection(("127.0.0.1", port), 10))
+                for _ in range(3)
+            )
+            served = [stack.enter_context(listener.accept()[0]) for _ in range(3)]
+            for one in served[:2]:
+                one.setblocking(False)
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        one.send(bytes(65536))
+            time.sleep(0.3)  # until the kernel holds all that it can
+            assert unread.end(os.getpid(), [port]) == 0
+            reader.recv(1 << 20, socket.MSG_WAITALL)
+            now = 4.0
+            assert unread.end(os.getpid(), [port]) == 0
+            now = 6.0
+            assert unread.end(os.getpid(), [port]) == 1
+            with pytest.raises(OSError, match="Broken pipe"):
+                served[1].send(b"x")
+            served[2].send(b"x")
+            assert idle.recv(1) == b"x"
+            assert sleeper.recv(1 << 20)  # what lay ready
+            now = 60.0
+            assert unread.end(os.getpid(), [port + 1]) == 0
+
+    def test_the_supervisor_looks_and_tells(self, tmp_path: Path) -> None:
+        policy = dataclasses.replace(QUICK, mute=60.0, unread=0.5)
+        with (
+            watched(tmp_path, policy=policy) as one,
+            socket.create_connection(("127.0.0.1", one.server.ports[0]), 10) as asked,
+        ):
+            asked.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            asked.sendall(b"GET /v2/flood HTTP/1.1\r\n\r\n")
+            one.wait_for("1 connections ended whose callers took nothing for 0.5 s")
+            assert one.error is None
+
+    def test_where_the_kernel_does_not_allow_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(*_: object) -> int:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+        monkeypatch.setattr(UnreadConnections, "end", refuse)
+        with watched(tmp_path) as one:
+            one.wait_for("that read nothing of their answers can't be told here (Operation not")
+            time.sleep(0.3)
+            assert len(one.events) == 1
 
 
 def test_it_ends_when_nothing_helps(tmp_path: Path) -> None:

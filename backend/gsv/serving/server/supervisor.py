@@ -21,13 +21,14 @@ from collections.abc import Callable
 
 from gsv.constants import PUBLIC_PREFIX, STREAM_MODEL
 from gsv.errors import Cancelled, ServerError
-from gsv.serving.server.connections import end_waiting
+from gsv.serving.server.connections import UnreadConnections, end_waiting
 from gsv.serving.server.launcher import REQUEST_SECONDS, WAIT_STEP_SECONDS, EmbeddedServer
 from gsv.serving.server.processes import Stub, living_stubs
 from gsv.serving.server.stub_watch import Loss, StubWatch
 
 LOADS_BEFORE_RESTART = 2  # of one model that fail one after the other
 PROBES_BEFORE_RESTART = 2
+READER_LOOKS = 10  # at each connection, before its caller counts as one that reads nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +41,8 @@ class RecoveryPolicy:
     other instances get to finish their requests. A process may be ``stopped`` so long, may show no
     heartbeat for ``silent``, and tritonserver may leave ``mute`` unanswered. Every ``probe``
     seconds (0: never) in which nobody asked, the server is asked to speak. A load that has not
-    begun after ``stuck`` never will. Callers of a public model whose process died wait ``lost``.
+    begun after ``stuck`` never will. Callers of a public model whose process died wait ``lost``;
+    those that take nothing of their answer for ``unread`` are disconnected (0: never).
     """
 
     interval: float = 1.0
@@ -54,6 +56,7 @@ class RecoveryPolicy:
     probe: float = 0.0
     stuck: float = 10.0
     lost: float = 1.5
+    unread: float = 60.0
 
 
 class _Budget:
@@ -117,6 +120,7 @@ class Supervisor:
         self._restarts = _Budget(self._policy)
         self._probe = _OwnProbe(probe, self._policy.probe) if probe else None
         self._callers = _LostCallers(server, self._policy.lost, on_event)
+        self._readers = _Readers(server, self._policy.unread, on_event)
         self._answered = time.monotonic()
         self._watch = self._new_watch()
 
@@ -128,6 +132,7 @@ class Supervisor:
                     self._restart(reason)
                     continue
                 self.look()
+                self._readers.look()
                 for model in self._due():
                     self._recover(model)
                 if not (self._server.interrupted or self._server.ended()):
@@ -384,6 +389,37 @@ class _LostCallers:
         else:
             if ended:
                 self._on_event(f"model {model}: {ended} connections ended that waited in vain")
+
+
+class _Readers:
+    """Disconnects callers that take nothing of their answers for ``seconds`` (0: nobody)."""
+
+    def __init__(
+        self, server: EmbeddedServer, seconds: float, on_event: Callable[[str], None]
+    ) -> None:
+        self._server, self._seconds, self._on_event = server, seconds, on_event
+        self._unread = UnreadConnections(seconds)
+        self._next = 0.0
+
+    def look(self) -> None:
+        """Look at the connections, if it is time to."""
+        if not self._seconds or time.monotonic() < self._next or self._server.ended():
+            return
+        self._next = time.monotonic() + self._seconds / READER_LOOKS
+        try:
+            ended = self._unread.end(self._server.pid, self._server.ports[:2])
+        except OSError as error:
+            self._seconds = 0.0
+            if not self._server.ended():
+                self._on_event(
+                    "callers that read nothing of their answers can't be told here "
+                    f"({error.strerror}; a container needs SYS_PTRACE)"
+                )
+        else:
+            if ended:
+                self._on_event(
+                    f"{ended} connections ended whose callers took nothing for {self._seconds:g} s"
+                )
 
 
 class _OwnProbe:
