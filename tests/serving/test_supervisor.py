@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import http.client
 import os
+import select
 import signal
 import socket
 import threading
@@ -227,7 +228,7 @@ class TestCallersOfAPublicModel:
             time.sleep(0.2)
             began = time.monotonic()
             os.kill(one.stub("gpt_sovits_v4"), signal.SIGKILL)
-            time.sleep(0.2)
+            one.wait_for("model gpt_sovits_v4: its process died")
             other.request("POST", "/v2/models/vocoder/infer")
             with pytest.raises(http.client.RemoteDisconnected):
                 lost.getresponse()
@@ -269,6 +270,8 @@ def test_who_waits_is_told_apart_by_when_bytes_came_and_went() -> None:
     assert not asked.waits_since(3.5, begun=False)
     assert not answered.waits_since(2.5, begun=False)
     assert answered.waits_since(2.5, begun=True)
+    assert Traffic(server=9.0, caller=9.0).waits_since(2.5, begun=False)  # made and used at once
+    assert not Traffic(server=9.0, caller=9.0, taken=120).waits_since(2.5, begun=False)
     assert not answering.waits_since(2.5, begun=True)
 
 
@@ -293,10 +296,8 @@ class TestUnread:
             served = [stack.enter_context(listener.accept()[0]) for _ in range(3)]
             for one in served[:2]:
                 one.setblocking(False)
-                with contextlib.suppress(BlockingIOError):
-                    while True:
-                        one.send(bytes(65536))
-            time.sleep(0.3)  # until the kernel holds all that it can
+                while select.select([], [one], [], 0.3)[1]:  # until the kernel takes no more
+                    one.send(bytes(65536))
             assert unread.end(os.getpid(), [port]) == 0
             reader.recv(1 << 20, socket.MSG_WAITALL)
             now = 4.0
