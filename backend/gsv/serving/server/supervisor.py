@@ -367,17 +367,18 @@ class _LostCallers:
         """Note a death; without effect for models that answer other models only."""
         if model.startswith(PUBLIC_PREFIX):
             # A daemon: nobody waits any more once the server has ended.
-            arguments = model, self._server.pid
+            arguments = model, self._server.pid, time.monotonic()
             threading.Thread(target=self._run, args=arguments, name="callers", daemon=True).start()
 
-    def _run(self, model: str, server: int) -> None:
+    def _run(self, model: str, server: int, died: float) -> None:
         waiting = self._server.requests_in_flight(model) or 0  # as the dead one said
         time.sleep(self._seconds)
         if self._server.ended() or self._server.pid != server:
             return
         http, grpc, _ = self._server.ports
+        ports = {http: model == STREAM_MODEL, grpc: True}
         try:
-            ended = end_waiting(server, {http: model == STREAM_MODEL, grpc: True}, self._seconds)
+            ended = end_waiting(server, ports, time.monotonic() - died)
             if ended < waiting:
                 # The others share a gRPC connection with calls that go on, and can't be told apart.
                 ended += end_waiting(server, {grpc: True}, -1.0)
