@@ -4,6 +4,7 @@
     ├── InvalidRequest      the caller's mistake                    → INVALID_ARG, HTTP 400
     ├── Overloaded          the waiting line is full                → UNAVAILABLE, HTTP 503
     ├── Cancelled           the caller went away                    → CANCELLED
+    │   └── TimedOut        the request's own timeout is over       → UNAVAILABLE, HTTP 503
     ├── Unreachable         a model's process is gone or loading    → UNAVAILABLE, HTTP 503
     ├── SequenceLost        a sentence's instance has begun anew    → UNAVAILABLE, HTTP 503
     ├── CheckpointError     a weight file is not what it should be
@@ -37,6 +38,10 @@ class Overloaded(GsvError):
 
 class Cancelled(GsvError):
     """The caller went away; nobody waits for the answer."""
+
+
+class TimedOut(Cancelled):
+    """The time that the caller gave the request is over; the message says how long that was."""
 
 
 class Unreachable(GsvError):

@@ -229,8 +229,9 @@ def test_the_schema_refuses(changes: dict[str, Any], message: str) -> None:
         (
             merged(
                 MODELS_LOAD,
-                {"autoscaling": {"enabled": True, "requestsInFlight": 0},
-                 "gateway": {"enabled": False}},
+                {"autoscaling": {
+                    "enabled": True, "requestsInFlight": 0, "firstAudioMilliseconds": 0,
+                }},
             ),
             "no metric is left",
         ),

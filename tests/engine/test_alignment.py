@@ -143,7 +143,7 @@ def test_the_head_that_follows_the_sentence_is_taken() -> None:
 def test_words_get_the_time_of_their_phonemes() -> None:
     words = [SpokenWord("Hi", 2), SpokenWord("", 1), SpokenWord("you", 1), SpokenWord("", 1)]
     borders = np.array([0, 2.5, 5, 10, 20, 25])
-    times = list(word_times(words, borders, sentence=3, start=10.0, speed=2.0))
+    times = list(word_times(words, borders, sentence=3, start=10.0, seconds=0.5))
     assert [(t.word, t.start, t.end, t.sentence) for t in times] == [
         ("Hi", 10.0, 10.1, 3),
         ("you", 10.2, 10.4, 3),

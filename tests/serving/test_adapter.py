@@ -17,11 +17,14 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
+from gsv.engine.gpt.guard import Attempt, Outcome
+from gsv.engine.gpt.judge import Signal, Verdict
 from gsv.errors import Cancelled, ConfigurationError, InvalidRequest, Unreachable
 from gsv.serving.backend.call_board import BoardReader, CallBoard, owner_of
 from gsv.stages.base import Place, Settings
 from gsv.stages.calls import SequenceStep, StageCall
 from gsv.stages.messages import MoreTokens, SemanticResult, WaveRequest, WaveResult
+from gsv.stages.sentence_report import GuardCounts
 
 REPOSITORY = Path(__file__).parent.parent.parent / "model_repository"
 OURS = "gsv.serving.backend."
@@ -234,6 +237,7 @@ class QuietStage:
 
     settings_type = Settings
     request_type = WaveRequest
+    result_type = WaveResult
     places: ClassVar[list[Place]] = []
 
     def __init__(self, place: Place, settings: Settings) -> None:
@@ -325,3 +329,94 @@ def test_a_model_that_can_not_be_closed_ends_all_the_same(
     adapter.BatchedModel().finalize()  # it was never loaded
     assert written[0].startswith("model not closed: AttributeError")
     assert written[1:] == ["left"]
+
+
+class Series:
+    """A metric of the server."""
+
+    told: ClassVar[dict[tuple[str, ...], float]] = {}
+
+    def __init__(self, name: str, labels: dict[str, str]) -> None:
+        self._key = (name, *(f"{key}={value}" for key, value in labels.items()))
+
+    def increment(self, value: float) -> None:
+        assert value > 0
+        Series.told[self._key] = Series.told.get(self._key, 0) + value
+
+
+class MetricFamily:
+    """A family of them."""
+
+    COUNTER = "counter"
+
+    def __init__(self, name: str, description: str, kind: str) -> None:
+        assert kind == self.COUNTER
+        assert description
+        self._name = name
+
+    def Metric(self, labels: dict[str, str]) -> Series:
+        return Series(self._name, labels)
+
+
+def test_what_the_guard_has_done_is_told_once(adapter: Any) -> None:
+    adapter.pb_utils.MetricFamily = MetricFamily
+    Series.told.clear()
+    counts = GuardCounts()
+    families = adapter.GuardFamilies("semantic_gpt", "semantic_gpt_0_1")
+
+    def attempt(*signals: Signal) -> Attempt:
+        return Attempt(1, 0, np.ones(9, np.int32), Verdict(signals, 9, 9, 1, 0, 0, 0))
+
+    good = Outcome((attempt(Signal.LOOP), attempt()), kept=1, tokens=9)
+    bad = Outcome((attempt(Signal.LOOP), attempt(Signal.SILENCE)), kept=1, tokens=9)
+    counts.add(good, {"zh": 5})
+    families.flush(counts)
+    families.flush(counts)
+    counts.add(bad, {"zh": 5, "en": 9})
+    counts.add(bad, {"zh": 9})
+    families.flush(counts)
+    beside = ("model=semantic_gpt", "model_instance=semantic_gpt_0_1")
+    assert Series.told == {
+        ("gsv_guard_sentences_total", *beside, "language=zh"): 2,
+        ("gsv_guard_sentences_total", *beside, "language=en"): 1,
+        ("gsv_guard_retries_total", *beside, "language=zh", "cause=loop"): 2,
+        ("gsv_guard_retries_total", *beside, "language=en", "cause=loop"): 1,
+        ("gsv_guard_bad_sentences_total", *beside, "language=zh", "cause=silence"): 1,
+        ("gsv_guard_bad_sentences_total", *beside, "language=en", "cause=silence"): 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("parameters", "wanted"),
+    [
+        ("", {"AUDIO", "TIMES"}),
+        ('{"TIMES": true}', {"AUDIO", "TIMES"}),
+        ('{"TIMES": false, "AUDIO": false}', {"AUDIO"}),
+    ],
+)
+def test_optional_outputs_may_be_declined(adapter: Any, parameters: str, wanted: set[str]) -> None:
+    request = SimpleNamespace(
+        requested_output_names=lambda: ["AUDIO", "TIMES"], parameters=lambda: parameters
+    )
+    assert adapter.wanted_outputs(request, {"TIMES"}) == wanted
+    assert adapter.wanted_outputs(request, set()) == {"AUDIO", "TIMES"}
+    request.parameters = lambda: '{"TIMES": 1}'
+    with pytest.raises(InvalidRequest, match="TIMES: got 1; allowed: true or false"):
+        adapter.wanted_outputs(request, {"TIMES"})
+
+
+def test_a_field_that_a_call_also_wants_is_asked_for(
+    adapter: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bls = importlib.import_module(OURS + "bls_client")
+    monkeypatch.setattr(bls, "CallBoard", lambda: CallBoard(tmp_path))
+    bls.pb_utils.InferenceRequest, Call.made = Call, []
+    bls.pb_utils.TRITONSERVER_MEMORY_CPU = "cpu"
+    bls.pb_utils.PreferredMemory = lambda kind, device: (kind, device)
+    client = bls.BlsClient(REPOSITORY)
+    plain = StageCall("semantic_gpt", MoreTokens(5), SemanticResult, SequenceStep(7, True, True))
+    client(plain, client.token(""))
+    client(dataclasses.replace(plain, also=("attempt",)), client.token(""))
+    asked = [call["requested_output_names"] for call in Call.made]
+    assert asked == [["TOKENS", "TOKEN_COUNTS", "IS_LAST"], [*asked[0], "ATTEMPT"]]
+    client.close()

@@ -8,7 +8,13 @@ import numpy as np
 
 from gsv.engine.gpt.guard import Attempt, Outcome
 from gsv.engine.gpt.judge import Signal, Verdict
-from gsv.stages.sentence_report import GuardCounts, drawn, report_json, unguarded
+from gsv.stages.sentence_report import (
+    GuardCounts,
+    drawn_json,
+    guarded,
+    report_json,
+    unguarded,
+)
 from gsv_client import SentenceReport
 
 
@@ -21,7 +27,12 @@ BAD = Outcome((attempt(1, Signal.RUN), attempt(8, Signal.TOO_SHORT)), kept=0, to
 
 
 def test_the_client_reads_the_report() -> None:
-    text = report_json(["Hi.", "Ho."], [4, 5], [0.8, 1.2], [drawn(GOOD), unguarded(30, 7)])
+    drawn = drawn_json(
+        [guarded(GOOD), unguarded(30, 7)], [4, 5], [None, np.array([0, 1, 2.5, 6, 9, 30.0])]
+    )
+    assert json.loads(drawn)[1]["borders"] == [0, 1, 2.5, 6, 9, 30]
+    text = report_json(["Hi.", "Ho."], [0.8, 1.2], json.loads(drawn))
+    assert "borders" not in text
     first, second = (SentenceReport.of(values) for values in json.loads(text))
     assert (first.text, first.phonemes, first.tokens, first.seconds) == ("Hi.", 4, 20, 0.8)
     assert (first.retries, first.seed, first.signals) == (("loop",), 9, ())

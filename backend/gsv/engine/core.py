@@ -21,6 +21,12 @@ from gsv.errors import Cancelled, ConfigurationError, GsvError
 
 logger = logging.getLogger(__name__)
 
+OnWait = Callable[[float], None]  # gets the seconds that a piece of work waited in line
+
+
+def ignore_wait(seconds: float) -> None:
+    """An :data:`OnWait` for those who don't measure."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Handle:

@@ -167,13 +167,13 @@ class Turns(Generic[WorkType]):
         # By decision, picks in a row that went before the oldest aged work.
         self._passed_over: Counter[str] = Counter()
 
-    def enter(self, work: WorkType) -> None:
-        """Give a newcomer its place in line."""
+    def enter(self, work: WorkType, before: Ticket | None = None) -> None:
+        """Give a newcomer its place in line, or one that was in line before its place of then."""
         owner = self._owners.setdefault(_owner_of(work), _Owner())
         owner.pieces += 1
         owner.finish = max(self._virtual, owner.finish) + work.remaining
         self._entered += 1
-        work.ticket = Ticket(
+        work.ticket = before or Ticket(
             number=self._entered,
             arrived=self.clock.now,
             deadline=self.clock.after(work.turn.buffered),

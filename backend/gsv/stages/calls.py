@@ -14,8 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any, Generic, Protocol, TypeVar
 
-from gsv.errors import Cancelled, GsvError, Overloaded, Unreachable
+from gsv.errors import Cancelled, GsvError, Unreachable
 from gsv.reply import Reply
+from gsv.stages.waiting_line import LineLimits, WaitingLine
 
 logger = logging.getLogger(__name__)
 
@@ -55,12 +56,17 @@ def new_sequence() -> int:
 
 @dataclasses.dataclass(frozen=True)
 class StageCall(Generic[Answer]):
-    """One request to a model, as a class of :mod:`gsv.stages.messages`, and what it answers."""
+    """One request to a model, as a class of :mod:`gsv.stages.messages`, and what it answers.
+
+    Attributes:
+        also: fields of ``answer`` with a default that are wanted all the same.
+    """
 
     model: str
     request: Any
     answer: type[Answer]
     sequence: SequenceStep | None = None
+    also: tuple[str, ...] = ()
 
     @property
     def is_whole(self) -> bool:
@@ -206,11 +212,12 @@ class CancelScope:
 
 @dataclasses.dataclass(eq=False)
 class _Work:
-    """One caller's work, as it waits in line or runs."""
+    """One caller's work, as it waits or runs."""
 
     run: Callable[[CancelScope], None]
     scope: CancelScope
     reply: Reply
+    characters: int
 
 
 class CallPool:
@@ -218,53 +225,56 @@ class CallPool:
 
     Args:
         name: of the threads.
-        call: the models.
-        threads: that work at the same time.
-        waiting: how many more may wait in line, or rest.
+        call: the other models.
+        limits: of what is in work and waits; who rests counts among those that wait.
     """
 
-    def __init__(self, name: str, call: CallModel, threads: int, waiting: int) -> None:
+    def __init__(self, name: str, call: CallModel, limits: LineLimits) -> None:
         self._call = call
-        self._places = threads
-        self._limit = threads + waiting
-        self._pool = ThreadPoolExecutor(self._limit, thread_name_prefix=name)
-        self._line: deque[_Work] = deque()
+        self._places = limits.running
+        # Who rests keeps its thread.
+        self._pool = ThreadPoolExecutor(limits.running + limits.waiting, thread_name_prefix=name)
+        self._line = WaitingLine(limits)
+        self._waiting: deque[_Work] = deque()
         self._running = 0  # without those that rest
-        self._inside = 0
         self._lock = threading.Lock()
 
     def submit(
-        self, work: Callable[[CancelScope], None], reply: Reply, request_id: str = ""
+        self,
+        work: Callable[[CancelScope], None],
+        reply: Reply,
+        request_id: str = "",
+        characters: int = 0,
     ) -> Callable[[], None]:
         """Run ``work`` on a thread; its errors go to ``reply``. Returns what cancels it.
 
+        Args:
+            work: makes the answer.
+            reply: to the caller.
+            request_id: the caller's own.
+            characters: of the text to speak.
+
         Raises:
-            Overloaded: all threads are busy and the line is full.
+            InvalidRequest, Overloaded: as :meth:`WaitingLine.enter`.
         """
-        with self._lock:
-            if self._inside >= self._limit:
-                raise Overloaded(
-                    f"{self._inside} requests are inside and the line is full; try again later"
-                )
-            self._inside += 1
+        self._line.enter(characters)
         try:
             scope = CancelScope(self._call, request_id, self._resting)
         except BaseException:  # whatever it is, the place becomes free
-            with self._lock:
-                self._inside -= 1
+            self._line.refuse(characters)
             raise
-        one = _Work(work, scope, reply)
+        one = _Work(work, scope, reply, characters)
         with self._lock:
-            self._line.append(one)
+            self._waiting.append(one)
             self._fill()
 
         def cancel() -> None:
             with self._lock:
-                waits = one in self._line
+                waits = one in self._waiting
                 if waits:
-                    self._line.remove(one)
+                    self._waiting.remove(one)
             if waits:
-                self._leave(one)
+                self._drop(one)
                 reply.fail(Cancelled("the caller went away"))
             else:
                 scope.cancel()
@@ -274,17 +284,17 @@ class CallPool:
     def close(self) -> None:
         """Refuse what waits, wait for what runs."""
         with self._lock:
-            line, self._line = list(self._line), deque()
-        for one in line:
-            self._leave(one)
+            waiting, self._waiting = list(self._waiting), deque()
+        for one in waiting:
+            self._drop(one)
             one.reply.fail(Cancelled("the server is stopping"))
         self._pool.shutdown(wait=True)
 
     def _fill(self) -> None:
         """Let those who wait begin as far as there are places; the lock is held."""
-        while self._line and self._running < self._places:
+        while self._waiting and self._running < self._places:
             self._running += 1
-            self._pool.submit(self._run, self._line.popleft())
+            self._pool.submit(self._run, self._waiting.popleft())
 
     @contextlib.contextmanager
     def _resting(self) -> Iterator[None]:
@@ -302,16 +312,25 @@ class CallPool:
             self._running -= 1
             self._fill()
 
-    def _run(self, one: _Work) -> None:
-        try:
-            one.run(one.scope)
-        except BaseException as error:  # whatever it is, the caller gets it
-            one.reply.fail(error)
-        finally:
-            self._leave(one)
-            self._give_place()
+    def _run(self, one: _Work | None) -> None:
+        while one is not None:
+            try:
+                one.run(one.scope)
+            except BaseException as error:  # whatever it is, the caller gets it
+                one.reply.fail(error)
+            finally:
+                one.scope.close()
+                self._line.leave(one.characters)
+            one = self._next()
 
-    def _leave(self, one: _Work) -> None:
-        one.scope.close()
+    def _next(self) -> _Work | None:
+        """Who takes over the place and the thread of one that has ended."""
         with self._lock:
-            self._inside -= 1
+            if self._waiting and self._running <= self._places:
+                return self._waiting.popleft()
+            self._running -= 1
+            return None
+
+    def _drop(self, one: _Work) -> None:
+        one.scope.close()
+        self._line.refuse(one.characters)

@@ -8,10 +8,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gsv.engine.gpt.guard import Outcome
 
 
-def drawn(outcome: Outcome) -> dict[str, Any]:
+def guarded(outcome: Outcome) -> dict[str, Any]:
     """What the semantic GPT tells of a guarded sentence, for JSON."""
     kept = outcome.attempts[outcome.kept].verdict
     return {
@@ -31,29 +34,48 @@ def unguarded(tokens: int, seed: int) -> dict[str, Any]:
     return {"tokens": tokens, "retries": [], "seed": seed, "signals": []}
 
 
-def report_json(
-    texts: Sequence[str],
-    phonemes: Sequence[int],
-    seconds: Sequence[float],
+def drawn_json(
     sentences: Sequence[Mapping[str, Any]],
+    phonemes: Sequence[int],
+    borders: Sequence[NDArray[np.float64] | None],
+) -> str:
+    """The ``DRAWN`` tensor, by which the semantic GPT tells the public models of its sentences.
+
+    Args:
+        sentences: of each, what :func:`guarded` or :func:`unguarded` says.
+        phonemes: how many it has.
+        borders: float64 [phonemes + 1], where its phonemes begin and the last one ends, in tokens;
+            None where nobody asked.
+    """
+    told = [
+        {
+            "phonemes": count,
+            **sentence,
+            **({} if places is None else {"borders": places.round(3).tolist()}),
+        }
+        for sentence, count, places in zip(sentences, phonemes, borders, strict=True)
+    ]
+    return json.dumps(told)
+
+
+def report_json(
+    texts: Sequence[str], seconds: Sequence[float], drawn: Sequence[Mapping[str, Any]]
 ) -> str:
     """The ``REPORT`` tensor.
 
     Args:
         texts: of each sentence.
-        phonemes: how many it has.
         seconds: that it lasts, without the pause after it.
-        sentences: of each, what :func:`drawn` or :func:`unguarded` says.
+        drawn: what ``DRAWN`` says of it.
     """
     entries = [
         {
             "text": text,
-            "phonemes": int(count),
             "seconds": round(float(length), 3),
-            "tokens_per_phoneme": round(sentence["tokens"] / max(int(count), 1), 2),
-            **sentence,
+            "tokens_per_phoneme": round(sentence["tokens"] / max(sentence["phonemes"], 1), 2),
+            **{name: value for name, value in sentence.items() if name != "borders"},
         }
-        for text, count, length, sentence in zip(texts, phonemes, seconds, sentences, strict=True)
+        for text, length, sentence in zip(texts, seconds, drawn, strict=True)
     ]
     return json.dumps(entries, ensure_ascii=False)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +48,8 @@ class TokenFeed:
 
     Args:
         call: the other models.
-        requests: one a sentence.
+        sentences: how many there are.
+        request_of: makes the request of one of them, when its turn comes.
         plan: how sentences are cut.
         listener: how the listener stands.
     """
@@ -55,18 +57,22 @@ class TokenFeed:
     def __init__(
         self,
         call: CancelScope,
-        requests: Sequence[SemanticRequest],
+        sentences: int,
+        request_of: Callable[[int], SemanticRequest],
         plan: ChunkPlan,
         listener: Callable[[], Listener],
     ) -> None:
         self._call = call
-        self._requests = requests
+        self._sentences = sentences
+        self._request_of = request_of
         self._plan = plan
         self._listener = listener
         # Tokens to have of the sentence that the consumer is at: at once, and in the end.
         self._urgent, self._target = _first_targets(plan)
-        self._tokens: list[list[Tokens]] = [[] for _ in requests]
-        self._ended = [False] * len(requests)
+        self._tokens: list[list[Tokens]] = [[] for _ in range(sentences)]
+        self._ended = [False] * sentences
+        self._attempts = [0] * sentences  # of the guard, that drew the last tokens
+        self._drawn = [""] * sentences
         self._heard = 0  # the sentence that the consumer is at
         self._error: BaseException | None = None
         self._changed = threading.Condition()
@@ -79,7 +85,7 @@ class TokenFeed:
     def join(self) -> None:
         """Wait for the thread; after a cancelled scope it ends at once."""
         with self._changed:
-            self._heard = len(self._requests)
+            self._heard = self._sentences
             self._changed.notify_all()
         self._thread.join()
 
@@ -112,14 +118,18 @@ class TokenFeed:
             last = self._ended[sentence] and (plan.whole_sentences or len(tokens) <= rest)
             return tokens, last
 
+    def drawn(self, sentence: int) -> str:
+        """What ``DRAWN`` says of a sentence that is over; "" where nobody asked."""
+        return self._drawn[sentence]
+
     def _count(self, sentence: int) -> int:
         return sum(len(chunk) for chunk in self._tokens[sentence])
 
     def _run(self) -> None:
         try:
-            for sentence, request in enumerate(self._requests):
+            for sentence in range(self._sentences):
                 self._wait_for_turn(sentence)
-                self._write(sentence, request)
+                self._write(sentence, self._request_of(sentence))
         except BaseException as error:  # whatever it is, the reader gets it
             with self._changed:
                 self._error = error
@@ -165,15 +175,17 @@ class TokenFeed:
         try:
             while not self._ended[sentence]:
                 wanted = self._wait_for_need(sentence)
-                listener = self._listener()
                 if started:
-                    ask = continue_sentence(sequence, wanted, listener)
+                    ask = continue_sentence(request, sequence, wanted)
                 else:
-                    ask = start_sentence(request, sequence, wanted, listener, drawn)
+                    listener, attempt = self._listener_of(sentence), self._attempts[sentence]
+                    ask = start_sentence(request, sequence, wanted, listener, drawn, attempt)
                 started = True  # for Triton's batcher also where the engine refuses
                 answer = self._call(ask)
                 with self._changed:
                     self._tokens[sentence].append(answer.tokens)
+                    self._attempts[sentence] = answer.attempt
+                    self._drawn[sentence] = answer.drawn
                     self._ended[sentence] = bool(answer.is_last)
                     self._changed.notify_all()
         except (SequenceLost, Unreachable):
@@ -182,6 +194,12 @@ class TokenFeed:
         finally:
             if started and not lost:
                 self._end(sequence)
+
+    def _listener_of(self, sentence: int) -> Listener:
+        """How the listener stands to a sentence: the first audio is not in one that comes later."""
+        listener = self._listener()
+        ahead = sentence > self._heard
+        return dataclasses.replace(listener, waits=False) if ahead else listener
 
     def _end(self, sequence: int) -> None:
         """Free the sequence's place in Triton's batcher; the engine is done with it or is told."""

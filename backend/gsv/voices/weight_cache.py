@@ -225,6 +225,7 @@ class WeightCache(Generic[Weights]):
         try:
             size = self._size(path)
         except (OSError, CheckpointError) as error:
+            self._voice_metrics.count("load_failures", voice.label)
             raise self._remember(key, voice, path, error) from error
         if size > self._budget:
             raise VoiceError(

@@ -257,6 +257,8 @@ def _noting(send: Send, record: Record) -> Send:
                 headers["Connection"] = "close"
         elif message["type"] == "websocket.accept":
             record.status = 101
+        elif message["type"] == "websocket.close" and not record.status:
+            record.status = 403  # what the server makes of a socket that was never accepted
         await send(message)
 
     return noted

@@ -15,6 +15,7 @@ from gsv_client.errors import GsvClientError, InvalidRequest
 from gsv_client.gateway.encoders import Encoder, Format, encoded, open_encoder
 from gsv_client.gateway.kept import Kept
 from gsv_client.gateway.record import Record
+from gsv_client.limits import DEFAULTS
 from gsv_client.options import MODEL, STREAM_MODEL, SpeechOptions
 
 VOICES_SECONDS = 2.0  # that a list of voices is kept
@@ -115,12 +116,19 @@ async def encode_stream(
 
 async def audio_of(speaker: Speaker, order: Order, record: Record) -> AsyncGenerator[bytes, None]:
     """The bytes of an answer while it is being made."""
-    encoder = open_encoder(order.form, order.options.sample_rate or order.form.rate)
-    pieces = encode_stream(speaker.stream(order), encoder, record)
+    pieces = encode_stream(speaker.stream(order), encoder_for(order.form, order.options), record)
     async with contextlib.aclosing(pieces):
         async for data, _ in pieces:
             if data:
                 yield data
+
+
+def encoder_for(form: Format, options: SpeechOptions) -> Encoder:
+    """An encoder for an answer that leaves while it is being made."""
+    # The pause follows each sentence, the last one too.
+    pause = options.pause_seconds
+    silence = float(DEFAULTS["PAUSE_SECONDS"]) if pause is None else pause
+    return open_encoder(form, options.sample_rate or form.rate, silence=silence)
 
 
 def no_times() -> InvalidRequest:

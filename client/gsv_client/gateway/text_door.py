@@ -25,20 +25,22 @@ from typing import Any
 
 from fastapi import APIRouter
 from fastapi.exceptions import RequestValidationError
+from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from gsv_client.async_streams import AsyncTextStream
 from gsv_client.errors import InvalidRequest
-from gsv_client.gateway.encoders import format_named, open_encoder, rate_for
+from gsv_client.gateway.encoders import Encoder, format_named, rate_for
 from gsv_client.gateway.fields import OptionFields, validated
 from gsv_client.gateway.openai_door import VoiceNames
 from gsv_client.gateway.own_door import done, wants_times
-from gsv_client.gateway.problems import KNOWN
+from gsv_client.gateway.problems import KNOWN, Problem
 from gsv_client.gateway.record import Record, record_of
 from gsv_client.gateway.settings import Settings
-from gsv_client.gateway.speaking import Speaker, encode_stream
+from gsv_client.gateway.speaking import Speaker, encode_stream, encoder_for
 from gsv_client.gateway.validation import told
 
+PATH = "/v1/speech/stream"
 _FINE, _REFUSED, _FAILED = 1000, 1008, 1011  # close codes
 
 
@@ -55,7 +57,12 @@ def text_router(settings: Settings, speaker: Speaker, names: VoiceNames) -> APIR
     """The door."""
     router = APIRouter()
 
-    @router.websocket("/v1/speech/stream")
+    @router.get(PATH, include_in_schema=False)
+    async def no_socket() -> Response:
+        """Refused: who came by HTTP meant the WebSocket."""
+        raise Problem(400, "this is a WebSocket: connect with ws:// or wss://, and send JSON")
+
+    @router.websocket(PATH)
     async def stream(socket: WebSocket) -> None:
         """Speak text that is still being written."""
         await socket.accept()
@@ -110,7 +117,7 @@ class _Talk:
             _until_end(pieces), options, request_id=request_id, times=times
         )
         listening = asyncio.ensure_future(self._listen(pieces))
-        speaking = asyncio.ensure_future(self._speak(stream, open_encoder(form, rate)))
+        speaking = asyncio.ensure_future(self._speak(stream, encoder_for(form, options)))
         try:
             await asyncio.wait((listening, speaking), return_when=asyncio.FIRST_COMPLETED)
             # Listening ends with an error only: of the caller's, or that they have left.
@@ -124,7 +131,7 @@ class _Talk:
     async def send(self, values: dict[str, Any]) -> None:
         await self._within(self._socket.send_text(json.dumps(values, ensure_ascii=False)))
 
-    async def _speak(self, stream: AsyncTextStream, encoder: Any) -> None:
+    async def _speak(self, stream: AsyncTextStream, encoder: Encoder) -> None:
         sentence_begin, sentence, position = 0.0, 0, 0.0
         pieces = encode_stream(stream, encoder, self._record)
         async with contextlib.aclosing(pieces):

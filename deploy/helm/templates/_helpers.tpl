@@ -130,8 +130,8 @@ emptyDir: {}
 {{- if gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas) -}}
 {{- fail "autoscaling: minReplicas is more than maxReplicas" -}}
 {{- end -}}
-{{- if and (eq (int .Values.autoscaling.requestsInFlight) 0) (or (eq (int .Values.autoscaling.firstAudioMilliseconds) 0) (not .Values.gateway.enabled)) -}}
-{{- fail "autoscaling: no metric is left; set requestsInFlight, or firstAudioMilliseconds with the gateway" -}}
+{{- if and (eq (int .Values.autoscaling.requestsInFlight) 0) (eq (int .Values.autoscaling.firstAudioMilliseconds) 0) -}}
+{{- fail "autoscaling: no metric is left; set requestsInFlight or firstAudioMilliseconds" -}}
 {{- end -}}
 {{- end -}}
 {{- if and .Values.gateway.ingress.enabled (not .Values.gateway.ingress.host) -}}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from gsv.device import end_if_fatal
-from gsv.engine.core import EngineThread, Handle
+from gsv.engine.core import EngineThread, Handle, OnWait, ignore_wait
 from gsv.engine.flow.model_runner import FlowRunner
 from gsv.engine.flow.request import FlowRequest, FlowTask, OnDone, OnError
 from gsv.engine.flow.scheduler import FlowScheduler, headroom
@@ -69,11 +70,18 @@ class FlowEngine:
         slots: requests in work at once. Beside them there is room for more that have a listener.
         waiting_limit: requests that may wait for a slot; one more gets Overloaded.
         batch_frames: most frames of a batch; 0 chooses for the device.
+        on_wait: gets what each request waited for its first step.
     """
 
     def __init__(
-        self, flow: FlowMatching, slots: int = 16, waiting_limit: int = 1024, batch_frames: int = 0
+        self,
+        flow: FlowMatching,
+        slots: int = 16,
+        waiting_limit: int = 1024,
+        batch_frames: int = 0,
+        on_wait: OnWait = ignore_wait,
     ) -> None:
+        self._on_wait = on_wait
         on_gpu = flow.device.type != "cpu"
         frames = batch_frames or (CUDA_BATCH_FRAMES if on_gpu else CPU_BATCH_FRAMES)
         _accelerate(flow)
@@ -243,6 +251,7 @@ class FlowEngine:
         """Prepare a request before its first step: new ones hold up others one at a time."""
         if task.step > 0:
             return True
+        self._on_wait(time.monotonic() - task.submitted)
         try:
             self._runner.admit(task)
         except Exception as error:  # whatever it is, this request alone fails

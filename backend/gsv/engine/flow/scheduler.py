@@ -58,9 +58,9 @@ class FlowScheduler:
         return bool(self.waiting or self.running)
 
     def add(self, task: FlowTask) -> None:
-        """Put a request in line; Overloaded when the line is full."""
+        """Put a request in line; Overloaded for a newcomer when the line is full."""
         free = max(0, self.slots - len(self.running))
-        if len(self.waiting) >= self.waiting_limit + free:
+        if not task.request.accepted and len(self.waiting) >= self.waiting_limit + free:
             raise Overloaded(
                 f"{len(self.running)} mel chunks are in work and {len(self.waiting)} are waiting, "
                 f"which is the limit (waiting_limit {self.waiting_limit}); try again later"

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsv.engine.gpt.judge import Judge, Limits, Signal, Verdict
-from gsv.engine.gpt.sequence import OnError, OnTokens, SequenceRequest
+from gsv.engine.gpt.sequence import OnError, OnTokens, PlaceInLine, SequenceRequest
 from gsv.errors import InvalidRequest
 
 DEFAULT_RETRIES = 2
@@ -177,7 +177,7 @@ class GuardedSequence:
         on_outcome: Callable[[Outcome], None],
     ) -> None:
         self._submit = submit
-        self._request = request
+        self._request = dataclasses.replace(request, place=PlaceInLine())
         self._guard = guard
         self._on_tokens = on_tokens
         self._on_error = on_error
@@ -268,7 +268,7 @@ class GuardedSequence:
             self._deliver(last=False)
         try:
             self._draw(prefix)
-        except Exception as error:  # the engine has no place for it, or has been stopped
+        except Exception as error:  # the engine has been stopped, or is broken
             self._on_error(error)
 
     def _may_retry(self, verdict: Verdict) -> bool:

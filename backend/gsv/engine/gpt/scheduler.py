@@ -89,14 +89,23 @@ class Scheduler:
         )
 
     def add(self, sequence: Sequence) -> None:
-        """Put a sequence in line; Overloaded when the line is full."""
+        """Put a sequence in line; Overloaded when the line is full.
+
+        A sentence that is drawn again keeps its place there, and one of an answer that has begun
+        gets one, also in a full line.
+        """
         free = max(0, self.slots - len(self.running))
-        if len(self.waiting) >= self.waiting_limit + free:
+        place = sequence.request.place
+        before = None if place is None else place.ticket
+        newcomer = before is None and not sequence.request.accepted
+        if newcomer and len(self.waiting) >= self.waiting_limit + free:
             raise Overloaded(
                 f"{len(self.running)} sentences are running and {len(self.waiting)} are waiting, "
                 f"which is the limit (waiting_limit {self.waiting_limit}); try again later"
             )
-        self.turns.enter(sequence)
+        self.turns.enter(sequence, before)
+        if place is not None:
+            place.ticket = sequence.ticket
         self.waiting.append(sequence)
 
     def drop_cancelled(self) -> list[Sequence]:

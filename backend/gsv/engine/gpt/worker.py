@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Sequence as Rows
 
 from gsv.device import end_if_fatal
+from gsv.engine.core import OnWait, ignore_wait
 from gsv.engine.gpt.model_runner import ModelRunner, PendingOutput
 from gsv.engine.gpt.scheduler import Scheduler
 from gsv.engine.gpt.sequence import SamplerOutput, Sequence, Status
@@ -39,6 +40,7 @@ class Worker:
         runner: the tensors.
         counters: shared by the engine's workers.
         lock: guards the scheduler, whose waiting line callers change.
+        on_wait: gets what each sequence waited for a slot.
     """
 
     def __init__(
@@ -47,11 +49,13 @@ class Worker:
         runner: ModelRunner,
         counters: Counters,
         lock: threading.Condition,
+        on_wait: OnWait = ignore_wait,
     ) -> None:
         self.scheduler = scheduler
         self.runner = runner
         self._counters = counters
         self._lock = lock
+        self._on_wait = on_wait
         self._queued: deque[PendingOutput] = deque()  # drawings that nobody has read yet
 
     @property
@@ -95,6 +99,9 @@ class Worker:
         with self._lock:
             self.scheduler.begin_step()
             admitted, first, moves = self.scheduler.admit()
+        now = time.monotonic()
+        for sequence in admitted:
+            self._on_wait(now - sequence.submitted)
         for move in moves:
             self.runner.move(move)
         if admitted:

@@ -24,16 +24,31 @@ import triton_python_backend_utils as pb_utils
 
 from gsv.checkpoints.manifest import verify_manifest
 from gsv.constants import PUBLIC_PREFIX
-from gsv.errors import Cancelled, CheckpointError, GsvError, InvalidRequest, Overloaded, VoiceError
+from gsv.errors import (
+    Cancelled,
+    CheckpointError,
+    GsvError,
+    InvalidRequest,
+    Overloaded,
+    TimedOut,
+    VoiceError,
+)
 from gsv.serving.backend.bls_client import BlsClient, to_tensor
 from gsv.serving.backend.call_board import BoardReader, caller_id, owner_of
 from gsv.serving.backend.error_codes import to_triton_error
 from gsv.serving.backend.heartbeat import Heartbeat
 from gsv.serving.backend.memory import keep_freed_memory
-from gsv.serving.backend.metrics import LoadMetrics, RequestMetrics, VoiceFamilies
+from gsv.serving.backend.metrics import (
+    GuardFamilies,
+    LoadMetrics,
+    RequestMetrics,
+    TimingHistograms,
+    VoiceFamilies,
+)
 from gsv.serving.backend.process_end import leave
 from gsv.serving.backend.wire import Wire, read_wire
 from gsv.stages.base import AsyncStage, BatchStage, Place
+from gsv.stages.sentence_report import GuardCounts
 from gsv.voices.metrics import VoiceMetrics, outcome_of
 
 CANCEL_CHECK_SECONDS = 0.02
@@ -65,17 +80,22 @@ def read_request(request: Any, wire: list[Wire]) -> dict[str, Any]:
     return values
 
 
-def check_parameters(request: Any, wire: list[Wire]) -> None:
+def check_parameters(request: Any, wire: list[Wire], optional: Iterable[str] = ()) -> None:
     """InvalidRequest for a request parameter that nobody reads, such as a misspelt input.
 
     Triton's ``generate`` makes a parameter of every field that is not an input.
+
+    Args:
+        wire: the model's inputs.
+        optional: names of outputs, which may be parameters; see :func:`wanted_outputs`.
     """
-    given = request.parameters()
-    _check_names("input or request parameter", json.loads(given) if given else {}, wire)
+    _check_names("input or request parameter", _parameters(request), wire, optional)
 
 
-def _check_names(kind: str, given: Iterable[str], wire: list[Wire]) -> None:
-    known = [declared.name for declared in wire]
+def _check_names(
+    kind: str, given: Iterable[str], wire: list[Wire], beside: Iterable[str] = ()
+) -> None:
+    known = [*(declared.name for declared in wire), *beside]
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name.upper(), known, n=1)
@@ -110,9 +130,36 @@ def write_response(result: Any, wire: list[Wire], requested: Collection[str]) ->
     The others must not even be made: up to 24.11 a response sender drops tensors that nobody asked
     for without holding Python's lock, which corrupts its memory (python_backend #390).
     """
+    values = ((getattr(result, w.field), w) for w in wire if w.name in requested)
     return pb_utils.InferenceResponse(
-        output_tensors=[to_tensor(getattr(result, w.field), w) for w in wire if w.name in requested]
+        output_tensors=[to_tensor(value, w) for value, w in values if value is not None]
     )
+
+
+def wanted_outputs(request: Any, optional: Collection[str]) -> frozenset[str]:
+    """The outputs that a request asks for.
+
+    Triton's ``generate`` asks for all, and has no way to ask for fewer: there, and anywhere else, a
+    request parameter of an ``optional`` output's name that is false leaves that one out.
+
+    Raises:
+        InvalidRequest: such a parameter is neither true nor false.
+    """
+    wanted = set(request.requested_output_names())
+    if not wanted.isdisjoint(optional):
+        for name, value in _parameters(request).items():
+            if name not in optional:
+                continue
+            if not isinstance(value, bool):
+                raise InvalidRequest.value(name, value, "true or false, as a request parameter")
+            if not value:
+                wanted.discard(name)
+    return frozenset(wanted)
+
+
+def _parameters(request: Any) -> dict[str, Any]:
+    given = request.parameters()
+    return json.loads(given) if given else {}
 
 
 class TritonLogHandler(logging.Handler):
@@ -179,6 +226,11 @@ class _Model:
         self._tagged = not self._name.startswith(PUBLIC_PREFIX)
         self._fields = {field.name for field in dataclasses.fields(self.stage.request_type)}
         self._calls = BoardReader()
+        self._optional_outputs = {
+            field.name.upper()
+            for field in dataclasses.fields(self.stage.result_type)
+            if field.default is not dataclasses.MISSING
+        }
         self._inputs = read_wire(config["input"])
         self._outputs = read_wire(config["output"])
         folder = Path(args["model_repository"]) / args["model_version"]
@@ -199,6 +251,13 @@ class _Model:
         # A stage that knows voices counts what happens in them.
         self._voice_metrics: VoiceMetrics | None = getattr(self._stage, "voice_metrics", None)
         self._voice_families = VoiceFamilies(self._name, device) if self._voice_metrics else None
+        self._guard_counts: GuardCounts | None = getattr(self._stage, "guard_counts", None)
+        self._guard_families = (
+            GuardFamilies(self._name, args["model_instance_name"]) if self._guard_counts else None
+        )
+        timings = getattr(self._stage, "timings", None)
+        instance = args["model_instance_name"]
+        self._timings = TimingHistograms(timings, self._name, instance) if timings else None
         self._logged = ""
         self._heart = Heartbeat().start()  # not before: loading may hold Python's lock for long
 
@@ -222,7 +281,7 @@ class _Model:
         """
         self._heart.close()
         self._stage.close()
-        del self._metrics, self._voice_families, self._stage
+        del self._metrics, self._voice_families, self._guard_families, self._timings, self._stage
         gc.collect()
         _package_log.removeHandler(self._log)
         _package_log.propagate = True
@@ -236,20 +295,31 @@ class _Model:
             "sequence": request.correlation_id(),
             "start": bool(request.flags() & _START),
             "end": bool(request.flags() & _END),
+            "outputs": self._wanted(request) & self._optional_outputs,
         }
         if not self._tagged:
-            check_parameters(request, self._inputs)
+            check_parameters(request, self._inputs, self._optional_outputs)
         values = read_request(request, self._inputs)
         if read := getattr(self.stage, "read_request", None):
             return read({**beside, **values})
         wanted = {name: value for name, value in beside.items() if name in self._fields}
         return self.stage.request_type(**wanted, **values)
 
+    def _wanted(self, request: Any) -> frozenset[str]:
+        """The outputs that the request asks for."""
+        if self._tagged:
+            return frozenset(request.requested_output_names())
+        return wanted_outputs(request, self._optional_outputs)
+
     def _flush(self) -> None:
         """Tell Triton the metrics; from one thread of the model only."""
         self._metrics.flush()
+        if self._timings is not None:
+            self._timings.flush()
         if self._voice_families is not None and self._voice_metrics is not None:
             self._voice_families.flush(self._voice_metrics)
+        if self._guard_families is not None and self._guard_counts is not None:
+            self._guard_families.flush(self._guard_counts)
 
     def _log_failure(self, request: Any, error: BaseException) -> None:
         """Our own faults go to the server's log with the request id; the caller's don't.
@@ -328,7 +398,10 @@ class _Caller:
     def __init__(self, model: StreamingModel, request: Any) -> None:
         self._model = model
         self._request_id = request_id(request)
-        self._requested = frozenset(request.requested_output_names())
+        try:
+            self._requested = model._wanted(request)
+        except InvalidRequest:  # which is what the request will be answered with
+            self._requested = frozenset()
         self._sender = request.get_response_sender()
         self._lock = threading.Lock()
         self._open = True
@@ -340,6 +413,16 @@ class _Caller:
         # A call of another model of this server, which says on its board when nobody waits.
         self._left = model._calls.watch(self._request_id)
         model._calls.take(self._request_id)
+        # Of callers only: a call of another model ends with its caller.
+        self._timeout = 0.0 if model._tagged else request.timeout() / 1e6
+
+    def check_time(self) -> None:
+        """TimedOut when the time that the caller has given is over (Triton's ``timeout``)."""
+        if self._timeout and time.monotonic() - self._started > self._timeout:
+            raise TimedOut(
+                f"timeout: the request's {self._timeout:g} s are over; give it more time, or ask "
+                "for less text at once"
+            )
 
     def has_left(self) -> bool:
         """Whether the model that calls has said that nobody waits."""
@@ -443,6 +526,17 @@ class StreamingModel(_Model):
         super()._close()
         del self._load
 
+    def _check(self, caller: _Caller) -> None:
+        """Call a caller's work off if nobody waits for it any more."""
+        if caller.is_cancelled():
+            self._call_off(caller)
+            return
+        try:
+            caller.check_time()
+        except TimedOut as error:
+            self._call_off(caller)
+            caller.fail(error)
+
     def _call_off(self, caller: _Caller) -> None:
         caller.called_off = True
         try:
@@ -472,8 +566,8 @@ class StreamingModel(_Model):
                 callers = list(self._callers)
             self._flush()
             for caller in callers:
-                if caller.cancel is not None and not caller.called_off and caller.is_cancelled():
-                    self._call_off(caller)
+                if caller.cancel is not None and not caller.called_off:
+                    self._check(caller)
             if sweep := getattr(self._stage, "sweep", None):
                 sweep()
             load = self._stage.load()

@@ -61,7 +61,7 @@ class BlsClient:
         asked = {
             field.name
             for field in dataclasses.fields(call.answer)  # type: ignore[arg-type]
-            if field.default is dataclasses.MISSING
+            if field.default is dataclasses.MISSING or field.name in call.also
         }
         placed = self._board.call(token)
         try:
@@ -73,7 +73,7 @@ class BlsClient:
                 preferred_memory=_in_main_memory(),
                 **sequence,
             )
-        except BaseException:
+        except BaseException:  # whatever it is, the cell is free again
             placed.release()
             raise
         response = self._response(call.model, request, placed, token)

@@ -1,0 +1,106 @@
+"""Alignments of sentences that have been drawn, one after another on a thread of their own.
+
+The engine's thread goes on decoding meanwhile: it must not wait for a forward pass over a whole
+sentence, and nobody waits for an alignment but the request that asked for it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gsv.device import end_if_fatal, prepare
+from gsv.engine.gpt.alignment import align_sentence
+from gsv.engine.gpt.sequence import SequenceRequest
+from gsv.errors import Cancelled
+from gsv.models.gpt import SemanticGPT
+
+Borders = NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True)
+class DrawnSentence:
+    """A sentence with all of its tokens.
+
+    Attributes:
+        request: that was submitted; names the model, and holds the prompt.
+        own: how many of its phonemes, the last ones, are the sentence's own.
+        tokens: int32 [T], of the sentence from its beginning on.
+    """
+
+    request: SequenceRequest
+    own: int
+    tokens: NDArray[np.int32]
+
+
+class Aligner:
+    """Aligns what it is given, in order.
+
+    Args:
+        model_of: the resident model of a name, as ``Engine.model_of``.
+        device: that the models are on.
+    """
+
+    def __init__(self, model_of: Callable[[str], SemanticGPT], device: str) -> None:
+        self._model_of = model_of
+        self._device = device
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="gpt-aligner")
+        self._closing = threading.Event()
+
+    def align(
+        self,
+        sentences: Sequence[DrawnSentence],
+        on_borders: Callable[[list[Borders]], None],
+        on_error: Callable[[BaseException], None],
+        has_left: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Align the sentences of one request; returns at once.
+
+        Args:
+            sentences: whose models stay resident until one of the callbacks has returned.
+            on_borders: gets, for each, where its phonemes begin and the last one ends, in tokens
+                (float64 [own + 1]); never falls.
+            on_error: gets what went wrong instead, Cancelled among it. One of the two is called
+                once, on the aligner's thread.
+            has_left: whether nobody waits any more; asked before each sentence.
+        """
+
+        def work() -> None:
+            try:
+                borders = [self._borders(sentence, has_left) for sentence in sentences]
+            except BaseException as error:  # whatever it is, the caller gets it
+                end_if_fatal(error)
+                on_error(error)
+            else:
+                on_borders(borders)
+
+        self._pool.submit(work)
+
+    def close(self) -> None:
+        """End the thread; whoever still waits gets Cancelled."""
+        self._closing.set()
+        self._pool.shutdown(wait=True)
+
+    @torch.inference_mode()
+    def _borders(self, sentence: DrawnSentence, has_left: Callable[[], bool]) -> Borders:
+        if self._closing.is_set() or has_left():
+            raise Cancelled("the alignment was given up")
+        request = sentence.request
+        if not len(sentence.tokens):
+            return np.zeros(sentence.own + 1)
+        prepare(self._device)
+        found = align_sentence(
+            self._model_of(request.model),
+            request.phonemes,
+            request.bert,
+            request.prompt_tokens,
+            sentence.tokens,
+            sentence.own,
+        )
+        return found.borders
