@@ -19,7 +19,7 @@ import pytest
 
 from gsv.engine.gpt.guard import Attempt, Outcome
 from gsv.engine.gpt.judge import Signal, Verdict
-from gsv.errors import Cancelled, InvalidRequest, Unreachable
+from gsv.errors import Cancelled, ConfigurationError, InvalidRequest, Unreachable
 from gsv.serving.backend.call_board import BoardReader, CallBoard, owner_of
 from gsv.stages.base import Place, Settings
 from gsv.stages.calls import SequenceStep, StageCall
@@ -275,21 +275,20 @@ class QuietStage:
         pass
 
 
+ARGUMENTS = {
+    "model_name": "vocoder",
+    "model_instance_name": "vocoder_0_0",
+    "model_repository": "/models/vocoder",
+    "model_version": "1",
+    "model_instance_device_id": "3",
+}
+
+
 def quiet_model(adapter: Any, kind: str = "CPU", threads: str = "0") -> Any:
     """A loaded model around a :class:`QuietStage`, to be finalized."""
     config = {"input": [], "output": [], "parameters": {"threads": {"string_value": threads}}}
     model = type("Model", (adapter.BatchedModel,), {"stage": QuietStage})()
-    model.initialize(
-        {
-            "model_config": json.dumps(config),
-            "model_name": "vocoder",
-            "model_instance_name": "vocoder_0_0",
-            "model_repository": "/models/vocoder",
-            "model_version": "1",
-            "model_instance_kind": kind,
-            "model_instance_device_id": "3",
-        }
-    )
+    model.initialize(ARGUMENTS | {"model_config": json.dumps(config), "model_instance_kind": kind})
     return model
 
 
@@ -307,7 +306,7 @@ def test_only_networks_keep_freed_memory(
         monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))
     else:
         monkeypatch.delitem(sys.modules, "torch", raising=False)
-    quiet_model(adapter).finalize()
+    quiet_model(adapter)._close()
     assert called == (["torch", "keeps"] if network else [])
 
 
@@ -342,6 +341,43 @@ def test_a_model_is_put_on_its_device(
     finally:
         model.finalize()
     assert model._log not in logging.getLogger("gsv").handlers
+
+
+class OwnMetrics:
+    """What tells the server of its end, and so must not outlive the process's link to it."""
+
+    living = 0
+
+    def __init__(self, *names: str) -> None:
+        OwnMetrics.living += 1
+
+    def __del__(self) -> None:
+        OwnMetrics.living -= 1
+
+
+def test_a_model_that_fails_to_load_leaves_no_metrics(
+    adapter: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapter, "verify_manifest", lambda folder: None)
+    monkeypatch.setattr(adapter, "RequestMetrics", OwnMetrics)
+    config = {"input": [], "output": [], "parameters": {"sped": {"string_value": "1"}}}
+    model = type("Model", (adapter.BatchedModel,), {"stage": QuietStage})()
+    arguments = ARGUMENTS | {"model_config": json.dumps(config), "model_instance_kind": "CPU"}
+    with pytest.raises(ConfigurationError, match="sped"):
+        model.initialize(arguments)
+    assert OwnMetrics.living == 0
+    assert vars(model) == {}
+
+
+def test_a_model_that_can_not_be_closed_ends_all_the_same(
+    adapter: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    adapter.pb_utils.Logger = SimpleNamespace(log_error=written.append)
+    monkeypatch.setattr(adapter, "leave", lambda: written.append("left"))
+    adapter.BatchedModel().finalize()  # it was never loaded
+    assert written[0].startswith("model not closed: AttributeError")
+    assert written[1:] == ["left"]
 
 
 class Series:

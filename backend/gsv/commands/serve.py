@@ -88,6 +88,13 @@ port_type = click.IntRange(0, 65535)
     "again when two such probes fail.",
 )
 @click.option(
+    "--unread-seconds",
+    default=RecoveryPolicy.unread,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="Disconnect a caller that takes nothing of its answer for so long; 0: never.",
+)
+@click.option(
     "--control-key-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="File with the key that others must send (header gsv-control-key) to list, load and "
@@ -114,6 +121,7 @@ def serve(
     recoveries: int,
     hang_seconds: float,
     probe_seconds: float,
+    unread_seconds: float,
     control_key_file: Path | None,
     log_file: Path | None,
     verbose: bool,
@@ -128,7 +136,9 @@ def serve(
     control_key = _control_key(control_key_file)
     if control_key is None:
         control_key = "" if is_loopback(options["host"]) else secrets.token_urlsafe(16)
-    policy = RecoveryPolicy(attempts=recoveries, silent=hang_seconds, probe=probe_seconds)
+    policy = RecoveryPolicy(
+        attempts=recoveries, silent=hang_seconds, probe=probe_seconds, unread=unread_seconds
+    )
     settings = ServerOptions(control_key=control_key, extra=triton_options, **options)
     try:
         with _opened(log_file) as file:

@@ -203,7 +203,8 @@ class _Sentence:
         fading: Mel = past  # the last chunk's own version of the frames that come next
         made, last = 0, False
         while not last:
-            self.playback.catch_up(self.call.cancelled)
+            if surplus := self.playback.surplus:
+                self.call.rest(surplus)
             wanted = self.playback.next_size(self.plan)
             speed = self.spoken.request.speed
             tokens, last = self.feed.wait(self.index, made, wanted, speed)

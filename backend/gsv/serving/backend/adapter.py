@@ -23,6 +23,7 @@ from typing import Any, ClassVar
 import triton_python_backend_utils as pb_utils
 
 from gsv.checkpoints.manifest import verify_manifest
+from gsv.constants import PUBLIC_PREFIX
 from gsv.errors import (
     Cancelled,
     CheckpointError,
@@ -44,6 +45,7 @@ from gsv.serving.backend.metrics import (
     TimingHistograms,
     VoiceFamilies,
 )
+from gsv.serving.backend.process_end import leave
 from gsv.serving.backend.tracing import Span, Tracer, span_of, traced_id
 from gsv.serving.backend.wire import Wire, read_wire
 from gsv.stages.base import AsyncStage, BatchStage, Place
@@ -55,7 +57,6 @@ IDLE_CHECK_SECONDS = 5.0  # between looks for removed voices while there are no 
 GPU_THREADS = 2  # CPU threads of a process that computes on a GPU; more slow down the others
 TIMEOUT = "timeout"  # the one request parameter that is Triton's and that models see
 LOG_REQUESTS = "GSV_LOG_REQUESTS"  # variable: each model logs every request that has ended
-PUBLIC_PREFIX = "gpt_sovits_v4"  # of the models that clients call; other models call the rest
 
 _START, _END = 1, 2  # TRITONSERVER_REQUEST_FLAG_SEQUENCE_START and _END
 
@@ -235,6 +236,14 @@ class _Model:
 
     def initialize(self, args: Mapping[str, str]) -> None:
         """Check the weights' manifest, build the stage on the device that Triton gave, warm up."""
+        try:
+            self._load_stage(args)
+        except BaseException:  # the server gets it, and calls no finalize then
+            vars(self).clear()  # metrics above all, see _close
+            gc.collect()
+            raise
+
+    def _load_stage(self, args: Mapping[str, str]) -> None:
         config = json.loads(args["model_config"])
         self._name = args["model_name"]
         self._log = TritonLogHandler(self._name)
@@ -288,6 +297,14 @@ class _Model:
         return self.stage(place, settings)
 
     def finalize(self) -> None:
+        """Close the stage and end the process."""
+        try:
+            self._close()
+        except Exception as error:  # the process is to end all the same
+            pb_utils.Logger.log_error(f"model not closed: {type(error).__name__}: {error}")
+        leave()
+
+    def _close(self) -> None:
         """End the stage's threads, and let go of what lives in the server.
 
         Metrics, requests and responses notify the server when they are freed. One that is freed
@@ -560,13 +577,13 @@ class StreamingModel(_Model):
             except Exception as error:  # whatever it is, its caller gets it
                 caller.fail(error)
 
-    def finalize(self) -> None:
+    def _close(self) -> None:
         """Stop the watch, then the stage."""
         with self._changed:
             self._closing = True
             self._changed.notify()
         self._watch.join()
-        super().finalize()
+        super()._close()
         del self._load
 
     def _check(self, caller: _Caller) -> None:
@@ -628,7 +645,7 @@ class BlsModel(StreamingModel):
         self._models = BlsClient(place.repository)
         return self.stage(place, settings, self._models)
 
-    def finalize(self) -> None:
+    def _close(self) -> None:
         """As for every model, and take the board of our calls away."""
-        super().finalize()
+        super()._close()
         self._models.close()

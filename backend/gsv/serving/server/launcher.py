@@ -49,7 +49,7 @@ WAIT_STEP_SECONDS = 0.2
 DRAIN_STEP_SECONDS = 0.05
 GPU_THREADS = "2"  # of each model on a machine with GPUs, as the adapter sets it for networks
 OUR_METRICS = re.compile(r"^gsv_.*\n", re.MULTILINE)
-IN_FLIGHT = re.compile(r"^gsv_requests_in_flight\{.*\} (\S+)$", re.MULTILINE)
+IN_FLIGHT = re.compile(r'^gsv_requests_in_flight\{(?:.*,)?model="([^"]*)".*\} (\S+)$', re.MULTILINE)
 
 
 class _Crash(ServerError):
@@ -236,15 +236,22 @@ class EmbeddedServer:
         return self.ask(method, path, body, timeout)[0]
 
     def ask(
-        self, method: str, path: str, body: Any = None, timeout: float = REQUEST_SECONDS
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        timeout: float = REQUEST_SECONDS,
+        give_up: Callable[[], bool] = lambda: False,
     ) -> tuple[int, str]:
-        """As :meth:`request`, with the answer's text."""
-        return self._exchange(self.ports[0], method, path, body, timeout)
+        """As :meth:`request`, with the answer's text; ``give_up`` ends the waiting before it."""
+        return self._exchange(self.ports[0], method, path, body, timeout, give_up)
 
-    def requests_in_flight(self) -> float | None:
-        """Requests that the models have under way, by their own count; None: no answer."""
+    def requests_in_flight(self, model: str = "") -> float | None:
+        """Requests under way in all models or in one, by their own count; None: no answer."""
         text = self._metrics()
-        return sum(map(float, IN_FLIGHT.findall(text))) if text else None
+        found = IN_FLIGHT.findall(text)
+        counts = [float(count) for name, count in found if model in ("", name)]
+        return sum(counts) if text else None
 
     def gpus_of(self, model: str) -> frozenset[int]:
         """The GPUs that a model's instances are on; none for one on the CPU or one that is gone."""
@@ -260,7 +267,13 @@ class EmbeddedServer:
         return self._mps is not None
 
     def _exchange(
-        self, port: int, method: str, path: str, body: Any, timeout: float
+        self,
+        port: int,
+        method: str,
+        path: str,
+        body: Any,
+        timeout: float,
+        give_up: Callable[[], bool] = lambda: False,
     ) -> tuple[int, str]:
         wait = min(timeout, REQUEST_SECONDS)
         connection = http.client.HTTPConnection(f"{self._reachable_host()}:{port}", timeout=wait)
@@ -274,7 +287,7 @@ class EmbeddedServer:
             # The connection of a server that has died stays open: its stubs have inherited it.
             while not select.select([connection.sock], [], [], WAIT_STEP_SECONDS)[0]:
                 patient = self._interruptions < (1 if timeout > REQUEST_SECONDS else 2)
-                if self.ended() or not patient or time.monotonic() > limit:
+                if self.ended() or not patient or time.monotonic() > limit or give_up():
                     return 0, ""
             answer = connection.getresponse()
             return answer.status, answer.read().decode("utf-8", "replace")
@@ -343,7 +356,7 @@ class EmbeddedServer:
             metrics = "".join(OUR_METRICS.findall(self._metrics()))
             now = time.monotonic()
             # One look is enough: requests that have come since are refused at once.
-            if now >= settled and sum(map(float, IN_FLIGHT.findall(metrics))) <= 0:
+            if now >= settled and sum(float(n) for _, n in IN_FLIGHT.findall(metrics)) <= 0:
                 return
             if metrics != before:
                 before, changed = metrics, now

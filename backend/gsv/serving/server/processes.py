@@ -24,17 +24,26 @@ REGION_PATTERN = re.compile(
 
 # Runs in place of a program for a moment: asks the kernel for a signal when the launcher dies
 # (prctl PR_SET_PDEATHSIG), then becomes the program. Not preexec_fn, which is unsafe with threads.
+# Each connection takes a file descriptor, and the usual 1024 are few.
 # Arguments: the launcher's process number, the signal's and the command.
-GUARD = """
-import ctypes, os, signal, sys
+FILES = 65_536
+GUARD = f"""
+import ctypes, os, resource, signal, sys
 ctypes.CDLL(None).prctl(1, int(sys.argv[2]))
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+most = {FILES} if hard == resource.RLIM_INFINITY else min({FILES}, hard)
+if soft != resource.RLIM_INFINITY and soft < most:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 if os.getppid() == int(sys.argv[1]):
     os.execv(sys.argv[3], sys.argv[3:])
 """
 
 
 def guarded(command: list[str], number: signal.Signals) -> list[str]:
-    """``command``, as a process that gets the signal ``number`` when this one dies."""
+    """``command``, as a process that gets the signal ``number`` when this one dies.
+
+    It may also open more files than this one, as far as the system allows that.
+    """
     return [sys.executable, "-I", "-S", "-c", GUARD, str(os.getpid()), str(int(number)), *command]
 
 
