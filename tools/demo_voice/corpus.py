@@ -4,12 +4,14 @@
 
 Needs Debian's ``festival``, ``festvox-us-slt-hts`` and ``flite``. The corpus is made in parts of a
 hundred texts; a part that is there is not made again, so the step goes on where it was stopped.
-The same texts always give the same waves.
+The same texts always give the same waves: ``--again`` makes them where only the rows of the parts
+are (``bundle.py``), without the product's frontend.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -57,7 +59,7 @@ class Utterance:
 
 
 class Reader:
-    """The product's frontend, or the readings that ``bundle.py`` stored where it is not at hand."""
+    """The product's frontend."""
 
     def __init__(self) -> None:
         from gsv.text.frontend import TextFrontend
@@ -77,17 +79,18 @@ def utterance(text: str, reading: Reading, spoken: Spoken) -> Utterance | None:
     ends = alignment.align(spoken.phones, spoken.ends, reading.symbols)
     if ends is None:
         return None
+    wave, first, last = trimmed(spoken)
+    times = np.minimum(np.array(ends), last) - first
+    return Utterance(text, wave, reading.ids, np.round(times * _TIME_UNIT).astype(np.int32))
+
+
+def trimmed(spoken: Spoken) -> tuple[NDArray[np.int16], float, float]:
+    """The wave without the silence around it, scaled, and which seconds of the teacher's it is."""
     first = max(0.0, spoken.ends[0] - LEAD_SECONDS)
     last = min(len(spoken.wave) / REFERENCE_RATE, spoken.ends[-2] + TAIL_SECONDS)
     wave = spoken.wave[round(first * REFERENCE_RATE) : round(last * REFERENCE_RATE)]
     wave = wave * (LEVEL / np.sqrt(np.mean(wave**2)))
-    times = np.minimum(np.array(ends), last) - first
-    return Utterance(
-        text,
-        audio.to_pcm16(wave.astype(np.float32)),
-        reading.ids,
-        np.round(times * _TIME_UNIT).astype(np.int32),
-    )
+    return audio.to_pcm16(wave.astype(np.float32)), first, last
 
 
 def training_texts(teacher: str, count: int) -> list[str]:
@@ -107,9 +110,42 @@ def speak(stem: Path, teacher: str, texts: Sequence[str], reader: Reader) -> Non
     store(stem, made)
 
 
+def speak_again(stem: Path, teacher: str) -> int:
+    """Make the waves and mels of a part whose rows are there; how many waves came out otherwise.
+
+    Another machine's mathematics may round otherwise; a wave of another length is cut or padded.
+    """
+    if _beside(stem, "mels.npy").is_file():
+        return 0
+    with np.load(rows_file(stem)) as rows:
+        texts = [str(text) for text in rows["texts"]]
+        sizes, sums = np.diff(rows["wave_borders"]), rows["sums"]
+    waves, other = [], 0
+    spoken = TEACHERS[teacher].speak(texts)
+    for one, size, total in zip(spoken, sizes.tolist(), sums.tolist(), strict=True):
+        wave = trimmed(one)[0]
+        other += zlib.crc32(wave.tobytes()) != total
+        waves.append(np.pad(wave[:size], (0, max(0, size - len(wave)))))
+    _save_sounds(stem, waves, [normalised_mel(wave) for wave in waves])
+    return other
+
+
 def rows_file(stem: Path) -> Path:
     """The file that is written last, so that its part is whole if it is there."""
-    return stem.with_name(f"{stem.name}.rows.npz")
+    return _beside(stem, "rows.npz")
+
+
+def _beside(stem: Path, ending: str) -> Path:
+    return stem.with_name(f"{stem.name}.{ending}")
+
+
+def _save_sounds(
+    stem: Path, waves: Sequence[NDArray[np.int16]], mels: Sequence[NDArray[np.float16]]
+) -> None:
+    np.save(_beside(stem, "waves.npy"), np.concatenate(waves))
+    new = _beside(stem, "new.npy")
+    np.save(new, np.concatenate(mels))
+    new.replace(_beside(stem, "mels.npy"))
 
 
 def store(stem: Path, utterances: Sequence[Utterance]) -> None:
@@ -117,11 +153,11 @@ def store(stem: Path, utterances: Sequence[Utterance]) -> None:
     stem.parent.mkdir(parents=True, exist_ok=True)
     waves = [one.wave for one in utterances]
     mels = [normalised_mel(wave) for wave in waves]
-    np.save(stem.with_name(f"{stem.name}.waves.npy"), np.concatenate(waves))
-    np.save(stem.with_name(f"{stem.name}.mels.npy"), np.concatenate(mels))
-    new = stem.with_name(f"{stem.name}.new.npz")
-    np.savez(
+    _save_sounds(stem, waves, mels)
+    new = _beside(stem, "new.npz")
+    np.savez_compressed(
         new,
+        sums=np.array([zlib.crc32(wave.tobytes()) for wave in waves]),
         texts=np.array([one.text for one in utterances]),
         wave_borders=_borders(waves),
         mel_borders=_borders(mels),
@@ -154,6 +190,21 @@ def _job(arguments: tuple[Path, str, list[str]]) -> None:
     speak(*arguments, _reader)
 
 
+def _job_again(arguments: tuple[Path, str]) -> int:
+    torch.set_num_threads(1)
+    return speak_again(*arguments)
+
+
+def parts() -> list[tuple[Path, str]]:
+    """The parts of which at least the rows are there, the judged sentences first."""
+    found = []
+    for kind in ("judged", "corpus"):
+        for path in sorted((places.RUN / kind).rglob("*.rows.npz")):
+            stem = path.with_name(path.name.removesuffix(".rows.npz"))
+            found.append((stem, stem.name if kind == "judged" else stem.parent.name))
+    return found
+
+
 def jobs(names: Sequence[str], count: int) -> list[tuple[Path, str, list[str]]]:
     """The parts that are to be made: where, by whom, of which texts."""
     found = []
@@ -170,9 +221,15 @@ def jobs(names: Sequence[str], count: int) -> list[tuple[Path, str, list[str]]]:
 @click.option("--count", default=4_500, show_default=True, help="Training texts of each teacher.")
 @click.option("--teachers", "names", default="slt,rms", show_default=True)
 @click.option("--processes", default=1, show_default=True)
-def main(count: int, names: str, processes: int) -> None:
+@click.option("--again", is_flag=True, help="Make waves and mels for the rows that are there.")
+def main(count: int, names: str, processes: int, again: bool) -> None:
     """Speak the training texts and, for the judge, the judged ones."""
     log = places.logger("corpus")
+    if again:
+        with ProcessPoolExecutor(processes) as pool:
+            other = sum(pool.map(_job_again, parts()))
+        log.info("%d parts; %d waves are not the very same as before", len(parts()), other)
+        return
     chosen = names.split(",")
     if unknown := set(chosen) - set(teachers.TEACHERS):
         raise click.BadParameter(f"{', '.join(sorted(unknown))}; allowed: {', '.join(TEACHERS)}")

@@ -27,7 +27,7 @@ from gsv.models.gpt import Block, SemanticGPT
 from gsv.text.symbols import symbol_ids
 
 CONFIG = GPTConfig(hidden_dim=192, heads=6, layers=6)
-_TOKENS = 3_600  # of a batch, prompts included
+TOKENS = 3_600  # of a batch, prompts included
 _PROMPT = 120  # tokens that a prompt has at most; batches without one count from up to here
 _GUIDED_LAYERS = (1, 2)  # their heads 0 and 1 are to look at the present and the next phone
 _CORRUPTED = 0.08  # share of input tokens that are replaced, so that the GPT forgives its mistakes
@@ -66,8 +66,8 @@ class Row:
 class Source:
     """Draws rows from the corpus: sentences, and their pieces as the product cuts texts."""
 
-    def __init__(self, random: np.random.Generator) -> None:
-        self._random = random
+    def __init__(self, random: np.random.Generator, tokens: int = TOKENS) -> None:
+        self._random, self._tokens = random, tokens
         said = Tokenized.load("corpus")
         held = set(range(len(said)))
         self._rows: dict[int, list[int]] = {}  # by teacher, in the order of their lengths
@@ -92,7 +92,7 @@ class Source:
             len(rows) * self._random.random()
         )  # fmt: skip
         size = len(self._spoken[rows[min(int(at), len(rows) - 1)]].tokens) + _PROMPT
-        count = int(np.clip(_TOKENS // size, 2, 64))
+        count = int(np.clip(self._tokens // size, 2, 128))
         first = max(0, min(int(at) - 2 * count, len(rows) - 4 * count))
         near = rows[first : first + 4 * count]
         chosen = [self._piece(int(i)) for i in self._random.choice(near, count)]
@@ -282,6 +282,15 @@ def going_on(path: Path) -> SemanticGPT:
     return gpt
 
 
+def trained() -> SemanticGPT:
+    """The running mean of the training, for use."""
+    state = torch.load(places.RUN / "gpt.pt", weights_only=True, map_location="cpu")["mean"]
+    layers = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("layers."))
+    gpt = SemanticGPT(dataclasses.replace(CONFIG, layers=layers))
+    gpt.load_state_dict(state)
+    return gpt.eval()
+
+
 @click.command()
 @limits(minutes=120.0)
 @click.option("--init", type=click.Path(exists=True, path_type=Path), help="An s1v3.ckpt.")
@@ -290,7 +299,7 @@ def main(minutes: float, steps: int | None, device: str, init: Path | None) -> N
     torch.manual_seed(2)
     gpt = going_on(init) if init else build()
     trainer = Trainer("gpt", gpt, 5e-4 if init else 1e-3, minutes, steps, device, seed=2)
-    source = Source(trainer.random)
+    source = Source(trainer.random, TOKENS * trainer.scale)
     log = places.logger("gpt")
 
     def step() -> dict[str, Tensor]:

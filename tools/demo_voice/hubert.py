@@ -34,7 +34,7 @@ CONFIG = HubertConfig(  # type: ignore[no-untyped-call]
     hidden_dropout=0.0, attention_dropout=0.0, feat_proj_dropout=0.0, layerdrop=0.0,
     activation_dropout=0.0, apply_spec_augment=False,
 )  # fmt: skip
-_BATCH = 8
+BATCH = 8
 _LONGEST = 200  # tokens of a training sentence; references are shorter
 _TAIL = 14  # tokens of the zeros behind a reference that are surely silent
 _JUDGED = 60  # held-out sentences
@@ -84,17 +84,19 @@ def tokens(ear: Ear, codes: Array, wave: Array) -> Array:
 class Source:
     """Batches of sentences cut to the same length, each followed by a reference's zeros."""
 
-    def __init__(self, corpus: Corpus, said: Tokenized, book: Codebook, random: Generator) -> None:
-        self._corpus, self._said, self._random = corpus, said, random
+    def __init__(
+        self, corpus: Corpus, said: Tokenized, book: Codebook, random: Generator, size: int = BATCH
+    ) -> None:
+        self._corpus, self._said, self._random, self._size = corpus, said, random, size
         self._codes = book.codes
         learned = corpus.learned()
         self._by_length = learned[np.argsort(said.frames[learned], kind="stable")]
 
     def batch(self) -> tuple[Tensor, Tensor]:
         """Waves [B, samples] and the codes that are to be heard, [B, tokens, WIDTH]."""
-        span = min(4 * _BATCH, len(self._by_length))
+        span = min(4 * self._size, len(self._by_length))
         first = self._random.integers(len(self._by_length) - span + 1)
-        chosen = self._random.permutation(self._by_length[first : first + span])[:_BATCH]
+        chosen = self._random.permutation(self._by_length[first : first + span])[: self._size]
         count = min(int(self._said.frames[chosen].min()) // FRAMES_PER_TOKEN, _LONGEST)
         size = count * SSL_RATE // TOKEN_RATE
         tail = np.zeros(SSL_TAIL_SAMPLES, np.float32)
@@ -128,7 +130,7 @@ def main(minutes: float, steps: int | None, device: str) -> None:
     corpus, said, book = read("corpus"), Tokenized.load("corpus"), Codebook.load()
     ear = Ear().train()
     trainer = Trainer("hubert", ear, 2e-3, minutes, steps, device, seed=1)
-    source = Source(corpus, said, book, trainer.random)
+    source = Source(corpus, said, book, trainer.random, BATCH * trainer.scale)
 
     def step() -> dict[str, Tensor]:
         waves, wanted = source.batch()

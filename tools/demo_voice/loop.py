@@ -30,6 +30,7 @@ _WARM_UP_STEPS = 200
 _CLIP = 1.0  # of the gradient's norm
 _SAVE_MINUTES = 2.0
 _LOG_STEPS = 50
+_GPU_BATCHES = 4  # as many times larger than a processor's
 _DECAY_FROM = 0.5  # share of the run after which the rate of learning falls to zero
 
 
@@ -133,6 +134,11 @@ class Trainer(Generic[Learner]):
         if self._limit is not None:
             return min(1.0, self.steps / max(self._limit, 1))
         return min(1.0, (self._spent + self._clock() - self._began) / self._seconds)
+
+    @property
+    def scale(self) -> int:
+        """By what batches are larger than a processor's."""
+        return _GPU_BATCHES if self.device.type == "cuda" else 1
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Matrix products in bfloat16."""

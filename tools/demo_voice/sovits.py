@@ -31,7 +31,7 @@ CONFIG = SoVITSConfig(
     dit_dim=256, dit_depth=3, dit_heads=4, dit_head_dim=64, dit_conv_layers=2,
 )  # fmt: skip
 STEPS = 8  # of the voice's own flow
-_FRAMES = 3_200  # of a batch
+FRAMES = 3_200  # of a batch
 _LONGEST = 1_200  # frames of a sentence
 _STEP_SIZES = (0.0, 1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4)
 _FARTHEST = 400  # frames of prompt that may stand before a sentence
@@ -116,8 +116,10 @@ class Batch:
 class Source:
     """Draws batches of whole sentences of like lengths, a teacher at a time."""
 
-    def __init__(self, random: np.random.Generator, device: torch.device) -> None:
-        self._random, self._device = random, device
+    def __init__(
+        self, random: np.random.Generator, device: torch.device, frames: int = FRAMES
+    ) -> None:
+        self._random, self._device, self._frames = random, device, frames
         self._parts = {name: (read(name), Tokenized.load(name)) for name in ("corpus", "judged")}
         said = self._parts["corpus"][1]
         self._rows: dict[int, Array] = {}
@@ -133,7 +135,7 @@ class Source:
         rows = self._rows[teacher]
         corpus, said = self._parts["corpus"]
         at = int(self._random.integers(len(rows)))
-        count = int(np.clip(_FRAMES // said.frames[rows[at]], 2, 32))
+        count = int(np.clip(self._frames // said.frames[rows[at]], 2, 64))
         first = max(0, min(at - 2 * count, len(rows) - 4 * count))
         chosen = self._random.choice(rows[first : first + 4 * count], count)
         size = int(said.frames[chosen].min()) // FRAMES_PER_TOKEN
@@ -226,7 +228,7 @@ def main(minutes: float, steps: int | None, device: str) -> None:
     torch.manual_seed(3)
     learner = Learner()
     trainer = Trainer("sovits", learner, 1e-3, minutes, steps, device, seed=3)
-    source = Source(trainer.random, trainer.device)
+    source = Source(trainer.random, trainer.device, FRAMES * trainer.scale)
 
     def step() -> dict[str, Tensor]:
         batch = source.batch()

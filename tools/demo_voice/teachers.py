@@ -74,7 +74,7 @@ def _engine(program: str) -> list[str]:
     root = Path(folder).resolve()
     command = [str(root / "lib" / "ld-linux-x86-64.so.2"), "--library-path", str(root / "lib")]
     command.append(str(root / "bin" / program))
-    return [*command, "--libdir", str(root / "festival")] if program == "festival" else command
+    return [*command, "--datadir", str(root / "festival")] if program == "festival" else command
 
 
 def _festival_voice() -> Path:

@@ -144,7 +144,7 @@ def main(
     )
     loss = SpectralLoss().to(trainer.device)
     crops = Crops(read("corpus"), trainer.random, trainer.device)
-    size = batch or (32 if trainer.device.type == "cuda" else 8)
+    size = batch or _BATCH * trainer.scale
     inner = slice(_MARGIN * SAMPLES_PER_FRAME, (_FRAMES - _MARGIN) * SAMPLES_PER_FRAME)
 
     def losses() -> dict[str, Tensor]:
