@@ -123,6 +123,11 @@ def likeness(
     return made
 
 
+def installed(package: str) -> bool:
+    """Whether a judge's package is at hand."""
+    return importlib.util.find_spec(package) is not None
+
+
 def _for_judge(wave: Wave, rate: int) -> Wave:
     made: Wave = soxr.resample(wave, rate, _JUDGE_RATE).astype(np.float32)
     return made * np.float32(_PEAK / max(float(np.abs(made).max()), 1e-6))
@@ -158,7 +163,8 @@ def draw(path: Path, answers: Sequence[Answer]) -> None:
         pair = ((one.wave, OUTPUT_RATE, "voice"), (one.teacher, REFERENCE_RATE, "teacher"))
         for axis, (wave, rate, who) in zip(axes[2 * number :], pair, strict=False):
             at_16k = _for_judge(wave, rate)
-            axis.specgram(at_16k, NFFT=512, Fs=_JUDGE_RATE, noverlap=384, vmin=-120)
+            floor = 1e-5 * np.random.default_rng(0).normal(size=len(at_16k))  # a log of zero fails
+            axis.specgram(at_16k + floor, NFFT=512, Fs=_JUDGE_RATE, noverlap=384, vmin=-120)
             track = pitch.track(at_16k, _JUDGE_RATE)
             times = (np.arange(len(track)) + 0.5) / pitch.FRAME_RATE
             axis.plot(times, np.where(track > 0, track * 10, np.nan), "r.", ms=2)
@@ -192,7 +198,7 @@ def measure(
         for name, texts in sets.items():
             answers = [teacher.answer(text, speak(voice, text)) for text in texts]
             report[voice][name] = judged(answers, recogniser)
-            if importlib.util.find_spec("speechmos"):
+            if installed("speechmos"):
                 report[voice][name]["dnsmos"] = opinions(answers)
             shown = {k: v for k, v in report[voice][name].items() if k != "heard"}
             log.info("%s, %s: %s", voice, name, shown)
@@ -200,12 +206,12 @@ def measure(
         waves[voice] = [one.wave for one in everything]
         chosen = [everything[i % len(everything)] for i in _SHOWN]
         draw(out / f"{voice}.png", chosen)
-    if importlib.util.find_spec("resemblyzer"):
+    if installed("resemblyzer"):
         for voice, found in likeness(waves, references).items():
             report[voice] |= found
             log.info("%s: %s", voice, found)
     for package in ("speechmos", "resemblyzer"):
-        if not importlib.util.find_spec(package):
+        if not installed(package):
             log.warning("%s is not installed; its measure is left out", package)
     text = json.dumps(report, indent=1) + "\n"
     (out / "measures.json").write_text(text, encoding="utf-8")
