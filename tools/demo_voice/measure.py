@@ -1,20 +1,24 @@
 """All measures of a demo voice: words, length, DNSMOS, speaker, melody.
 
-    .venv/bin/python tools/demo_voice/measure.py build/demo_voice/model_repository
+    .venv/bin/python tools/demo_voice/measure.py [build/demo_voice/demo_voice]
 
-Speaks the twenty judged and the hundred everyday sentences in this process, each with the voice's
-own sampling defaults, and writes ``<out>/measures.json`` and ``<out>/measures.png``. The teacher's
-own speech of the same texts (``corpus.py --count 0``) tells the expected length and the melody.
-DNSMOS needs the package ``speechmos``, the speaker's likeness ``resemblyzer``; a measure whose
-package is missing is left out and named.
+The folder is one that ``export.py`` writes; by default the voice in the repository. It speaks the
+twenty judged and the hundred everyday sentences in this process, with the voice's own sampling
+defaults, and ``<out>/measures.json`` and a picture for each voice are written. The teacher's own
+speech of the same texts (``corpus.py --count 0``) tells the expected length and the melody. DNSMOS
+needs the package ``speechmos``, the speaker's likeness ``resemblyzer``; a measure whose package is
+missing is left out and named.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +35,9 @@ from numpy.typing import NDArray
 from recognition import Recogniser, accuracy
 
 from gsv import audio
+from gsv.checkpoints.demo import make_demo
+from gsv.checkpoints.prepare import Files, prepare
+from gsv.checkpoints.text_data import Sources
 from gsv.constants import OUTPUT_RATE, REFERENCE_RATE
 from gsv.offline import Offline
 from gsv.voices import load_voice
@@ -218,20 +225,36 @@ def measure(
     return report
 
 
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[Offline]:
+    """The stages, with the weights and voices of a folder like ``demo_voice/``."""
+    with tempfile.TemporaryDirectory(prefix="measured.") as name:
+        root = Path(name)
+        make_demo("voice", root / "files")
+        shutil.copytree(folder / "pretrained", root / "files", dirs_exist_ok=True)
+        prepare(
+            Files.find(root / "files"), root / "repository", voices=root / "voices",
+            text=Sources(), replace=False, demo=True, report=lambda line: None,
+            bundled=folder / "voices",
+        )  # fmt: skip
+        with Offline(root / "repository") as offline:
+            yield offline
+
+
 @click.command()
-@click.argument("repository", type=click.Path(exists=True, path_type=Path))
+@click.argument("folder", default=places.ROOT / "demo_voice",
+                type=click.Path(exists=True, path_type=Path))  # fmt: skip
 @click.option("--voices", default="demo=slt", show_default=True, help="voice=teacher,...")
 @click.option("--guard", default=1, show_default=True, help="0: what the GPT says first.")
 @click.option("--out", type=click.Path(path_type=Path), default=places.RUN / "measures")
-def main(repository: Path, voices: str, guard: int, out: Path) -> None:
-    """Measure the voices of a prepared repository."""
+def main(folder: Path, voices: str, guard: int, out: Path) -> None:
+    """Measure voices."""
     teachers = dict(pair.split("=") for pair in voices.split(","))
-    folder = repository.parent / "voices"
     references = {}
     for voice in teachers:
-        wave, rate = audio.read_wave(load_voice(folder / voice).reference)
+        wave, rate = audio.read_wave(load_voice(folder / "voices" / voice).reference)
         references[voice] = audio.resample_soxr(wave, rate, REFERENCE_RATE)
-    with Offline(repository) as offline:
+    with served(folder) as offline:
 
         def speak(voice: str, text: str) -> Wave:
             answer = offline.say(text=text, language="en", voice=voice, seed=1, guard=guard)
