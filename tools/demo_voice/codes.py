@@ -23,6 +23,7 @@ import places
 from corpus import LEAD_SECONDS
 from data import Array, Corpus
 from scipy.cluster.vq import kmeans2
+from teachers import TEACHERS
 
 from gsv.constants import (
     FRAMES_PER_TOKEN,
@@ -279,7 +280,7 @@ class Tokenized:
 def teacher_names() -> list[str]:
     """Of the run, in the order of their numbers."""
     found = {path.name.removesuffix(".rows.npz") for path in (places.RUN / "judged").glob("*.npz")}
-    return sorted(found, key=lambda name: ("slt", "rms", "note").index(name))
+    return [name for name in TEACHERS if name in found]
 
 
 def read(name: str) -> Corpus:
