@@ -110,6 +110,10 @@ VARIABLES: dict[str, tuple[str, str]] = {
         "`gsv serve`, tests",
         "CPU threads of each process; unless set, 2 on a machine with GPUs, and 1 in tests.",
     ),
+    "DEMO_VOICE_ENGINES": (
+        "`tools/demo_voice`",
+        "Folder with the teachers' programs; default: the installed ones.",
+    ),
     "DEMO_VOICE_RUN": ("`tools/demo_voice`", "Working folder; default `build/demo_voice`."),
     "PYTHON": ("`make`", "The Python that `.venv` is made with."),
     "TORCH_ARGS": ("`make`, Dockerfile", "Arguments of pip for torch alone, such as an index."),
