@@ -86,7 +86,8 @@ VARIABLES: dict[str, tuple[str, str]] = {
     ),
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": (
         "the models",
-        "512 unless set: shapes of which oneDNN keeps its compiled code, some 1.4 MB each.",
+        "128 unless set: operations of one shape whose code oneDNN keeps, some 1.5 MB each. "
+        "See [memory](operations.md#memory).",
     ),
     "TMPDIR": ("`gsv serve`", "Folder for links to paths with spaces, which Triton can't take."),
     "HF_HUB_OFFLINE": ("container image", "1 there: nothing is downloaded at run time."),
@@ -108,6 +109,10 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "OMP_NUM_THREADS": (
         "`gsv serve`, tests",
         "CPU threads of each process; unless set, 2 on a machine with GPUs, and 1 in tests.",
+    ),
+    "DEMO_VOICE_ENGINES": (
+        "`tools/demo_voice`",
+        "Folder with the teachers' programs; default: the installed ones.",
     ),
     "DEMO_VOICE_RUN": ("`tools/demo_voice`", "Working folder; default `build/demo_voice`."),
     "PYTHON": ("`make`", "The Python that `.venv` is made with."),

@@ -15,14 +15,20 @@ import numpy as np
 from gsv_client.audio import Audio
 from gsv_client.bench.metrics import scrape
 from gsv_client.client import Client
-from gsv_client.errors import InvalidRequest, ServerError, ServerUnavailable, Timeout
+from gsv_client.errors import (
+    InvalidRequest,
+    ServerError,
+    ServerUnavailable,
+    Timeout,
+    says_try_again,
+)
 from gsv_client.options import SpeechOptions
 
 TEXT = "Hi."
 # The fewest steps and a fixed seed: quick, and the same each time.
 OPTIONS = SpeechOptions(language="en", sample_steps=1, seed=1, sample_rate=8_000)
-_TRY_LATER = "try again later"
-_STOPPING = "is stopping"
+# What is said by a server that is not well, and not just full.
+_UNWELL = re.compile(r"\bis stopping\b|\bdied\b|\bloaded again\b|\bloading\b")
 _NO_VOICE = "VOICE: none given"
 _BROKEN_VOICE = re.compile(r"\bvoice \S+: ")
 _ANSWERED = re.compile(
@@ -51,7 +57,7 @@ def probe(client: Client, voice: str | None = None, *, stream: bool = False) -> 
     try:
         audio = _speak(client, voice, stream)
     except ServerUnavailable as error:
-        if str(error).endswith(_TRY_LATER) and _STOPPING not in str(error):
+        if says_try_again(str(error)) and not _UNWELL.search(str(error)):
             return f"busy: {error}"
         raise
     if not len(audio.samples) or not np.isfinite(audio.samples).all():

@@ -99,7 +99,12 @@ def test_the_servers_errors_arrive_as_ours(
     assert type(caught.value) is error
     assert str(caught.value).endswith(message)
     assert "\n" not in str(caught.value)
-    assert caught.value.__cause__ is not None or "http" in client.transport.address
+    assert caught.value.__cause__ is not None or stream or "http" in client.transport.address
+
+
+def test_streams_do_not_ask_for_codes_that_crash_servers(client: Client, models: Models) -> None:
+    list(client.stream("x"))
+    assert "triton_grpc_error" not in models.seen[-1][3]
 
 
 def test_a_missing_model_is_not_found(address: str) -> None:

@@ -11,7 +11,8 @@ on 24.10:
 In all of them the index of the repository tells the life cycle only: READY, whatever has died, and
 ``load`` does nothing for a model that is READY. Files in the repository make it misbehave:
 ``mute`` (no answer to anything), ``holds`` (SIGTERM changes nothing for 30 s), ``MODEL/broken``
-(can't load).
+(can't load), ``MODEL/stuck`` (to load takes for ever). A request for inference is answered after a
+second; one whose model has died meanwhile never is. ``/v2/flood`` answers with a gigabyte.
 """
 
 from __future__ import annotations
@@ -114,8 +115,10 @@ class Server:
 
     def load(self, name: str) -> str:
         """Error text; empty when it is loaded."""
+        folder = self.repository / name
+        while (folder / "stuck").exists():
+            time.sleep(0.02)
         with self.lock:
-            folder = self.repository / name
             if self.states.get(name, ("",))[0] == "READY":
                 return ""
             if (folder / "broken").exists():
@@ -136,6 +139,12 @@ class Server:
             self.states[name] = ("READY", "")
             log(f"I1127 1:1:1 1 m.cc:1] \"successfully loaded '{name}'\"")
             return ""
+
+    def infer(self, name: str) -> None:
+        stub = self.stubs[name][0]
+        limit = time.monotonic() + 1.0
+        while stub.poll() is not None or time.monotonic() < limit:
+            time.sleep(0.02)
 
     def unload(self, name: str) -> None:
         with self.lock:
@@ -160,6 +169,9 @@ class Server:
             ready = self.states.get(words[2], ("",))[0] == "READY"
             alive = self.release < (25, 12) or self.is_alive(words[2])
             return (200 if ready and alive else 400), ""
+        if words[3:] == ["infer"]:
+            self.infer(words[2])
+            return 200, ""
         if words[1:3] == ["repository", "models"]:
             if words[4] == "unload":
                 self.unload(words[3])
@@ -179,6 +191,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         while (self.triton.repository / "mute").exists():
             time.sleep(0.05)
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path == "/v2/flood":
+            for _ in range(1024):
+                self.wfile.write(bytes(1 << 20))
         status, answer = self.triton.answer(self.path)
         body = json.dumps(answer).encode() if answer != "" else b""
         self.send_response(status)

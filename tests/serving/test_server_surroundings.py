@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import resource
+import shlex
 import socket
 import subprocess
 import sys
@@ -161,6 +163,18 @@ class TestSharedMemory:
 
 
 class TestJanitor:
+    def test_a_server_may_open_many_files(self) -> None:
+        shows = "import resource; print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+        guarded = "from gsv.serving.server import processes; import os, sys, signal, subprocess; "
+        guarded += (
+            f"c = processes.guarded([sys.executable, '-c', {shows!r}], signal.SIGKILL); "
+            "sys.exit(subprocess.run(c).returncode)"
+        )
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        shell = f"ulimit -S -n 256; exec {sys.executable} -c {shlex.quote(guarded)}"
+        done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True)
+        assert int(done.stdout) == min(hard, processes.FILES), done.stderr
+
     def test_a_launcher_that_is_killed_leaves_nothing(self) -> None:
         # A child that would outlive it, in a group of its own, and a region.
         code = (

@@ -13,6 +13,7 @@ import pytest
 
 from gsv.stages.calls import CallPool, CancelScope
 from gsv.stages.metered_reply import MeteredReply
+from gsv.stages.waiting_line import LineLimits
 from gsv.timings import Timing, Timings
 from gsv.voices import VoiceFolder
 from gsv.voices.metrics import VoiceMetrics
@@ -116,7 +117,7 @@ def test_a_whole_answer_has_no_chunks(make: Make, clock: Clock) -> None:
 def test_what_waits_for_a_thread_is_timed(make: Make, clock: Clock) -> None:
     timings = Timings("queue")
     first, done = threading.Event(), threading.Event()
-    pool = CallPool("test", NoModels(), threads=1, waiting=1)
+    pool = CallPool("test", NoModels(), LineLimits(1, 1, 100))
 
     def hold(scope: CancelScope) -> None:
         assert first.wait(30)

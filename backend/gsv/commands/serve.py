@@ -41,7 +41,7 @@ port_type = click.IntRange(0, 65535)
 @click.command(epilog=EPILOG)
 @click.argument("repository", type=click.Path(path_type=Path))
 @click.argument("triton_options", nargs=-1, type=click.UNPROCESSED)
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--host", default=ServerOptions.host, show_default=True, help="Address to listen on.")
 @click.option("--http-port", default=8000, show_default=True, type=port_type, help="0: any.")
 @click.option("--grpc-port", default=8001, show_default=True, type=port_type, help="0: any.")
 @click.option("--metrics-port", default=8002, show_default=True, type=port_type, help="0: any.")
@@ -52,21 +52,21 @@ port_type = click.IntRange(0, 65535)
 )
 @click.option(
     "--ready-timeout",
-    default=600.0,
+    default=ServerOptions.ready_timeout,
     show_default=True,
     type=click.FloatRange(min=0, min_open=True),
     help="Seconds that loading may take.",
 )
 @click.option(
     "--exit-timeout",
-    default=30,
+    default=ServerOptions.exit_timeout,
     show_default=True,
     type=click.IntRange(min=0),
     help="Seconds that requests under way may take when the server stops.",
 )
 @click.option(
     "--recoveries",
-    default=5,
+    default=RecoveryPolicy.attempts,
     show_default=True,
     type=click.IntRange(min=0),
     help="Times in ten minutes that a model whose process died is loaded again, and that Triton is "
@@ -81,11 +81,18 @@ port_type = click.IntRange(0, 65535)
 )
 @click.option(
     "--probe-seconds",
-    default=0.0,
+    default=RecoveryPolicy.probe,
     show_default=True,
     type=click.FloatRange(min=0),
     help="Let the server say a word, after so long without a request; 0: never. Triton is started "
     "again when two such probes fail.",
+)
+@click.option(
+    "--unread-seconds",
+    default=RecoveryPolicy.unread,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="Disconnect a caller that takes nothing of its answer for so long; 0: never.",
 )
 @click.option(
     "--control-key-file",
@@ -97,7 +104,7 @@ port_type = click.IntRange(0, 65535)
 @click.option(
     "--mps",
     type=click.Choice(MODES),
-    default="off",
+    default=ServerOptions.mps,
     show_default=True,
     help="NVIDIA's Multi-Process Service, so that the models' kernels run side by side on a GPU: "
     "auto uses it where it can be, on insists.",
@@ -114,6 +121,7 @@ def serve(
     recoveries: int,
     hang_seconds: float,
     probe_seconds: float,
+    unread_seconds: float,
     control_key_file: Path | None,
     log_file: Path | None,
     verbose: bool,
@@ -128,7 +136,9 @@ def serve(
     control_key = _control_key(control_key_file)
     if control_key is None:
         control_key = "" if is_loopback(options["host"]) else secrets.token_urlsafe(16)
-    policy = RecoveryPolicy(attempts=recoveries, silent=hang_seconds, probe=probe_seconds)
+    policy = RecoveryPolicy(
+        attempts=recoveries, silent=hang_seconds, probe=probe_seconds, unread=unread_seconds
+    )
     settings = ServerOptions(control_key=control_key, extra=triton_options, **options)
     try:
         with _opened(log_file) as file:

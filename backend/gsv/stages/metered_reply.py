@@ -43,7 +43,11 @@ class MeteredReply:
         self.voice = UNKNOWN
 
     def submitted(
-        self, pool: CallPool, work: Callable[[CancelScope], None], request_id: str = ""
+        self,
+        pool: CallPool,
+        work: Callable[[CancelScope], None],
+        request_id: str = "",
+        characters: int = 0,
     ) -> Callable[[], None]:
         """Submit the work that answers here; counts as well what the pool refuses."""
 
@@ -52,7 +56,7 @@ class MeteredReply:
             work(scope)
 
         try:
-            return pool.submit(begin, self, request_id)
+            return pool.submit(begin, self, request_id, characters)
         except BaseException as error:  # whatever it is, it is counted
             self.end(error)
             raise

@@ -1,10 +1,9 @@
 """gpt_sovits_v4: the public request, checked whole before any work, then handed to the pipeline.
 
-The stages behind it form the ensemble ``gpt_sovits_v4_pipeline``. This face stands before it for
-three reasons. Triton's ensembles can't have an input and an output of the same name, and
-``SAMPLE_RATE`` is both in the public interface. Requests that set different optional inputs are
-never batched together, so defaults are filled in here and every later tensor is always present.
-And a bad value is refused before it costs anything.
+The stages behind it form the ensemble ``gpt_sovits_v4_pipeline``. This model stands before it for
+three reasons. An ensemble of Triton can't have an input and an output of the same name, and
+``SAMPLE_RATE`` is both in the public interface. Triton never batches requests that set different
+optional inputs, so all defaults are filled in here. And a bad value is refused before any work.
 """
 
 from __future__ import annotations
@@ -36,6 +35,7 @@ from gsv.stages.calls import CallModel, CallPool, CancelScope, SequenceStep, Sta
 from gsv.stages.messages import Details, PipelineResult, SpeechRequest
 from gsv.stages.metered_reply import MeteredReply
 from gsv.stages.synthesis import pipeline_details
+from gsv.stages.waiting_line import LineLimits
 from gsv.timings import Timings
 from gsv.voices import VoiceFolder
 from gsv.voices.metrics import VoiceMetrics
@@ -155,8 +155,8 @@ def in_one_voice(
 ) -> None:
     """Call ``speak`` with the voice pinned, again if the voice was replaced meanwhile.
 
-    A stage that finds another content than the pinned one refuses; which of the many ways an
-    error can come back through Triton that was, need not be known: the folder tells.
+    A stage refuses when it finds another content than the pinned one. Its error comes back through
+    Triton in several forms; so it is not recognised by its text, but by the folder's new content.
 
     Args:
         begun: whether the caller has heard something, so that it is too late to begin again.
@@ -204,9 +204,15 @@ class Settings(BaseSettings):
     """Parameters of the model."""
 
     concurrency: int = 64  # requests inside the pipeline at once
-    waiting: int = 256  # requests that may wait at the door; one more is refused
+    waiting: int = 256  # requests that may wait to be let in; one more is refused
+    characters: int = 200_000  # of the texts in work and waiting together; more is refused
     voice_folder: str = "../voices"  # relative to the model repository
     default_voice: str = ""
+
+    @property
+    def line(self) -> LineLimits:
+        """What may be inside at once."""
+        return LineLimits(self.concurrency, self.waiting, self.characters)
 
 
 class SpeechStage:
@@ -217,7 +223,7 @@ class SpeechStage:
     settings_type = Settings
 
     def __init__(self, place: Place, settings: Settings, call: CallModel) -> None:
-        self._pool = CallPool("speech", call, settings.concurrency, settings.waiting)
+        self._pool = CallPool("speech", call, settings.line)
         self._voices = place.voices(settings.voice_folder, settings.default_voice)
         self.voice_metrics = VoiceMetrics(self._voices)
         self.timings = Timings("queue")
@@ -249,4 +255,4 @@ class SpeechStage:
             in_one_voice(request, self._voices, scope, speak)
 
         counted = MeteredReply(reply, self.voice_metrics, self.timings)
-        return counted.submitted(self._pool, work, request.request_id)
+        return counted.submitted(self._pool, work, request.request_id, len(request.text))

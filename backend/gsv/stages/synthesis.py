@@ -221,10 +221,13 @@ def start_sentence(
 
 
 def continue_sentence(
-    request: SemanticRequest, sequence: int, chunk_tokens: int, listener: Listener
+    request: SemanticRequest, sequence: int, chunk_tokens: int
 ) -> StageCall[SemanticResult]:
-    """The next chunk of the tokens of the sentence that ``request`` has begun."""
-    asked = MoreTokens(chunk_tokens, int(listener.waits), listener.seconds)
+    """The next chunk of the tokens of the sentence that ``request`` has begun.
+
+    It keeps the place in the running batch that it has, however its listener stands by now.
+    """
+    asked = MoreTokens(chunk_tokens)
     step = SequenceStep(sequence, start=False, end=False)
     return StageCall(SEMANTIC_GPT, asked, SemanticResult, step, ("attempt", *_drawn(request)))
 

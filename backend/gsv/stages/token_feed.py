@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +29,9 @@ logger = logging.getLogger(__name__)
 # Fewest and most tokens to ask for at once.
 SMALLEST_CHUNK = 6
 LARGEST_CHUNK = 64
-# Frames that are written ahead of a chunk while it is made: for the next chunk, which is at most
-# twice as long, and so far that joints of short chunks are no rougher than speech itself, since a
-# chunk's condition sees all that is written.
+# Frames whose tokens are written ahead of a chunk while it is made. They suffice for the next
+# chunk, which is at most twice as long. A chunk's condition sees all tokens that are written; with
+# so many, the joints of short chunks are no rougher than speech itself.
 NEXT_CHUNK = 2
 AHEAD_FRAMES = 180
 SENTENCES_AHEAD = 2
@@ -47,7 +48,8 @@ class TokenFeed:
 
     Args:
         call: the other models.
-        requests: one a sentence.
+        sentences: how many there are.
+        request_of: makes the request of one of them, when its turn comes.
         plan: how sentences are cut.
         listener: how the listener stands.
     """
@@ -55,20 +57,22 @@ class TokenFeed:
     def __init__(
         self,
         call: CancelScope,
-        requests: Sequence[SemanticRequest],
+        sentences: int,
+        request_of: Callable[[int], SemanticRequest],
         plan: ChunkPlan,
         listener: Callable[[], Listener],
     ) -> None:
         self._call = call
-        self._requests = requests
+        self._sentences = sentences
+        self._request_of = request_of
         self._plan = plan
         self._listener = listener
         # Tokens to have of the sentence that the consumer is at: at once, and in the end.
         self._urgent, self._target = _first_targets(plan)
-        self._tokens: list[list[Tokens]] = [[] for _ in requests]
-        self._ended = [False] * len(requests)
-        self._attempts = [0] * len(requests)  # of the guard, that drew the last tokens
-        self._drawn = [""] * len(requests)
+        self._tokens: list[list[Tokens]] = [[] for _ in range(sentences)]
+        self._ended = [False] * sentences
+        self._attempts = [0] * sentences  # of the guard, that drew the last tokens
+        self._drawn = [""] * sentences
         self._heard = 0  # the sentence that the consumer is at
         self._error: BaseException | None = None
         self._changed = threading.Condition()
@@ -81,7 +85,7 @@ class TokenFeed:
     def join(self) -> None:
         """Wait for the thread; after a cancelled scope it ends at once."""
         with self._changed:
-            self._heard = len(self._requests)
+            self._heard = self._sentences
             self._changed.notify_all()
         self._thread.join()
 
@@ -123,9 +127,9 @@ class TokenFeed:
 
     def _run(self) -> None:
         try:
-            for sentence, request in enumerate(self._requests):
+            for sentence in range(self._sentences):
                 self._wait_for_turn(sentence)
-                self._write(sentence, request)
+                self._write(sentence, self._request_of(sentence))
         except BaseException as error:  # whatever it is, the reader gets it
             with self._changed:
                 self._error = error
@@ -171,11 +175,10 @@ class TokenFeed:
         try:
             while not self._ended[sentence]:
                 wanted = self._wait_for_need(sentence)
-                listener = self._listener()
                 if started:
-                    ask = continue_sentence(request, sequence, wanted, listener)
+                    ask = continue_sentence(request, sequence, wanted)
                 else:
-                    attempt = self._attempts[sentence]
+                    listener, attempt = self._listener_of(sentence), self._attempts[sentence]
                     ask = start_sentence(request, sequence, wanted, listener, drawn, attempt)
                 started = True  # for Triton's batcher also where the engine refuses
                 answer = self._call(ask)
@@ -191,6 +194,12 @@ class TokenFeed:
         finally:
             if started and not lost:
                 self._end(sequence)
+
+    def _listener_of(self, sentence: int) -> Listener:
+        """How the listener stands to a sentence: the first audio is not in one that comes later."""
+        listener = self._listener()
+        ahead = sentence > self._heard
+        return dataclasses.replace(listener, waits=False) if ahead else listener
 
     def _end(self, sequence: int) -> None:
         """Free the sequence's place in Triton's batcher; the engine is done with it or is told."""

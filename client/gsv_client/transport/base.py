@@ -86,7 +86,9 @@ class Endpoint:
 class Request:
     """One inference request.
 
-    `timeout` is in seconds: to the whole answer, or in a stream to each next part of it.
+    `timeout` is in seconds: to the whole answer, or in a stream to each next part of it;
+    `first_timeout`, if given, to the answer, or to a stream's first part.
+    `declined` are outputs that the server need not make, for a protocol that asks for all of them.
     """
 
     model: str
@@ -94,6 +96,12 @@ class Request:
     outputs: tuple[str, ...]
     request_id: str = ""
     timeout: float = 60.0
+    declined: tuple[str, ...] = ()
+    first_timeout: float | None = None
+
+    def patience(self, *, begun: bool = False) -> float:
+        """Seconds to wait for the answer; in a stream, for the first part or another one."""
+        return self.timeout if begun or self.first_timeout is None else self.first_timeout
 
 
 @dataclasses.dataclass(frozen=True)

@@ -41,15 +41,15 @@ from gsv.serving.server.options import (
 
 __all__ = ["EmbeddedServer", "ServerOptions"]
 
-UNLOAD_SECONDS = 2.0  # what Triton gets to unload its models when no request is left
-LOST_SECONDS = 5.0  # without any progress: what is under way then waits for a process that died
-SETTLE_SECONDS = 0.15  # models tell what they have under way every 0.05 s
+UNLOAD_SECONDS = 2.0  # that Triton gets to unload its models when no request is left
+LOST_SECONDS = 5.0  # without progress; then requests under way wait for a process that died
+SETTLE_SECONDS = 0.15  # models publish their number of requests every 0.05 s
 REQUEST_SECONDS = 5.0
 WAIT_STEP_SECONDS = 0.2
 DRAIN_STEP_SECONDS = 0.05
 GPU_THREADS = "2"  # of each model on a machine with GPUs, as the adapter sets it for networks
 OUR_METRICS = re.compile(r"^gsv_.*\n", re.MULTILINE)
-IN_FLIGHT = re.compile(r"^gsv_requests_in_flight\{.*\} (\S+)$", re.MULTILINE)
+IN_FLIGHT = re.compile(r'^gsv_requests_in_flight\{(?:.*,)?model="([^"]*)".*\} (\S+)$', re.MULTILINE)
 
 
 class _Crash(ServerError):
@@ -236,15 +236,22 @@ class EmbeddedServer:
         return self.ask(method, path, body, timeout)[0]
 
     def ask(
-        self, method: str, path: str, body: Any = None, timeout: float = REQUEST_SECONDS
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        timeout: float = REQUEST_SECONDS,
+        give_up: Callable[[], bool] = lambda: False,
     ) -> tuple[int, str]:
-        """As :meth:`request`, with the answer's text."""
-        return self._exchange(self.ports[0], method, path, body, timeout)
+        """As :meth:`request`, with the answer's text; ``give_up`` ends the waiting before it."""
+        return self._exchange(self.ports[0], method, path, body, timeout, give_up)
 
-    def requests_in_flight(self) -> float | None:
-        """Requests that the models have under way, by their own count; None: no answer."""
+    def requests_in_flight(self, model: str = "") -> float | None:
+        """Requests under way in all models or in one, by their own count; None: no answer."""
         text = self._metrics()
-        return sum(map(float, IN_FLIGHT.findall(text))) if text else None
+        found = IN_FLIGHT.findall(text)
+        counts = [float(count) for name, count in found if model in ("", name)]
+        return sum(counts) if text else None
 
     def gpus_of(self, model: str) -> frozenset[int]:
         """The GPUs that a model's instances are on; none for one on the CPU or one that is gone."""
@@ -260,7 +267,13 @@ class EmbeddedServer:
         return self._mps is not None
 
     def _exchange(
-        self, port: int, method: str, path: str, body: Any, timeout: float
+        self,
+        port: int,
+        method: str,
+        path: str,
+        body: Any,
+        timeout: float,
+        give_up: Callable[[], bool] = lambda: False,
     ) -> tuple[int, str]:
         wait = min(timeout, REQUEST_SECONDS)
         connection = http.client.HTTPConnection(f"{self._reachable_host()}:{port}", timeout=wait)
@@ -274,7 +287,7 @@ class EmbeddedServer:
             # The connection of a server that has died stays open: its stubs have inherited it.
             while not select.select([connection.sock], [], [], WAIT_STEP_SECONDS)[0]:
                 patient = self._interruptions < (1 if timeout > REQUEST_SECONDS else 2)
-                if self.ended() or not patient or time.monotonic() > limit:
+                if self.ended() or not patient or time.monotonic() > limit or give_up():
                     return 0, ""
             answer = connection.getresponse()
             return answer.status, answer.read().decode("utf-8", "replace")
@@ -316,7 +329,7 @@ class EmbeddedServer:
         self.log.join()
 
     def _drain(self, process: subprocess.Popen[bytes]) -> None:
-        # Tells the public models to refuse who comes now; regions are removed with it.
+        # Tells the public models to refuse new requests; removed with the shared memory.
         with contextlib.suppress(OSError):
             stopping_file(self.files).touch()
         self._await_idle(
@@ -325,9 +338,9 @@ class EmbeddedServer:
         )
         process.send_signal(signal.SIGTERM)
         limit = time.monotonic() + UNLOAD_SECONDS
-        # Triton waits its whole exit timeout for connections that are kept open, and for requests
-        # that were lost with a process. Once the last living stub has said goodbye, or its time is
-        # up, there is nothing worth waiting for.
+        # Triton waits its whole exit timeout for connections that clients keep open, and for
+        # requests that were lost with a process. We stop waiting when the last living stub has
+        # ended, or when its time is up.
         while process.poll() is None and self._interruptions < 2 and time.monotonic() < limit:
             self.wait(DRAIN_STEP_SECONDS)
             if not processes.living_stubs(process.pid):
@@ -335,15 +348,15 @@ class EmbeddedServer:
 
     def _await_idle(self, limit: float, dead_model: bool) -> None:
         """Wait until no request is under way, or none of those that will ever be answered."""
-        # From SIGTERM on Triton lets no model call another: a request that is half-way through
-        # would fail. So the models first finish what they have, by their own count.
+        # After SIGTERM Triton refuses calls between models, so a request half-way through its
+        # stages would fail. So first wait until the models' own counts say that they are idle.
         before, changed = "", time.monotonic()
         settled = changed + SETTLE_SECONDS
         while not self.ended() and self._interruptions < 2 and time.monotonic() < limit:
             metrics = "".join(OUR_METRICS.findall(self._metrics()))
             now = time.monotonic()
-            # Once is enough: those who came since are being refused, which takes no time.
-            if now >= settled and sum(map(float, IN_FLIGHT.findall(metrics))) <= 0:
+            # One look is enough: requests that have come since are refused at once.
+            if now >= settled and sum(float(n) for _, n in IN_FLIGHT.findall(metrics)) <= 0:
                 return
             if metrics != before:
                 before, changed = metrics, now

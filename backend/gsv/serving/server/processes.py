@@ -16,25 +16,34 @@ from pathlib import Path
 from gsv.serving.server.installation import STUB
 
 SHARED_MEMORY = Path("/dev/shm")
-# A number that was given anew to another process has another start. Versions before 0.2 named no
-# start, but eight digits drawn by chance.
+# The process's start time tells it from a later process with the same number. Versions before 0.2
+# had eight random digits in its place.
 REGION_PATTERN = re.compile(
     r"gsv-(?P<namespace>\d+)-(?P<pid>\d+)-((?P<start>[0-9a-f]{8})[0-9a-f]{4}|[0-9a-f]{8})-.*"
 )
 
 # Runs in place of a program for a moment: asks the kernel for a signal when the launcher dies
 # (prctl PR_SET_PDEATHSIG), then becomes the program. Not preexec_fn, which is unsafe with threads.
+# Each connection takes a file descriptor, and the usual 1024 are few.
 # Arguments: the launcher's process number, the signal's and the command.
-GUARD = """
-import ctypes, os, signal, sys
+FILES = 65_536
+GUARD = f"""
+import ctypes, os, resource, signal, sys
 ctypes.CDLL(None).prctl(1, int(sys.argv[2]))
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+most = {FILES} if hard == resource.RLIM_INFINITY else min({FILES}, hard)
+if soft != resource.RLIM_INFINITY and soft < most:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 if os.getppid() == int(sys.argv[1]):
     os.execv(sys.argv[3], sys.argv[3:])
 """
 
 
 def guarded(command: list[str], number: signal.Signals) -> list[str]:
-    """``command``, as a process that gets the signal ``number`` when this one dies."""
+    """``command``, as a process that gets the signal ``number`` when this one dies.
+
+    It may also open more files than this one, as far as the system allows that.
+    """
     return [sys.executable, "-I", "-S", "-c", GUARD, str(os.getpid()), str(int(number)), *command]
 
 
