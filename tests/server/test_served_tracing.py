@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -174,7 +175,10 @@ def test_every_stage_logs_the_callers_id(traced: EmbeddedServer, log: Path, publ
         with Client(traced.grpc_url, protocol="grpc") as client:
             list(client.stream(TEXT, request_id=own, **OPTIONS))
     line = re.compile(rf"(\w+): request id='{own}' answered after \d+\.\d+ s")
-    models = {m[1] for m in line.finditer(log.read_text(encoding="utf-8"))}
+    until, models = time.monotonic() + WAIT, set[str]()
+    while models != STAGES | {public} and time.monotonic() < until:
+        time.sleep(0.05)  # the last ones log while the answer is on its way
+        models = {m[1] for m in line.finditer(log.read_text(encoding="utf-8"))}
     assert models == STAGES | {public}
 
 

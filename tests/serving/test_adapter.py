@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -469,3 +470,43 @@ def test_a_field_that_a_call_also_wants_is_asked_for(
     asked = [call["requested_output_names"] for call in Call.made]
     assert asked == [["TOKENS", "TOKEN_COUNTS", "IS_LAST"], [*asked[0], "ATTEMPT"]]
     client.close()
+
+
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def test_a_span_begins_below_tritons_or_the_public_models(adapter: Any) -> None:
+    begun: list[tuple[str, str]] = []
+    model = adapter.StreamingModel()
+    model._tracer = SimpleNamespace(begin=lambda parent, own: begun.append((parent, own)))
+    context = json.dumps({"traceparent": PARENT})
+    trace = SimpleNamespace(get_context=lambda: context)
+    outside = SimpleNamespace(request_id=lambda: "mine", trace=lambda: trace)
+    inside = SimpleNamespace(request_id=lambda: f"gsv!1!2!3!4!5!{PARENT}!mine")
+    untraced = SimpleNamespace(request_id=lambda: "gsv!1!2!3!4!5!mine")
+    model._tagged = False
+    model._begin_span(outside)
+    model._tagged = True
+    model._begin_span(inside)
+    model._begin_span(untraced)
+    assert begun == [(PARENT, "mine"), (PARENT, "mine"), ("", "mine")]
+    model._tracer = None  # nobody collects: Triton is not even asked
+    assert model._begin_span(SimpleNamespace()) is None
+
+
+@pytest.mark.parametrize(("wanted", "lines"), [(False, 0), (True, 1)])
+def test_an_ended_request_is_logged_where_that_is_wanted(
+    adapter: Any, wanted: bool, lines: int
+) -> None:
+    written: list[str] = []
+    ended: list[tuple[str, BaseException | None]] = []
+    adapter.pb_utils.Logger = SimpleNamespace(log_info=written.append)
+    model = adapter.StreamingModel()
+    model._name, model._logs_requests = "vocoder", wanted
+    model._metrics = SimpleNamespace(observe=lambda outcome, seconds: None)
+    span = SimpleNamespace(end=lambda outcome, error: ended.append((outcome, error)))
+    error = InvalidRequest("no")
+    model._ended(f"gsv!1!2!3!4!5!{PARENT}!mine", span, time.monotonic(), error)
+    assert ended == [("refused", error)]
+    assert len(written) == lines
+    assert all("vocoder: request id='mine' refused after 0.0" in line for line in written)
