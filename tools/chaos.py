@@ -49,7 +49,10 @@ FAULTS = (
     "kill", "stop", "hang", "server", "leave", "unread", "idle", "fuzz", "full", "end", "soak",
 )  # fmt: skip
 NOT_BY_DEFAULT = ("soak",)
-SHORT = {"kill": ["vocoder", "gpt_sovits_v4"], "stop": ["voices"]}  # whose processes are hurt in a minute
+SHORT = {
+    "kill": ["vocoder", "gpt_sovits_v4"],
+    "stop": ["voices"],
+}  # whose processes are hurt in a minute
 BACK_SECONDS = 60.0  # until something that was hurt has to be back
 QUIET_SECONDS = 2.0  # without a failure: it is
 CALL_SECONDS = 20.0  # a caller's own time limit

@@ -41,7 +41,8 @@ class AsyncClient(BaseClient):
 
     Args:
         url: `host:port` of Triton's gRPC, or with a scheme `grpc://`, `grpcs://`; None is this
-            machine at port 8001.
+            machine at port 8001. With `?balance=round_robin` at its end calls are spread over all
+            servers that the host's name has.
         timeout: seconds to wait for an answer, and in a stream for each next chunk.
         retries: as `Client`.
         headers: sent with every request, for a proxy's authentication or Triton's restricted APIs.

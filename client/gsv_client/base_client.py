@@ -10,7 +10,14 @@ import functools
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from gsv_client.answers import Analysis, Voices, audio_of, extra_outputs, string_of
+from gsv_client.answers import (
+    Analysis,
+    Voices,
+    audio_of,
+    declined_outputs,
+    extra_outputs,
+    string_of,
+)
 from gsv_client.audio import Audio
 from gsv_client.errors import InvalidRequest, NotFound
 from gsv_client.options import (
@@ -91,8 +98,9 @@ class BaseClient:
         report: bool = False,
     ) -> Request:
         inputs = self._speech(text, options, keywords)
-        outputs = (*STREAMED, *extra_outputs(times, report))
-        return Request(STREAM_MODEL, inputs, outputs, request_id, self.timeout)
+        extra = extra_outputs(times, report)
+        outputs, declined = (*STREAMED, *extra), declined_outputs(extra)
+        return Request(STREAM_MODEL, inputs, outputs, request_id, self.timeout, declined)
 
     def _sentence_requests(
         self,

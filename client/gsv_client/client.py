@@ -47,7 +47,8 @@ class Client(BaseClient):
 
     Args:
         url: `host:port`, or with a scheme `http://`, `https://`, `grpc://`, `grpcs://`; None is
-            this machine at the protocol's usual port (8000, 8001).
+            this machine at the protocol's usual port (8000, 8001). A gRPC address that ends with
+            `?balance=round_robin` spreads calls over all servers that the host's name has.
         protocol: `http` or `grpc`; by default the url's scheme tells, and without one it is http.
         timeout: seconds to wait for an answer, and in a stream for each next chunk.
         retries: how often a call is made again that failed because the server could not take it

@@ -7,7 +7,7 @@ import pytest
 import torch
 from gpt_models import golden_gpt, random_request
 
-from gsv.engine.gpt.alignment import align_sentence, likeliest_paths, phoneme_borders
+from gsv.engine.gpt.alignment import Alignment, align_sentence, likeliest_paths, phoneme_borders
 from gsv.models.gpt import SemanticGPT
 from gsv.stages.word_times import SpokenWord, times_json, word_times
 
@@ -138,6 +138,23 @@ def test_the_head_that_follows_the_sentence_is_taken() -> None:
     assert found.path.tolist() == path
     assert found.confidence > 0.6
     assert found.passed_over == 0
+    assert found.looks.tolist() == path
+    assert found.jump_back == 0
+
+
+@pytest.mark.parametrize(
+    ("looks", "jump"),
+    [
+        ([0, 1, 2, 3, 4, 5], 0),
+        ([0, 1, 2, 3, 0, 4, 5], 0),  # a glance
+        ([0, 1, 2, 3, 4, 4, 1, 2, 3, 4, 5], 2),
+        ([4], 0),
+        ([], 0),
+    ],
+)
+def test_a_jump_back_takes_two_tokens(looks: list[int], jump: int) -> None:
+    found = Alignment(np.zeros(7), np.zeros(0, np.int64), 0.5, np.array(looks, np.int64))
+    assert found.jump_back == jump
 
 
 def test_words_get_the_time_of_their_phonemes() -> None:

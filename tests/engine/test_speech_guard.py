@@ -148,6 +148,15 @@ def test_what_stays_bad_is_cut_before_its_trouble_also_with_no_retries(engine: E
     assert len(tokens) == 71 + 10
 
 
+def test_what_is_drawn_without_chance_is_not_drawn_again(engine: Engine) -> None:
+    request = spoiled_request("silence", 70, always=True)
+    greedy = dataclasses.replace(request.params, top_k=1)
+    tokens, outcome = guarded(engine, dataclasses.replace(request, params=greedy), retries=2)
+    assert len(outcome.attempts) == 1
+    assert outcome.signals == (Signal.SILENCE,)
+    assert len(tokens) == 71 + 10, "it is cut all the same"
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_a_good_sentence_is_the_engines_own(engine: Engine, seed: int) -> None:
     request = spoiled_request("none", 5, seed=seed)

@@ -15,6 +15,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from server.test_soak import metrics, wait_until_idle
 
 from gsv.serving.server import processes
 from gsv.serving.server.launcher import EmbeddedServer, ServerOptions
-from gsv_client import Client
+from gsv_client import Audio, Client
 
 pytestmark = pytest.mark.server
 
@@ -109,6 +110,29 @@ def test_a_crowd_is_answered_whichever_instance_works(several: EmbeddedServer) -
     # Sentences have different lengths; of a small crowd a few more may fall on one instance.
     allowed = 0.25 if CROWD >= 200 else 0.75
     assert all(abs(count - even) <= allowed * even for count in spread.values()), spread
+
+
+def test_words_have_the_same_times_whichever_instance_works(several: EmbeddedServer) -> None:
+    asked: dict[str, Any] = {**OPTIONS, "seed": 3, "times": True, "report": True}
+
+    def told(streamed: bool) -> Audio:
+        with Client(several.grpc_url, protocol="grpc") as client:
+            if streamed:
+                return Audio.join(client.stream(TEXT, **asked))
+            return client.say(TEXT, **asked)
+
+    before = rows(several, "semantic_gpt")
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(told, [False, True] * 6))
+    first = answers[0]
+    assert len(first.times) == 16
+    for answer in answers[1:]:
+        assert answer.report == first.report
+        assert [time.word for time in answer.times] == [time.word for time in first.times]
+        for one, other in zip(answer.times, first.times, strict=True):
+            assert one.start == pytest.approx(other.start, abs=0.002)
+    after = rows(several, "semantic_gpt")
+    assert all(after[name] > before[name] for name in before), "every instance has had a share"
 
 
 def test_whoever_leaves_is_noticed_by_every_stage(several: EmbeddedServer) -> None:

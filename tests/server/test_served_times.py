@@ -160,7 +160,7 @@ def test_generate_gives_all_outputs_but_those_that_are_declined(server: Any, mod
 def test_the_guards_report_says_what_was_asked(server: Any) -> None:
     """Random weights don't speak; without the guard nothing is judged."""
     with client_for(server, "grpc") as client:
-        bare = client.say(TEXT, **OPTIONS, guard=False, report=True)
+        bare = client.say(TEXT, **OPTIONS, guard=0, report=True)
     assert all(sentence.retries == sentence.signals == () for sentence in bare.report)
     assert [sentence.seed for sentence in bare.report] == [21] * 4
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from serving.collector import Collector, Seen, collecting
 
+from gsv.serving.backend.tracing import EXPORT_SECONDS
 from gsv.serving.server.launcher import EmbeddedServer, ServerOptions
 from gsv_client import Client
 from gsv_client.errors import InvalidRequest
@@ -82,11 +83,14 @@ def of_request(collector: Collector, request_id: str, model: str) -> list[Seen]:
     def complete() -> bool:
         own = [s for s in collector.spans if s.trace == trace()]
         ids = {s.id for s in own}
-        # All but the first are below others that are there, Triton's two among them.
-        return len([s for s in own if s.parent not in ids]) == 1 and len(own) > 3
+        # All but the first are below others that are there, Triton's among them.
+        one_root = len([s for s in own if s.parent not in ids]) == 1
+        return one_root and {s.name for s in own} >= STAGES | {model, "InferRequest"}
 
     with collector.arrived:
         assert collector.arrived.wait_for(complete, WAIT), collector.spans
+        # A process sends its spans once a second: the last of a stage may come with the next.
+        collector.arrived.wait_for(lambda: False, 1.5 * EXPORT_SECONDS)
         return [s for s in collector.spans if s.trace == trace()]
 
 

@@ -99,8 +99,9 @@ def test_what_the_package_logs_goes_to_the_servers_log(adapter: Any) -> None:
     adapter.pb_utils.Logger = server_log
     for level in (logging.INFO, logging.WARNING, logging.CRITICAL):
         record = logging.LogRecord("gsv.x", level, "", 1, "%d slots", (3,), None)
-        adapter.TritonLogHandler().emit(record)
-    assert written == [("info", "3 slots"), ("warn", "3 slots"), ("error", "3 slots")]
+        adapter.TritonLogHandler("vocoder").emit(record)
+    text = "vocoder: 3 slots"
+    assert written == [("info", text), ("warn", text), ("error", text)]
 
 
 class OneStage:
@@ -184,6 +185,30 @@ def test_a_sequence_goes_into_the_requests_flags(
     client.close()
 
 
+@pytest.mark.parametrize(
+    ("option", "parameters", "seconds"),
+    [
+        (0, "", 0.0),
+        (1_500_000, "", 1.5),
+        (0, '{"timeout": 250000}', 0.25),
+        (0, '{"timeout": "7"}', 7e-6),
+    ],
+)
+def test_a_timeout_is_an_option_or_a_parameter(
+    adapter: Any, option: int, parameters: str, seconds: float
+) -> None:
+    request = SimpleNamespace(timeout=lambda: option, parameters=lambda: parameters)
+    assert adapter.timeout_of(request) == seconds
+    adapter.check_parameters(request, [])
+
+
+@pytest.mark.parametrize("given", ['"soon"', "-1", "null"])
+def test_a_timeout_that_is_none_is_refused(adapter: Any, given: str) -> None:
+    request = SimpleNamespace(timeout=lambda: 0, parameters=lambda: f'{{"timeout": {given}}}')
+    with pytest.raises(InvalidRequest, match="timeout: got .*; allowed: microseconds"):
+        adapter.timeout_of(request)
+
+
 @pytest.mark.parametrize("why", ["died", "called off"])
 def test_a_call_that_never_comes_back_is_given_up(
     adapter: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, why: str
@@ -259,6 +284,32 @@ ARGUMENTS = {
 }
 
 
+def quiet_model(adapter: Any, kind: str = "CPU", threads: str = "0") -> Any:
+    """A loaded model around a :class:`QuietStage`, to be finalized."""
+    config = {"input": [], "output": [], "parameters": {"threads": {"string_value": threads}}}
+    model = type("Model", (adapter.BatchedModel,), {"stage": QuietStage})()
+    model.initialize(ARGUMENTS | {"model_config": json.dumps(config), "model_instance_kind": kind})
+    return model
+
+
+@pytest.mark.parametrize("network", [True, False])
+def test_only_networks_keep_freed_memory(
+    adapter: Any, monkeypatch: pytest.MonkeyPatch, network: bool
+) -> None:
+    """Threads of a model without one would each keep up to 64 MiB for nothing."""
+    called: list[str] = []
+    monkeypatch.setattr(adapter, "verify_manifest", lambda folder: None)
+    monkeypatch.setattr(adapter, "RequestMetrics", lambda name, instance: None)
+    monkeypatch.setattr(adapter, "keep_freed_memory", lambda: called.append("keeps"))
+    monkeypatch.setattr(adapter, "_set_up_torch", lambda device, threads: called.append("torch"))
+    if network:
+        monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))
+    else:
+        monkeypatch.delitem(sys.modules, "torch", raising=False)
+    quiet_model(adapter).finalize()
+    assert called == (["torch", "keeps"] if network else [])
+
+
 @pytest.mark.parametrize(
     ("kind", "chosen", "device", "threads"),
     [
@@ -283,9 +334,7 @@ def test_a_model_is_put_on_its_device(
     monkeypatch.setattr("gsv.device.prepare", called.append)
     monkeypatch.setattr("gsv.device.end_on_fatal", lambda: called.append("ends on fatal errors"))
     monkeypatch.setattr("torch.set_num_threads", called.append)
-    config = {"input": [], "output": [], "parameters": {"threads": {"string_value": chosen}}}
-    model = type("Model", (adapter.BatchedModel,), {"stage": QuietStage})()
-    model.initialize(ARGUMENTS | {"model_config": json.dumps(config), "model_instance_kind": kind})
+    model = quiet_model(adapter, kind, chosen)
     try:
         assert called == [device, "ends on fatal errors", *threads]
         assert QuietStage.places[-1].device == device

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gsv.engine.gpt.judge import BoundsTable
 from gsv.engine.gpt.sequence import SamplingParams, SequenceRequest
 from gsv.errors import Cancelled, GsvError, Overloaded
 from gsv.stages.drawn_answer import DrawnAnswer
 from gsv.stages.messages import SemanticRequest, SemanticResult
-from gsv.stages.sentence_list import SentenceList
+from gsv.stages.sentence_list import GuardSettings, SentenceList
 from gsv.stages.sentence_report import GuardCounts
 
 SENTENCES = 50
@@ -84,9 +85,11 @@ def begun(engine: Engine, at_once: int = 8) -> tuple[DrawnAnswer, Reply]:
         prompt_bert_features=np.zeros((1, 1024), np.float32),
         prompt_bert_rows=np.zeros(1, np.int32),
         prompt_tokens=np.array([9], np.int32),
+        guard=0,
     )
     sentences = SentenceList(request, SamplingParams(seed=1), "")
-    answer = DrawnAnswer(reply := Reply(), sentences, None, None, GuardCounts())  # type: ignore[arg-type]
+    guards = GuardSettings(BoundsTable(), 2, frozenset())
+    answer = DrawnAnswer(reply := Reply(), sentences, guards, None, GuardCounts())  # type: ignore[arg-type]
     answer.begin(engine.submit, at_once)
     return answer, reply
 

@@ -2,62 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
-import queue
-import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from engine.spoiled import spoiled_request
+from stages.guarded import Reply, guarded_stage
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "engine"))
+from gsv.errors import Cancelled, GsvError, InvalidRequest
+from gsv.stages.messages import Details, MoreTokens, SemanticRequest, SemanticResult
+from gsv.stages.semantic_gpt import SemanticGPTStage
 
-from spoiled import SpoiledGPT, spoiled_request  # noqa: E402
-
-from gsv.engine.gpt.aligner import Aligner  # noqa: E402
-from gsv.engine.gpt.engine import Engine  # noqa: E402
-from gsv.engine.gpt.judge import Bounds, BoundsTable  # noqa: E402
-from gsv.errors import Cancelled, GsvError, InvalidRequest  # noqa: E402
-from gsv.stages.messages import (  # noqa: E402
-    Details,
-    MoreTokens,
-    SemanticRequest,
-    SemanticResult,
-)
-from gsv.stages.semantic_gpt import SemanticGPTStage  # noqa: E402
-from gsv.stages.sentence_list import SentenceList
-from gsv.stages.sentence_report import GuardCounts  # noqa: E402
-from gsv.stages.token_sessions import TokenSessions  # noqa: E402
-
-SILENCE = np.array([2] * 15, np.int32)
 AT = 20  # the token after which a sentence may fall silent
 
 
 @pytest.fixture
-def stage() -> Iterator[SemanticGPTStage]:
-    """A stage around a model of known logits; nothing else of it is made."""
-    made = object.__new__(SemanticGPTStage)
-    engine = Engine(SpoiledGPT(), slots=4, max_length=600)
-    made.__dict__.update(
-        _engine=engine,
-        _aligner=(aligner := Aligner(engine.model_of, "cpu")),
-        guard_counts=GuardCounts(),
-        _max_tokens=400,
-        _bounds=BoundsTable({"en": Bounds(20, 33, 60, silence=40)}),
-        _retries=2,
-        _sessions=TokenSessions(),
-        _weight_cache=SimpleNamespace(use=lambda voice, then, fail: then("", None)),
-    )
-    engine.start()
-    yield made
-    engine.stop()
-    aligner.close()
+def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[SemanticGPTStage]:
+    with guarded_stage(monkeypatch) as made:
+        yield made
 
 
 def request_of(seed: int, at: int = AT, **options: Any) -> SemanticRequest:
@@ -76,29 +42,6 @@ def request_of(seed: int, at: int = AT, **options: Any) -> SemanticRequest:
         phoneme_languages=np.full(3, 1, np.int32),
         **options,
     )
-
-
-class Reply:
-    """Waits for one answer."""
-
-    def __init__(self) -> None:
-        self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
-
-    def send(self, result: Any, *, final: bool) -> None:
-        self._answers.put(result)
-
-    def fail(self, error: BaseException) -> None:
-        self._answers.put(error)
-
-    def is_cancelled(self) -> bool:
-        return False
-
-    def wait(self) -> SemanticResult:
-        answer = self._answers.get(timeout=60)
-        if isinstance(answer, BaseException):
-            raise answer
-        assert isinstance(answer, SemanticResult)
-        return answer
 
 
 def answer_of(stage: SemanticGPTStage, seed: int, **options: Any) -> SemanticResult:
@@ -128,21 +71,6 @@ def fetched(
 
 def joined(chunks: list[SemanticResult]) -> list[int]:
     return np.concatenate([chunk.tokens for chunk in chunks]).tolist()
-
-
-@pytest.fixture(autouse=True)
-def small_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model of known logits reads no BERT features; its rows are two wide."""
-    plain = SentenceList.sequence
-
-    def narrow(self: Any, index: int, **given: Any) -> Any:
-        one = plain(self, index, **given)
-        return dataclasses.replace(one, bert=one.bert[:, :2])
-
-    monkeypatch.setattr(SentenceList, "sequence", narrow)
-    monkeypatch.setattr(
-        "gsv.stages.semantic_gpt.silent_tokens", lambda _: frozenset(SILENCE.tolist())
-    )
 
 
 def test_a_sentence_that_falls_silent_is_drawn_again(stage: SemanticGPTStage) -> None:
@@ -180,7 +108,10 @@ def test_how_a_sentence_was_drawn_is_told(stage: SemanticGPTStage, good: bool) -
     assert (told["seed"] == seed) is good
     assert set(told["retries"]) <= {"silence"}
     (bare,) = json.loads(answer_of(stage, seed, details=Details.REPORT, guard=0).drawn)
-    assert (bare["retries"], bare["seed"], bare["signals"]) == ([], seed, [])
+    assert (bare["retries"], bare["seed"]) == ([], seed)
+    assert bare["signals"] == ([] if good else ["silence"]), "it is judged all the same"
+    assert (bare["tokens"], bare["expected"]) == (100 if good else 400, 99)
+    assert told["drawn"] >= told["tokens"]
 
 
 def test_borders_are_those_of_what_was_kept(stage: SemanticGPTStage) -> None:

@@ -20,10 +20,10 @@ from gsv.stages.waiting_line import LineLimits, WaitingLine
 
 logger = logging.getLogger(__name__)
 
-# A model that lost a process is back after 5 to 12 s; so long its calls are made again.
+# For so long a call is made again whose process died; a model is back after 5 to 12 s.
 RECOVERY_SECONDS = 20.0
-# Of calls that a process was at work on, for so long at least, one is made again and no more: the
-# request itself may be what ends processes.
+# A call that its process had worked on for at least so long is made again only once, because the
+# request itself may be what kills processes.
 WORK_SECONDS = 0.5
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between attempts, doubled each time
 
@@ -113,14 +113,14 @@ class Recovery:
 
 
 class CancelToken(Protocol):
-    """Names one caller's calls, so that every stage can be told that nobody waits any more."""
+    """A name for all calls on behalf of one caller, by which every stage can be told to stop."""
 
     def cancel(self) -> None:
-        """Call off whatever is under way under this name; from any thread."""
+        """Cancel all calls of this name; from any thread."""
         ...
 
     def release(self) -> None:
-        """Give the name back; nothing is under way any more."""
+        """Free the name; no call is under way any more."""
         ...
 
 

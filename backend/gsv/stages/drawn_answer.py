@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gsv.engine.gpt.aligner import Aligner, DrawnSentence
+from gsv.engine.gpt.alignment import Alignment
 from gsv.engine.gpt.guard import Cancellable, GuardedSequence, Outcome, Submit
 from gsv.engine.gpt.sequence import SequenceRequest
 from gsv.errors import Cancelled
 from gsv.reply import Reply
 from gsv.stages.messages import Details, SemanticResult
 from gsv.stages.sentence_list import GuardSettings, SentenceList
-from gsv.stages.sentence_report import GuardCounts, drawn_json, guarded, unguarded
+from gsv.stages.sentence_report import GuardCounts, guarded, unguarded
 
 
 class DrawnAnswer:
@@ -28,7 +31,7 @@ class DrawnAnswer:
     Args:
         reply: to the request.
         sentences: to draw; one, of whose tokens the reply hears as they come, or all at once.
-        guards: None where the request wants none.
+        guards: how to guard them, where the request wants that, and what is normal for them.
         aligner: tells when phonemes begin.
         counts: gets how every guarded sentence went.
     """
@@ -37,7 +40,7 @@ class DrawnAnswer:
         self,
         reply: Reply,
         sentences: SentenceList,
-        guards: GuardSettings | None,
+        guards: GuardSettings,
         aligner: Aligner,
         counts: GuardCounts,
     ) -> None:
@@ -113,7 +116,7 @@ class DrawnAnswer:
             self._counts.add(outcome, phonemes=self._sentences.phonemes_by_language[index])
 
         watched: GuardedSequence | None = None
-        if self._guards is None:
+        if not self._sentences.request.guard:
             self._handles[index] = self._submit(request, on_tokens, self._fail)
         else:
             guard = self._guards.guard(self._sentences, index)
@@ -159,13 +162,12 @@ class DrawnAnswer:
         tokens = [np.concatenate([prefix, *chunks]) for chunks in self._chunks]
         phonemes = [sentences.phonemes(index) for index in range(len(tokens))]
 
-        def send(borders: Sequence[NDArray[np.float64] | None]) -> None:
-            told = [
-                unguarded(len(of), sentences.seed) if outcome is None else guarded(outcome)
-                for of, outcome in zip(tokens, self._outcomes, strict=True)
-            ]
-            drawn = drawn_json(told, phonemes, borders)
-            self._reply.send(dataclasses.replace(given, drawn=drawn), final=True)
+        told = [self._drawn(index, phonemes[index], of) for index, of in enumerate(tokens)]
+
+        def send(alignments: Sequence[Alignment] = ()) -> None:
+            for entry, found in zip(told, alignments, strict=False):
+                entry |= _aligned(found)
+            self._reply.send(dataclasses.replace(given, drawn=json.dumps(told)), final=True)
 
         if self._details is Details.TIMES:
             drawn = [
@@ -174,7 +176,15 @@ class DrawnAnswer:
             ]
             self._aligner.align(drawn, send, self._reply.fail, lambda: self._cancelled)
         else:
-            send([None] * len(tokens))
+            send()
+
+    def _drawn(self, index: int, phonemes: int, tokens: NDArray[np.int32]) -> dict[str, Any]:
+        """How a sentence was drawn, for JSON."""
+        outcome, limits = self._outcomes[index], self._guards.limits(self._sentences, index)
+        if outcome is not None:
+            return guarded(phonemes, limits, outcome)
+        params = self._sentences.params
+        return unguarded(phonemes, limits, tokens.tolist(), params.max_tokens, params.seed)
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:
@@ -182,3 +192,13 @@ class DrawnAnswer:
         if first:
             self._cancel_handles()
             self._reply.fail(error)
+
+
+def _aligned(found: Alignment) -> dict[str, Any]:
+    """What an alignment tells, for JSON: the phonemes' borders, and how well it fits."""
+    return {
+        "borders": found.borders.round(3).tolist(),
+        "passed_over": found.passed_over,
+        "jump_back": found.jump_back,
+        "confidence": round(found.confidence, 3),
+    }

@@ -214,7 +214,7 @@ class SemanticGPTStage:
         return key
 
     def _unload(self, key: str, _: str) -> None:
-        """Let a voice's GPT go, and its memory with it: what is left are circles of objects."""
+        """Let a voice's GPT go. Its objects refer to each other: only a collection frees them."""
         self._engine.remove_model(key)
         gc.collect()
 
@@ -230,10 +230,8 @@ class SemanticGPTStage:
             max_tokens=self._max_tokens,
         )
         sentences = SentenceList(request, params, model, is_buffered)
-        guards = None
-        if request.guard:
-            silent = silent_tokens(request.prompt_tokens)
-            guards = GuardSettings(self._bounds, self._retries, silent)
+        silent = silent_tokens(request.prompt_tokens)
+        guards = GuardSettings(self._bounds, self._retries, silent)
         slots = self._voice_slots if model else self._engine.stats().slots
         answer = DrawnAnswer(reply, sentences, guards, self._aligner, self.guard_counts)
         answer.begin(self._engine.submit, at_once=slots)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gsv.constants import MAX_TOKENS
 from gsv.engine.gpt.guard import Guard
-from gsv.engine.gpt.judge import BoundsTable, phonemes_by_language
+from gsv.engine.gpt.judge import BoundsTable, Limits, phonemes_by_language
 from gsv.engine.gpt.sequence import IsBuffered, SamplingParams, SequenceRequest
 from gsv.engine.turns import Turn
 from gsv.stages.arrays import split_by_counts
@@ -55,9 +55,9 @@ class SentenceList:
         return len(self._phonemes[index])
 
     @property
-    def seed(self) -> int:
-        """The request's own."""
-        return self._params.seed
+    def params(self) -> SamplingParams:
+        """How they are drawn."""
+        return self._params
 
     @property
     def prefix(self) -> NDArray[np.int32]:
@@ -103,10 +103,13 @@ class GuardSettings:
         self._retries = retries
         self._silent = silent
 
+    def limits(self, sentences: SentenceList, index: int) -> Limits:
+        """What is normal for one sentence."""
+        return self._bounds.limits(sentences.phonemes_by_language[index], self._silent)
+
     def guard(self, sentences: SentenceList, index: int) -> Guard:
         """The guard of one sentence."""
-        request = sentences.request
-        limits = self._bounds.limits(sentences.phonemes_by_language[index], self._silent)
+        request, limits = sentences.request, self.limits(sentences, index)
         # What a stream asks for at first is what its first chunk needs.
         first = None if request.end or request.chunk_tokens >= MAX_TOKENS else request.chunk_tokens
         return Guard(limits, self._retries, first, request.drawn_attempt)

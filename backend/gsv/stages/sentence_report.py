@@ -8,54 +8,59 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from gsv.engine.gpt.guard import Outcome
+from gsv.engine.gpt.judge import Judge, Limits, Verdict
 
 
-def guarded(outcome: Outcome) -> dict[str, Any]:
-    """What the semantic GPT tells of a guarded sentence, for JSON."""
-    kept = outcome.attempts[outcome.kept].verdict
+def guarded(phonemes: int, limits: Limits, outcome: Outcome) -> dict[str, Any]:
+    """What the semantic GPT tells of a guarded sentence, for ``DRAWN``.
+
+    Args:
+        phonemes: how many it has.
+        limits: what is normal for it.
+        outcome: how it went.
+    """
     return {
+        "phonemes": phonemes,
         "tokens": outcome.tokens,
+        "expected": round(limits.expected, 1),
+        "drawn": sum(len(attempt.tokens) - attempt.begun_from for attempt in outcome.attempts),
         "retries": [signal.value for signal in outcome.retries],
         "seed": outcome.seed,
-        "signals": [signal.value for signal in outcome.signals],
-        "longest_run": kept.longest_run,
-        "loop_period": kept.loop_period,
-        "loop_tokens": kept.loop_tokens,
-        "longest_silence": kept.longest_silence,
+        **_found(outcome.attempts[outcome.kept].verdict),
     }
 
 
-def unguarded(tokens: int, seed: int) -> dict[str, Any]:
-    """The same of a sentence that nobody judged."""
-    return {"tokens": tokens, "retries": [], "seed": seed, "signals": []}
-
-
-def drawn_json(
-    sentences: Sequence[Mapping[str, Any]],
-    phonemes: Sequence[int],
-    borders: Sequence[NDArray[np.float64] | None],
-) -> str:
-    """The ``DRAWN`` tensor, by which the semantic GPT tells the public models of its sentences.
+def unguarded(
+    phonemes: int, limits: Limits, tokens: Sequence[int], max_tokens: int, seed: int
+) -> dict[str, Any]:
+    """The same of a sentence without a guard: it was drawn once, and is judged only now.
 
     Args:
-        sentences: of each, what :func:`guarded` or :func:`unguarded` says.
-        phonemes: how many it has.
-        borders: float64 [phonemes + 1], where its phonemes begin and the last one ends, in tokens;
-            None where nobody asked.
+        tokens: all of them, however bad.
+        max_tokens: where it was cut if it did not end.
     """
-    told = [
-        {
-            "phonemes": count,
-            **sentence,
-            **({} if places is None else {"borders": places.round(3).tolist()}),
-        }
-        for sentence, count, places in zip(sentences, phonemes, borders, strict=True)
-    ]
-    return json.dumps(told)
+    judge = Judge(limits, max_tokens)
+    judge.read(tokens)
+    return {
+        "phonemes": phonemes,
+        "tokens": len(tokens),
+        "expected": round(limits.expected, 1),
+        "drawn": len(tokens),
+        "retries": [],
+        "seed": seed,
+        **_found(judge.end()),
+    }
+
+
+def _found(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "signals": [signal.value for signal in verdict.signals],
+        "longest_run": verdict.longest_run,
+        "loop_period": verdict.loop_period,
+        "loop_tokens": verdict.loop_tokens,
+        "longest_silence": verdict.longest_silence,
+    }
 
 
 def report_json(

@@ -77,7 +77,7 @@ _connection = with_options(
     click.option(
         "--protocol",
         type=click.Choice(["http", "grpc"]),
-        help="How to talk to it, where the url does not say.  [default: http]",
+        help="Protocol, if the url names none.  [default: http]",
     ),
     timeout_option,
     retries_option,

@@ -1,8 +1,7 @@
 """gRPC: `ModelInfer`, and `ModelStreamInfer` with one request to a stream.
 
-The stubs of tritonclient are used without its client: a call that is pulled needs no reader
-thread, its flow control holds a server back that a slow reader can't follow, and nothing keeps
-the process alive at exit.
+Uses tritonclient's gRPC stubs without its client. Reading the call directly needs no reader thread,
+lets gRPC's flow control slow a server down to its reader, and keeps no process alive at exit.
 """
 
 from __future__ import annotations
@@ -37,6 +36,9 @@ from gsv_client.transport.base import (
 
 UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 DIRECT = ("grpc.enable_http_proxy", 0)  # gRPC asks a proxy even for this machine
+# Calls go in turn to all addresses that the host's name has, each with a connection of its own. The
+# default takes the first address for all calls. Names are looked up again when a connection ends.
+ROUND_ROBIN = ("grpc.lb_policy_name", "round_robin")
 RESTRICTED_API = "triton-grpc-protocol-"
 # A stream tells an error as text alone. There is a header that asks for status codes instead
 # (triton_grpc_error), which must not be used: up to 26.03 a refusal in that mode ends tritonserver
@@ -175,9 +177,10 @@ class GRPCStream:
             return self._call
 
 
-def channel_options(endpoint: Endpoint) -> list[tuple[str, int]]:
-    """Settings of a channel: messages of any size, and no proxy on the way to this machine."""
-    return [*UNLIMITED, *([DIRECT] if is_loopback(endpoint.host) else [])]
+def channel_options(endpoint: Endpoint) -> list[tuple[str, int | str]]:
+    """Settings of a channel: messages of any size, no proxy on the way to this machine, turns."""
+    direct = [DIRECT] if is_loopback(endpoint.host) else []
+    return [*UNLIMITED, *direct, *([ROUND_ROBIN] if endpoint.balance else [])]
 
 
 def metadata_of(headers: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:

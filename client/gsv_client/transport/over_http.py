@@ -182,8 +182,8 @@ class HTTPStream:
         self._socket = self._connection.sock
         if self._closed or self._socket is None:
             raise Cancelled(f"{self._address}: the stream was closed")
-        # The time allowed holds for each read, the one before the first audio included.
-        # Set on the connection: urllib3 sets the socket's anew for each request and response.
+        # The timeout is per read, also before the first audio. It is set on the connection, because
+        # urllib3 sets the socket's again for each request and response.
         self._connection.timeout = self._request.patience()
         body = wire.generate_body(self._request)
         self._connection.request("POST", self._path, body, self._headers, preload_content=False)

@@ -16,12 +16,10 @@ import torch
 from numpy.typing import NDArray
 
 from gsv.device import end_if_fatal, prepare
-from gsv.engine.gpt.alignment import align_sentence
+from gsv.engine.gpt.alignment import Alignment, align_sentence
 from gsv.engine.gpt.sequence import SequenceRequest
 from gsv.errors import Cancelled
 from gsv.models.gpt import SemanticGPT
-
-Borders = NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +54,7 @@ class Aligner:
     def align(
         self,
         sentences: Sequence[DrawnSentence],
-        on_borders: Callable[[list[Borders]], None],
+        on_aligned: Callable[[list[Alignment]], None],
         on_error: Callable[[BaseException], None],
         has_left: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -64,8 +62,7 @@ class Aligner:
 
         Args:
             sentences: whose models stay resident until one of the callbacks has returned.
-            on_borders: gets, for each, where its phonemes begin and the last one ends, in tokens
-                (float64 [own + 1]); never falls.
+            on_aligned: gets the alignment of each.
             on_error: gets what went wrong instead, Cancelled among it. One of the two is called
                 once, on the aligner's thread.
             has_left: whether nobody waits any more; asked before each sentence.
@@ -73,12 +70,12 @@ class Aligner:
 
         def work() -> None:
             try:
-                borders = [self._borders(sentence, has_left) for sentence in sentences]
-            except BaseException as error:  # whatever it is, the caller gets it
+                found = [self._align(sentence, has_left) for sentence in sentences]
+            except BaseException as error:  # whatever it is, the request is answered
                 end_if_fatal(error)
                 on_error(error)
             else:
-                on_borders(borders)
+                on_aligned(found)
 
         self._pool.submit(work)
 
@@ -88,14 +85,15 @@ class Aligner:
         self._pool.shutdown(wait=True)
 
     @torch.inference_mode()
-    def _borders(self, sentence: DrawnSentence, has_left: Callable[[], bool]) -> Borders:
+    def _align(self, sentence: DrawnSentence, has_left: Callable[[], bool]) -> Alignment:
         if self._closing.is_set() or has_left():
             raise Cancelled("the alignment was given up")
         request = sentence.request
         if not len(sentence.tokens):
-            return np.zeros(sentence.own + 1)
+            nowhere = np.zeros(0, np.int64)
+            return Alignment(np.zeros(sentence.own + 1), nowhere, 0.0, nowhere)
         prepare(self._device)
-        found = align_sentence(
+        return align_sentence(
             self._model_of(request.model),
             request.phonemes,
             request.bert,
@@ -103,4 +101,3 @@ class Aligner:
             sentence.tokens,
             sentence.own,
         )
-        return found.borders

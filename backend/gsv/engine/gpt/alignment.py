@@ -37,16 +37,28 @@ class Alignment:
             never fall.
         path: int64 [T], the phoneme of each token; never falls.
         confidence: mean share of its attention that the chosen head gives the path, 0 to 1.
+        looks: int64 [T], the phoneme that the chosen head looks at most, wherever it may be.
     """
 
     borders: NDArray[np.float64]
     path: NDArray[np.int64]
     confidence: float
+    looks: NDArray[np.int64]
 
     @property
     def passed_over(self) -> int:
         """Phonemes without a token of their own."""
         return len(self.borders) - 1 - len(set(self.path.tolist()))
+
+    @property
+    def jump_back(self) -> int:
+        """The most phonemes by which the head looks back for two tokens or more: a part that may
+        be said twice."""
+        pairs = np.stack([self.looks[:-1], self.looks[1:]])  # [2, T - 1]
+        if not pairs.size:
+            return 0
+        reached = np.maximum.accumulate(pairs.min(axis=0))
+        return max(0, int((reached - pairs.max(axis=0)).max()))
 
 
 @torch.inference_mode()
@@ -88,7 +100,9 @@ def align_sentence(
     along = np.take_along_axis(looks, paths[:, :, None], axis=2)[:, :, 0]
     head = int(np.log(along + _FLOOR).mean(axis=1).argmax())
     path = paths[head]
-    return Alignment(phoneme_borders(path, own), path, float(along[head].mean()))
+    return Alignment(
+        phoneme_borders(path, own), path, float(along[head].mean()), looks[head].argmax(axis=1)
+    )
 
 
 def _sharpest_heads(layers: Iterable[Tensor]) -> NDArray[np.float32]:

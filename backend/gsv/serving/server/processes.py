@@ -16,8 +16,8 @@ from pathlib import Path
 from gsv.serving.server.installation import STUB
 
 SHARED_MEMORY = Path("/dev/shm")
-# A number that was given anew to another process has another start. Versions before 0.2 named no
-# start, but eight digits drawn by chance.
+# The process's start time tells it from a later process with the same number. Versions before 0.2
+# had eight random digits in its place.
 REGION_PATTERN = re.compile(
     r"gsv-(?P<namespace>\d+)-(?P<pid>\d+)-((?P<start>[0-9a-f]{8})[0-9a-f]{4}|[0-9a-f]{8})-.*"
 )
@@ -109,6 +109,27 @@ def start_of(pid: int) -> int:
     """When the process started, in the kernel's ticks, modulo 2³²; 0: there is no such process."""
     words = _stat(pid)
     return int(words[19]) & 0xFFFFFFFF if len(words) > 19 else 0
+
+
+def hide_argument(pid: int, secret: str) -> bool:
+    """Write stars over ``secret`` on a child's command line, which every user can read.
+
+    Only once the child has read its arguments. Whether it is hidden now.
+    """
+    words = _stat(pid)
+    if len(words) < 47:
+        return True  # ended
+    start, end = int(words[45]), int(words[46])  # of the arguments, proc(5) fields 48 and 49
+    hidden = secret.encode()
+    try:
+        with Path(f"/proc/{pid}/mem").open("r+b", buffering=0) as memory:
+            memory.seek(start)
+            arguments = memory.read(end - start)
+            memory.seek(start)
+            memory.write(arguments.replace(hidden, b"*" * len(hidden)))
+        return hidden not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return ended(pid)
 
 
 def region_prefix() -> str:

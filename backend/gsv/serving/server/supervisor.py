@@ -1,10 +1,9 @@
 """Brings back what died: a model whose process is gone or hangs, and tritonserver itself.
 
-What is wished for is Triton's life cycle: a model that is loaded shall answer. What is there are
-its processes. The two differ when a stub dies (killed, out of memory), which no version of Triton
-mends. Such a loss is remembered until it is handled, in three steps: the model is unloaded and
-loaded; where that does not work, tritonserver is started anew; where that does not work either,
-this ends.
+Triton's life cycle says which models are loaded; each of their instances must have a living
+process. When such a process dies (killed, out of memory), no version of Triton starts another. The
+supervisor then unloads the model and loads it again. If that fails, it restarts tritonserver; if
+that fails too, it gives up and ends.
 """
 
 from __future__ import annotations
@@ -35,14 +34,15 @@ READER_LOOKS = 10  # at each connection, before its caller counts as one that re
 class RecoveryPolicy:
     """How often to look and how often to try; times are in seconds.
 
-    Within ``window`` a model is brought back ``attempts`` times, and tritonserver as often; the
-    n-th time waits ``backoff`` · 2ⁿ⁻² first, the very first one not at all. A model that dies more
-    often is left out until the window has moved on; the others go on. ``grace`` is what the model's
-    other instances get to finish their requests. A process may be ``stopped`` so long, may show no
-    heartbeat for ``silent``, and tritonserver may leave ``mute`` unanswered. Every ``probe``
-    seconds (0: never) in which nobody asked, the server is asked to speak. A load that has not
-    begun after ``stuck`` never will. Callers of a public model whose process died wait ``lost``;
-    those that take nothing of their answer for ``unread`` are disconnected (0: never).
+    Within ``window`` a model is brought back up to ``attempts`` times, and so is tritonserver. The
+    first time comes at once, the n-th after ``backoff`` · 2ⁿ⁻² seconds. A model that dies more
+    often stays away until the window has moved on; the others go on. ``grace`` is what the model's
+    other instances get to finish their requests. ``stopped`` is how long a process may be stopped,
+    ``silent`` how long it may show no heartbeat, ``mute`` how long tritonserver may not answer.
+    After every ``probe`` seconds without a request (0: never) the server is asked to speak.
+    A load that has not begun after ``stuck`` never will. Callers of a public model whose process
+    died wait ``lost``; those that take nothing of their answer for ``unread`` are disconnected (0:
+    never).
     """
 
     interval: float = 1.0
@@ -92,10 +92,10 @@ class _Budget:
 class _Case:
     """A model that has to be brought back."""
 
-    due: float  # by time.monotonic
-    instance: str | None = None  # that was lost; None: more than that
-    failed: int = 0  # loads, one after the other
-    unloaded: bool = False  # by us: Triton does not remember that it is wanted
+    due: float  # when to try, by time.monotonic
+    instance: str | None = None  # the one instance that was lost; None: several
+    failed: int = 0  # attempts to load it that failed in a row
+    unloaded: bool = False  # by us, so that Triton no longer lists it as wanted
 
 
 class Supervisor:
