@@ -27,6 +27,7 @@ from gsv.serving.server.stub_watch import Loss, StubWatch
 
 LOADS_BEFORE_RESTART = 2  # of one model that fail one after the other
 PROBES_BEFORE_RESTART = 2
+LONGEST_BACKOFF_SECONDS = 10.0
 READER_LOOKS = 10  # at each connection, before its caller counts as one that reads nothing
 
 
@@ -35,7 +36,7 @@ class RecoveryPolicy:
     """How often to look and how often to try; times are in seconds.
 
     Within ``window`` a model is brought back up to ``attempts`` times, and so is tritonserver. The
-    first time comes at once, the n-th after ``backoff`` · 2ⁿ⁻² seconds. A model that dies more
+    first time comes at once, the n-th after ``backoff`` · 2ⁿ⁻² seconds, 10 at most. A model that dies more
     often stays away until the window has moved on; the others go on. ``grace`` is what the model's
     other instances get to finish their requests. ``stopped`` is how long a process may be stopped,
     ``silent`` how long it may show no heartbeat, ``mute`` how long tritonserver may not answer.
@@ -74,7 +75,9 @@ class _Budget:
         if len(self._times) >= self._policy.attempts:
             return None
         self._times.append(now)
-        return self._policy.backoff * 2 ** (self.spent - 2) if self.spent > 1 else 0.0
+        if self.spent == 1:
+            return 0.0
+        return min(self._policy.backoff * 2 ** (self.spent - 2), LONGEST_BACKOFF_SECONDS)
 
     @property
     def spent(self) -> int:
