@@ -36,8 +36,8 @@ class RecoveryPolicy:
     """How often to look and how often to try; times are in seconds.
 
     Within ``window`` a model is brought back up to ``attempts`` times, and so is tritonserver. The
-    first time comes at once, the n-th after ``backoff`` · 2ⁿ⁻² seconds, 10 at most. A model that dies more
-    often stays away until the window has moved on; the others go on. ``grace`` is what the model's
+    first time comes at once, the n-th after ``backoff`` · 2ⁿ⁻² seconds, 10 at most. A model that
+    dies more often stays away until the window has moved on; the others go on. ``grace`` is what the model's
     other instances get to finish their requests. ``stopped`` is how long a process may be stopped,
     ``silent`` how long it may show no heartbeat, ``mute`` how long tritonserver may not answer.
     After every ``probe`` seconds without a request (0: never) the server is asked to speak.
@@ -77,7 +77,8 @@ class _Budget:
         self._times.append(now)
         if self.spent == 1:
             return 0.0
-        return min(self._policy.backoff * 2 ** (self.spent - 2), LONGEST_BACKOFF_SECONDS)
+        wait: float = self._policy.backoff * 2.0 ** (self.spent - 2)
+        return min(wait, LONGEST_BACKOFF_SECONDS)
 
     @property
     def spent(self) -> int:
