@@ -277,11 +277,14 @@ class Supervisor:
 
     def _reload(self, model: str, case: _Case) -> tuple[int, str]:
         """HTTP status of the load (0: no answer), and what was said if it failed."""
-        siblings = self._stubs_of(model)
+        others = [stub for stub in living_stubs(self._server.pid) if stub.model == model]
+        siblings = {stub.pid for stub in others}
+        lost = self._server.requests_in_flight(model, (case.instance or "",))
         case.unloaded = True
         if not self._server.request("POST", f"/v2/repository/models/{model}/unload", {}):
             return 0, "Triton does not answer"
-        self._end(siblings)
+        working = {stub.instance for stub in others} if lost else None
+        self._end(siblings, model, working)
         limit = self._server.options.ready_timeout
         path = f"/v2/repository/models/{model}/load"
         started = time.monotonic()
@@ -337,17 +340,25 @@ class Supervisor:
     def _stubs_of(self, model: str) -> set[int]:
         return {s.pid for s in living_stubs(self._server.pid) if s.model == model}
 
-    def _end(self, stubs: set[int]) -> None:
+    def _end(self, stubs: set[int], model: str, working: set[str] | None) -> None:
         """Wait until these processes have ended; kill those that do not.
 
         A request that was lost with the dead instance keeps Triton from ending the others, and
         their memory (a GPU's, perhaps) is needed by those that come.
+
+        Args:
+            stubs: of other instances of the model.
+            model: whose.
+            working: those instances, if requests were lost: nothing but their own requests is then
+                worth waiting for. None: Triton will end them.
         """
         limit = time.monotonic() + self._policy.grace
         while stubs := stubs & {stub.pid for stub in living_stubs(self._server.pid)}:
             if time.monotonic() > limit or self._server.ended():
                 break
             self._server.wait(WAIT_STEP_SECONDS)
+            if working and self._server.requests_in_flight(model, working) == 0:
+                break
         self._kill(stubs)
 
     def _kill(self, stubs: set[int]) -> None:
