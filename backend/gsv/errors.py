@@ -6,7 +6,7 @@
     ├── Cancelled           the caller went away                    → CANCELLED
     │   └── TimedOut        the request's own timeout is over       → UNAVAILABLE, HTTP 503
     ├── Unreachable         a model's process is gone or loading    → UNAVAILABLE, HTTP 503
-    ├── SequenceLost        a sentence's instance has begun anew    → UNAVAILABLE, HTTP 503
+    ├── SequenceLost        a sentence's instance has restarted     → UNAVAILABLE, HTTP 503
     ├── CheckpointError     a weight file is not what it should be
     ├── VoiceError          a voice folder is not what it should be → UNAVAILABLE, HTTP 503
     ├── ConfigurationError  a config file or parameter is wrong
@@ -49,7 +49,7 @@ class Unreachable(GsvError):
 
 
 class SequenceLost(GsvError):
-    """An instance doesn't know the sentence that it is asked to go on with: it begins elsewhere."""
+    """An instance doesn't know the sentence that it is asked to continue; start it on another."""
 
 
 class CheckpointError(GsvError):

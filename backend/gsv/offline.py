@@ -58,7 +58,7 @@ class LocalToken:
             cancel()
 
     def release(self) -> None:
-        """Whoever still looks sees that nobody waits any more."""
+        """The caller needs no more answers; a stage that still works for it may stop."""
         self.cancel()
 
     def watch(self, call: object, cancel: Callable[[], None]) -> None:

@@ -24,8 +24,8 @@ REPORT = "REPORT"  # likewise
 class Chunk(Audio):
     """A piece of streamed audio; `sentence` is the index of the sentence that it belongs to.
 
-    `times` holds the words whose times became known with it, `report` the sentences that end with
-    it, if they were asked for.
+    If they were asked for, `times` holds the words whose times this chunk made known, and `report`
+    the sentences that end in it.
     """
 
     sentence: int = 0
@@ -63,8 +63,8 @@ class ChangeAnalysis:
 class SentenceAnalysis:
     """A sentence as the frontend split it.
 
-    `pause_after` is the silence in seconds that the text itself asks for, if it does; `unread` are
-    the characters that have no reading, those of sentences that were left out among them.
+    `pause_after` is the silence in seconds that the text itself asks for, or None. `unread` holds
+    the characters without a reading, also those of sentences that were left out.
     """
 
     text: str
@@ -157,7 +157,7 @@ class Health:
 
     @classmethod
     def of(cls, address: str, live: bool, ready: bool, version: str) -> Health:
-        """That of a server which answers."""
+        """The health of a server that answers."""
         loading = f"{address}: some models are still loading or failed"
         return cls(live, ready, version, "" if ready else loading)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from gsv_client.base_client import (
 )
 from gsv_client.errors import NotFound, ServerError, ServerUnavailable, Timeout
 from gsv_client.options import SpeechKeywords, SpeechOptions
+from gsv_client.retries import AsyncRetriedStream, Attempts
 from gsv_client.transport.base import AsyncTransport, Endpoint, ModelIO, ModelState, Request
 
 if TYPE_CHECKING:
@@ -39,8 +41,10 @@ class AsyncClient(BaseClient):
 
     Args:
         url: `host:port` of Triton's gRPC, or with a scheme `grpc://`, `grpcs://`; None is this
-            machine at port 8001.
+            machine at port 8001. With `?balance=round_robin` at its end calls are spread over all
+            servers that the host's name has.
         timeout: seconds to wait for an answer, and in a stream for each next chunk.
+        retries: as `Client`.
         headers: sent with every request, for a proxy's authentication or Triton's restricted APIs.
         transport: how requests travel; for tests.
 
@@ -52,10 +56,11 @@ class AsyncClient(BaseClient):
         url: str | None = None,
         *,
         timeout: float = DEFAULT_TIMEOUT,
+        retries: int = 0,
         headers: Mapping[str, str] | None = None,
         transport: AsyncTransport | None = None,
     ) -> None:
-        super().__init__(timeout)
+        super().__init__(timeout, retries)
         if transport is None:
             # Imported here: gRPC takes a noticeable part of a second.
             from gsv_client.transport.over_grpc_aio import AioGRPCTransport
@@ -164,7 +169,15 @@ class AsyncClient(BaseClient):
         return await self.transport.model_io(model, HEALTH_TIMEOUT)
 
     async def _ask(self, call: Call[Answer]) -> Answer:
-        return call.read(await self.transport.infer(call.request))
+        attempts = Attempts(self.retries, call.request)
+        while True:
+            try:
+                return call.read(await self.transport.infer(attempts.request))
+            except ServerUnavailable as error:
+                await asyncio.sleep(attempts.pause_after(error))
 
     def _open(self, request: Request) -> AsyncSpeechStream:
-        return AsyncSpeechStream(self.transport.stream(request))
+        if not self.retries:
+            return AsyncSpeechStream(self.transport.stream(request))
+        attempts = Attempts(self.retries, request)
+        return AsyncSpeechStream(AsyncRetriedStream(self.transport.stream, attempts))

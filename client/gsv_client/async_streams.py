@@ -55,7 +55,7 @@ class AsyncSpeechStream:
 
 @dataclasses.dataclass(frozen=True)
 class _End:
-    """The last thing in a queue: nothing more comes, or this went wrong."""
+    """The last item of a queue: no more items come, or this error ended them."""
 
     error: Exception | None = None
 

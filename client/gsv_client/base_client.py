@@ -35,6 +35,7 @@ from gsv_client.options import (
     Tensors,
     choose_options,
 )
+from gsv_client.retries import check_retries, with_seed
 from gsv_client.transport.base import Request
 
 DEFAULT_TIMEOUT = 120.0  # seconds; a page of text on a CPU takes its time
@@ -55,14 +56,21 @@ class BaseClient:
     """The part of a client that does not depend on how requests travel; it sends nothing.
 
     Raises:
-        InvalidRequest: by the constructor, a timeout that is not above 0; by the methods, options
-            that can't be sent.
+        InvalidRequest: by the constructor, a timeout that is not above 0 or retries that are no
+            number of times; by the methods, options that can't be sent.
     """
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, retries: int) -> None:
         if not timeout > 0:
             raise InvalidRequest.value("timeout", timeout, "seconds above 0")
         self.timeout = timeout
+        self.retries = check_retries(retries)
+
+    def _speech(
+        self, text: str, options: SpeechOptions | None, keywords: SpeechKeywords
+    ) -> Tensors:
+        inputs = choose_options(options, keywords).tensors(text)
+        return with_seed(inputs) if self.retries else inputs
 
     def _say_call(
         self,
@@ -74,7 +82,7 @@ class BaseClient:
         times: bool,
         report: bool,
     ) -> Call[Audio]:
-        inputs = choose_options(options, keywords).tensors(text)
+        inputs = self._speech(text, options, keywords)
         extra = extra_outputs(times, report)
         request = Request(MODEL, inputs, (*SPOKEN, *extra), request_id, self.timeout)
         return Call(request, functools.partial(audio_of, asked=extra))
@@ -89,7 +97,7 @@ class BaseClient:
         times: bool,
         report: bool = False,
     ) -> Request:
-        inputs = choose_options(options, keywords).tensors(text)
+        inputs = self._speech(text, options, keywords)
         extra = extra_outputs(times, report)
         outputs, declined = (*STREAMED, *extra), declined_outputs(extra)
         return Request(STREAM_MODEL, inputs, outputs, request_id, self.timeout, declined)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections.abc import Iterable, Mapping
 from types import TracebackType
@@ -19,6 +20,7 @@ from gsv_client.base_client import (
 )
 from gsv_client.errors import NotFound, ServerError, ServerUnavailable, Timeout
 from gsv_client.options import SpeechKeywords, SpeechOptions
+from gsv_client.retries import Attempts, RetriedStream
 from gsv_client.speech_stream import SpeechStream
 from gsv_client.text_stream import TextStream
 from gsv_client.transport import (
@@ -45,9 +47,14 @@ class Client(BaseClient):
 
     Args:
         url: `host:port`, or with a scheme `http://`, `https://`, `grpc://`, `grpcs://`; None is
-            this machine at the protocol's usual port (8000, 8001).
+            this machine at the protocol's usual port (8000, 8001). A gRPC address that ends with
+            `?balance=round_robin` spreads calls over all servers that the host's name has.
         protocol: `http` or `grpc`; by default the url's scheme tells, and without one it is http.
         timeout: seconds to wait for an answer, and in a stream for each next chunk.
+        retries: how often a call is made again that failed because the server could not take it
+            (`ServerUnavailable`); a stream only until its first chunk. Within the timeout, after
+            the pause that the server names, or 0.25 s and twice as long each time. The attempts
+            have the same seed, which is drawn here if none is given.
         headers: sent with every request, for a proxy's authentication or Triton's restricted APIs.
         transport: how requests travel; for tests and for other ways than HTTP and gRPC.
 
@@ -62,10 +69,11 @@ class Client(BaseClient):
         *,
         protocol: str | None = None,
         timeout: float = DEFAULT_TIMEOUT,
+        retries: int = 0,
         headers: Mapping[str, str] | None = None,
         transport: Transport | None = None,
     ) -> None:
-        super().__init__(timeout)
+        super().__init__(timeout, retries)
         self.transport = transport or open_transport(Endpoint.parse(url, protocol), headers)
         self._streams: weakref.WeakSet[SpeechStream | TextStream] = weakref.WeakSet()
 
@@ -217,7 +225,15 @@ class Client(BaseClient):
         return self.transport.model_io(model, HEALTH_TIMEOUT)
 
     def _ask(self, call: Call[Answer]) -> Answer:
-        return call.read(self.transport.infer(call.request))
+        attempts = Attempts(self.retries, call.request)
+        while True:
+            try:
+                return call.read(self.transport.infer(attempts.request))
+            except ServerUnavailable as error:
+                time.sleep(attempts.pause_after(error))
 
     def _open(self, request: Request) -> SpeechStream:
-        return SpeechStream(self.transport.stream(request))
+        if not self.retries:
+            return SpeechStream(self.transport.stream(request))
+        attempts = Attempts(self.retries, request)
+        return SpeechStream(RetriedStream(self.transport.stream, attempts))

@@ -60,3 +60,21 @@ def test_waves_are_kept(tmp_path: Path) -> None:
     audio = Audio(np.zeros(480, np.float32), 48_000)
     gate.keep({"whole answers": {"x": audio, "y": audio}}, tmp_path)
     assert sorted(p.name for p in (tmp_path / "whole_answers").iterdir()) == ["01.wav", "02.wav"]
+
+
+def lasting(seconds: float) -> Audio:
+    return Audio(np.zeros(round(seconds * 48_000), np.float32), 48_000)
+
+
+def test_long_sentences_must_be_understood_and_end() -> None:
+    text = "They walked slowly over the bridge."  # 29 letters: 2.5 s
+    assert gate.failures_of_long(heard(80), {text: lasting(3.0)}) == []
+    (wrong,) = gate.failures_of_long(heard(60), {text: lasting(3.0)})
+    assert wrong.startswith("long sentences: 60")
+    (wrong,) = gate.failures_of_long(heard(80), {text: lasting(6.0)})
+    assert wrong == f"{text!r} takes 6.0 s; at most 4.9 s is wanted"
+
+
+def test_there_are_ten_long_sentences() -> None:
+    assert len(gate.LONG) == 10
+    assert min(len(text.split()) for text in gate.LONG) > 15

@@ -16,7 +16,8 @@ from websockets.sync.client import connect
 
 from gsv_client import AsyncClient
 from gsv_client.gateway.settings import Settings
-from gsv_client.testing import FakeAsyncTransport
+from gsv_client.testing import FakeAsyncTransport, FakeTransport
+from gsv_client.transport import Request
 
 MOST_BODY = 100_000
 MULTIPART = {"Content-Type": "multipart/form-data; boundary=x"}
@@ -139,6 +140,33 @@ def test_a_wrong_method_of_api_v2_is_told_as_upstream_does(
         answer = locked[0].request(verb, path)
         assert (answer.status_code, answer.json()) == (405, {"detail": "Method Not Allowed"})
         assert "GET" in answer.headers["allow"]
+
+
+def test_a_mistake_of_ours_is_told_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """In the form of the door, without its insides; the log has those."""
+
+    def fail(request: Request) -> None:
+        raise ZeroDivisionError("a secret of the insides")
+
+    client = AsyncClient(transport=FakeAsyncTransport(FakeTransport(refuse=fail)))
+    fields = {"text": "Hi.", "text_lang": "en", "ref_audio_path": "demo", "prompt_lang": "en"}
+    with (
+        running(client, Settings(local=True)) as gateway,
+        httpx.Client(base_url=gateway.url) as http,
+    ):
+        for path, body in (
+            ("/v1/audio/speech", {"input": "Hi.", "stream": True}),
+            ("/v1/audio/speech", {"input": "Hi.", "stream": False}),
+            ("/v1/speech", {"text": "Hi."}),
+            ("/tts", {**fields, "streaming_mode": 0}),
+            ("/tts", {**fields, "streaming_mode": 2}),
+        ):
+            answer = http.post(path, json=body)
+            assert answer.status_code == 500
+            assert "under this request id" in told(answer)
+            assert answer.headers["x-request-id"]
+            assert "secret" not in answer.text
+    assert "ZeroDivisionError: a secret of the insides" in caplog.text
 
 
 def test_sockets_where_there_is_none(locked: tuple[httpx.Client, Gateway]) -> None:

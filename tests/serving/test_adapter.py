@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -19,7 +20,7 @@ import pytest
 
 from gsv.engine.gpt.guard import Attempt, Outcome
 from gsv.engine.gpt.judge import Signal, Verdict
-from gsv.errors import Cancelled, InvalidRequest, Unreachable
+from gsv.errors import Cancelled, ConfigurationError, InvalidRequest, Unreachable
 from gsv.serving.backend.call_board import BoardReader, CallBoard, owner_of
 from gsv.stages.base import Place, Settings
 from gsv.stages.calls import SequenceStep, StageCall
@@ -99,8 +100,9 @@ def test_what_the_package_logs_goes_to_the_servers_log(adapter: Any) -> None:
     adapter.pb_utils.Logger = server_log
     for level in (logging.INFO, logging.WARNING, logging.CRITICAL):
         record = logging.LogRecord("gsv.x", level, "", 1, "%d slots", (3,), None)
-        adapter.TritonLogHandler().emit(record)
-    assert written == [("info", "3 slots"), ("warn", "3 slots"), ("error", "3 slots")]
+        adapter.TritonLogHandler("vocoder").emit(record)
+    text = "vocoder: 3 slots"
+    assert written == [("info", text), ("warn", text), ("error", text)]
 
 
 class OneStage:
@@ -184,6 +186,30 @@ def test_a_sequence_goes_into_the_requests_flags(
     client.close()
 
 
+@pytest.mark.parametrize(
+    ("option", "parameters", "seconds"),
+    [
+        (0, "", 0.0),
+        (1_500_000, "", 1.5),
+        (0, '{"timeout": 250000}', 0.25),
+        (0, '{"timeout": "7"}', 7e-6),
+    ],
+)
+def test_a_timeout_is_an_option_or_a_parameter(
+    adapter: Any, option: int, parameters: str, seconds: float
+) -> None:
+    request = SimpleNamespace(timeout=lambda: option, parameters=lambda: parameters)
+    assert adapter.timeout_of(request) == seconds
+    adapter.check_parameters(request, [])
+
+
+@pytest.mark.parametrize("given", ['"soon"', "-1", "null"])
+def test_a_timeout_that_is_none_is_refused(adapter: Any, given: str) -> None:
+    request = SimpleNamespace(timeout=lambda: 0, parameters=lambda: f'{{"timeout": {given}}}')
+    with pytest.raises(InvalidRequest, match="timeout: got .*; allowed: microseconds"):
+        adapter.timeout_of(request)
+
+
 @pytest.mark.parametrize("why", ["died", "called off"])
 def test_a_call_that_never_comes_back_is_given_up(
     adapter: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, why: str
@@ -250,6 +276,41 @@ class QuietStage:
         pass
 
 
+ARGUMENTS = {
+    "model_name": "vocoder",
+    "model_instance_name": "vocoder_0_0",
+    "model_repository": "/models/vocoder",
+    "model_version": "1",
+    "model_instance_device_id": "3",
+}
+
+
+def quiet_model(adapter: Any, kind: str = "CPU", threads: str = "0") -> Any:
+    """A loaded model around a :class:`QuietStage`, to be finalized."""
+    config = {"input": [], "output": [], "parameters": {"threads": {"string_value": threads}}}
+    model = type("Model", (adapter.BatchedModel,), {"stage": QuietStage})()
+    model.initialize(ARGUMENTS | {"model_config": json.dumps(config), "model_instance_kind": kind})
+    return model
+
+
+@pytest.mark.parametrize("network", [True, False])
+def test_only_networks_keep_freed_memory(
+    adapter: Any, monkeypatch: pytest.MonkeyPatch, network: bool
+) -> None:
+    """Threads of a model without one would each keep up to 64 MiB for nothing."""
+    called: list[str] = []
+    monkeypatch.setattr(adapter, "verify_manifest", lambda folder: None)
+    monkeypatch.setattr(adapter, "RequestMetrics", lambda name, instance: None)
+    monkeypatch.setattr(adapter, "keep_freed_memory", lambda: called.append("keeps"))
+    monkeypatch.setattr(adapter, "_set_up_torch", lambda device, threads: called.append("torch"))
+    if network:
+        monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))
+    else:
+        monkeypatch.delitem(sys.modules, "torch", raising=False)
+    quiet_model(adapter)._close()
+    assert called == (["torch", "keeps"] if network else [])
+
+
 @pytest.mark.parametrize(
     ("kind", "chosen", "device", "threads"),
     [
@@ -274,25 +335,50 @@ def test_a_model_is_put_on_its_device(
     monkeypatch.setattr("gsv.device.prepare", called.append)
     monkeypatch.setattr("gsv.device.end_on_fatal", lambda: called.append("ends on fatal errors"))
     monkeypatch.setattr("torch.set_num_threads", called.append)
-    config = {"input": [], "output": [], "parameters": {"threads": {"string_value": chosen}}}
-    model = type("Model", (adapter.BatchedModel,), {"stage": QuietStage})()
-    model.initialize(
-        {
-            "model_config": json.dumps(config),
-            "model_name": "vocoder",
-            "model_instance_name": "vocoder_0_0",
-            "model_repository": "/models/vocoder",
-            "model_version": "1",
-            "model_instance_kind": kind,
-            "model_instance_device_id": "3",
-        }
-    )
+    model = quiet_model(adapter, kind, chosen)
     try:
         assert called == [device, "ends on fatal errors", *threads]
         assert QuietStage.places[-1].device == device
     finally:
         model.finalize()
     assert model._log not in logging.getLogger("gsv").handlers
+
+
+class OwnMetrics:
+    """What tells the server of its end, and so must not outlive the process's link to it."""
+
+    living = 0
+
+    def __init__(self, *names: str) -> None:
+        OwnMetrics.living += 1
+
+    def __del__(self) -> None:
+        OwnMetrics.living -= 1
+
+
+def test_a_model_that_fails_to_load_leaves_no_metrics(
+    adapter: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapter, "verify_manifest", lambda folder: None)
+    monkeypatch.setattr(adapter, "RequestMetrics", OwnMetrics)
+    config = {"input": [], "output": [], "parameters": {"sped": {"string_value": "1"}}}
+    model = type("Model", (adapter.BatchedModel,), {"stage": QuietStage})()
+    arguments = ARGUMENTS | {"model_config": json.dumps(config), "model_instance_kind": "CPU"}
+    with pytest.raises(ConfigurationError, match="sped"):
+        model.initialize(arguments)
+    assert OwnMetrics.living == 0
+    assert vars(model) == {}
+
+
+def test_a_model_that_can_not_be_closed_ends_all_the_same(
+    adapter: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    adapter.pb_utils.Logger = SimpleNamespace(log_error=written.append)
+    monkeypatch.setattr(adapter, "leave", lambda: written.append("left"))
+    adapter.BatchedModel().finalize()  # it was never loaded
+    assert written[0].startswith("model not closed: AttributeError")
+    assert written[1:] == ["left"]
 
 
 class Series:
@@ -384,3 +470,43 @@ def test_a_field_that_a_call_also_wants_is_asked_for(
     asked = [call["requested_output_names"] for call in Call.made]
     assert asked == [["TOKENS", "TOKEN_COUNTS", "IS_LAST"], [*asked[0], "ATTEMPT"]]
     client.close()
+
+
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def test_a_span_begins_below_tritons_or_the_public_models(adapter: Any) -> None:
+    begun: list[tuple[str, str]] = []
+    model = adapter.StreamingModel()
+    model._tracer = SimpleNamespace(begin=lambda parent, own: begun.append((parent, own)))
+    context = json.dumps({"traceparent": PARENT})
+    trace = SimpleNamespace(get_context=lambda: context)
+    outside = SimpleNamespace(request_id=lambda: "mine", trace=lambda: trace)
+    inside = SimpleNamespace(request_id=lambda: f"gsv!1!2!3!4!5!{PARENT}!mine")
+    untraced = SimpleNamespace(request_id=lambda: "gsv!1!2!3!4!5!mine")
+    model._tagged = False
+    model._begin_span(outside)
+    model._tagged = True
+    model._begin_span(inside)
+    model._begin_span(untraced)
+    assert begun == [(PARENT, "mine"), (PARENT, "mine"), ("", "mine")]
+    model._tracer = None  # nobody collects: Triton is not even asked
+    assert model._begin_span(SimpleNamespace()) is None
+
+
+@pytest.mark.parametrize(("wanted", "lines"), [(False, 0), (True, 1)])
+def test_an_ended_request_is_logged_where_that_is_wanted(
+    adapter: Any, wanted: bool, lines: int
+) -> None:
+    written: list[str] = []
+    ended: list[tuple[str, BaseException | None]] = []
+    adapter.pb_utils.Logger = SimpleNamespace(log_info=written.append)
+    model = adapter.StreamingModel()
+    model._name, model._logs_requests = "vocoder", wanted
+    model._metrics = SimpleNamespace(observe=lambda outcome, seconds: None)
+    span = SimpleNamespace(end=lambda outcome, error: ended.append((outcome, error)))
+    error = InvalidRequest("no")
+    model._ended(f"gsv!1!2!3!4!5!{PARENT}!mine", span, time.monotonic(), error)
+    assert ended == [("refused", error)]
+    assert len(written) == lines
+    assert all("vocoder: request id='mine' refused after 0.0" in line for line in written)

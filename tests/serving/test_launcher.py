@@ -160,7 +160,8 @@ def test_a_lost_request_does_not_hold_the_end_up(
             lost.result()
 
 
-def test_control_key_guards_loading(tmp_path: Path) -> None:
+def test_control_key_guards_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GSV_CONTROL_KEY", "s3cret")  # as gsv serve has it
     repository = write_repository(tmp_path / "repository")
     options = ServerOptions(control_key="s3cret")
     with EmbeddedServer(repository, options) as server:
@@ -170,6 +171,11 @@ def test_control_key_guards_loading(tmp_path: Path) -> None:
                 connection.request("POST", "/v2/repository/index", "{}", headers)
                 statuses.append(connection.getresponse().status)
         assert server.request("POST", "/v2/repository/index", {}) == 200
+        arguments = Path(f"/proc/{server.pid}/cmdline").read_bytes()
+        assert arguments.count(f"{CONTROL_HEADER}=******".encode()) == 2
+        assert b"s3cret" not in arguments
+        for process in (server.pid, *(stub.pid for stub in processes.living_stubs(server.pid))):
+            assert b"s3cret" not in Path(f"/proc/{process}/environ").read_bytes()
         assert infer(server.http_url, "double", [1.0]) == (200, [2.0])
     assert statuses == [403, 403, 200]
 

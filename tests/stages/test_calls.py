@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import queue
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -123,6 +124,53 @@ def test_cancelling_calls_off_what_is_under_way_and_refuses_later_calls() -> Non
         scopes[0](echo(2))
     pool.close()
     assert models.released == ["mine"]
+
+
+def test_who_rests_holds_no_place_of_those_who_work() -> None:
+    models = FakeModels()
+    models.gate.set()
+    pool = CallPool("test", models, LineLimits(1, 2, 100))
+    resting, other, third = Waiting(), Waiting(), Waiting()
+
+    def rest(scope: CancelScope) -> None:
+        resting.send("rests", final=False)
+        scope.inner().rest(30.0)
+
+    cancel = pool.submit(rest, resting, "resting")
+    assert resting.answers.get(timeout=10) == "rests"
+    pool.submit(lambda scope: other.send(scope(echo(1)), final=True), other)
+    assert other.answers.get(timeout=10) == Echo(1)
+    limit = time.monotonic() + 10
+    while pool._line._requests > 1 and time.monotonic() < limit:
+        time.sleep(0.01)  # the answer comes a moment before its place is free
+    models.gate.clear()
+    pool.submit(lambda scope: third.send(scope(echo(3)), final=True), third, "third")
+    pool.submit(lambda scope: None, Waiting())
+    with pytest.raises(
+        Overloaded, match="1 requests are in work and 2 wait"
+    ):  # who rests counts here
+        pool.submit(lambda scope: None, Waiting())
+    cancel()
+    assert isinstance(resting.answers.get(timeout=10), Cancelled)
+    models.gate.set()
+    assert third.answers.get(timeout=10) == Echo(3)
+    pool.close()
+
+
+def test_the_end_refuses_those_in_line() -> None:
+    models = FakeModels()
+    pool = CallPool("test", models, LineLimits(1, 2, 100))
+    first, second, left = Waiting(), Waiting(), Waiting()
+    pool.submit(lambda scope: first.send(scope(echo(1)), final=True), first, "first")
+    models.calls.get(timeout=10)
+    pool.submit(lambda scope: second.send("not reached", final=True), second, "second")
+    pool.submit(lambda scope: left.send("not reached", final=True), left, "left")()
+    assert isinstance(left.answers.get(timeout=10), Cancelled)
+    threading.Timer(0.1, models.gate.set).start()
+    pool.close()
+    assert first.answers.get(timeout=10) == Echo(1)
+    assert "is stopping" in str(second.answers.get(timeout=10))
+    assert sorted(models.released) == ["first", "left", "second"]
 
 
 def test_an_attempt_is_cancelled_alone_or_with_all() -> None:

@@ -11,10 +11,12 @@ import click
 import gpt as gpt_step
 import numpy as np
 import places
+import soundfile
 import sovits as sovits_step
 import torch
 import vocoder as vocoder_step
-from data import Array, Corpus
+from codes import Tokenized, read
+from data import Array
 from loop import mean_weights
 from recognition import Heard, Recogniser, accuracy
 from torch import Tensor
@@ -24,16 +26,18 @@ from gsv.constants import EOS, EOS_FREE_STEPS, OUTPUT_RATE, REFERENCE_RATE, STYL
 from gsv.models.gpt import SemanticGPT
 
 _SENTENCES = 20
-_LONGEST = 200  # tokens
+_LONGEST = 600  # tokens
+_KEPT = 3  # waves of each stage that are kept
 
 
 class Chain:
-    """The stages as training sees them."""
+    """The stages as training sees them, for one teacher."""
 
-    def __init__(self) -> None:
-        self.judged = Corpus(places.RUN / "judged.npz")
-        self.source = sovits_step.Source(0)
-        self.spoken = gpt_step.read("judged")
+    def __init__(self, teacher: int) -> None:
+        self.judged, said = read("judged"), Tokenized.load("judged")
+        self.rows = np.flatnonzero(said.teachers == teacher).tolist()
+        self.spoken = {row: gpt_step.spoken(said, row) for row in self.rows}
+        self._said = said
 
     def wave(self, mel: Tensor) -> Array:
         """Normalised mel [100, T] to 48 kHz."""
@@ -44,9 +48,9 @@ class Chain:
     def mel(self, tokens: Array, phonemes: Array, steps: int, linear: bool = False) -> Tensor:
         """Tokens [N] to a normalised mel [100, 4 N]."""
         learner = mean_weights("sovits", sovits_step.Learner())
-        model, source = learner.sovits, self.source
-        reference = torch.from_numpy(self.judged.waves[-1].astype(np.float32) / 32768)
-        timbre = model.style(audio.spectrum(reference[None])[:, :STYLE_BINS])
+        model, row = learner.sovits, self.rows[-1]
+        wave = torch.from_numpy(np.asarray(self.judged.waves[row]).astype(np.float32) / 32768)
+        timbre = model.style(audio.spectrum(wave[None])[:, :STYLE_BINS])
         condition, _ = model.condition(
             torch.from_numpy(tokens)[None], None, torch.from_numpy(phonemes)[None], None, timbre
         )
@@ -54,24 +58,26 @@ class Chain:
             made: Tensor = learner.linear_mel(condition)[0]
             return made
         before, _ = model.condition(
-            source.reference_tokens, None, source.reference_phonemes, None, timbre
-        )
-        prompt = source.reference_mel[None]
+            torch.from_numpy(self._said.tokens[row])[None], None,
+            torch.from_numpy(self._said.phonemes[row])[None], None, timbre,
+        )  # fmt: skip
+        prompt = torch.from_numpy(np.asarray(self.judged.mels[row]).astype(np.float32)).mT[None]
         frames = prompt.shape[-1]
         condition = torch.cat([before[..., :frames], condition], dim=-1)
         inputs = model.flow.embed(condition, prompt)
         torch.manual_seed(0)
         noisy = torch.randn(1, condition.shape[-1], prompt.shape[1])
         noisy[:, :frames] = 0
-        for row in model.flow.schedule(steps):
-            velocity = model.flow.estimator(noisy, inputs, row[None])
+        for now in model.flow.schedule(steps):
+            velocity = model.flow.estimator(noisy, inputs, now[None])
             velocity[:, :frames] = 0
             noisy = noisy + velocity / steps
         return noisy[0, frames:].mT
 
     def tokens(self, index: int, gpt: SemanticGPT) -> Array:
         """Greedy tokens of a judged sentence, behind the reference."""
-        row = gpt_step.joined(self.spoken[-1], self.spoken[index], judged=False)
+        reference = self.spoken[self.rows[-1]]
+        row = gpt_step.joined(reference, self.spoken[index], judged=False)
         start = len(row.tokens) - len(self.spoken[index].tokens)
         made = row.tokens[:start]
         row = gpt_step.Row(row.phonemes, made, row.places[:start], row.judged[:start])
@@ -100,22 +106,21 @@ class Chain:
 @click.argument("stages", nargs=-1)
 @click.option("--steps", default=sovits_step.STEPS, show_default=True, help="Of the flow.")
 @click.option("--count", default=_SENTENCES, show_default=True, help="Of sentences.")
+@click.option("--teacher", default=0, show_default=True, help="Number of the teacher.")
 @torch.inference_mode()
-def main(stages: tuple[str, ...], steps: int, count: int) -> None:
-    """Judge the stages named (default: all)."""
-    chain, recogniser = Chain(), Recogniser()
-    gpt = mean_weights("gpt", gpt_step.build()) if "gpt" in stages else None
+def main(stages: tuple[str, ...], steps: int, count: int, teacher: int) -> None:
+    """Judge the stages named."""
+    chain, recogniser = Chain(teacher), Recogniser()
+    gpt = gpt_step.trained() if "gpt" in stages else None
     log = places.logger("check")
     for stage in stages:
         heard: list[Heard] = []
-        for index in range(count):
+        for index in chain.rows[:count]:
             wave, rate = _wave(chain, stage, index, steps, gpt)
             heard.append(recogniser.judge(chain.judged.texts[index], wave, rate))
             log.info("%s", heard[-1])
-            if index < 3:
-                import soundfile
-
-                soundfile.write(places.RUN / f"{stage}_{index}.wav", wave, rate)
+            if len(heard) <= _KEPT:
+                soundfile.write(places.RUN / f"{stage}_{len(heard)}.wav", wave, rate)
         log.info("%s: word accuracy %.1f %%", stage, 100 * accuracy(heard))
 
 

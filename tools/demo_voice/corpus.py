@@ -1,257 +1,243 @@
-"""Makes the corpus: Festival speaks the training texts; waves, mels and phone times are stored.
+"""Makes the corpus: teachers speak the training texts; waves, mels and phone times are stored.
 
-    .venv/bin/python tools/demo_voice/corpus.py [--count 4400]
+    .venv/bin/python tools/demo_voice/corpus.py [--count 4500] [--teachers slt,rms]
 
-Needs Debian's ``festival`` and ``festvox-us-slt-hts``. Festival tells when each of its phones ends;
-the product's frontend has phones of its own, so each word's two readings are aligned.
+Needs Debian's ``festival``, ``festvox-us-slt-hts`` and ``flite``. The corpus is made in parts of a
+hundred texts; a part that is there is not made again, so the step goes on where it was stopped.
+The same texts always give the same waves: ``--again`` makes them where only the rows of the parts
+are (``bundle.py``), without the product's frontend.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import itertools
-import subprocess
-import tempfile
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import alignment
 import click
+import everyday
 import numpy as np
 import places
 import sentences
-import soundfile
+import teachers
 import torch
+import wide
 from numpy.typing import NDArray
+from teachers import TEACHERS, Spoken
 
 from gsv import audio
 from gsv.constants import MEL_HOP, REFERENCE_RATE
-from gsv.text.frontend import TextFrontend
 
-TEACHER = Path(
-    "/usr/share/festival/voices/us/cmu_us_slt_arctic_hts/hts/cmu_us_slt_arctic_hts.htsvoice"
-)
-# The teacher speaks on one note, two periods a mel frame: its harmonics then stand still in the mel
-# and in the vocoder's frames, and a few minutes on a CPU are enough to learn them. The price is a
-# monotonous voice; with more time, leave the pitch alone.
-PITCH = 200.0
-# Slower than by itself, so that few phones are shorter than a token's 40 ms.
-SPEAKING_RATE = 0.87
 LEAD_SECONDS, TAIL_SECONDS = 0.10, 0.18  # silence that is left around a sentence
 LEVEL = 0.08  # root mean square that sentences are scaled to
+PART = 100  # texts
+JUDGED = (*sentences.JUDGED, *sentences.SPOKEN_BY_DEMO, *everyday.EVERYDAY, sentences.REFERENCE)
 _TIME_UNIT = 10_000  # phone times are stored as whole numbers of 0.1 ms
-_HTS_STATES = 5
-_HTS_FLOATS = 7  # of a pitch leaf: three means, three variances, the share of voiced frames
+_FIRST_SEED = 11
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """A text as the product's frontend reads it."""
+
+    symbols: tuple[str, ...]
+    ids: NDArray[np.int16]
 
 
 @dataclasses.dataclass(frozen=True)
 class Utterance:
-    """One sentence as it was spoken."""
+    """One text as it was spoken."""
 
     text: str
     wave: NDArray[np.int16]  # 32 kHz
-    phonemes: NDArray[np.int64]  # the frontend's
-    ends: NDArray[np.int64]  # of each phoneme, in 0.1 ms
+    phonemes: NDArray[np.int16]  # the frontend's
+    ends: NDArray[np.int32]  # of each phoneme, in 0.1 ms
 
 
-def on_one_note(voice: bytes, pitch: float) -> bytes:
-    """The HTS voice with the mean of every leaf of its pitch model at ``pitch`` Hz, unmoving."""
-    start = voice.index(b"[DATA]\n") + len(b"[DATA]\n")
-    header = voice[:start].decode("latin-1")
-    content = bytearray(voice)
-    first, last = header.split("STREAM_PDF[LF0]:")[1].split()[0].split("-")
-    leaves = slice(start + int(first) + _HTS_STATES * 4, start + int(last) + 1)
-    values = np.frombuffer(content[leaves], "<f4").reshape(-1, _HTS_FLOATS).copy()
-    values[:, 0] = np.log(pitch)
-    values[:, 1:3] = 0.0
-    content[leaves] = values.tobytes()
-    # The engine would else restore the variance that natural pitch has.
-    switch = content.index(b"USE_GV[LF0]:1")
-    content[switch : switch + 13] = b"USE_GV[LF0]:0"
-    return bytes(content)
+class Reader:
+    """The product's frontend."""
+
+    def __init__(self) -> None:
+        from gsv.text.frontend import TextFrontend
+
+        self._frontend = TextFrontend()
+
+    def read(self, text: str) -> Reading | None:
+        """None for a text that is not one sentence."""
+        found = self._frontend.analyze(text, "en", "cut0")
+        if len(found) != 1:
+            return None
+        return Reading(tuple(found[0].symbols), np.array(found[0].ids, np.int16))
 
 
-def speak(texts: list[str], teacher: Path) -> list[tuple[NDArray[np.float32], list[str]]]:
-    """Let one Festival process speak all texts; waves, and lines ``phone end word-number``."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
-        folder = Path(name)
-        script = folder / "speak.scm"
-        lines = [
-            "(voice_cmu_us_slt_arctic_hts)",
-            f'(set! hts_engine_params (list (list "-m" "{teacher}")'
-            f' (list "-g" 0.0) (list "-b" 0.0) (list "-u" 0.5) (list "-r" {SPEAKING_RATE})))',
-            # No break inside a sentence: the texts have no comma, so nothing would ask for it.
-            '(set! phrase_cart_tree \'((lisp_token_end_punc in (".")) ((BB)) ((NB))))',
-            '(define (tell s) (format out "%s %s %s\\n" (item.name s) (item.feat s \'end)'
-            " (item.feat s 'R:SylStructure.parent.parent.id)))",
-        ]
-        for index, text in enumerate(texts):
-            stem = folder / str(index)
-            lines += [
-                f'(set! utt (SynthText "{text}"))',
-                f'(utt.save.wave utt "{stem}.wav")',
-                f'(set! out (fopen "{stem}.txt" "w"))',
-                "(mapcar tell (utt.relation.items utt 'Segment))",
-                "(fclose out)",
-            ]
-        script.write_text("\n".join(lines))
-        subprocess.run(["festival", "-b", str(script)], check=True)
-        return [
-            (
-                soundfile.read(folder / f"{i}.wav", dtype="float32")[0],
-                (folder / f"{i}.txt").read_text().splitlines(),
-            )
-            for i in range(len(texts))
-        ]
-
-
-def align(theirs: list[str], ours: list[str], ends: list[float], start: float) -> list[float]:
-    """Ends of ``ours``, given the ends of ``theirs``, both phones of the same word.
-
-    The cheapest path of matches; a phone that only one side has shares its neighbour's time.
-    """
-    begins = [start, *ends[:-1]]
-    if len(theirs) == len(ours):
-        return list(ends)
-    rows, columns = len(theirs) + 1, len(ours) + 1
-    cost = np.full((rows, columns), np.inf)
-    cost[0, 0] = 0.0
-    step: dict[tuple[int, int], tuple[int, int]] = {}
-    for i, j in itertools.product(range(rows), range(columns)):
-        for di, dj in ((1, 1), (1, 0), (0, 1)):
-            if i < di or j < dj:
-                continue
-            unequal = not (di and dj) or theirs[i - 1][:1].upper() != ours[j - 1][:1]
-            price = cost[i - di, j - dj] + (1.0 if unequal else 0.0)
-            if price < cost[i, j]:
-                cost[i, j], step[i, j] = price, (i - di, j - dj)
-    spans = [[np.inf, -np.inf] for _ in ours]
-    i, j = rows - 1, columns - 1
-    while (i, j) != (0, 0):
-        before = step[i, j]
-        span = spans[max(j - 1, 0)]
-        at = max(i - 1, 0)
-        span[0], span[1] = min(span[0], begins[at]), max(span[1], ends[at])
-        i, j = before
-    # Phones that fell on the same teacher's phone share it evenly.
-    made: list[float] = []
-    for (low, high), group in itertools.groupby(spans, key=tuple):
-        count = len(list(group))
-        made += [low + (high - low) * (k + 1) / count for k in range(count)]
-    return list(np.maximum.accumulate(made))
-
-
-def utterance(
-    frontend: TextFrontend, text: str, wave: NDArray[np.float32], lines: list[str]
-) -> Utterance | None:
-    """Trimmed and aligned; None where the two sides don't see the same words."""
-    parts = [line.split() for line in lines]
-    phones = [(name, float(end), word) for name, end, word in parts]
-    spoken = [(name, end, word) for name, end, word in phones if word != "0"]
-    words = text.strip(".").split()
-    groups = [list(group) for _, group in itertools.groupby(spoken, key=lambda phone: phone[2])]
-    analysed = frontend.analyze(text, "en")
-    read = [_word_symbols(frontend, word) for word in words]
-    symbols = [symbol for word in read for symbol in word]
-    if len(analysed) != 1 or len(groups) != len(words) or any(n == "pau" for n, _, _ in spoken):
+def utterance(text: str, reading: Reading, spoken: Spoken) -> Utterance | None:
+    """Trimmed, scaled and aligned; None where the teacher reads other words than the frontend."""
+    ends = alignment.align(spoken.phones, spoken.ends, reading.symbols)
+    if ends is None:
         return None
-    if list(analysed[0].symbols) != [*symbols, "."]:
-        return None
-    lead = next(end for name, end, _ in phones if name == "pau")
-    ends: list[float] = []
-    position = lead
-    for word, group in zip(read, groups, strict=True):
-        ends += align([n for n, _, _ in group], word, [e for _, e, _ in group], position)
-        position = ends[-1]
-    first = max(0.0, lead - LEAD_SECONDS)
-    last = min(len(wave) / REFERENCE_RATE, position + TAIL_SECONDS)
-    wave = wave[round(first * REFERENCE_RATE) : round(last * REFERENCE_RATE)]
+    wave, first, last = trimmed(spoken)
+    times = np.minimum(np.array(ends), last) - first
+    return Utterance(text, wave, reading.ids, np.round(times * _TIME_UNIT).astype(np.int32))
+
+
+def trimmed(spoken: Spoken) -> tuple[NDArray[np.int16], float, float]:
+    """The wave without the silence around it, scaled, and which seconds of the teacher's it is."""
+    first = max(0.0, spoken.ends[0] - LEAD_SECONDS)
+    last = min(len(spoken.wave) / REFERENCE_RATE, spoken.ends[-2] + TAIL_SECONDS)
+    wave = spoken.wave[round(first * REFERENCE_RATE) : round(last * REFERENCE_RATE)]
     wave = wave * (LEVEL / np.sqrt(np.mean(wave**2)))
-    times = np.array([*ends, last]) - first
-    return Utterance(
-        text,
-        audio.to_pcm16(wave.astype(np.float32)),
-        np.array(analysed[0].ids, np.int64),
-        np.round(times * _TIME_UNIT).astype(np.int64),
-    )
+    return audio.to_pcm16(wave.astype(np.float32)), first, last
 
 
-@functools.cache
-def _words() -> dict[str, list[str]]:
-    return {}
+def training_texts(teacher: str, count: int) -> list[str]:
+    """Every teacher speaks texts of its own."""
+    return wide.WideGrammar(_FIRST_SEED + list(TEACHERS).index(teacher)).training(count)
 
 
-def _word_symbols(frontend: TextFrontend, word: str) -> list[str]:
-    known = _words()
-    if word not in known:
-        carrier = frontend.analyze("Yes it is.", "en")[0].symbols[:-1]
-        found = frontend.analyze(f"Yes it is {word} yes it is.", "en")[0].symbols[:-1]
-        known[word] = list(found[len(carrier) : -len(carrier)])
-    return known[word]
-
-
-def _part(texts: list[str], teacher: Path) -> list[Utterance]:
-    torch.set_num_threads(1)
-    frontend = TextFrontend()
+def speak(stem: Path, teacher: str, texts: Sequence[str], reader: Reader) -> None:
+    """Make one part, unless it is there."""
+    if rows_file(stem).is_file():
+        return
     made = []
-    for first in range(0, len(texts), 200):
-        some = texts[first : first + 200]
-        for text, (wave, lines) in zip(some, speak(some, teacher), strict=True):
-            if (made_one := utterance(frontend, text, wave, lines)) is not None:
-                made.append(made_one)
+    for text, spoken in zip(texts, TEACHERS[teacher].speak(texts), strict=True):
+        reading = reader.read(text)
+        if reading is not None and (one := utterance(text, reading, spoken)) is not None:
+            made.append(one)
+    store(stem, made)
+
+
+def speak_again(stem: Path, teacher: str) -> int:
+    """Make the waves and mels of a part whose rows are there; how many waves came out otherwise.
+
+    Another machine's mathematics may round otherwise; a wave of another length is cut or padded.
+    """
+    if _beside(stem, "mels.npy").is_file():
+        return 0
+    with np.load(rows_file(stem)) as rows:
+        texts = [str(text) for text in rows["texts"]]
+        sizes, sums = np.diff(rows["wave_borders"]), rows["sums"]
+    waves, other = [], 0
+    spoken = TEACHERS[teacher].speak(texts)
+    for one, size, total in zip(spoken, sizes.tolist(), sums.tolist(), strict=True):
+        wave = trimmed(one)[0]
+        other += zlib.crc32(wave.tobytes()) != total
+        waves.append(np.pad(wave[:size], (0, max(0, size - len(wave)))))
+    _save_sounds(stem, waves, [normalised_mel(wave) for wave in waves])
+    return other
+
+
+def rows_file(stem: Path) -> Path:
+    """The file that is written last, so that its part is whole if it is there."""
+    return _beside(stem, "rows.npz")
+
+
+def _beside(stem: Path, ending: str) -> Path:
+    return stem.with_name(f"{stem.name}.{ending}")
+
+
+def _save_sounds(
+    stem: Path, waves: Sequence[NDArray[np.int16]], mels: Sequence[NDArray[np.float16]]
+) -> None:
+    np.save(_beside(stem, "waves.npy"), np.concatenate(waves))
+    new = _beside(stem, "new.npy")
+    np.save(new, np.concatenate(mels))
+    new.replace(_beside(stem, "mels.npy"))
+
+
+def store(stem: Path, utterances: Sequence[Utterance]) -> None:
+    """``<stem>.waves.npy``, ``<stem>.mels.npy`` and ``<stem>.rows.npz``: flat arrays, borders."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    waves = [one.wave for one in utterances]
+    mels = [normalised_mel(wave) for wave in waves]
+    _save_sounds(stem, waves, mels)
+    new = _beside(stem, "new.npz")
+    np.savez_compressed(
+        new,
+        sums=np.array([zlib.crc32(wave.tobytes()) for wave in waves]),
+        texts=np.array([one.text for one in utterances]),
+        wave_borders=_borders(waves),
+        mel_borders=_borders(mels),
+        phonemes=np.concatenate([one.phonemes for one in utterances]),
+        ends=np.concatenate([one.ends for one in utterances]),
+        phoneme_borders=_borders([one.phonemes for one in utterances]),
+    )
+    new.replace(rows_file(stem))
+
+
+def normalised_mel(wave: NDArray[np.int16]) -> NDArray[np.float16]:
+    """[frames, 100]"""
+    floats = torch.from_numpy(wave.astype(np.float32) / 32768)
+    mel = audio.normalize_mel(audio.log_mel(floats[: len(floats) // MEL_HOP * MEL_HOP]))
+    made: NDArray[np.float16] = mel.T.half().numpy()
     return made
 
 
-def store(path: Path, utterances: list[Utterance]) -> None:
-    """All utterances in one file of flat arrays with their borders, mels included."""
-    waves = [u.wave for u in utterances]
-    mels = []
-    for wave in waves:
-        floats = torch.from_numpy(wave.astype(np.float32) / 32768.0)
-        mel = audio.normalize_mel(audio.log_mel(floats[: len(floats) // MEL_HOP * MEL_HOP]))
-        mels.append(mel.T.half().numpy())
-    np.savez(
-        path,
-        texts=np.array([u.text for u in utterances]),
-        waves=np.concatenate(waves),
-        wave_borders=_borders(waves),
-        mels=np.concatenate(mels),
-        mel_borders=_borders(mels),
-        phonemes=np.concatenate([u.phonemes for u in utterances]),
-        ends=np.concatenate([u.ends for u in utterances]),
-        phoneme_borders=_borders([u.phonemes for u in utterances]),
-    )
+def _borders(rows: Sequence[NDArray[Any]]) -> NDArray[np.int64]:
+    return np.cumsum([0, *map(len, rows)])
 
 
-def _borders(parts: Sequence[NDArray[Any]]) -> NDArray[np.int64]:
-    return np.cumsum([0, *map(len, parts)])
+_reader: Reader | None = None
+
+
+def _job(arguments: tuple[Path, str, list[str]]) -> None:
+    global _reader
+    torch.set_num_threads(1)
+    _reader = _reader or Reader()
+    speak(*arguments, _reader)
+
+
+def _job_again(arguments: tuple[Path, str]) -> int:
+    torch.set_num_threads(1)
+    return speak_again(*arguments)
+
+
+def parts() -> list[tuple[Path, str]]:
+    """The parts of which at least the rows are there, the judged sentences first."""
+    found = []
+    for kind in ("judged", "corpus"):
+        for path in sorted((places.RUN / kind).rglob("*.rows.npz")):
+            stem = path.with_name(path.name.removesuffix(".rows.npz"))
+            found.append((stem, stem.name if kind == "judged" else stem.parent.name))
+    return found
+
+
+def jobs(names: Sequence[str], count: int) -> list[tuple[Path, str, list[str]]]:
+    """The parts that are to be made: where, by whom, of which texts."""
+    found = []
+    for name in names:
+        found.append((places.RUN / "judged" / name, name, list(JUDGED)))
+        texts = training_texts(name, count)
+        for first in range(0, count, PART):
+            stem = places.RUN / "corpus" / name / f"{first // PART:04}"
+            found.append((stem, name, texts[first : first + PART]))
+    return found
 
 
 @click.command()
-@click.option(
-    "--count", default=4_400, show_default=True, help="Training sentences; 0: only the judged ones."
-)
-@click.option("--processes", default=2, show_default=True)
-def main(count: int, processes: int) -> None:
+@click.option("--count", default=4_500, show_default=True, help="Training texts of each teacher.")
+@click.option("--teachers", "names", default="slt,rms", show_default=True)
+@click.option("--processes", default=1, show_default=True)
+@click.option("--again", is_flag=True, help="Make waves and mels for the rows that are there.")
+def main(count: int, names: str, processes: int, again: bool) -> None:
     """Speak the training texts and, for the judge, the judged ones."""
     log = places.logger("corpus")
-    teacher = places.RUN / "teacher.htsvoice"
-    teacher.write_bytes(on_one_note(TEACHER.read_bytes(), PITCH))
-    judged = _part([*sentences.JUDGED, *sentences.SPOKEN_BY_DEMO, sentences.REFERENCE], teacher)
-    store(places.RUN / "judged.npz", judged)
-    log.info("%d of the judged, demo and reference sentences", len(judged))
-    if not count:
+    if again:
+        with ProcessPoolExecutor(processes) as pool:
+            other = sum(pool.map(_job_again, parts()))
+        log.info("%d parts; %d waves are not the very same as before", len(parts()), other)
         return
-    texts = sentences.Grammar(seed=1).training(count)
+    chosen = names.split(",")
+    if unknown := set(chosen) - set(teachers.TEACHERS):
+        raise click.BadParameter(f"{', '.join(sorted(unknown))}; allowed: {', '.join(TEACHERS)}")
+    todo = [job for job in jobs(chosen, count) if not rows_file(job[0]).is_file()]
     with ProcessPoolExecutor(processes) as pool:
-        shares = [texts[i::processes] for i in range(processes)]
-        parts = pool.map(_part, shares, [teacher] * processes)
-        utterances = [u for part in parts for u in part]
-    store(places.RUN / "corpus.npz", utterances)
-    seconds = sum(len(u.wave) for u in utterances) / REFERENCE_RATE
-    log.info("%d sentences, %.2f hours", len(utterances), seconds / 3600)
+        for done, _ in enumerate(pool.map(_job, todo), start=1):
+            if done % 10 == 0 or done == len(todo):
+                log.info("%d of %d parts", done, len(todo))
 
 
 if __name__ == "__main__":

@@ -25,8 +25,7 @@ import soundfile
 import sovits as sovits_step
 import torch
 import vocoder as vocoder_step
-from codes import Codebook
-from data import Corpus
+from codes import Codebook, read, teacher_names
 from loop import mean_weights
 from torch import Tensor
 
@@ -36,12 +35,12 @@ from gsv.checkpoints.names import vocoder as vocoder_names
 from gsv.config import SoVITSConfig
 from gsv.constants import EOS, PHONEMES, REFERENCE_RATE, SSL_RATE, VOCABULARY
 
-INFO = "demo voice of gpt-sovits-triton, trained on Festival's cmu_us_slt_arctic_hts"
+INFO = "demo voice of gpt-sovits-triton, trained on synthesizers' speech; see NOTICE"
 # Near-greedy: such a small GPT says best what it is surest of, and steady sounds repeat tokens.
 SAMPLING = {"top_k": 1, "temperature": 1.0, "repetition_penalty": 1.0, "sample_steps": 8}
 _VOICE_TOML = """\
-# A small voice trained for this project (tools/demo_voice) on the speech of Festival's voice
-# cmu_us_slt_arctic_hts, on one note and a little slowed down; so is this reference. See NOTICE.
+# A small voice trained for this project (tools/demo_voice) on the speech of {teacher}, a little
+# slowed down; so is this reference. See NOTICE.
 reference = "reference.wav"
 text = "{text}"
 language = "en"
@@ -49,6 +48,11 @@ language = "en"
 [sampling]
 {sampling}
 """
+VOICES = {  # name of the voice, and how its teacher is called, by teacher
+    "slt": ("demo", "Festival's voice cmu_us_slt_arctic_hts"),
+    "rms": ("demo_rms", "flite's voice cmu_us_rms"),
+    "note": ("demo", "Festival's voice cmu_us_slt_arctic_hts, on one note"),
+}
 # Ours to the fields that upstream hard-codes and a reduced file tells.
 _ARCH = {
     "ssl_dim": "ssl_dim", "inter_channels2": "condition_channels", "mrte_hidden": "mrte_hidden",
@@ -83,9 +87,9 @@ def official(
 
 
 def write_gpt(path: Path, layout: dict[str, Any]) -> None:
-    """s1v3.ckpt"""
-    gpt = mean_weights("gpt", gpt_step.build())
-    config = gpt_step.CONFIG
+    """s1v3.ckpt, of as many layers as were trained."""
+    gpt = gpt_step.trained()
+    config = gpt.config
     model = {
         "vocab_size": VOCABULARY, "phoneme_vocab_size": PHONEMES, "EOS": EOS,
         "embedding_dim": config.hidden_dim, "hidden_dim": config.hidden_dim, "head": config.heads,
@@ -145,14 +149,18 @@ def write_hubert(folder: Path) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps(settings) + "\n", encoding="utf-8")
 
 
-def write_voice(folder: Path) -> None:
-    """The reference recording and voice.toml."""
-    folder.mkdir(parents=True, exist_ok=True)
-    wave = Corpus(places.RUN / "judged.npz").waves[-1]
-    soundfile.write(folder / "reference.wav", np.asarray(wave), REFERENCE_RATE, subtype="PCM_16")
-    sampling = "\n".join(f"{name} = {value}" for name, value in SAMPLING.items())
-    text = _VOICE_TOML.format(text=sentences.REFERENCE, sampling=sampling)
-    (folder / "voice.toml").write_text(text, encoding="utf-8")
+def write_voices(folder: Path) -> None:
+    """For each teacher of the run its reference recording and voice.toml."""
+    judged = read("judged")
+    for number, teacher in enumerate(teacher_names()):
+        name, called = VOICES[teacher]
+        place = folder / name
+        place.mkdir(parents=True, exist_ok=True)
+        wave = judged.waves[int(np.flatnonzero(judged.teachers == number)[-1])]
+        soundfile.write(place / "reference.wav", np.asarray(wave), REFERENCE_RATE, subtype="PCM_16")
+        sampling = "\n".join(f"{key} = {value}" for key, value in SAMPLING.items())
+        text = _VOICE_TOML.format(teacher=called, text=sentences.REFERENCE, sampling=sampling)
+        (place / "voice.toml").write_text(text, encoding="utf-8")
 
 
 @click.command()
@@ -169,7 +177,7 @@ def main(out: Path) -> None:
     write_sovits(pretrained / "gsv-v4-pretrained" / "s2Gv4.pth", layouts["s2Gv4"])
     write_vocoder(pretrained / "gsv-v4-pretrained" / "vocoder.pth", layouts["vocoder"])
     write_hubert(pretrained / "chinese-hubert-base")
-    write_voice(out / "voices" / "demo")
+    write_voices(out / "voices")
     log = places.logger("export")
     files = [path for path in sorted(out.rglob("*")) if path.is_file()]
     for path in files:

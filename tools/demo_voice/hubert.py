@@ -9,15 +9,22 @@ import click
 import numpy as np
 import places
 import torch
-from codes import CLASSES, CODES, WIDTH, Codebook
+from codes import CLASSES, CODES, PITCH, WIDTH, Codebook, Tokenized, read
 from data import Array, Corpus
-from loop import Trainer
+from loop import Trainer, limits
+from numpy.random import Generator
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import HubertConfig, HubertModel
 
 from gsv import audio
-from gsv.constants import REFERENCE_RATE, SSL_RATE, SSL_TAIL_SAMPLES, TOKEN_RATE
+from gsv.constants import (
+    FRAMES_PER_TOKEN,
+    REFERENCE_RATE,
+    SSL_RATE,
+    SSL_TAIL_SAMPLES,
+    TOKEN_RATE,
+)
 from gsv.models.quantizer import Quantizer
 
 SSL_DIM = 192
@@ -27,7 +34,10 @@ CONFIG = HubertConfig(  # type: ignore[no-untyped-call]
     hidden_dropout=0.0, attention_dropout=0.0, feat_proj_dropout=0.0, layerdrop=0.0,
     activation_dropout=0.0, apply_spec_augment=False,
 )  # fmt: skip
-_BATCH = 8
+BATCH = 8
+_LONGEST = 200  # tokens of a training sentence; references are shorter
+_TAIL = 14  # tokens of the zeros behind a reference that are surely silent
+_JUDGED = 60  # held-out sentences
 _SHARPNESS = 8.0  # of the classes' softmax: their values are to be 0 and 1, not logits
 
 
@@ -74,25 +84,27 @@ def tokens(ear: Ear, codes: Array, wave: Array) -> Array:
 class Source:
     """Batches of sentences cut to the same length, each followed by a reference's zeros."""
 
-    def __init__(self, corpus: Corpus, book: Codebook, seed: int) -> None:
-        self._corpus, self._book = corpus, book
-        self._random = np.random.default_rng(seed)
-        lengths = [len(corpus.mels[i]) for i in range(corpus.learned)]
-        self._by_length = np.argsort(lengths)
+    def __init__(
+        self, corpus: Corpus, said: Tokenized, book: Codebook, random: Generator, size: int = BATCH
+    ) -> None:
+        self._corpus, self._said, self._random, self._size = corpus, said, random, size
+        self._codes = book.codes
+        learned = corpus.learned()
+        self._by_length = learned[np.argsort(said.frames[learned], kind="stable")]
 
     def batch(self) -> tuple[Tensor, Tensor]:
-        """Waves [B, samples] and targets [B, tokens, WIDTH]."""
-        first = self._random.integers(len(self._by_length) - 4 * _BATCH)
-        chosen = self._random.permutation(self._by_length[first : first + 4 * _BATCH])[:_BATCH]
-        count = min(len(self._corpus.mels[i]) for i in chosen) // 4
+        """Waves [B, samples] and the codes that are to be heard, [B, tokens, WIDTH]."""
+        span = min(4 * self._size, len(self._by_length))
+        first = self._random.integers(len(self._by_length) - span + 1)
+        chosen = self._random.permutation(self._by_length[first : first + span])[: self._size]
+        count = min(int(self._said.frames[chosen].min()) // FRAMES_PER_TOKEN, _LONGEST)
         size = count * SSL_RATE // TOKEN_RATE
         tail = np.zeros(SSL_TAIL_SAMPLES, np.float32)
-        silent = self._book.targets(self._corpus, int(chosen[0]))[-1]
         waves, wanted = [], []
         for index in chosen:
             waves.append(np.concatenate([heard(self._corpus.waves[index])[:size], tail]))
-            rows = self._book.targets(self._corpus, int(index))[:count]
-            wanted.append(np.concatenate([rows, np.repeat(silent[None], 14, axis=0)]))
+            said = self._said.tokens[index]
+            wanted.append(self._codes[np.append(said[:count], np.full(_TAIL, said[-1]))])
         return torch.from_numpy(np.stack(waves)), torch.from_numpy(np.stack(wanted))
 
 
@@ -104,34 +116,42 @@ def losses(ear: Ear, waves: Tensor, wanted: Tensor) -> dict[str, Tensor]:
     return {
         "phone": functional.cross_entropy(classes, labels.flatten()),
         "value": 20 * (told[..., :CLASSES] - wanted[..., :CLASSES]).square().mean(),
-        "mel": 10 * (told[..., CLASSES:] - wanted[..., CLASSES:]).square().mean(),
+        "mel": 10 * (told[..., CLASSES:PITCH] - wanted[..., CLASSES:PITCH]).square().mean(),
+        "pitch": 4 * (told[..., PITCH] - wanted[..., PITCH]).square().mean(),
         # Without a gradient; to be read only.
         "wrong": (told[..., :CLASSES].argmax(-1) != labels).float().mean(),
     }
 
 
 @click.command()
-@click.option("--minutes", default=7.0, show_default=True, help="Of processor time.")
-def main(minutes: float) -> None:
+@limits(minutes=10.0)
+def main(minutes: float, steps: int | None, device: str) -> None:
     """Train, or go on training; then say how well the tokens are found."""
-    corpus, book = Corpus(places.RUN / "corpus.npz"), Codebook.load()
-    ear = Ear()
-    trainer = Trainer("hubert", ear, 2e-3, minutes)
-    ear.train()
-    source = Source(corpus, book, trainer.steps)
-    trainer.run(lambda: losses(ear, *source.batch()))
-    log = places.logger("hubert")
-    mean: Ear = trainer.mean
+    corpus, said, book = read("corpus"), Tokenized.load("corpus"), Codebook.load()
+    ear = Ear().train()
+    trainer = Trainer("hubert", ear, 2e-3, minutes, steps, device, seed=1)
+    source = Source(corpus, said, book, trainer.random, BATCH * trainer.scale)
+
+    def step() -> dict[str, Tensor]:
+        waves, wanted = source.batch()
+        return losses(ear, waves.to(trainer.device), wanted.to(trainer.device))
+
+    trainer.finish(step)
+    mean: Ear = trainer.mean.cpu()
+    held = sorted(set(range(len(corpus))) - set(corpus.learned().tolist()))[:_JUDGED]
     codes, phones = [], []
-    for index in range(corpus.learned, len(corpus)):
+    for index in held:
         found = tokens(mean, book.codes, corpus.waves[index])
-        wanted = book.tokens(book.targets(corpus, index))[: len(found)]
+        wanted = said.tokens[index][: len(found)]
+        found = found[: len(wanted)]
         codes.append((found == wanted).mean())
         phones.append(
             (book.codes[found, :CLASSES].argmax(1) == book.codes[wanted, :CLASSES].argmax(1)).mean()
         )
-    log.info("held out: %.1f %% of the codes, %.1f %% of the phonemes are found",
-             100 * float(np.mean(codes)), 100 * float(np.mean(phones)))  # fmt: skip
+    places.logger("hubert").info(
+        "held out: %.1f %% of the codes, %.1f %% of the phonemes are found",
+        100 * float(np.mean(codes)), 100 * float(np.mean(phones)),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

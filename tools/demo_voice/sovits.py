@@ -1,18 +1,19 @@
 """Trains SoVITS: tokens and phonemes to mels, by flow matching and by a loss on the condition.
 
-.venv/bin/python tools/demo_voice/sovits.py [--minutes 26]
+.venv/bin/python tools/demo_voice/sovits.py [--minutes 120]
 """
 
 from __future__ import annotations
 
+import dataclasses
+
 import click
 import numpy as np
-import places
 import torch
-from codes import CODES, WIDTH, Codebook
-from data import Array, Corpus, Rows
+from codes import CODES, WIDTH, Codebook, Tokenized, read
+from data import HELD_OUT, Array
 from hubert import SSL_DIM
-from loop import Trainer, attend
+from loop import Trainer, attend, limits
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -30,9 +31,11 @@ CONFIG = SoVITSConfig(
     dit_dim=256, dit_depth=3, dit_heads=4, dit_head_dim=64, dit_conv_layers=2,
 )  # fmt: skip
 STEPS = 8  # of the voice's own flow
-_BATCH = 6
+FRAMES = 3_200  # of a batch
+_LONGEST = 1_200  # frames of a sentence
 _STEP_SIZES = (0.0, 1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4)
 _FARTHEST = 400  # frames of prompt that may stand before a sentence
+_REFERENCE = 0.6  # share of batches whose prompt and timbre are the teacher's own reference's
 
 
 class Learner(nn.Module):
@@ -94,66 +97,89 @@ def differentiable_attention(
     return mixed.transpose(1, 2).flatten(2)
 
 
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Sentences of one teacher, and another sentence of it that stands before them."""
+
+    tokens: Tensor  # [B, N]
+    phonemes: Tensor  # [B, P]
+    lengths: list[int]  # of the phonemes
+    mel: Tensor  # [B, 100, 4 N]
+    prompt_tokens: Tensor  # [1, n]
+    prompt_phonemes: Tensor  # [1, p]
+    prompt_mel: Tensor  # [100, frames]
+    prompt_wave: Tensor  # [samples] at 32 kHz
+    frames: int  # how many of the prompt's last frames are the prompt
+    offset: int  # the place at which it begins
+
+
 class Source:
-    """Batches of whole sentences, and the reference that stands before them."""
+    """Draws batches of whole sentences of like lengths, a teacher at a time."""
 
-    def __init__(self, seed: int) -> None:
-        self._random = np.random.default_rng(seed)
-        self.corpus, self.tokens = self._read("corpus")
-        judged, tokens = self._read("judged")
-        self.reference_tokens, self.reference_phonemes = _row(tokens[-1]), _row(judged.phonemes[-1])
-        self.reference_mel = torch.from_numpy(judged.mels[-1].astype(np.float32)).T
-        self._reference_wave = judged.waves[-1]
-        self._by_length = np.argsort([len(self.corpus.mels[i]) for i in range(self.corpus.learned)])
+    def __init__(
+        self, random: np.random.Generator, device: torch.device, frames: int = FRAMES
+    ) -> None:
+        self._random, self._device, self._frames = random, device, frames
+        self._parts = {name: (read(name), Tokenized.load(name)) for name in ("corpus", "judged")}
+        said = self._parts["corpus"][1]
+        self._rows: dict[int, Array] = {}
+        for teacher in sorted(set(said.teachers.tolist())):
+            own = np.flatnonzero(said.teachers == teacher)[:-HELD_OUT]
+            own = own[said.frames[own] <= _LONGEST]
+            self._rows[teacher] = own[np.argsort(said.frames[own], kind="stable")]
+        self._judged = self._parts["judged"][1].teachers
 
-    @staticmethod
-    def _read(name: str) -> tuple[Corpus, Rows]:
-        stored = np.load(places.RUN / f"{name}_tokens.npz")
-        return Corpus(places.RUN / f"{name}.npz"), Rows(stored["tokens"], stored["borders"])
-
-    def batch(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Tokens [B, N], phonemes [B, P], their lengths [B], and mels [B, 100, 4 N]."""
-        first = self._random.integers(len(self._by_length) - 5 * _BATCH)
-        chosen = self._random.permutation(self._by_length[first : first + 5 * _BATCH])[:_BATCH]
-        size = min(len(self.corpus.mels[i]) for i in chosen) // FRAMES_PER_TOKEN
-        tokens = np.stack([self.tokens[i][:size] for i in chosen]).astype(np.int64)
-        mels = np.stack([self.corpus.mels[i][: size * FRAMES_PER_TOKEN] for i in chosen])
-        phonemes = [self.corpus.phonemes[i] for i in chosen]
+    def batch(self) -> Batch:
+        """On the device."""
+        teacher = int(self._random.choice(list(self._rows)))
+        rows = self._rows[teacher]
+        corpus, said = self._parts["corpus"]
+        at = int(self._random.integers(len(rows)))
+        count = int(np.clip(self._frames // said.frames[rows[at]], 2, 64))
+        first = max(0, min(at - 2 * count, len(rows) - 4 * count))
+        chosen = self._random.choice(rows[first : first + 4 * count], count)
+        size = int(said.frames[chosen].min()) // FRAMES_PER_TOKEN
+        mels = [np.asarray(corpus.mels[i][: size * FRAMES_PER_TOKEN]) for i in chosen]
+        phonemes = [said.phonemes[i] for i in chosen]
         longest = max(map(len, phonemes))
-        padded = np.stack([np.pad(row, (0, longest - len(row))) for row in phonemes])
-        return (
-            torch.from_numpy(tokens),
-            torch.from_numpy(padded),
-            torch.tensor([len(row) for row in phonemes]),
-            torch.from_numpy(mels.astype(np.float32)).mT,
+        part, row = self._prompt(teacher)
+        prompts, prompt_said = self._parts[part]
+        mel = self._on(np.asarray(prompts.mels[row]).astype(np.float32)).T
+        frames, offset = self._prompt_frames(mel.shape[-1])
+        return Batch(
+            self._on(np.stack([said.tokens[i][:size] for i in chosen])),
+            self._on(np.stack([np.pad(row, (0, longest - len(row))) for row in phonemes])),
+            [len(row) for row in phonemes],
+            self._on(np.stack(mels).astype(np.float32)).mT,
+            self._on(prompt_said.tokens[row][None]),
+            self._on(prompt_said.phonemes[row][None]),
+            mel,
+            self._on(np.asarray(prompts.waves[row]).astype(np.float32) / 32768),
+            frames,
+            offset,
         )
 
-    def spectrum(self) -> Tensor:
-        """Of the reference, or of any sentence."""
-        wave: Array = self._reference_wave
-        if self._random.random() < 0.3:
-            wave = self.corpus.waves[int(self._random.integers(self.corpus.learned))]
-        floats = torch.from_numpy(wave.astype(np.float32) / 32768)
-        return audio.spectrum(floats[None])[:, :STYLE_BINS]
+    def _prompt(self, teacher: int) -> tuple[str, int]:
+        if self._random.random() < _REFERENCE:
+            return "judged", int(np.flatnonzero(self._judged == teacher)[-1])
+        rows = self._rows[teacher]
+        return "corpus", int(self._random.choice(rows[: max(1, len(rows) // 2)]))
 
-    def prompt_frames(self) -> tuple[int, int]:
-        """How many of the reference's last frames are the prompt, and at which place it begins."""
-        whole = self.reference_mel.shape[-1]
+    def _prompt_frames(self, whole: int) -> tuple[int, int]:
         kind = self._random.random()
-        if kind < 0.15:
+        if kind < 0.2:
             return whole, 0
-        frames = 0 if kind < 0.65 else int(self._random.integers(20, 80))
-        return frames, int(self._random.integers(_FARTHEST))
+        frames = 0 if kind < 0.6 else int(self._random.integers(20, 80))
+        return min(frames, whole), int(self._random.integers(_FARTHEST))
 
-
-def _row(values: Array) -> Tensor:
-    return torch.from_numpy(values.astype(np.int64))[None]
+    def _on(self, values: Array) -> Tensor:
+        return torch.from_numpy(values).to(self._device)
 
 
 def embedded(estimator: DiT, condition: Tensor, offset: int) -> Tensor:
     """``estimator.embed_condition`` of frames [B, T, C] that stand ``offset`` frames late."""
     module = estimator.condition
-    positions = torch.arange(offset, offset + condition.shape[1])
+    positions = torch.arange(offset, offset + condition.shape[1], device=condition.device)
     angles = positions[:, None] * module.frequencies
     values = condition + torch.cat([angles.cos(), angles.sin()], dim=-1)
     for block in module.blocks:
@@ -161,34 +187,34 @@ def embedded(estimator: DiT, condition: Tensor, offset: int) -> Tensor:
     return values
 
 
-def losses(learner: Learner, source: Source) -> dict[str, Tensor]:
+def losses(learner: Learner, batch: Batch) -> dict[str, Tensor]:
     """Flow matching towards straight lines, and L1 of the condition's own mel."""
     sovits = learner.sovits
     estimator = sovits.flow.estimator
-    tokens, phonemes, lengths, mel = source.batch()
-    timbre = sovits.style(source.spectrum())
+    mel, rows = batch.mel, len(batch.tokens)
+    timbre = sovits.style(audio.spectrum(batch.prompt_wave[None])[:, :STYLE_BINS])
     condition, _ = sovits.condition(
-        tokens, None, phonemes, lengths.tolist(), timbre.expand(len(tokens), -1, -1)
+        batch.tokens, None, batch.phonemes, batch.lengths, timbre.expand(rows, -1, -1)
     )
     linear = (learner.linear_mel(condition) - mel).abs().mean()
-    frames, offset = source.prompt_frames()
-    prompt = source.reference_mel[:, source.reference_mel.shape[-1] - frames :]
+    frames = batch.frames
+    whole = batch.prompt_mel.shape[-1]
+    prompt = batch.prompt_mel[:, whole - frames :]
     if frames:
-        before, _ = sovits.condition(
-            source.reference_tokens, None, source.reference_phonemes, None, timbre
-        )
-        whole = source.reference_mel.shape[-1]
-        before = before[..., whole - frames : whole].expand(len(tokens), -1, -1)
+        before, _ = sovits.condition(batch.prompt_tokens, None, batch.prompt_phonemes, None, timbre)
+        before = before[..., whole - frames : whole].expand(rows, -1, -1)
         condition = torch.cat([before, condition], dim=-1)
-    time = torch.rand(len(tokens))
-    time = torch.where(torch.rand(len(tokens)) < 0.5, (time * STEPS).floor() / STEPS, time)
-    size = torch.tensor(_STEP_SIZES)[torch.randint(len(_STEP_SIZES), (len(tokens),))]
-    noise = torch.randn_like(mel)
+    # Drawn on the processor, so that a run on any device draws the same.
+    time = torch.rand(rows)
+    time = torch.where(torch.rand(rows) < 0.5, (time * STEPS).floor() / STEPS, time)
+    size = torch.tensor(_STEP_SIZES)[torch.randint(len(_STEP_SIZES), (rows,))]
+    time, size = time.to(mel.device), size.to(mel.device)
+    noise = torch.randn(mel.shape).to(mel.device)
     between = torch.lerp(noise, mel, time[:, None, None]).mT
-    fixed = functional.pad(prompt.T, (0, 0, 0, mel.shape[-1])).expand(len(tokens), -1, -1)
+    fixed = functional.pad(prompt.T, (0, 0, 0, mel.shape[-1])).expand(rows, -1, -1)
     velocity = estimator(
         functional.pad(between, (0, 0, frames, 0)),
-        estimator.embed_inputs(fixed, embedded(estimator, condition.mT, offset)),
+        estimator.embed_inputs(fixed, embedded(estimator, condition.mT, batch.offset)),
         estimator.modulate(time, size),
     )[:, frames:]
     flow = (velocity - (mel - noise).mT).square().mean()
@@ -196,18 +222,20 @@ def losses(learner: Learner, source: Source) -> dict[str, Tensor]:
 
 
 @click.command()
-@click.option("--minutes", default=26.0, show_default=True, help="Of processor time.")
-def main(minutes: float) -> None:
+@limits(minutes=120.0)
+def main(minutes: float, steps: int | None, device: str) -> None:
     """Train, or go on training, SoVITS."""
+    torch.manual_seed(3)
     learner = Learner()
-    trainer = Trainer("sovits", learner, 1e-3, minutes)
-    source = Source(trainer.steps)
+    trainer = Trainer("sovits", learner, 1e-3, minutes, steps, device, seed=3)
+    source = Source(trainer.random, trainer.device, FRAMES * trainer.scale)
 
     def step() -> dict[str, Tensor]:
-        with torch.autocast("cpu", torch.bfloat16):
-            return losses(learner, source)
+        batch = source.batch()
+        with trainer.autocast():
+            return losses(learner, batch)
 
-    trainer.run(step)
+    trainer.finish(step)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,19 @@
-"""Trains the vocoder: mels of the corpus to 48 kHz waves, by spectral losses alone.
+"""Trains the vocoder: mels of the corpus to 48 kHz waves, by spectral losses, then a light GAN.
 
-.venv/bin/python tools/demo_voice/vocoder.py [--minutes 14]
+.venv/bin/python tools/demo_voice/vocoder.py [--minutes 120]
 """
 
 from __future__ import annotations
 
+import contextlib
+
 import click
 import numpy as np
-import places
 import torch
+from adversary import Adversary
+from codes import read
 from data import Corpus
-from loop import Trainer
+from loop import Trainer, limits
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -97,7 +100,7 @@ class SpectralLoss(nn.Module):
 
 
 def _magnitude(wave: Tensor, size: int) -> Tensor:
-    window = torch.hann_window(size)
+    window = torch.hann_window(size, device=wave.device)
     bins = torch.stft(wave, size, size // 4, window=window, center=False, return_complex=True)
     # The floor keeps silence, which is inaudible, from dominating the logarithm.
     return (bins.real.square() + bins.imag.square() + 1e-6 * size).sqrt()
@@ -106,38 +109,57 @@ def _magnitude(wave: Tensor, size: int) -> Tensor:
 class Crops:
     """Random crops of mels and the waves that belong to them."""
 
-    def __init__(self, corpus: Corpus, seed: int) -> None:
-        self._corpus = corpus
-        self._random = np.random.default_rng(seed)
+    def __init__(self, corpus: Corpus, random: np.random.Generator, device: torch.device) -> None:
+        self._corpus, self._random, self._device = corpus, random, device
+        learned = corpus.learned()
+        self._rows = learned[corpus.mels.lengths()[learned] > _FRAMES]
 
-    def batch(self) -> tuple[Tensor, Tensor]:
+    def batch(self, size: int) -> tuple[Tensor, Tensor]:
         """Log-mels [B, 100, frames] and waves [B, frames * 480]."""
         mels, waves = [], []
-        for index in self._random.integers(self._corpus.learned, size=_BATCH):
-            mel = self._corpus.mels[index]
-            first = self._random.integers(len(mel) - _FRAMES)
+        for index in self._random.choice(self._rows, size):
+            mel = self._corpus.mels[int(index)]
+            first = int(self._random.integers(len(mel) - _FRAMES))
             samples = slice(first * MEL_HOP, (first + _FRAMES) * MEL_HOP)
-            mels.append(mel[first : first + _FRAMES].astype(np.float32).T)
-            waves.append(self._corpus.waves[index][samples].astype(np.float32) / 32768)
-        wave = audio.resample_sinc(torch.from_numpy(np.stack(waves)), REFERENCE_RATE, OUTPUT_RATE)
-        return audio.denormalize_mel(torch.from_numpy(np.stack(mels))), wave
+            mels.append(np.asarray(mel[first : first + _FRAMES]).astype(np.float32).T)
+            waves.append(np.asarray(self._corpus.waves[int(index)][samples], np.float32) / 32768)
+        wave = torch.from_numpy(np.stack(waves)).to(self._device)
+        mel = torch.from_numpy(np.stack(mels)).to(self._device)
+        return audio.denormalize_mel(mel), audio.resample_sinc(wave, REFERENCE_RATE, OUTPUT_RATE)
 
 
 @click.command()
-@click.option("--minutes", default=14.0, show_default=True, help="Of processor time.")
-def main(minutes: float) -> None:
+@limits(minutes=120.0)
+@click.option("--gan-from", default=0.5, show_default=True, help="Share of the run; 1: no GAN.")
+@click.option("--batch", type=int, help="Crops of a batch; by default 8, or 32 on a GPU.")
+def main(
+    minutes: float, steps: int | None, device: str, gan_from: float, batch: int | None
+) -> None:
     """Train, or go on training, the vocoder."""
-    vocoder, loss = build(), SpectralLoss()
-    trainer = Trainer("vocoder", vocoder, 2e-3, minutes)
-    crops = Crops(Corpus(places.RUN / "corpus.npz"), seed=trainer.steps)
+    torch.manual_seed(4)
+    vocoder = build()
+    adversary = Adversary(device)
+    trainer = Trainer(
+        "vocoder", vocoder, 2e-3, minutes, steps, device, seed=4, beside={"adversary": adversary}
+    )
+    loss = SpectralLoss().to(trainer.device)
+    crops = Crops(read("corpus"), trainer.random, trainer.device)
+    size = batch or _BATCH * trainer.scale
     inner = slice(_MARGIN * SAMPLES_PER_FRAME, (_FRAMES - _MARGIN) * SAMPLES_PER_FRAME)
 
     def losses() -> dict[str, Tensor]:
-        mel, wave = crops.batch()
-        parts: dict[str, Tensor] = loss(vocoder(mel)[:, 0, inner], wave[:, inner])
-        return parts
+        mel, wave = crops.batch(size)
+        with trainer.autocast() if trainer.device.type == "cuda" else contextlib.nullcontext():
+            made = vocoder(mel)[:, 0, inner].float()
+        wanted = wave[:, inner]
+        parts: dict[str, Tensor] = loss(made, wanted)
+        if trainer.progress < gan_from:
+            nothing = torch.zeros((), device=trainer.device)
+            return parts | {"fool": nothing, "feature": nothing, "caught": nothing}
+        caught = adversary.learn(made.detach(), wanted, trainer.schedule())
+        return parts | adversary.losses(made, wanted) | {"caught": caught}
 
-    trainer.run(losses)
+    trainer.finish(losses)
 
 
 if __name__ == "__main__":

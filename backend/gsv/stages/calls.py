@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import Any, Generic, Protocol, TypeVar
 
 from gsv.errors import Cancelled, GsvError, Unreachable
@@ -17,10 +20,10 @@ from gsv.stages.waiting_line import LineLimits, WaitingLine
 
 logger = logging.getLogger(__name__)
 
-# A model that lost a process is back after 5 to 12 s; so long its calls are made again.
+# For so long a call is made again whose process died; a model is back after 5 to 12 s.
 RECOVERY_SECONDS = 20.0
-# Of calls that a process was at work on, for so long at least, one is made again and no more: the
-# request itself may be what ends processes.
+# A call that its process had worked on for at least so long is made again only once, because the
+# request itself may be what kills processes.
 WORK_SECONDS = 0.5
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between attempts, doubled each time
 
@@ -110,14 +113,14 @@ class Recovery:
 
 
 class CancelToken(Protocol):
-    """Names one caller's calls, so that every stage can be told that nobody waits any more."""
+    """A name for all calls on behalf of one caller, by which every stage can be told to stop."""
 
     def cancel(self) -> None:
-        """Call off whatever is under way under this name; from any thread."""
+        """Cancel all calls of this name; from any thread."""
         ...
 
     def release(self) -> None:
-        """Give the name back; nothing is under way any more."""
+        """Free the name; no call is under way any more."""
         ...
 
 
@@ -136,9 +139,16 @@ class CallModel(Protocol):
 class CancelScope:
     """All calls on behalf of one caller; when the caller leaves, every call under way is told."""
 
-    def __init__(self, call: CallModel, request_id: str = "") -> None:
+    def __init__(
+        self,
+        call: CallModel,
+        request_id: str = "",
+        resting: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> None:
+        """``resting`` is what :meth:`rest` enters: others may work meanwhile."""
         self._call = call
         self._request_id = request_id
+        self._resting = resting
         self._token = call.token(request_id)
         self._inner: list[CancelScope] = []
         self._lock = threading.Lock()
@@ -167,9 +177,15 @@ class CancelScope:
         """A call that ends something, made also after the caller has left."""
         return self._call(call, self._token)
 
+    def rest(self, seconds: float) -> None:
+        """Do nothing for so long, in nobody's way; Cancelled when the caller leaves."""
+        with self._resting():
+            if self.cancelled.wait(seconds):
+                raise Cancelled("the caller went away")
+
     def inner(self) -> CancelScope:
         """A scope for one attempt: it can be cancelled alone, and is cancelled with this one."""
-        scope = CancelScope(self._call, self._request_id)
+        scope = CancelScope(self._call, self._request_id, self._resting)
         with self._lock:
             self._inner.append(scope)
             if self.cancelled.is_set():
@@ -194,19 +210,34 @@ class CancelScope:
         self._token.release()
 
 
+@dataclasses.dataclass(eq=False)
+class _Work:
+    """One caller's work, as it waits or runs."""
+
+    run: Callable[[CancelScope], None]
+    scope: CancelScope
+    reply: Reply
+    characters: int
+
+
 class CallPool:
     """Threads for work that waits on calls; refuses at once what the line cannot take.
 
     Args:
         name: of the threads.
         call: the other models.
-        limits: of what is in work and waits.
+        limits: of what is in work and waits; who rests counts among those that wait.
     """
 
     def __init__(self, name: str, call: CallModel, limits: LineLimits) -> None:
         self._call = call
-        self._pool = ThreadPoolExecutor(limits.running, thread_name_prefix=name)
+        self._places = limits.running
+        # Who rests keeps its thread.
+        self._pool = ThreadPoolExecutor(limits.running + limits.waiting, thread_name_prefix=name)
         self._line = WaitingLine(limits)
+        self._waiting: deque[_Work] = deque()
+        self._running = 0  # without those that rest
+        self._lock = threading.Lock()
 
     def submit(
         self,
@@ -228,20 +259,22 @@ class CallPool:
         """
         self._line.enter(characters)
         try:
-            scope = CancelScope(self._call, request_id)
+            scope = CancelScope(self._call, request_id, self._resting)
         except BaseException:  # whatever it is, the place becomes free
             self._line.refuse(characters)
             raise
-
-        def leave(_: object) -> None:
-            scope.close()
-            self._line.leave(characters)
-
-        future = self._pool.submit(self._run, work, scope, reply)
-        future.add_done_callback(leave)
+        one = _Work(work, scope, reply, characters)
+        with self._lock:
+            self._waiting.append(one)
+            self._fill()
 
         def cancel() -> None:
-            if future.cancel():
+            with self._lock:
+                waits = one in self._waiting
+                if waits:
+                    self._waiting.remove(one)
+            if waits:
+                self._drop(one)
                 reply.fail(Cancelled("the caller went away"))
             else:
                 scope.cancel()
@@ -249,11 +282,55 @@ class CallPool:
         return cancel
 
     def close(self) -> None:
-        """Drop what waits, wait for what runs."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """Refuse what waits, wait for what runs."""
+        with self._lock:
+            waiting, self._waiting = list(self._waiting), deque()
+        for one in waiting:
+            self._drop(one)
+            one.reply.fail(Cancelled("the server is stopping"))
+        self._pool.shutdown(wait=True)
 
-    def _run(self, work: Callable[[CancelScope], None], scope: CancelScope, reply: Reply) -> None:
+    def _fill(self) -> None:
+        """Let those who wait begin as far as there are places; the lock is held."""
+        while self._waiting and self._running < self._places:
+            self._running += 1
+            self._pool.submit(self._run, self._waiting.popleft())
+
+    @contextlib.contextmanager
+    def _resting(self) -> Iterator[None]:
+        # Who comes back takes no place from anybody: for a moment one more works than there are
+        # places. It has enough to be heard, and will rest again soon.
+        self._give_place()
         try:
-            work(scope)
-        except BaseException as error:  # whatever it is, the caller gets it
-            reply.fail(error)
+            yield
+        finally:
+            with self._lock:
+                self._running += 1
+
+    def _give_place(self) -> None:
+        with self._lock:
+            self._running -= 1
+            self._fill()
+
+    def _run(self, one: _Work | None) -> None:
+        while one is not None:
+            try:
+                one.run(one.scope)
+            except BaseException as error:  # whatever it is, the caller gets it
+                one.reply.fail(error)
+            finally:
+                one.scope.close()
+                self._line.leave(one.characters)
+            one = self._next()
+
+    def _next(self) -> _Work | None:
+        """Who takes over the place and the thread of one that has ended."""
+        with self._lock:
+            if self._waiting and self._running <= self._places:
+                return self._waiting.popleft()
+            self._running -= 1
+            return None
+
+    def _drop(self, one: _Work) -> None:
+        one.scope.close()
+        self._line.refuse(one.characters)

@@ -306,9 +306,9 @@ class BatchQueue(Generic[Work]):
 
 
 def next_batch(waiting: Sequence[Work]) -> list[Work]:
-    """Those of ``waiting`` to compute now: the first one, urgent ones before others, and company.
+    """Those of ``waiting`` to compute now, urgent ones before others, else by arrival.
 
-    Company comes in the same order as long as the padded batch keeps its bounds.
+    Others of the first one's group join it as long as the padded batch keeps its bounds.
     """
     ordered = sorted(waiting, key=lambda work: not work.urgent)  # stable: by arrival
     batch, rows, longest = ordered[:1], ordered[0].rows, ordered[0].longest

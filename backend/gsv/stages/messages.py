@@ -266,6 +266,8 @@ class SemanticRequest:
             )
         if self.drawn_tokens is not None:
             check_ids("DRAWN_TOKENS", self.drawn_tokens, EOS)
+        if self.first_sentence < 0:
+            raise InvalidRequest.value("FIRST_SENTENCE", self.first_sentence, "0 or more")
         if not self.end and len(self.phoneme_counts) != 1:
             raise InvalidRequest.value(
                 "PHONEME_COUNTS",
@@ -332,9 +334,13 @@ class MelRequest:
             raise InvalidRequest.value(
                 "TOKEN_COUNTS", self.token_counts.tolist(), "as many sentences as PHONEME_COUNTS"
             )
-        check_ids("TOKENS", self.tokens, 1024)
-        check_ids("PHONEMES", self.phonemes, 732)
-        check_ids("PROMPT_PHONEMES", self.prompt_phonemes, 732)
+        check_ids("TOKENS", self.tokens, EOS)
+        check_ids("PROMPT_TOKENS", self.prompt_tokens, EOS)
+        check_ids("PHONEMES", self.phonemes, PHONEMES)
+        check_ids("PROMPT_PHONEMES", self.prompt_phonemes, PHONEMES)
+        for name in ("first_sentence", "first_frame", "frame_count"):
+            if getattr(self, name) < 0:
+                raise InvalidRequest.value(name.upper(), getattr(self, name), "0 or more")
         for name, rows in (("reference_spectrum", STYLE_BINS), ("reference_mel", MEL_CHANNELS)):
             shape = list(getattr(self, name).shape)
             if len(shape) != 2 or shape[0] != rows or shape[1] == 0:
@@ -355,6 +361,10 @@ class MelRequest:
             raise InvalidRequest.value(
                 "FIRST_FRAME", self.first_frame, "0, or PAST_MEL and exactly one sentence with it"
             )
+        if self.past_mel is not None:
+            shape = list(self.past_mel.shape)
+            if len(shape) != 2 or shape[0] != MEL_CHANNELS:
+                raise InvalidRequest.value("PAST_MEL", shape, f"[{MEL_CHANNELS}, frames]")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -214,7 +214,7 @@ class SemanticGPTStage:
         return key
 
     def _unload(self, key: str, _: str) -> None:
-        """Let a voice's GPT go, and its memory with it: what is left are circles of objects."""
+        """Let a voice's GPT go. Its objects refer to each other: only a collection frees them."""
         self._engine.remove_model(key)
         gc.collect()
 

@@ -1,10 +1,9 @@
 """gpt_sovits_v4: the public request, checked whole before any work, then handed to the pipeline.
 
-The stages behind it form the ensemble ``gpt_sovits_v4_pipeline``. This face stands before it for
-three reasons. Triton's ensembles can't have an input and an output of the same name, and
-``SAMPLE_RATE`` is both in the public interface. Requests that set different optional inputs are
-never batched together, so defaults are filled in here and every later tensor is always present.
-And a bad value is refused before it costs anything.
+The stages behind it form the ensemble ``gpt_sovits_v4_pipeline``. This model stands before it for
+three reasons. An ensemble of Triton can't have an input and an output of the same name, and
+``SAMPLE_RATE`` is both in the public interface. Triton never batches requests that set different
+optional inputs, so all defaults are filled in here. And a bad value is refused before any work.
 """
 
 from __future__ import annotations
@@ -156,8 +155,8 @@ def in_one_voice(
 ) -> None:
     """Call ``speak`` with the voice pinned, again if the voice was replaced meanwhile.
 
-    A stage that finds another content than the pinned one refuses; which of the many ways an
-    error can come back through Triton that was, need not be known: the folder tells.
+    A stage refuses when it finds another content than the pinned one. Its error comes back through
+    Triton in several forms; so it is not recognised by its text, but by the folder's new content.
 
     Args:
         begun: whether the caller has heard something, so that it is too late to begin again.
@@ -205,7 +204,7 @@ class Settings(BaseSettings):
     """Parameters of the model."""
 
     concurrency: int = 64  # requests inside the pipeline at once
-    waiting: int = 256  # requests that may wait at the door; one more is refused
+    waiting: int = 256  # requests that may wait to be let in; one more is refused
     characters: int = 200_000  # of the texts in work and waiting together; more is refused
     voice_folder: str = "../voices"  # relative to the model repository
     default_voice: str = ""

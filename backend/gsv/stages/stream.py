@@ -1,9 +1,9 @@
 """gpt_sovits_v4_stream: the request of gpt_sovits_v4, answered in chunks while it is being made.
 
-The semantic GPT writes a sentence; as soon as enough tokens stand, flow and vocoder make audio of
-them. A chunk hears the reference and the sentence's own past before it and a few tokens of its
-future; its end fades into the next chunk's beginning on the mel, and the vocoder runs over the
-joined mel with all the context that its samples depend on, so the wave has no seams.
+As soon as the semantic GPT has written enough tokens of a sentence, flow and vocoder make audio of
+them. A chunk's mel is conditioned on the reference, on the sentence's past and on a few tokens of
+its future. The last frames of a chunk fade into the first ones of the next, on the mel; the vocoder
+then reads the joined mel with all the context that its samples depend on, so the wave has no seams.
 """
 
 from __future__ import annotations
@@ -203,7 +203,8 @@ class _Sentence:
         fading: Mel = past  # the last chunk's own version of the frames that come next
         made, last = 0, False
         while not last:
-            self.playback.catch_up(self.call.cancelled)
+            if surplus := self.playback.surplus:
+                self.call.rest(surplus)
             wanted = self.playback.next_size(self.plan)
             speed = self.spoken.request.speed
             tokens, last = self.feed.wait(self.index, made, wanted, speed)

@@ -29,9 +29,9 @@ logger = logging.getLogger(__name__)
 # Fewest and most tokens to ask for at once.
 SMALLEST_CHUNK = 6
 LARGEST_CHUNK = 64
-# Frames that are written ahead of a chunk while it is made: for the next chunk, which is at most
-# twice as long, and so far that joints of short chunks are no rougher than speech itself, since a
-# chunk's condition sees all that is written.
+# Frames whose tokens are written ahead of a chunk while it is made. They suffice for the next
+# chunk, which is at most twice as long. A chunk's condition sees all tokens that are written; with
+# so many, the joints of short chunks are no rougher than speech itself.
 NEXT_CHUNK = 2
 AHEAD_FRAMES = 180
 SENTENCES_AHEAD = 2

@@ -83,7 +83,7 @@ def _list_of(kind: type[Number]) -> Callable[[Any, Any, str | None], list[Number
               help="Requests in each run; with --quality texts.")  # fmt: skip
 @click.option(
     "--texts", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="JSON list of {id, language, text} instead of the kept texts.",
+    help="JSON list of {id, language, text} instead of the bundled texts.",
 )  # fmt: skip
 @click.option("--quality", is_flag=True, help="Judge the speech instead of its speed.")
 @click.option(

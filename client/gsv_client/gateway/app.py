@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.resources
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -24,15 +23,16 @@ from gsv_client.errors import GsvClientError
 from gsv_client.gateway import api_v2_door, text_door
 from gsv_client.gateway.guard import Guard
 from gsv_client.gateway.metrics import MEDIA_TYPE, Metrics
-from gsv_client.gateway.openai_door import VoiceNames, openai_router
+from gsv_client.gateway.openai_door import openai_router
 from gsv_client.gateway.own_door import own_router
 from gsv_client.gateway.problems import Problem, json_response
 from gsv_client.gateway.record import record_of
 from gsv_client.gateway.settings import Settings
 from gsv_client.gateway.speaking import Speaker
 from gsv_client.gateway.validation import told, unprocessable
+from gsv_client.gateway.voice_names import VoiceNames
 
-PAGE = "gsv_client.gateway", "page"
+PAGE = Path(__file__).parent / "page"
 # Nothing from elsewhere, no script but the page's own files; audio that the page made itself.
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -46,7 +46,6 @@ _API_V2 = ("/tts", "/set_gpt_weights", "/set_sovits_weights", "/set_refer_audio"
 _NO_PAGE, _NO_METHOD = 404, 405
 _WHERE = "what there is: GET /openapi.json, or docs/gateway.md"
 _LEFT = 499  # nginx's number for a caller who left before the request was complete
-_OPEN = ("/health", "/ready")
 
 
 def create_app(client: AsyncClient, settings: Settings, metrics: Metrics | None = None) -> ASGIApp:
@@ -78,13 +77,13 @@ def create_app(client: AsyncClient, settings: Settings, metrics: Metrics | None 
     _add_errors(app)
     # Not mounted: a mount takes every method of every path, so that a wrong method of a door would
     # be told as a page that is not there.
-    app.router.default = _Page(directory=str(_page_folder()), html=True)
+    app.router.default = _Page(directory=str(PAGE), html=True)
     routes = {*app.openapi()["paths"], text_door.PATH}
 
     def route_of(path: str) -> str:
         return path if path in routes else "page or unknown"
 
-    guarded: ASGIApp = Guard(app, settings, counted, _needs_key, route_of, _shape_of)
+    guarded: ASGIApp = Guard(app, settings, counted, _needs_key, _is_counted, route_of, _shape_of)
     if settings.cors:
         guarded = CORSMiddleware(
             guarded, allow_origins=list(settings.cors), allow_methods=["GET", "POST"],
@@ -117,7 +116,7 @@ def _add_health(app: FastAPI, speaker: Speaker, metrics: Metrics) -> None:
 def _add_errors(app: FastAPI) -> None:
     async def known(request: Request, error: Exception) -> Response:
         problem = told(error)
-        record_of(request.scope).problem = problem.detail or problem.message
+        record_of(request.scope).problem = problem.in_full
         return _shape_of(request.url.path)(problem)
 
     async def invalid(request: Request, error: Exception) -> Response:
@@ -143,6 +142,13 @@ def _add_errors(app: FastAPI) -> None:
         response.headers.update(headers)
         return response
 
+    async def failed(request: Request, error: Exception) -> Response:
+        record_of(request.scope).problem = f"{type(error).__name__}: {error}"
+        message = "the gateway failed; its operator finds more under this request id"
+        response = _shape_of(request.url.path)(Problem(500, message, "server_error", "failed"))
+        response.headers["Connection"] = "close"  # as uvicorn does, which sees the error too
+        return response
+
     async def left(request: Request, error: Exception) -> Response:
         record_of(request.scope).left = True
         return Response(status_code=_LEFT)  # for the books: nobody is there to read it
@@ -152,6 +158,7 @@ def _add_errors(app: FastAPI) -> None:
     app.add_exception_handler(Problem, known)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(Exception, failed)  # told, raised again, and logged by uvicorn
 
 
 class _Page(StaticFiles):
@@ -171,13 +178,13 @@ class _Page(StaticFiles):
 
 def _needs_key(path: str) -> bool:
     """Everything but the page's files and the questions whether this server is well."""
-    return path.startswith("/v1/") or path in (*_API_V2, "/metrics", "/openapi.json")
+    return _is_counted(path) or path in ("/metrics", "/openapi.json")
+
+
+def _is_counted(path: str) -> bool:
+    """What asks for work: an operator looks at the metrics most of all when there is too much."""
+    return path.startswith("/v1/") or path in _API_V2
 
 
 def _shape_of(path: str) -> Callable[[Problem], Response]:
     return api_v2_door.shaped if path in _API_V2 else Problem.response
-
-
-def _page_folder() -> Path:
-    module, folder = PAGE
-    return Path(str(importlib.resources.files(module))) / folder

@@ -20,13 +20,13 @@ from gsv_client.errors import InvalidRequest
 from gsv_client.gateway.encoders import FORMATS, format_named, rate_for
 from gsv_client.gateway.fields import OptionFields, check_text, json_body, read_json, validated
 from gsv_client.gateway.new_voices import NewVoiceFields, add_voice
-from gsv_client.gateway.openai_door import VoiceNames
 from gsv_client.gateway.problems import KNOWN, Problem, json_response
 from gsv_client.gateway.record import Record, record_of
 from gsv_client.gateway.recordings import decode, judge
 from gsv_client.gateway.sending import StreamedAnswer, WholeAnswer
 from gsv_client.gateway.settings import Settings
 from gsv_client.gateway.speaking import Order, Speaker, encode_stream, encoder_for, no_times
+from gsv_client.gateway.voice_names import VoiceNames
 from gsv_client.limits import DEFAULTS, LANGUAGES, RANGES, SAMPLE_RATES, SPLIT_METHODS
 
 NDJSON = "application/x-ndjson"

@@ -12,8 +12,8 @@ from gsv_client.async_client import AsyncClient
 from gsv_client.async_streams import AsyncSpeechStream, AsyncTextStream
 from gsv_client.audio import Audio
 from gsv_client.errors import GsvClientError, InvalidRequest
+from gsv_client.gateway.cached import CachedValue
 from gsv_client.gateway.encoders import Encoder, Format, encoded, open_encoder
-from gsv_client.gateway.kept import Kept
 from gsv_client.gateway.record import Record
 from gsv_client.limits import DEFAULTS
 from gsv_client.options import MODEL, STREAM_MODEL, SpeechOptions
@@ -41,9 +41,9 @@ class Speaker:
 
     def __init__(self, client: AsyncClient) -> None:
         self.client = client
-        self._voices = Kept(VOICES_SECONDS, client.voices)
-        self._times = Kept(TIMES_SECONDS, self._ask_for_times)
-        self._ready = Kept(READY_SECONDS, self._ask_for_readiness)
+        self._voices = CachedValue(VOICES_SECONDS, client.voices)
+        self._times = CachedValue(TIMES_SECONDS, self._ask_for_times)
+        self._ready = CachedValue(READY_SECONDS, self._ask_for_readiness)
 
     async def whole(self, order: Order, record: Record) -> bytes:
         """All of an answer, with headers that tell its length."""

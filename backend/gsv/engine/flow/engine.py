@@ -182,7 +182,7 @@ class FlowEngine:
         return self._scheduler.busy or len(self._steps) > 0
 
     def take_turn(self) -> None:
-        """Let the cancelled go, take newcomers in, step one batch, answer those that are done."""
+        """Drop cancelled requests, admit new ones, step one batch, answer those that are done."""
         while len(self._steps) > self._steps.most:
             self._land()
         with self._changed:

@@ -1,7 +1,7 @@
 """The engine: one thread that runs schedule → run → postprocess until it is stopped.
 
-Callers submit sequences from any thread and are called back with tokens. Each resident model has
-a lane of its own. Every sequence is answered to its end, with its last tokens or with one error,
+Callers submit sequences from any thread and are called back with tokens. Each loaded model has a
+worker of its own. Every sequence is answered to its end, with its last tokens or with one error,
 also when the engine is stopped or breaks.
 """
 
@@ -55,7 +55,7 @@ class Engine:
             sequences with a listener take, so that none of these waits for a whole answer to end.
         waiting_limit: sequences of one model that may wait for a slot.
         max_length: most positions of a sequence: phonemes, prompt tokens and new tokens.
-        prefill_limit: newcomers per step; by default 1 on a CPU, where a prefill is long against
+        prefill_limit: prompts read per step; by default 1 on a CPU, where a prefill is long against
             a step and gains nothing from company, and 8 on a GPU.
         noise: where the Exp(1) numbers come from; tests replay recorded ones.
         kernel: decode through the compiled kernel where there is one (on a CPU).

@@ -1,7 +1,7 @@
 """The guard against bad speech: draws a sentence again when its judge finds trouble.
 
 It stands between the engine and whoever reads a sentence's tokens. What is drawn, judged and sent
-depends on the request and its seed alone: not on company, on portions, or on how fast anybody
+depends on the request and its seed alone: not on other requests, on chunks, or on how fast anybody
 reads. So the same request and seed give the same retries and the same tokens.
 
 A whole sentence is drawn again from its beginning, with a seed derived from the request's. Of a

@@ -1,4 +1,4 @@
-"""One resident model's share of the engine: a scheduler and a runner, stepped by one thread."""
+"""One model's share of the engine: a scheduler and a runner, stepped by the engine's thread."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Worker:
         self._counters = counters
         self._lock = lock
         self._on_wait = on_wait
-        self._queued: deque[PendingOutput] = deque()  # drawings that nobody has read yet
+        self._queued: deque[PendingOutput] = deque()  # outputs of steps that are not read yet
 
     @property
     def busy(self) -> bool:
@@ -64,7 +64,7 @@ class Worker:
         return bool(self._queued) or self.scheduler.has_demand
 
     def step(self) -> None:
-        """Let the cancelled go, prefill newcomers, decode one token of everybody.
+        """Drop cancelled sequences, prefill new ones, decode one token of all.
 
         Where the runner runs ahead, this step is queued before the last one's tokens are read: the
         device has its next work while Python looks at what it has done. A sequence that ends takes
@@ -95,7 +95,7 @@ class Worker:
             self._hand_on(sequence)
 
     def _admit(self, ahead: int) -> None:
-        """Give newcomers rows and read their prompts."""
+        """Give new sequences rows and read their prompts."""
         with self._lock:
             self.scheduler.begin_step()
             admitted, first, moves = self.scheduler.admit()
@@ -137,7 +137,7 @@ class Worker:
         return len(rows)
 
     def _collect(self, left: int) -> None:
-        """Read the oldest drawings until ``left`` are queued."""
+        """Read the oldest outputs until ``left`` are queued."""
         while len(self._queued) > left:
             drawing = self._queued.popleft()
             try:

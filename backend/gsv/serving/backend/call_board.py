@@ -1,17 +1,16 @@
 """The board of the calls that one process makes: who still waits for them, and who works on them.
 
-Triton doesn't hand a cancellation on to the calls that a model makes, and a call to a process that
-dies while it works on it is never answered (2.51). So each process that makes calls owns a file in
-shared memory with two tables. In the first a caller has a slot; the calls made for it carry the
-slot and the number that stood there when they began, in Triton's request id, and they are wanted as
-long as that number stands there. In the second each call has a cell; whoever begins to work on the
-call writes its process number there. Stages look at the first between their steps, and callers at
-the second while they wait: one number read, no message sent.
+Triton doesn't pass a cancellation on to the calls that a model makes, and it never answers a call
+whose process died at work on it (2.51). So each process that makes calls owns a file in shared
+memory with two tables of numbers. Each caller has a slot in the first; the calls made for it carry
+the slot and its number in Triton's request id. When the caller leaves, the number changes. Each
+call has a cell in the second; the process that begins to work on the call writes its process number
+there. Stages read the first between their steps, callers read the second while they wait; either
+costs one read of memory.
 
-Only processes of the same user can open the file (mode 0600), so nobody outside of the server can
-cancel anything; an id that names no board of this server, or a caller's own id, is never cancelled
-by it. A board whose owner has died counts as cleared, and the next process that makes a board
-sweeps its file.
+Only processes of the same user can open the file (mode 0600), so nobody else can cancel anything. A
+request whose id names no board of this server is never cancelled this way. A board whose owner has
+died counts as cleared; the next process that makes a board removes its file.
 """
 
 from __future__ import annotations
@@ -30,11 +29,13 @@ from numpy.typing import NDArray
 
 from gsv.errors import Overloaded
 from gsv.serving.backend.process_state import lives
+from gsv.serving.backend.tracing import split_traced_id
 
 FOLDER = Path("/dev/shm")
 SLOTS = 4096  # callers with calls under way, of one process
 CALLS = 8192  # calls under way, of one process
-# Process numbers mean something in their namespace only; containers may share /dev/shm.
+# Namespace, server's and owner's process number. These are unique in their namespace only, and
+# containers may share /dev/shm.
 _FILE = re.compile(r"gsv_calls_(\d+)_(\d+)_(\d+)")
 # gsv!server!owner!slot!number!call!the caller's own id
 _ID = re.compile(r"gsv!(\d{1,10})!(\d{1,10})!(\d{1,5})!(\d{1,10})!(\d{1,5})!(.*)", re.S)
@@ -208,7 +209,13 @@ class BoardReader:
 def caller_id(request_id: str) -> str:
     """The id that the public request came with, for logs."""
     match = _ID.fullmatch(request_id)
-    return match[6] if match else request_id
+    return split_traced_id(match[6])[1] if match else request_id
+
+
+def parent_span(request_id: str) -> str:
+    """The span of the public request that a call is made for; empty: it is not traced."""
+    match = _ID.fullmatch(request_id)
+    return split_traced_id(match[6])[0] if match else ""
 
 
 def owner_of(request_id: str) -> str:

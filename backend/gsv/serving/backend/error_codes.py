@@ -26,7 +26,7 @@ from gsv.errors import (
 _CODES: dict[type[GsvError], str] = {
     InvalidRequest: "INVALID_ARG",
     Overloaded: "UNAVAILABLE",
-    # The request is right and the server works, but for this voice: its folder wants mending.
+    # The request is right and the server works; the voice's folder has to be repaired.
     VoiceError: "UNAVAILABLE",
     TimedOut: "UNAVAILABLE",  # as what Triton itself says of a request whose time is over
     Cancelled: "CANCELLED",

@@ -121,7 +121,7 @@ class RequestMetrics:
         )
         self._families = (in_flight, requests)  # a metric ends with its family
         self._in_flight = in_flight.Metric(labels={"model": model, "model_instance": instance})
-        self._in_flight.set(0)  # what a process that died had under way is lost
+        self._in_flight.set(0)  # requests of a process that died are lost
         self._requests = {
             outcome: requests.Metric(labels={"model": model, "outcome": outcome})
             for outcome in OUTCOMES
@@ -191,7 +191,7 @@ class LoadMetrics:
 
 
 class VoiceFamilies:
-    """The figures of voices, from a stage's tally; for the thread that flushes the others.
+    """The figures of voices, from a stage's `VoiceMetrics`; for the thread that flushes the others.
 
     Args:
         model: the first label.

@@ -1,0 +1,224 @@
+"""Training goes on as if it had not been stopped, on toys of every step."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import adversary
+import codes
+import gpt
+import hubert
+import numpy as np
+import places
+import pytest
+import sovits
+import torch
+import vocoder
+from loop import Trainer, mean_weights
+from torch import Tensor, nn
+
+from gsv.constants import EOS
+
+Losses = Callable[[], dict[str, Tensor]]
+
+
+def tiny(steps: int, beside: dict[str, Any] | None = None) -> tuple[Trainer[nn.Linear], Losses]:
+    """A trainer whose losses draw from all generators."""
+    torch.manual_seed(5)
+    trainer = Trainer("tiny", nn.Linear(3, 2), 1e-2, 0.0, steps, seed=7, beside=beside)
+    module = trainer._module
+
+    def losses() -> dict[str, Tensor]:
+        drawn = torch.from_numpy(trainer.random.normal(size=(4, 3)).astype(np.float32))
+        return {"loss": (module(drawn + torch.randn(4, 3))).square().mean()}
+
+    return trainer, losses
+
+
+def train_gpt(steps: int) -> tuple[Trainer[Any], Losses]:
+    torch.manual_seed(1)
+    module = gpt.build()
+    trainer = Trainer("gpt", module, 1e-3, 0.0, steps, seed=2)
+    source = gpt.Source(trainer.random, 300)
+    return trainer, lambda: gpt.losses(module, source.batch(0.5), source, 0.1)
+
+
+def train_sovits(steps: int) -> tuple[Trainer[Any], Losses]:
+    torch.manual_seed(1)
+    module = sovits.Learner()
+    trainer = Trainer("sovits", module, 1e-3, 0.0, steps, seed=2)
+    source = sovits.Source(trainer.random, trainer.device, 300)
+    return trainer, lambda: sovits.losses(module, source.batch())
+
+
+def train_hubert(steps: int) -> tuple[Trainer[Any], Losses]:
+    torch.manual_seed(1)
+    module = hubert.Ear().train()
+    trainer = Trainer("hubert", module, 1e-3, 0.0, steps, seed=2)
+    said, book = codes.Tokenized.load("corpus"), codes.Codebook.load()
+    source = hubert.Source(codes.read("corpus"), said, book, trainer.random, 2)
+    return trainer, lambda: hubert.losses(module, *source.batch())
+
+
+def train_vocoder(steps: int) -> tuple[Trainer[Any], Losses]:
+    torch.manual_seed(1)
+    module, against = vocoder.build(), adversary.Adversary("cpu")
+    trainer = Trainer("vocoder", module, 1e-3, 0.0, steps, seed=2, beside={"adversary": against})
+    spectral = vocoder.SpectralLoss()
+    crops = vocoder.Crops(codes.read("corpus"), trainer.random, trainer.device)
+
+    def losses() -> dict[str, Tensor]:
+        mel, wave = crops.batch(1)
+        made = module(mel)[:, 0, 480:-480]
+        wanted = wave[:, 480:-480]
+        against.learn(made.detach(), wanted, 1.0)
+        return spectral(made, wanted) | against.losses(made, wanted)
+
+    return trainer, losses
+
+
+@pytest.mark.parametrize("make", [train_gpt, train_sovits, train_hubert, train_vocoder])
+def test_a_stopped_run_ends_as_an_unbroken_one(
+    make: Callable[[int], tuple[Trainer[Any], Losses]], run: Path
+) -> None:
+    def ended(*breaks: int) -> dict[str, Any]:
+        for broken in (*breaks, None):
+            trainer, losses = make(3)
+            over = trainer.run(losses, stop_after=broken)
+            assert over is (broken is None)
+        state: dict[str, Any] = torch.load(trainer.path, weights_only=True)
+        trainer.path.unlink()
+        return state
+
+    whole, broken = ended(), ended(1, 1)
+    assert whole["steps"] == broken["steps"] == 3
+    assert whole["random"] == broken["random"]
+    for part in ("module", "mean"):
+        for name, value in whole[part].items():
+            assert torch.equal(value, broken[part][name]), f"{part} {name}"
+    if whole["beside"]:
+        one, other = (state["beside"]["adversary"]["module"] for state in (whole, broken))
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+class TestLoop:
+    @pytest.fixture(autouse=True)
+    def _run(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(places, "RUN", tmp_path)
+
+    def test_losses_fall_and_progress_is_told(self, tmp_path: Path) -> None:
+        trainer, losses = tiny(200)
+        assert trainer.run(losses)
+        told = json.loads((tmp_path / "tiny.json").read_text())
+        assert told["step"] == 200
+        assert told["share"] == 1.0
+        rows = (tmp_path / "tiny.csv").read_text().splitlines()
+        assert rows[0] == "step,loss"
+        assert float(rows[-1].split(",")[1]) < float(rows[1].split(",")[1])
+
+    def test_a_signal_stops_it_after_a_step_and_saves(self) -> None:
+        trainer, losses = tiny(100)
+
+        def until_told() -> dict[str, Tensor]:
+            if trainer.steps == 4:
+                signal.raise_signal(signal.SIGTERM)
+            return losses()
+
+        before = signal.getsignal(signal.SIGTERM)
+        assert not trainer.run(until_told)
+        assert signal.getsignal(signal.SIGTERM) is before
+        assert torch.load(trainer.path, weights_only=True)["steps"] == 5
+
+    def test_finish_says_that_it_was_stopped(self) -> None:
+        trainer, losses = tiny(100)
+        trainer.stop()
+        with pytest.raises(SystemExit, match="call it again"):
+            trainer.finish(losses)
+
+    def test_minutes_count_over_all_runs(self) -> None:
+        trainer = Trainer("tiny", nn.Linear(1, 1), 1e-2, minutes=10.0)
+        trainer._spent = 300.0
+        trainer.save()
+        again = Trainer("tiny", nn.Linear(1, 1), 1e-2, minutes=10.0)
+        assert again.progress == pytest.approx(0.5, abs=0.01)
+
+    def test_the_mean_follows_the_weights(self) -> None:
+        trainer, losses = tiny(30)
+        trainer.run(losses)
+        mean = mean_weights("tiny", nn.Linear(3, 2))
+        moved = trainer._module.weight.detach() - mean.weight.detach()
+        assert 0 < float(moved.abs().max()) < 0.1
+
+
+class TestGpt:
+    def test_a_piece_is_cut_as_the_product_cuts(self) -> None:
+        whole = gpt.Spoken(
+            np.array([5, 6, 7, 8, 4, 9, 10, 11, 12, 3]), np.arange(40), np.array([1, 1]),
+            np.repeat(np.arange(10), 4), 4 * np.arange(1, 11),
+        )  # fmt: skip
+        first, second = gpt.cut(whole, 0, 5), gpt.cut(whole, 5, 10)
+        assert first.phonemes.tolist() == [5, 6, 7, 8, 4]
+        assert first.tokens.tolist() == list(range(20))
+        assert second.phonemes.tolist() == [9, 10, 11, 12, 3]
+        # A tenth of a second of silence is left before it, as before a sentence.
+        assert second.tokens.tolist() == list(range(18, 40))
+        assert second.places.tolist() == [0, 0, *np.repeat(np.arange(5), 4).tolist()]
+
+    def test_pieces_end_in_marks(self) -> None:
+        from gsv.text.symbols import symbol_ids
+
+        ids = np.array(symbol_ids([".", "N", "OW1", "W", "AY1", ",", "D", "UW1", "IH0", "T", "!"]))
+        none = np.zeros(0, int)
+        assert gpt.pieces(gpt.Spoken(ids, none, none, none, none)) == [(0, 6), (6, 11)]
+
+    def test_rows_are_told_and_judged_as_laid_out(self, run: Path) -> None:
+        source = gpt.Source(np.random.default_rng(0), 600)
+        for _ in range(20):
+            for row in source.batch(0.7):
+                assert len(row.tokens) == len(row.places) == len(row.judged)
+                assert row.places.max() < len(row.phonemes)
+                assert row.judged[-1]
+                assert row.tokens.max() < EOS
+
+    def test_corruption_spares_the_end(self, run: Path) -> None:
+        source = gpt.Source(np.random.default_rng(0), 600)
+        tokens = torch.arange(1000).repeat(4, 1)
+        tokens[:, -50:] = EOS
+        told = source.corrupt(tokens)
+        changed = (told != tokens).float()
+        assert changed[:, -50:].sum() == 0
+        assert 0.04 < changed[:, :-50].mean() < 0.12
+
+    def test_it_goes_on_from_an_official_file(self, tmp_path: Path) -> None:
+        from gsv.repository import demo_voice
+
+        path = demo_voice() / "pretrained" / "s1v3.ckpt"
+        made = gpt.going_on(path)
+        stored = torch.load(path, weights_only=True)["weight"]["model.h.layers.0.norm1.weight"]
+        torch.testing.assert_close(
+            made.state_dict()["layers.0.attention_norm.weight"], stored.float()
+        )
+
+
+class TestAdversary:
+    def test_it_learns_to_tell_noise_from_a_tone(self) -> None:
+        torch.manual_seed(0)
+        against = adversary.Adversary("cpu")
+        times = torch.arange(4_800) / 48_000
+        tone = torch.sin(2 * torch.pi * 200 * times)[None]
+        first = against.learn(torch.randn(1, 4_800), tone, 1.0)
+        for _ in range(15):
+            last = against.learn(torch.randn(1, 4_800), tone, 1.0)
+        assert last < 0.7 * first
+
+    def test_its_losses_reach_the_vocoder_alone(self) -> None:
+        against = adversary.Adversary("cpu")
+        made = torch.randn(1, 4_800, requires_grad=True)
+        losses = against.losses(made, torch.randn(1, 4_800))
+        torch.stack(list(losses.values())).sum().backward()
+        assert made.grad is not None
+        assert all(value.grad is None for value in against._module.parameters())
