@@ -35,16 +35,6 @@ READER_LOOKS = 10  # at each connection, before its caller counts as one that re
 class RecoveryPolicy:
     """How often to look and how often to try; times are in seconds.
 
-<<<<<<< HEAD
-    Within ``window`` a model is brought back up to ``attempts`` times, and so is tritonserver. The
-    first time comes at once, the n-th after ``backoff`` · 2ⁿ⁻² seconds. A model that dies more
-    often stays away until the window has moved on; the others go on. ``grace`` is what the model's
-    other instances get to finish their requests. ``stopped`` is how long a process may be stopped,
-    ``silent`` how long it may show no heartbeat, ``mute`` how long tritonserver may not answer.
-    After every ``probe`` seconds without a request (0: never) the server is asked to speak. A load
-    that has not begun after ``stuck`` never will. Callers of a public model whose process died wait
-    ``lost``; those that take nothing of their answer for ``unread`` are disconnected (0: never).
-=======
     Within ``window`` a model is brought back up to ``attempts`` times, and so is tritonserver.
     The first time comes at once, the n-th after ``backoff`` · 2ⁿ⁻² seconds, 10 at most. A model
     that dies more often stays away until the window has moved on; the others go on. ``grace`` is
@@ -54,7 +44,6 @@ class RecoveryPolicy:
     server is asked to speak. A load that has not begun after ``stuck`` never will. Callers of a
     public model whose process died wait ``lost``; those that take nothing of their answer for
     ``unread`` are disconnected (0: never).
->>>>>>> wip-chaos
     """
 
     interval: float = 1.0
