@@ -24,9 +24,10 @@ import tritonclient.grpc as grpc
 from server.test_soak import metrics, under_way, wait_until_idle
 from tritonclient.utils import np_to_triton_dtype
 
+from gsv.engine.gpt.judge import Bounds, BoundsTable
 from gsv.serving.server import processes
 from gsv.serving.server.launcher import EmbeddedServer, ServerOptions
-from gsv_client import Audio, Client
+from gsv_client import Audio, Client, SpeechOptions
 
 pytestmark = pytest.mark.server
 
@@ -36,7 +37,7 @@ TEXT = "The first sentence is here. A second one follows it. And the third one e
 STREAMS = 64  # `concurrency` of the model that streams
 LEAVERS = 50 if CROWD >= 200 else 5  # in each way
 IN_FLIGHT = re.compile(r'gsv_requests_in_flight\{model="gpt_sovits_v4_stream"')
-OPTIONS = {"sample_steps": 4, "language": "en"}
+OPTIONS = {"sample_steps": 4, "language": "en", "guard": 0}
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,9 @@ def several(
     folder = tmp_path_factory.mktemp("several")
     for part in (demo_repository, demo_repository.parent / "voices"):
         shutil.copytree(part, folder / part.name)
+    # Random weights end where they like: by these bounds some sentences end too early.
+    bounds = BoundsTable({"other": Bounds(2.5, 4, 1000, run=1500, loop=1500, silence=1500)})
+    bounds.save(folder / demo_repository.name / "semantic_gpt" / "1")
     changed = 0
     for config in (folder / demo_repository.name).glob("*/config.pbtxt"):
         text = config.read_text(encoding="utf-8")
@@ -118,8 +122,8 @@ def test_a_crowd_is_answered_whichever_instance_works(several: EmbeddedServer) -
     assert all(abs(count - even) <= allowed * even for count in spread.values()), spread
 
 
-def test_words_have_the_same_times_whichever_instance_works(several: EmbeddedServer) -> None:
-    asked: dict[str, Any] = {**OPTIONS, "seed": 3, "times": True, "report": True}
+def test_decisions_and_times_are_the_same_whichever_instance_works(several: EmbeddedServer) -> None:
+    asked: dict[str, Any] = {**OPTIONS, "guard": 1, "seed": 0, "times": True, "report": True}
 
     def told(streamed: bool) -> Audio:
         with Client(several.grpc_url, protocol="grpc") as client:
@@ -130,15 +134,21 @@ def test_words_have_the_same_times_whichever_instance_works(several: EmbeddedSer
     before = rows(several, "semantic_gpt")
     with concurrent.futures.ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(told, [False, True] * 6))
-    first = answers[0]
-    assert len(first.times) == 16
-    for answer in answers[1:]:
-        assert answer.report == first.report
-        assert [time.word for time in answer.times] == [time.word for time in first.times]
-        for one, other in zip(answer.times, first.times, strict=True):
-            assert one.start == pytest.approx(other.start, abs=0.002)
+    # What has left of a stream stays: a sentence that goes bad has another end there.
+    for alike in (answers[::2], answers[1::2]):
+        first = alike[0]
+        assert len(first.times) == 16
+        assert any(sentence.retries for sentence in first.report), "some were drawn again"
+        for answer in alike[1:]:
+            assert answer.report == first.report
+            assert [time.word for time in answer.times] == [time.word for time in first.times]
+            for one, other in zip(answer.times, first.times, strict=True):
+                assert one.start == pytest.approx(other.start, abs=0.002)
     after = rows(several, "semantic_gpt")
     assert all(after[name] > before[name] for name in before), "every instance has had a share"
+    retries = {n: v for n, v in metrics(several).items() if n.startswith("gsv_guard_retries_total")}
+    assert sum(retries.values()) >= len(answers)
+    assert all('cause="too_short"' in name and 'language="en"' in name for name in retries)
 
 
 def leave_a_stream(server: EmbeddedServer, url: str, protocol: str, seed: int) -> None:
