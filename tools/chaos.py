@@ -412,9 +412,9 @@ class Chaos:
         sizes = {f"{stub.model} {stub.instance}": memory(stub.pid) for stub in stubs}
         return {"tritonserver": memory(self.served.triton), **sizes}
 
-    def fuzz(self, requests: int) -> None:
+    def fuzz(self, requests: int, *, mixed: bool) -> None:
         """Requests with wrong types, shapes, values, names and ids, and random cancellations."""
-        fuzzer = Fuzzer(self.served.http, self.served.grpc, self.seed)
+        fuzzer = Fuzzer(self.served.http, self.served.grpc, self.seed, mixed=mixed)
         row = self.during(
             "fuzz", f"seed {self.seed}", lambda: fuzzer.run(requests), settled=lambda: True
         )
@@ -565,6 +565,9 @@ def tiny_repository(given: Path | None) -> Iterator[Path]:
 @click.option("--short", is_flag=True, help="A minute of it, for continuous integration.")
 @click.option("--clients", default=8, show_default=True, help="That ask all the time.")
 @click.option("--requests", default=2000, show_default=True, help="Of the fuzzing.")
+@click.option(
+    "--mixed", is_flag=True, help="Fuzz with streams of several kinds of models, which end Triton."
+)
 @click.option("--repeat", default=1, show_default=True, help="Times of each kill, stop and hang.")
 @click.option("--minutes", default=10.0, show_default=True, help="Of the soak.")
 @click.option("--seed", default=1, show_default=True, help="Of the fuzzing and of who leaves.")
@@ -576,6 +579,7 @@ def main(
     short: bool,
     clients: int,
     requests: int,
+    mixed: bool,
     repeat: int,
     minutes: float,
     seed: int,
@@ -614,7 +618,7 @@ def main(
             if "soak" in wanted:
                 chaos.soak(minutes)
             if "fuzz" in wanted:
-                chaos.fuzz(requests)
+                chaos.fuzz(requests, mixed=mixed)
             if "full" in wanted:
                 chaos.full()
             if "end" in wanted:

@@ -86,7 +86,7 @@ VARIABLES: dict[str, tuple[str, str]] = {
     ),
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": (
         "the models",
-        "128 unless set: operations of one shape whose code oneDNN keeps, some 1.5 MB each. "
+        "256 unless set: operations of one shape whose code oneDNN keeps, some 1.5 MB each. "
         "See [memory](operations.md#memory).",
     ),
     "TMPDIR": ("`gsv serve`", "Folder for links to paths with spaces, which Triton can't take."),

@@ -11,7 +11,8 @@ on 24.10:
 In all of them the index of the repository tells the life cycle only: READY, whatever has died, and
 ``load`` does nothing for a model that is READY. Files in the repository make it misbehave:
 ``mute`` (no answer to anything), ``holds`` (SIGTERM changes nothing for 30 s), ``MODEL/broken``
-(can't load), ``MODEL/stuck`` (to load takes for ever). A request for inference is answered after a
+(can't load), ``MODEL/stuck`` (to load takes for ever), ``MODEL/clings`` (unloading doesn't end its
+processes), ``metrics`` (what the metrics are). A request for inference is answered after a
 second; one whose model has died meanwhile never is. ``/v2/flood`` answers with a gigabyte.
 """
 
@@ -149,8 +150,9 @@ class Server:
     def unload(self, name: str) -> None:
         with self.lock:
             for stub in self.stubs.pop(name, []):
-                stub.kill()
-                stub.wait()
+                if not (self.repository / name / "clings").exists():
+                    stub.kill()
+                    stub.wait()
             self.states[name] = ("UNAVAILABLE", "unloaded")
 
     def answer(self, path: str) -> tuple[int, object]:
@@ -211,7 +213,8 @@ class Metrics(Handler):
     """Triton's metrics port."""
 
     def do_GET(self) -> None:
-        body = b'gsv_requests_in_flight{model="a"} 0\n'
+        told = self.triton.repository / "metrics"
+        body = told.read_bytes() if told.exists() else b'gsv_requests_in_flight{model="a"} 0\n'
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

@@ -161,6 +161,28 @@ def test_one_of_two_instances(tmp_path: Path) -> None:
         assert sorted(stub.instance for stub in stubs) == ["a_0_0", "a_0_1", "b_0_0", "b_0_1"]
 
 
+@pytest.mark.parametrize(("lost", "shortest", "longest"), [(1, 0.0, 2.5), (0, 3.0, 6.0)])
+def test_instances_that_have_nothing_to_do_are_not_waited_for(
+    tmp_path: Path, lost: int, shortest: float, longest: float
+) -> None:
+    """Where requests were lost with one instance, Triton does not end the others."""
+    policy = dataclasses.replace(QUICK, grace=3.0, mute=60.0)
+    with watched(tmp_path, policy=policy, instances=2) as one:
+        (one.server.repository / "a" / "clings").touch()
+        dead = next(s for s in processes.living_stubs(one.server.pid) if s.instance == "a_0_0")
+        other = next(s for s in processes.living_stubs(one.server.pid) if s.instance == "a_0_1")
+        (one.server.repository / "metrics").write_text(
+            f'gsv_requests_in_flight{{model="a",model_instance="a_0_0"}} {lost}\n'
+            'gsv_requests_in_flight{model="a",model_instance="a_0_1"} 0\n'
+            'gsv_requests_in_flight{model="b",model_instance="b_0_0"} 7\n'
+        )
+        began = time.monotonic()
+        os.kill(dead.pid, signal.SIGKILL)
+        wait_until(lambda: processes.ended(other.pid))
+        assert shortest <= time.monotonic() - began < longest
+        one.wait_for("model a: ready again")
+
+
 def test_a_model_that_dies_too_often_does_not_give_up_the_others(tmp_path: Path) -> None:
     policy = RecoveryPolicy(interval=0.05, attempts=2, window=4.0, backoff=0.05, grace=0.1)
     with watched(tmp_path, policy=policy) as one:

@@ -6,10 +6,12 @@ sentence, and nobody waits for an alignment but the request that asked for it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,6 +52,8 @@ class Aligner:
         self._device = device
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="gpt-aligner")
         self._closing = threading.Event()
+        # A stream of its own, so that decoding steps don't queue behind a whole sentence.
+        self._stream: Any = None if device == "cpu" else torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def align(
         self,
@@ -93,11 +97,12 @@ class Aligner:
             nowhere = np.zeros(0, np.int64)
             return Alignment(np.zeros(sentence.own + 1), nowhere, 0.0, nowhere)
         prepare(self._device)
-        return align_sentence(
-            self._model_of(request.model),
-            request.phonemes,
-            request.bert,
-            request.prompt_tokens,
-            sentence.tokens,
-            sentence.own,
-        )
+        with contextlib.nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
+            return align_sentence(
+                self._model_of(request.model),
+                request.phonemes,
+                request.bert,
+                request.prompt_tokens,
+                sentence.tokens,
+                sentence.own,
+            )

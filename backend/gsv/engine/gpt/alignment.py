@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gsv.device import upload
 from gsv.models.gpt import SemanticGPT
 
 _FLOOR = 1e-6  # a weight that says nothing
@@ -87,9 +88,9 @@ def align_sentence(
     device = model.head.weight.device
     first = len(phonemes) + len(prompt_tokens)
     x = model.embed_prompt(
-        torch.from_numpy(phonemes.astype(np.int64)).to(device),
-        torch.from_numpy(bert.astype(np.float32)).to(device),
-        torch.from_numpy(np.concatenate([prompt_tokens, tokens]).astype(np.int64)).to(device),
+        upload(phonemes.astype(np.int64), device),
+        upload(bert.astype(np.float32), device),
+        upload(np.concatenate([prompt_tokens, tokens]).astype(np.int64), device),
     )
     looks = _sharpest_heads(
         weights[:, :, len(phonemes) - own :].float()

@@ -18,7 +18,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -49,7 +49,7 @@ WAIT_STEP_SECONDS = 0.2
 DRAIN_STEP_SECONDS = 0.05
 GPU_THREADS = "2"  # of each model on a machine with GPUs, as the adapter sets it for networks
 OUR_METRICS = re.compile(r"^gsv_.*\n", re.MULTILINE)
-IN_FLIGHT = re.compile(r'^gsv_requests_in_flight\{(?:.*,)?model="([^"]*)".*\} (\S+)$', re.MULTILINE)
+IN_FLIGHT = re.compile(r"^gsv_requests_in_flight\{(.*)\} (\S+)$", re.MULTILINE)
 
 
 class _Crash(ServerError):
@@ -246,12 +246,20 @@ class EmbeddedServer:
         """As :meth:`request`, with the answer's text; ``give_up`` ends the waiting before it."""
         return self._exchange(self.ports[0], method, path, body, timeout, give_up)
 
-    def requests_in_flight(self, model: str = "") -> float | None:
-        """Requests under way in all models or in one, by their own count; None: no answer."""
+    def requests_in_flight(
+        self, model: str = "", instances: Container[str] | None = None
+    ) -> float | None:
+        """Requests under way in all models, one, or some of its instances; None: no answer.
+
+        By the models' own count: of an instance that has died, what it had when it died.
+        """
         text = self._metrics()
-        found = IN_FLIGHT.findall(text)
-        counts = [float(count) for name, count in found if model in ("", name)]
-        return sum(counts) if text else None
+        total = 0.0
+        for labels, count in IN_FLIGHT.findall(text):
+            of = dict(re.findall(r'(\w+)="([^"]*)"', labels))
+            wanted = instances is None or of.get("model_instance", "") in instances
+            total += float(count) * (wanted and model in ("", of.get("model", "")))
+        return total if text else None
 
     def gpus_of(self, model: str) -> frozenset[int]:
         """The GPUs that a model's instances are on; none for one on the CPU or one that is gone."""

@@ -27,6 +27,7 @@ from gsv.serving.server.stub_watch import Loss, StubWatch
 
 LOADS_BEFORE_RESTART = 2  # of one model that fail one after the other
 PROBES_BEFORE_RESTART = 2
+LONGEST_BACKOFF_SECONDS = 10.0
 READER_LOOKS = 10  # at each connection, before its caller counts as one that reads nothing
 
 
@@ -34,14 +35,15 @@ READER_LOOKS = 10  # at each connection, before its caller counts as one that re
 class RecoveryPolicy:
     """How often to look and how often to try; times are in seconds.
 
-    Within ``window`` a model is brought back up to ``attempts`` times, and so is tritonserver. The
-    first time comes at once, the n-th after ``backoff`` · 2ⁿ⁻² seconds. A model that dies more
-    often stays away until the window has moved on; the others go on. ``grace`` is what the model's
-    other instances get to finish their requests. ``stopped`` is how long a process may be stopped,
-    ``silent`` how long it may show no heartbeat, ``mute`` how long tritonserver may not answer.
-    After every ``probe`` seconds without a request (0: never) the server is asked to speak. A load
-    that has not begun after ``stuck`` never will. Callers of a public model whose process died wait
-    ``lost``; those that take nothing of their answer for ``unread`` are disconnected (0: never).
+    Within ``window`` a model is brought back up to ``attempts`` times, and so is tritonserver.
+    The first time comes at once, the n-th after ``backoff`` · 2ⁿ⁻² seconds, 10 at most. A model
+    that dies more often stays away until the window has moved on; the others go on. ``grace`` is
+    what the model's other instances get to finish their requests. ``stopped`` is how long a
+    process may be stopped, ``silent`` how long it may show no heartbeat, ``mute`` how long
+    tritonserver may not answer. After every ``probe`` seconds without a request (0: never) the
+    server is asked to speak. A load that has not begun after ``stuck`` never will. Callers of a
+    public model whose process died wait ``lost``; those that take nothing of their answer for
+    ``unread`` are disconnected (0: never).
     """
 
     interval: float = 1.0
@@ -73,7 +75,10 @@ class _Budget:
         if len(self._times) >= self._policy.attempts:
             return None
         self._times.append(now)
-        return self._policy.backoff * 2 ** (self.spent - 2) if self.spent > 1 else 0.0
+        if self.spent == 1:
+            return 0.0
+        wait: float = self._policy.backoff * 2.0 ** (self.spent - 2)
+        return min(wait, LONGEST_BACKOFF_SECONDS)
 
     @property
     def spent(self) -> int:
@@ -272,11 +277,14 @@ class Supervisor:
 
     def _reload(self, model: str, case: _Case) -> tuple[int, str]:
         """HTTP status of the load (0: no answer), and what was said if it failed."""
-        siblings = self._stubs_of(model)
+        others = [stub for stub in living_stubs(self._server.pid) if stub.model == model]
+        siblings = {stub.pid for stub in others}
+        lost = self._server.requests_in_flight(model, (case.instance or "",))
         case.unloaded = True
         if not self._server.request("POST", f"/v2/repository/models/{model}/unload", {}):
             return 0, "Triton does not answer"
-        self._end(siblings)
+        working = {stub.instance for stub in others} if lost else None
+        self._end(siblings, model, working)
         limit = self._server.options.ready_timeout
         path = f"/v2/repository/models/{model}/load"
         started = time.monotonic()
@@ -332,17 +340,25 @@ class Supervisor:
     def _stubs_of(self, model: str) -> set[int]:
         return {s.pid for s in living_stubs(self._server.pid) if s.model == model}
 
-    def _end(self, stubs: set[int]) -> None:
+    def _end(self, stubs: set[int], model: str, working: set[str] | None) -> None:
         """Wait until these processes have ended; kill those that do not.
 
         A request that was lost with the dead instance keeps Triton from ending the others, and
         their memory (a GPU's, perhaps) is needed by those that come.
+
+        Args:
+            stubs: of other instances of the model.
+            model: whose.
+            working: those instances, if requests were lost: nothing but their own requests is then
+                worth waiting for. None: Triton will end them.
         """
         limit = time.monotonic() + self._policy.grace
         while stubs := stubs & {stub.pid for stub in living_stubs(self._server.pid)}:
             if time.monotonic() > limit or self._server.ended():
                 break
             self._server.wait(WAIT_STEP_SECONDS)
+            if working and self._server.requests_in_flight(model, working) == 0:
+                break
         self._kill(stubs)
 
     def _kill(self, stubs: set[int]) -> None:
