@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
+import queue
 import random
 import re
 import shutil
@@ -19,18 +20,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from server.test_soak import metrics, wait_until_idle
+import tritonclient.grpc as grpc
+from server.test_soak import metrics, under_way, wait_until_idle
+from tritonclient.utils import np_to_triton_dtype
 
 from gsv.engine.gpt.judge import Bounds, BoundsTable
 from gsv.serving.server import processes
 from gsv.serving.server.launcher import EmbeddedServer, ServerOptions
-from gsv_client import Audio, Client
+from gsv_client import Audio, Client, SpeechOptions
 
 pytestmark = pytest.mark.server
 
 INSTANCES = int(os.environ.get("GSV_INSTANCES", "2"))
 CROWD = int(os.environ.get("GSV_CROWD", "16"))
 TEXT = "The first sentence is here. A second one follows it. And the third one ends it."
+STREAMS = 64  # `concurrency` of the model that streams
+LEAVERS = 50 if CROWD >= 200 else 5  # in each way
+IN_FLIGHT = re.compile(r'gsv_requests_in_flight\{model="gpt_sovits_v4_stream"')
 OPTIONS = {"sample_steps": 4, "language": "en", "guard": 0}
 
 
@@ -145,19 +151,71 @@ def test_decisions_and_times_are_the_same_whichever_instance_works(several: Embe
     assert all('cause="too_short"' in name and 'language="en"' in name for name in retries)
 
 
-def test_whoever_leaves_is_noticed_by_every_stage(several: EmbeddedServer) -> None:
+def leave_a_stream(server: EmbeddedServer, url: str, protocol: str, seed: int) -> None:
+    with Client(url, protocol=protocol) as client:  # type: ignore[arg-type]
+        given = client.stream(TEXT * 20, seed=seed, sample_steps=32, language="en")
+        next(given)
+        next(given)
+        given.close()
+
+
+def leave_an_answer(server: EmbeddedServer, seed: int) -> None:
+    """A gRPC call of a whole answer that is called off while the flow works on it."""
+    given = SpeechOptions(seed=seed, sample_steps=64, language="en").tensors(TEXT * 4)
+    inputs = []
+    for name, array in given.items():
+        kind = np_to_triton_dtype(array.dtype)
+        inputs.append(grpc.InferInput(name, list(array.shape), kind).set_data_from_numpy(array))
+    done: queue.SimpleQueue[object] = queue.SimpleQueue()
+    with grpc.InferenceServerClient(server.grpc_url) as client:
+        call = client.async_infer("gpt_sovits_v4", inputs, lambda result, error: done.put(error))
+        time.sleep(0.3)
+        call.cancel()
+        assert done.get(timeout=30) is not None
+
+
+@pytest.mark.parametrize("way", ["gRPC stream", "HTTP stream", "gRPC answer"])
+def test_whoever_leaves_is_noticed_by_every_stage(several: EmbeddedServer, way: str) -> None:
     took = []
-    for seed in range(6):
-        with Client(several.grpc_url, protocol="grpc") as client:
-            given = client.stream(TEXT * 20, seed=seed, sample_steps=32, language="en")
-            next(given)
-            next(given)
-            given.close()
+    for seed in range(LEAVERS):
+        if way == "gRPC answer":
+            leave_an_answer(several, seed)
+        elif way == "HTTP stream":
+            leave_a_stream(several, several.http_url, "http", seed)
+        else:
+            leave_a_stream(several, several.grpc_url, "grpc", seed)
         left = time.monotonic()
-        wait_until_idle(several)
+        while under_way(several):
+            assert time.monotonic() - left < 20.0
+            time.sleep(0.01)
         took.append(time.monotonic() - left)
-    # Gauges are told twenty times a second, and asked for five times.
+    # Gauges are told twenty times a second, which is part of what is measured.
     assert np.median(took) < 1.0, took
+
+
+def test_somebody_elses_id_cancels_nothing(several: EmbeddedServer) -> None:
+    with Client(several.grpc_url, protocol="grpc") as client:
+        given = client.stream(TEXT * 4, seed=1, request_id="mine", **OPTIONS)
+        next(given)
+        with Client(several.grpc_url, protocol="grpc") as other:
+            stolen = other.stream(TEXT * 4, seed=1, request_id="mine", **OPTIONS)
+            next(stolen)
+            stolen.close()
+        assert sum(len(chunk.samples) for chunk in given) > 48_000
+
+
+def test_as_many_streams_as_are_allowed_are_under_way_at_once(several: EmbeddedServer) -> None:
+    most = 0.0
+    with concurrent.futures.ThreadPoolExecutor(STREAMS) as pool:
+        streams = [pool.submit(stream, several, seed % 4) for seed in range(STREAMS)]
+        while not all(one.done() for one in streams):
+            told = metrics(several)
+            most = max(most, sum(v for n, v in told.items() if IN_FLIGHT.match(n)))
+            time.sleep(0.05)
+        lengths = {seed: len(one.result()) for seed, one in enumerate(streams)}
+    assert most == STREAMS
+    assert all(lengths[seed] == lengths[seed % 4] for seed in lengths)
+    wait_until_idle(several)
 
 
 @pytest.mark.parametrize("model", ["semantic_gpt", "sovits_v4"])
