@@ -241,7 +241,7 @@ class Chaos:
         begun = time.monotonic()
         said = len(self.served.lines)
         row.note = hurt() or ""
-        limit, again = begun + BACK_SECONDS, 0.0
+        limit, again = time.monotonic() + BACK_SECONDS, 0.0
         while time.monotonic() < limit:
             time.sleep(0.1)
             if not again and settled():
@@ -571,6 +571,7 @@ def tiny_repository(given: Path | None) -> Iterator[Path]:
 @click.option("--repeat", default=1, show_default=True, help="Times of each kill, stop and hang.")
 @click.option("--minutes", default=10.0, show_default=True, help="Of the soak.")
 @click.option("--seed", default=1, show_default=True, help="Of the fuzzing and of who leaves.")
+@click.option("--logs", type=click.Path(file_okay=False, path_type=Path), help="Keep logs here.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="JSON.")
 def main(
     repository: Path | None,
@@ -584,6 +585,7 @@ def main(
     minutes: float,
     seed: int,
     output: Path | None,
+    logs: Path | None,
 ) -> None:
     wanted = only.split(",")
     if unknown := set(wanted) - set(FAULTS):
@@ -594,8 +596,11 @@ def main(
         wanted = [fault for fault in wanted if fault in (*SHORT, "server", "fuzz", "end")]
     with (
         tiny_repository(repository) as served,
-        tempfile.TemporaryDirectory(prefix="gsv-chaos-log-") as folder,
+        contextlib.nullcontext(logs)
+        if logs
+        else tempfile.TemporaryDirectory(prefix="gsv-chaos-log-") as folder,
     ):
+        Path(folder).mkdir(parents=True, exist_ok=True)
         chaos = Chaos(served, Path(folder), clients, seed)
         click.echo(
             "       fault  what                      back s answered  failed longest s  anew"
