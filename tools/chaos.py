@@ -412,9 +412,9 @@ class Chaos:
         sizes = {f"{stub.model} {stub.instance}": memory(stub.pid) for stub in stubs}
         return {"tritonserver": memory(self.served.triton), **sizes}
 
-    def fuzz(self, requests: int, *, mixed: bool) -> None:
+    def fuzz(self, requests: int, *, fatal: bool) -> None:
         """Requests with wrong types, shapes, values, names and ids, and random cancellations."""
-        fuzzer = Fuzzer(self.served.http, self.served.grpc, self.seed, mixed=mixed)
+        fuzzer = Fuzzer(self.served.http, self.served.grpc, self.seed, fatal=fatal)
         row = self.during(
             "fuzz", f"seed {self.seed}", lambda: fuzzer.run(requests), settled=lambda: True
         )
@@ -566,7 +566,7 @@ def tiny_repository(given: Path | None) -> Iterator[Path]:
 @click.option("--clients", default=8, show_default=True, help="That ask all the time.")
 @click.option("--requests", default=2000, show_default=True, help="Of the fuzzing.")
 @click.option(
-    "--mixed", is_flag=True, help="Fuzz with streams of several kinds of models, which end Triton."
+    "--fatal", is_flag=True, help="Fuzz also with what is known to end Triton (docs/versions.md)."
 )
 @click.option("--repeat", default=1, show_default=True, help="Times of each kill, stop and hang.")
 @click.option("--minutes", default=10.0, show_default=True, help="Of the soak.")
@@ -580,7 +580,7 @@ def main(
     short: bool,
     clients: int,
     requests: int,
-    mixed: bool,
+    fatal: bool,
     repeat: int,
     minutes: float,
     seed: int,
@@ -623,7 +623,7 @@ def main(
             if "soak" in wanted:
                 chaos.soak(minutes)
             if "fuzz" in wanted:
-                chaos.fuzz(requests, mixed=mixed)
+                chaos.fuzz(requests, fatal=fatal)
             if "full" in wanted:
                 chaos.full()
             if "end" in wanted:
