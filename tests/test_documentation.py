@@ -236,6 +236,21 @@ def parse(arguments: list[str]) -> None:
     group.make_parser(context).parse_args(list(arguments))
 
 
+def test_of_every_command_for_operators_is_said_whether_it_was_run() -> None:
+    page = ROOT / "docs" / "operations.md"
+    section = page.read_text(encoding="utf-8").partition("\n## What was run\n")[2]
+    rows = re.findall(r"^\| (`.*?) \| (.+) \|$", section, re.MULTILINE)
+    told = [shlex.split(code) for row, _ in rows for code in re.findall(r"`([^`]+)`", row)]
+    commands = [words for line in shell_lines(page) if (words := shlex.split(line))]
+    assert len(commands) > 10
+    for words in commands:
+        given = {word.partition("=")[0] for word in words} | set(words)
+        # The longest row whose words the command has: a program and its options.
+        assert any(len(row) > 1 and row[:2] == words[:2] and set(row) <= given for row in told), (
+            words
+        )
+
+
 def test_the_pages_show_commands() -> None:
     lines = [line for path in PAGES for line in shell_lines(path) if line.startswith("gsv ")]
     assert len(lines) > 30

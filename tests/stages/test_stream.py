@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -55,6 +57,7 @@ class FakeModels:
         self.written: dict[int, int] = {}  # tokens of each sentence that were handed out
         self.started: list[tuple[int, int]] = []  # sentence, and tokens that it began after
         self.failures: list[BaseException] = []  # of the next calls for tokens
+        self.asked_first: list[int] = []  # tokens that each sentence's first call asked for
 
     def token(self, request_id: str) -> FakeToken:
         return FakeToken(self)
@@ -99,6 +102,7 @@ class FakeModels:
             drawn = 0 if request.drawn_tokens is None else len(request.drawn_tokens)
             self.running[step.id] = (request.first_sentence, drawn)
             self.started.append((request.first_sentence, drawn))
+            self.asked_first += [request.chunk_tokens] * (drawn == 0)
         sentence, begin = self.running[step.id]
         end = min(begin + request.chunk_tokens, TOKENS[sentence])
         self.running[step.id] = (sentence, end)
@@ -309,6 +313,18 @@ def test_other_rates_resample_the_stream_without_seams() -> None:
         np.concatenate([c.audio for c in whole]),
         atol=2e-4,
     )
+
+
+def test_the_first_tokens_are_asked_for_alike_whoever_listens() -> None:
+    """By them the guard decides whether a sentence begins anew."""
+    clocks = (lambda: 0.0, time.monotonic, iter(range(10**6)).__next__)
+    asked_first = set()
+    for largest, clock in itertools.product((20, 60, 400), clocks):
+        models, plan = FakeModels(), ChunkPlan(first=20, largest=largest)
+        for _ in stream(asked(), CancelScope(models), plan, VOCODER, clock=clock):
+            pass
+        asked_first |= {tuple(models.asked_first)}
+    assert asked_first == {(plan.tokens_needed(20, 1.0),) * 3}
 
 
 def test_the_first_chunk_lacks_the_context_of_the_served_vocoder() -> None:

@@ -21,7 +21,7 @@ from gsv.stages.waiting_line import LineLimits, WaitingLine
 logger = logging.getLogger(__name__)
 
 # For so long a call is made again whose process died; a model is back after 5 to 12 s.
-RECOVERY_SECONDS = 20.0
+RECOVERY_SECONDS = 40.0
 # A call that its process had worked on for at least so long is made again only once, because the
 # request itself may be what kills processes.
 WORK_SECONDS = 0.5

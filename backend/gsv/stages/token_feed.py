@@ -145,10 +145,11 @@ class TokenFeed:
             self._changed.wait_for(lambda: self._count(sentence) < self._targets(sentence)[1])
             urgent, target = self._targets(sentence)
             count = self._count(sentence)
-            missing = (urgent if count < urgent else target) - count
-            if math.isinf(missing):
-                return MAX_TOKENS
-            return int(min(max(missing, SMALLEST_CHUNK), LARGEST_CHUNK))
+            if not count:
+                # Alike for every sentence and listener: until so many tokens have left, the guard
+                # begins a sentence anew, and what it decides must not depend on who listens.
+                return _chunk(_first_targets(self._plan)[0])
+            return _chunk((urgent if count < urgent else target) - count)
 
     def _targets(self, sentence: int) -> tuple[float, float]:
         if sentence == self._heard:
@@ -210,6 +211,13 @@ class TokenFeed:
         except GsvError as error:
             # The place is freed when the sequence has been idle for long enough.
             logger.info("sequence %d was not ended: %s", sequence, error)
+
+
+def _chunk(missing: float) -> int:
+    """Tokens to ask for at once where so many are missing."""
+    if math.isinf(missing):
+        return MAX_TOKENS
+    return int(min(max(missing, SMALLEST_CHUNK), LARGEST_CHUNK))
 
 
 def _first_targets(plan: ChunkPlan) -> tuple[float, float]:
