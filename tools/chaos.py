@@ -241,7 +241,7 @@ class Chaos:
         begun = time.monotonic()
         said = len(self.served.lines)
         row.note = hurt() or ""
-        limit, again = begun + BACK_SECONDS, 0.0
+        limit, again = time.monotonic() + BACK_SECONDS, 0.0
         while time.monotonic() < limit:
             time.sleep(0.1)
             if not again and settled():
@@ -412,9 +412,9 @@ class Chaos:
         sizes = {f"{stub.model} {stub.instance}": memory(stub.pid) for stub in stubs}
         return {"tritonserver": memory(self.served.triton), **sizes}
 
-    def fuzz(self, requests: int, *, mixed: bool) -> None:
+    def fuzz(self, requests: int, *, fatal: bool) -> None:
         """Requests with wrong types, shapes, values, names and ids, and random cancellations."""
-        fuzzer = Fuzzer(self.served.http, self.served.grpc, self.seed, mixed=mixed)
+        fuzzer = Fuzzer(self.served.http, self.served.grpc, self.seed, fatal=fatal)
         row = self.during(
             "fuzz", f"seed {self.seed}", lambda: fuzzer.run(requests), settled=lambda: True
         )
@@ -566,11 +566,12 @@ def tiny_repository(given: Path | None) -> Iterator[Path]:
 @click.option("--clients", default=8, show_default=True, help="That ask all the time.")
 @click.option("--requests", default=2000, show_default=True, help="Of the fuzzing.")
 @click.option(
-    "--mixed", is_flag=True, help="Fuzz with streams of several kinds of models, which end Triton."
+    "--fatal", is_flag=True, help="Fuzz also with what is known to end Triton (docs/versions.md)."
 )
 @click.option("--repeat", default=1, show_default=True, help="Times of each kill, stop and hang.")
 @click.option("--minutes", default=10.0, show_default=True, help="Of the soak.")
 @click.option("--seed", default=1, show_default=True, help="Of the fuzzing and of who leaves.")
+@click.option("--logs", type=click.Path(file_okay=False, path_type=Path), help="Keep logs here.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="JSON.")
 def main(
     repository: Path | None,
@@ -579,11 +580,12 @@ def main(
     short: bool,
     clients: int,
     requests: int,
-    mixed: bool,
+    fatal: bool,
     repeat: int,
     minutes: float,
     seed: int,
     output: Path | None,
+    logs: Path | None,
 ) -> None:
     wanted = only.split(",")
     if unknown := set(wanted) - set(FAULTS):
@@ -594,8 +596,11 @@ def main(
         wanted = [fault for fault in wanted if fault in (*SHORT, "server", "fuzz", "end")]
     with (
         tiny_repository(repository) as served,
-        tempfile.TemporaryDirectory(prefix="gsv-chaos-log-") as folder,
+        contextlib.nullcontext(logs)
+        if logs
+        else tempfile.TemporaryDirectory(prefix="gsv-chaos-log-") as folder,
     ):
+        Path(folder).mkdir(parents=True, exist_ok=True)
         chaos = Chaos(served, Path(folder), clients, seed)
         click.echo(
             "       fault  what                      back s answered  failed longest s  anew"
@@ -618,7 +623,7 @@ def main(
             if "soak" in wanted:
                 chaos.soak(minutes)
             if "fuzz" in wanted:
-                chaos.fuzz(requests, mixed=mixed)
+                chaos.fuzz(requests, fatal=fatal)
             if "full" in wanted:
                 chaos.full()
             if "end" in wanted:

@@ -57,6 +57,12 @@ class TestAttempts:
         assert error.wait == 3.0
         assert 3.0 <= Attempts(1, REQUEST).pause_after(error) <= 3.6
 
+    def test_the_gateway_hands_that_wait_on(self) -> None:
+        problems = pytest.importorskip("gsv_client.gateway.problems")  # starlette is an extra
+        error = from_status(503, "stopping; try again in 4.2 s", "http://h")
+        assert problems.Problem.of(error).response().headers["Retry-After"] == "5"
+        assert problems.Problem.of(FULL).response().headers["Retry-After"] == "2"
+
     def test_all_share_the_timeout(self) -> None:
         now = 0.0
         attempts = Attempts(9, REQUEST, lambda: now)

@@ -86,6 +86,14 @@ class TestServerLog:
         assert log.reason() == "it said nothing"
         assert [line[-16:] for line in shown] == ['"something else"']
 
+    def test_a_crash_is_told_by_its_signal_and_not_by_its_stack(self) -> None:
+        log, _ = feed(
+            "Signal (11) received.",
+            " 0# 0x000056084F56552D in /opt/tritonserver/bin/tritonserver",
+            "24# 0x00007F441A1278EC in /lib/x86_64-linux-gnu/libc.so.6",
+        )
+        assert log.reason() == "Signal (11) received."
+
     def test_a_broken_sink_does_not_stop_the_reading(self) -> None:
         def full(line: str, important: bool) -> None:
             raise OSError("No space left on device")

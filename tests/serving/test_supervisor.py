@@ -248,7 +248,9 @@ class TestCallersOfAPublicModel:
             idle.getresponse().read()
             lost.request("POST", "/v2/models/gpt_sovits_v4/infer")
             time.sleep(0.2)
-            began = time.monotonic()
+            # Loading takes longer, and its request must not be ended with theirs.
+            (slow := one.server.repository / "gpt_sovits_v4" / "stuck").touch()
+            server, began = one.server.pid, time.monotonic()
             os.kill(one.stub("gpt_sovits_v4"), signal.SIGKILL)
             one.wait_for("model gpt_sovits_v4: its process died")
             time.sleep(0.1)  # the kernel's clock has ticks of up to 10 ms
@@ -260,6 +262,9 @@ class TestCallersOfAPublicModel:
             idle.request("GET", "/v2/health/live")
             assert idle.getresponse().status == 200
             one.wait_for("model gpt_sovits_v4: 1 connections ended that waited in vain")
+            slow.unlink()
+            one.wait_for("model gpt_sovits_v4: ready again")
+            assert one.server.pid == server
 
     def test_callers_of_models_behind_them_are_left_alone(self, tmp_path: Path) -> None:
         with (

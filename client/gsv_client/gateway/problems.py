@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from typing import Any
 
@@ -56,7 +57,8 @@ class Problem(Exception):
             return cls(400, said, param="input" if param == "text" else param, detail=text)
         if isinstance(error, ServerUnavailable):
             told = "the speech server can't be reached" if "no server answers" in said else said
-            return cls(503, told, "server_error", "unavailable", None, RETRY_SECONDS, text)
+            wait = RETRY_SECONDS if error.wait is None else math.ceil(error.wait)
+            return cls(503, told, "server_error", "unavailable", None, wait, text)
         if isinstance(error, Timeout):
             message = "the speech server gave no answer in time; try again, or a shorter text"
             return cls(504, message, "server_error", "timeout", detail=text)

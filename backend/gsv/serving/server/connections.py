@@ -60,7 +60,9 @@ class Traffic:
         return quiet and (begun or asked)
 
 
-def end_waiting(server: int, ports: Mapping[int, bool], seconds: float) -> int:
+def end_waiting(
+    server: int, ports: Mapping[int, bool], seconds: float, spared: Container[int] = ()
+) -> int:
     """End the connections to the process ``server`` on which nothing has come or gone for so long.
 
     Args:
@@ -68,6 +70,7 @@ def end_waiting(server: int, ports: Mapping[int, bool], seconds: float) -> int:
         ports: of those connections; for each whether an answer may have begun, as in
             :meth:`Traffic.waits_since`.
         seconds: since the death of the model whose callers wait; below 0, whatever comes and goes.
+        spared: ports on the callers' side: of who loads the model again, for one.
 
     Returns:
         How many were ended.
@@ -77,9 +80,12 @@ def end_waiting(server: int, ports: Mapping[int, bool], seconds: float) -> int:
             capability SYS_PTRACE).
         OSError: the kernel can't (before Linux 5.6), or the server has ended.
     """
-    return _end_some(
-        server, ports, lambda one: one.traffic.waits_since(seconds, begun=ports[one.port])
-    )
+
+    def is_over(one: _Connection) -> bool:
+        waits = one.traffic.waits_since(seconds, begun=ports[one.port])
+        return waits and one.peer not in spared
+
+    return _end_some(server, ports, is_over)
 
 
 class UnreadConnections:
@@ -121,6 +127,7 @@ class _Connection:
 
     name: str
     port: int
+    peer: int  # port on the other side
     traffic: Traffic
 
 
@@ -131,7 +138,8 @@ def _end_some(server: int, ports: Container[int], is_over: Callable[[_Connection
         for name, descriptor, port in _sockets(server, ports):
             try:
                 with _duplicate(handle, descriptor) as connection:
-                    if is_over(_Connection(name, port, _traffic(connection))):
+                    peer = connection.getpeername()[1]
+                    if is_over(_Connection(name, port, peer, _traffic(connection))):
                         connection.shutdown(socket.SHUT_RDWR)
                         ended += 1
             except OSError as error:

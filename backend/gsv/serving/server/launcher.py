@@ -93,6 +93,7 @@ class EmbeddedServer:
         self._mps: mps.MpsDaemon | None = None
         self._gpu_environment: dict[str, str] = {}
         self._interruptions = 0
+        self.own_connections: set[int] = set()  # local ports of our requests under way
         self._closed = False
         self.installation: installation.Installation | None = None
         self.ports = (0, 0, 0)
@@ -288,7 +289,11 @@ class EmbeddedServer:
         key = self.options.control_key
         headers = {CONTROL_HEADER: key} if key else {}
         limit = time.monotonic() + timeout
+        own = 0
         try:
+            connection.connect()
+            own = connection.sock.getsockname()[1]
+            self.own_connections.add(own)
             connection.request(
                 method, path, json.dumps(body) if body is not None else None, headers
             )
@@ -303,6 +308,7 @@ class EmbeddedServer:
             return 0, ""
         finally:
             connection.close()
+            self.own_connections.discard(own)
 
     def stop(self, kill: bool = False) -> None:
         """Ask the server to end, give it its exit timeout, kill what is left, remove its traces."""

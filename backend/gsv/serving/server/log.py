@@ -39,6 +39,7 @@ ECHOES = (
     "contains models that are not available",
 )
 
+FRAME = re.compile(r"\s*\d+# ")  # of a crash: one line for each call on the stack
 WRONG_USAGE = re.compile(r"error: |.*unrecognized option|Bad option|Invalid option")
 
 KEPT_LINES = 200
@@ -105,7 +106,7 @@ class ServerLog:
             important = important and not self._is_known(message)
         elif WRONG_USAGE.match(line):
             self._errors.append(line)
-        elif line and line[0] not in "|+" and not harmless:
+        elif line and line[0] not in "|+" and not harmless and not FRAME.match(line):
             self._others.append(line)
         self._pass_on(line, important)
 

@@ -393,7 +393,8 @@ class _LostCallers:
         http, grpc, _ = self._server.ports
         ports = {http: model == STREAM_MODEL, grpc: True}
         try:
-            ended = end_waiting(server, ports, time.monotonic() - died)
+            own = frozenset(self._server.own_connections)
+            ended = end_waiting(server, ports, time.monotonic() - died, own)
             if ended < waiting:
                 # The others share a gRPC connection with calls that go on, and can't be told apart.
                 ended += end_waiting(server, {grpc: True}, -1.0)
