@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from gsv.text.differences import DIFFERENCES
+from gsv.text.deviations import DEVIATIONS
 from gsv.text.frontend import TextFrontend
 from gsv.text.installed import installed_folder
 
@@ -73,6 +73,6 @@ def check_clean_cases(
     for case in cases:
         ours = answer(case["text"])
         theirs = {field: case[field] for field in ours}
-        if ours != theirs and not any(d.can_show(case["text"], name) for d in DIFFERENCES):
+        if ours != theirs and not any(d.can_show(case["text"], name) for d in DEVIATIONS):
             different.append((case["text"], ours, theirs))
     assert 100 * len(different) <= len(cases), different[:3]

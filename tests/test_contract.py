@@ -17,7 +17,7 @@ from tritonclient.grpc import model_config_pb2
 
 from gsv.offline import STAGES
 from gsv.serving.backend.wire import read_config as read_wires
-from gsv.stages.messages import SpeechRequest
+from gsv.stages.messages import PipelineResult, SpeechRequest
 from gsv.stages.synthesis import whole_answer
 
 ROOT = Path(__file__).parent.parent
@@ -25,7 +25,7 @@ REPOSITORY = ROOT / "model_repository"
 PUBLIC = ("gpt_sovits_v4", "gpt_sovits_v4_stream")
 PIPELINE = "gpt_sovits_v4_pipeline"
 # Fields of requests that are not tensors: Triton says them beside the request.
-BESIDE = {"OWNER", "REQUEST_ID", "SEQUENCE", "END"}
+BESIDE = {"OWNER", "REQUEST_ID", "SEQUENCE", "END", "OUTPUTS"}
 
 
 def read_config(path: Path) -> Any:
@@ -173,10 +173,15 @@ def test_calls_between_models_read_the_same_configuration(name: str) -> None:
 def test_the_pipeline_takes_what_the_public_model_hands_on() -> None:
     public = {i.name: i for i in CONFIGS["gpt_sovits_v4"].input}
     pipeline = {i.name: i for i in CONFIGS[PIPELINE].input}
-    assert set(pipeline) == set(public)
+    assert set(pipeline) == {*public, "DETAILS"}
     optional = {name for name, tensor in pipeline.items() if tensor.optional}
     # Only what a voice replaces may be absent: Triton batches no requests with different sets.
     assert optional == {"REFERENCE_AUDIO", "REFERENCE_SAMPLE_RATE"}
+
+
+def test_the_pipeline_answers_what_the_public_model_reads() -> None:
+    fields = [field.name.upper() for field in dataclasses.fields(PipelineResult)]
+    assert [output.name for output in CONFIGS[PIPELINE].output] == fields
 
 
 def test_tensors_stay_in_main_memory() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 import shlex
@@ -144,6 +145,37 @@ def test_every_metric_is_explained_and_exists() -> None:
 # Links, names and commands
 
 
+# What starts a thread; the name is a keyword, else the first argument.
+STARTERS = {"Thread", "ThreadPoolExecutor", "EngineThread", "BatchQueue", "CallPool", "WeightCache"}
+NAME_KEYWORDS = {"name", "thread_name_prefix"}
+
+
+def thread_names(source: str) -> Iterator[str]:
+    """Names of the threads that a module starts, as far as they are written there."""
+    for node in ast.walk(ast.parse(source)):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, (ast.Name, ast.Attribute))):
+            continue
+        starter = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
+        if starter not in STARTERS:
+            continue
+        given = [keyword.value for keyword in node.keywords if keyword.arg in NAME_KEYWORDS]
+        for value in given or node.args[:1]:
+            if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                ending = "-engine" if starter == "EngineThread" else ""
+                yield value.value.replace(" ", "-") + ending
+
+
+def test_every_thread_is_in_the_architecture() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    names = {
+        name
+        for path in (ROOT / "backend" / "gsv").rglob("*.py")
+        for name in thread_names(path.read_text(encoding="utf-8"))
+    }
+    assert {"token-feed", "semantic-GPT-engine", "conditions", "voices-gpt", "speech"} <= names
+    assert [name for name in sorted(names) if not re.search(rf"`{name}(_[0N])?`", page)] == []
+
+
 @each_page
 def test_links_lead_somewhere(path: Path) -> None:
     for target, anchor in re.findall(
@@ -204,12 +236,30 @@ def parse(arguments: list[str]) -> None:
     group.make_parser(context).parse_args(list(arguments))
 
 
+def test_of_every_command_for_operators_is_said_whether_it_was_run() -> None:
+    page = ROOT / "docs" / "operations.md"
+    section = page.read_text(encoding="utf-8").partition("\n## What was run\n")[2]
+    rows = re.findall(r"^\| (`.*?) \| (.+) \|$", section, re.MULTILINE)
+    told = [shlex.split(code) for row, _ in rows for code in re.findall(r"`([^`]+)`", row)]
+    commands = [words for line in shell_lines(page) if (words := shlex.split(line))]
+    assert len(commands) > 10
+    for words in commands:
+        given = {word.partition("=")[0] for word in words} | set(words)
+        # The longest row whose words the command has: a program and its options.
+        assert any(len(row) > 1 and row[:2] == words[:2] and set(row) <= given for row in told), (
+            words
+        )
+
+
 def test_the_pages_show_commands() -> None:
     lines = [line for path in PAGES for line in shell_lines(path) if line.startswith("gsv ")]
     assert len(lines) > 30
 
 
-TRITONS_OWN = ("Stub process", "is not healthy", "Address already in use")
+TRITONS_OWN = (
+    "Stub process", "is not healthy", "Address already in use", "HandleCancellation called",
+    "Socket closed",
+)  # fmt: skip
 
 
 def test_the_messages_of_the_troubleshooting_page_exist() -> None:

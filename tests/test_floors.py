@@ -1,8 +1,9 @@
-"""Imports of the backend go down only, and the client stays light."""
+"""The structure of the source: imports go down only, the client is light, broad excepts say why."""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ BACKEND = ROOT / "backend" / "gsv"
 
 # A part may import those on a lower floor, itself, and what stands beside it only where allowed.
 FLOORS = [
-    {"constants", "config", "errors", "reply"},
+    {"constants", "config", "errors", "reply", "timings"},
     {"audio", "device", "options", "precision", "repository"},
     {"models", "text"},
     {"voices"},  # a voice may have a lexicon, which the text frontend reads
@@ -91,6 +92,31 @@ def test_model_files_are_thin() -> None:
     assert sources
     for path in sources:
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 25, path
+
+
+# A bare `except`, or one of Exception or BaseException, without a comment on its line.
+UNEXPLAINED = re.compile(r"^\s*except( \(?(Base)?Exception\b[^:]*)?:\s*$", re.MULTILINE)
+
+
+@pytest.mark.parametrize("folder", ["backend", "client", "tools", "model_repository"])
+def test_a_broad_except_says_why(folder: str) -> None:
+    sources = list((ROOT / folder).rglob("*.py"))
+    assert sources
+    found = {
+        str(path.relative_to(ROOT)): [match.group().strip() for match in matches]
+        for path in sources
+        if (matches := list(UNEXPLAINED.finditer(path.read_text(encoding="utf-8"))))
+    }
+    assert found == {}
+
+
+def test_an_except_without_a_reason_is_found() -> None:
+    assert UNEXPLAINED.search("    except Exception as error:\n")
+    assert UNEXPLAINED.search("except BaseException:\n")
+    assert UNEXPLAINED.search("except (Exception, SystemExit) as error:\n")
+    assert UNEXPLAINED.search("except:\n")
+    assert not UNEXPLAINED.search("except Exception:  # the watch must go on\n")
+    assert not UNEXPLAINED.search("except ValueError:\n")
 
 
 def graph(package: Path) -> dict[str, set[str]]:

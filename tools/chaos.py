@@ -3,6 +3,8 @@
     .venv/bin/python tools/chaos.py                     # all of it, on tiny random weights
     .venv/bin/python tools/chaos.py --short             # a minute, for continuous integration
     .venv/bin/python tools/chaos.py --only kill,fuzz --seed 7 -o chaos.json
+    .venv/bin/python tools/chaos.py --only kill --models vocoder --repeat 10 --clients 16
+    .venv/bin/python tools/chaos.py --only soak --minutes 60 --clients 16
 
 A `gsv serve` of its own is started on free ports of the loopback address, clients speak all the
 time, and faults come one after the other. Only processes that belong to that server are killed,
@@ -37,17 +39,27 @@ from chaos_fuzz import Fuzzer
 
 from gsv.serving.server import processes
 from gsv_client import Client, GsvClientError
+from gsv_client.transport import over_grpc
 
 MODELS = (
     "gpt_sovits_v4", "gpt_sovits_v4_stream", "text_frontend", "reference_encoder", "semantic_gpt",
     "sovits_v4", "vocoder", "voices",
 )  # fmt: skip
-FAULTS = ("kill", "stop", "hang", "server", "leave", "unread", "fuzz", "full", "end")
-SHORT = {"kill": ["vocoder"], "stop": ["voices"]}  # whose processes are hurt in a minute
+FAULTS = (
+    "kill", "stop", "hang", "server", "leave", "unread", "idle", "fuzz", "full", "end", "soak",
+)  # fmt: skip
+NOT_BY_DEFAULT = ("soak",)
+SHORT = {
+    "kill": ["vocoder", "gpt_sovits_v4"],
+    "stop": ["voices"],
+}  # whose processes are hurt in a minute
 BACK_SECONDS = 60.0  # until something that was hurt has to be back
 QUIET_SECONDS = 2.0  # without a failure: it is
 CALL_SECONDS = 20.0  # a caller's own time limit
 STREAMS_LEFT = 64
+UNREAD_SECONDS = 6  # after which gsv serve disconnects who reads nothing
+IDLE, HALF_OPEN = 500, 300  # connections
+KILL_EVERY = 60.0  # seconds, of the soak
 
 # Stops every thread of a process without the kernel calling it stopped: as if each hung in a lock.
 # An own process, for what ptrace stops belongs to the thread that stopped it.
@@ -95,6 +107,9 @@ class Call:
     error: str  # empty: answered
 
 
+OWN_CONNECTION = ("grpc.use_local_subchannel_pool", 1)
+
+
 class Served:
     """A ``gsv serve`` as a process of its own."""
 
@@ -102,7 +117,8 @@ class Served:
         """``room`` is a shell command that makes a mount namespace of its own, and then goes on."""
         command = [
             sys.executable, "-c", "from gsv.commands.serve import serve; serve()", str(repository),
-            "--http-port=0", "--grpc-port=0", "--metrics-port=0", "--exit-timeout=10", *options,
+            "--http-port=0", "--grpc-port=0", "--metrics-port=0", "--exit-timeout=10",
+            f"--unread-seconds={UNREAD_SECONDS}", *options,
         ]  # fmt: skip
         if room:
             command = ["unshare", "-m", "sh", "-c", f'{room} && exec "$@"', "sh", *command]
@@ -164,9 +180,14 @@ class Served:
 
 
 class Clients:
-    """Callers that ask all the time, by HTTP and gRPC, for whole answers and streams."""
+    """Callers that ask all the time, by HTTP and gRPC, for whole answers and streams.
+
+    Each has connections of its own, as programs on other machines have.
+    """
 
     def __init__(self, served: Served, count: int) -> None:
+        if OWN_CONNECTION not in over_grpc.UNLIMITED:
+            over_grpc.UNLIMITED.append(OWN_CONNECTION)
         self.calls: list[Call] = []
         self._served, self._closing = served, threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(n,)) for n in range(count)]
@@ -334,15 +355,66 @@ class Chaos:
             with contextlib.ExitStack() as stack:
                 for _ in range(streams):
                     one = stack.enter_context(socket.create_connection((host, int(port)), 10))
+                    one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
                     one.sendall(head + body)
-                time.sleep(8.0)
-            return f"{streams} streams for 8 s"
+                time.sleep(UNREAD_SECONDS + 8.0)
+                top = memory(self.served.triton)
+            return f"{streams} streams, tritonserver {before} to {top} MiB"
 
-        self.during("unread", "streams", hurt, settled=lambda: True)
+        before = memory(self.served.triton)
+        row = self.during("unread", "streams", hurt, settled=self.is_idle)
+        row.broken |= not any("took nothing" in line for line in self.served.lines)
 
-    def fuzz(self, requests: int) -> None:
+    def idle(self) -> None:
+        """Connections on which nothing comes, and requests that stop after their first line."""
+
+        def hurt() -> str:
+            host, port = self.served.http.rpartition("//")[2].split(":")
+            with contextlib.ExitStack() as stack:
+                for number in range(IDLE + HALF_OPEN):
+                    one = stack.enter_context(socket.create_connection((host, int(port)), 10))
+                    if number >= IDLE:
+                        one.sendall(b"POST /v2/models/gpt_sovits_v4/infer HTTP/1.1\r\n")
+                time.sleep(5.0)
+            return f"{IDLE} idle and {HALF_OPEN} half-open ones for 5 s"
+
+        self.during("idle", "connections", hurt, settled=lambda: True)
+
+    def soak(self, minutes: float) -> None:
+        """A process of a model, any one, is killed every minute."""
+        draw = random.Random(self.seed)
+        first: dict[str, int] = {}
+        killed: list[str] = []
+
+        def hurt() -> str:
+            end = time.monotonic() + 60 * minutes
+            while time.monotonic() < end:
+                time.sleep(min(KILL_EVERY / 2, max(0.0, end - time.monotonic())))
+                if not first:
+                    first.update(self._memories())
+                if pid := self.served.stub(model := draw.choice(MODELS)):
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(model)
+                time.sleep(min(KILL_EVERY / 2, max(0.0, end - time.monotonic())))
+            return f"{len(killed)} kills in {minutes:g} min"
+
+        row = self.during("soak", "every minute", hurt, settled=self.is_idle)
+        growth = {
+            name: f"{first[name]} to {size} MiB"
+            for name, size in self._memories().items()
+            if name in first and name not in killed and size > 1.05 * first[name] + 5
+        }
+        row.note += f"; grown: {growth}" if growth else "; no process has grown by 5 %"
+
+    def _memories(self) -> dict[str, int]:
+        """Memory in MiB of tritonserver and of each model's process."""
+        stubs = processes.living_stubs(self.served.triton)
+        sizes = {f"{stub.model} {stub.instance}": memory(stub.pid) for stub in stubs}
+        return {"tritonserver": memory(self.served.triton), **sizes}
+
+    def fuzz(self, requests: int, *, mixed: bool) -> None:
         """Requests with wrong types, shapes, values, names and ids, and random cancellations."""
-        fuzzer = Fuzzer(self.served.http, self.served.grpc, self.seed)
+        fuzzer = Fuzzer(self.served.http, self.served.grpc, self.seed, mixed=mixed)
         row = self.during(
             "fuzz", f"seed {self.seed}", lambda: fuzzer.run(requests), settled=lambda: True
         )
@@ -433,6 +505,13 @@ class Chaos:
         self.add(row)
 
 
+def memory(pid: int) -> int:
+    """Resident memory of a process in MiB; 0 if there is none."""
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096 >> 20
+    return 0
+
+
 def fill(file: Path, seconds: float) -> str:
     """Fill the file system that ``file`` is on for a while; it must be a small one."""
     stat = os.statvfs(file.parent)
@@ -476,11 +555,21 @@ def tiny_repository(given: Path | None) -> Iterator[Path]:
 
 @click.command(help=__doc__, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--repository", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--only", default=",".join(FAULTS), help="Kinds of faults.", show_default=True)
+@click.option(
+    "--only",
+    default=",".join(fault for fault in FAULTS if fault not in NOT_BY_DEFAULT),
+    help="Kinds of faults.",
+    show_default=True,
+)
 @click.option("--models", default=",".join(MODELS), help="Whose processes are hurt.")
 @click.option("--short", is_flag=True, help="A minute of it, for continuous integration.")
 @click.option("--clients", default=8, show_default=True, help="That ask all the time.")
 @click.option("--requests", default=2000, show_default=True, help="Of the fuzzing.")
+@click.option(
+    "--mixed", is_flag=True, help="Fuzz with streams of several kinds of models, which end Triton."
+)
+@click.option("--repeat", default=1, show_default=True, help="Times of each kill, stop and hang.")
+@click.option("--minutes", default=10.0, show_default=True, help="Of the soak.")
 @click.option("--seed", default=1, show_default=True, help="Of the fuzzing and of who leaves.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="JSON.")
 def main(
@@ -490,6 +579,9 @@ def main(
     short: bool,
     clients: int,
     requests: int,
+    mixed: bool,
+    repeat: int,
+    minutes: float,
     seed: int,
     output: Path | None,
 ) -> None:
@@ -511,7 +603,7 @@ def main(
         try:
             for fault in ("kill", "stop", "hang"):
                 models_of = SHORT.get(fault, []) if short else chosen
-                for model in models_of if fault in wanted else []:
+                for model in (models_of if fault in wanted else []) * repeat:
                     chaos.stub(fault, model)
             if "server" in wanted:
                 chaos.server(signal.SIGKILL)
@@ -521,8 +613,12 @@ def main(
                 chaos.leave(STREAMS_LEFT)
             if "unread" in wanted:
                 chaos.unread(STREAMS_LEFT)
+            if "idle" in wanted:
+                chaos.idle()
+            if "soak" in wanted:
+                chaos.soak(minutes)
             if "fuzz" in wanted:
-                chaos.fuzz(requests)
+                chaos.fuzz(requests, mixed=mixed)
             if "full" in wanted:
                 chaos.full()
             if "end" in wanted:

@@ -33,10 +33,13 @@ fi
 # Tests of the parts that import neither torch nor what is compiled for this machine.
 light=(tests/client tests/gateway tests/test_limits.py tests/test_extras.py tests/text/test_split.py)
 
-# What these expect, our own package adds to the client, and it needs torch.
+# What these expect, our own package adds to the client, and it needs torch; or a recogniser.
 whole_only=(tests/client/test_cli.py::test_every_command_has_help_with_examples
     tests/client/test_cli.py::test_doctor_finds_what_is_wrong
-    tests/gateway/test_own_door.py::test_a_voice_is_added)
+    tests/gateway/test_own_door.py::test_a_voice_is_added
+    'tests/gateway/test_gateway_docs.py::test_the_python_runs[gateway-page.md-0]'
+    'tests/gateway/test_gateway_docs.py::test_the_curl_runs[gateway-page.md-0]'
+    tests/client/test_quality_bench.py::test_the_recogniser_hears_each_wave_by_itself)
 
 environment() {
     # $1: Python, $2: 1 or 2, $3: folder

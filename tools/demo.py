@@ -15,6 +15,7 @@ import re
 import sys
 import time
 import urllib.request
+from collections import Counter
 from pathlib import Path
 
 import click
@@ -121,8 +122,11 @@ def _stage_seconds(metrics_url: str) -> dict[str, float]:
     """
     with urllib.request.urlopen(metrics_url, timeout=10) as response:
         lines = response.read().decode()
-    found = re.findall(r'^gsv_request_seconds_total\{model="(\w+)"\} (\S+)$', lines, re.MULTILINE)
-    return {name: float(seconds) for name, seconds in found}
+    pattern = r'^gsv_request_seconds_sum\{model="(\w+)",.*\} (\S+)$'
+    seconds: Counter[str] = Counter()  # of all instances of a model
+    for name, value in re.findall(pattern, lines, re.MULTILINE):
+        seconds[name] += float(value)
+    return dict(seconds)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,21 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "GSV_INSTANCES": ("tests", "Instances of each model in the test of several; default 2."),
     "GSV_CROWD": ("tests", "Whole answers, and streams, of the crowd there; default 16."),
     "GSV_SCREENSHOTS": ("tests", "Folder for pictures of the gateway's page."),
-    "GSV_CONTROL_KEY": ("`gsv serve`, compose", "As `--control-key`."),
+    "GSV_CONTROL_KEY": (
+        "`gsv serve`, compose",
+        "Key for listing, loading and unloading models; or `--control-key-file`.",
+    ),
+    "GSV_LOG_REQUESTS": (
+        "the models",
+        "1: every model logs each request that has ended, with its id; see "
+        "[logs](operations.md#logs).",
+    ),
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": (
+        "the models",
+        "Where spans go; `gsv serve` sets it. See [tracing](operations.md#tracing).",
+    ),
+    "OTEL_EXPORTER_OTLP_ENDPOINT": ("the models", "The same, without `/v1/traces`."),
+    "OTEL_SERVICE_NAME": ("the models", "Of the spans; default `gpt-sovits-triton`."),
     "GSV_VOICES": ("`gsv voices`", "The voice folder, as `--voices`."),
     "GSV_PREPARE_TEXT_DATA": ("`gsv prepare`", "As `--text-data`; the container image sets it."),
     "PYTHONPATH": ("`tools/gpu_triton.py`", "Handed to the server beside the tree's own folders."),
@@ -72,7 +86,8 @@ VARIABLES: dict[str, tuple[str, str]] = {
     ),
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": (
         "the models",
-        "512 unless set: shapes of which oneDNN keeps its compiled code, some 1.4 MB each.",
+        "256 unless set: operations of one shape whose code oneDNN keeps, some 1.5 MB each. "
+        "See [memory](operations.md#memory).",
     ),
     "TMPDIR": ("`gsv serve`", "Folder for links to paths with spaces, which Triton can't take."),
     "HF_HUB_OFFLINE": ("container image", "1 there: nothing is downloaded at run time."),

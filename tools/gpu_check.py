@@ -113,8 +113,8 @@ def _folder(given: Path | None) -> Iterator[Path]:
 def _supervise(settings: list[str], steps: list[Step], seconds: float, out: Path) -> None:
     """Children until every step has been through or the time is up."""
     deadline = Deadline(seconds)
-    aging = _CPU_PATIENCE if "cpu" in settings else 1.0
-    limits = {step.name: aging * step.limit for step in steps}
+    patience = _CPU_PATIENCE if "cpu" in settings else 1.0
+    limits = {step.name: patience * step.limit for step in steps}
     left = [step.name for step in steps]
     while left and deadline.left > 0:
         with tempfile.TemporaryFile("w+") as said:
@@ -222,7 +222,7 @@ def _run_steps(
             content |= {"status": "broken", "seconds": time.monotonic() - started}
             report.save()
             return _BROKEN
-        except Exception:
+        except Exception:  # one step's fault must not hide what the others find
             section.note("errors", "step", traceback.format_exc())
             content["status"] = "failed"
         content["seconds"] = time.monotonic() - started

@@ -4,8 +4,8 @@
     python tools/gpu_triton.py run triton.tar.xz --site SITE --out triton.json       (on the GPU)
 
 The archive has the embedded tritonserver and its Python backend for one Python. The run makes a
-repository with random weights of full size, whose text frontend and reference encoder are stand-ins
-with fixed answers, and starts the server as ``gsv serve`` does. See docs/gpu-check.md.
+repository with random weights of full size, whose text frontend and reference encoder are
+placeholders with fixed answers, and starts the server as ``gsv serve`` does. See docs/gpu-check.md.
 """
 
 from __future__ import annotations

@@ -44,13 +44,17 @@ def _selected(metric: str, where: str) -> str:
     return f"{metric}{{{','.join(part for part in (where, WHERE) if part)}}}"
 
 
-def _quantile(share: float, histogram: str) -> str:
-    return f"histogram_quantile({share}, {_rate(f'{histogram}_bucket', 'le')})"
+def _quantile(share: float, histogram: str, by: str = "", where: str = "") -> str:
+    labels = f"le, {by}" if by else "le"
+    return f"histogram_quantile({share}, {_rate(f'{histogram}_bucket', labels, where)})"
 
 
-def _quantiles(histogram: str) -> dict[str, str]:
+def _quantiles(histogram: str, where: str = "") -> dict[str, str]:
     """Three percentiles of a histogram."""
-    return {f"p{share * 100:.0f}": _quantile(share, histogram) for share in (0.5, 0.95, 0.99)}
+    return {
+        f"p{share * 100:.0f}": _quantile(share, histogram, where=where)
+        for share in (0.5, 0.95, 0.99)
+    }
 
 
 def _mean(total: str, count: str, by: str, where: str = "") -> str:
@@ -71,14 +75,43 @@ ROWS: dict[str, list[Panel]] = {
             about="What autoscaling looks at.",
         ),
         Panel(
-            "Seconds per request, mean",
+            "Time to the first audio",
+            _quantiles("gsv_first_audio_seconds"),
+            "s",
+            "Of streams, from arrival at the model to the first chunk. Autoscaling looks at p95.",
+        ),
+        Panel(
+            "Time of a whole answer",
             {
-                "{{model}}": _mean(
-                    "gsv_request_seconds_total", "gsv_requests_total", "model", PUBLIC
+                f"p{share * 100:.0f} {{{{model}}}}": _quantile(
+                    share, "gsv_request_seconds", "model", PUBLIC
                 )
+                for share in (0.5, 0.95)
             },
             "s",
             "From arrival to the last response; a long text takes longer.",
+        ),
+        Panel(
+            "Chunks that came late, share",
+            {
+                "{{instance}}": (
+                    "1 - "
+                    + _rate("gsv_chunk_late_seconds_bucket", "instance", 'le="0"')
+                    + " / "
+                    + _rate("gsv_chunk_late_seconds_count", "instance")
+                )
+            },
+            "percentunit",
+            "After the listener of the stream had nothing left to play.",
+        ),
+        Panel(
+            "Seconds that listeners waited for late chunks, per second",
+            {"{{instance}}": _rate("gsv_chunk_late_seconds_sum", "instance")},
+        ),
+        Panel(
+            "Time of reading a text",
+            _quantiles("gsv_request_seconds", 'model="text_frontend"'),
+            "s",
         ),
         Panel(
             "Seconds of audio made per second",
@@ -88,12 +121,16 @@ ROWS: dict[str, list[Panel]] = {
     ],
     "Gateway": [
         Panel(
-            "Time to the first audio",
+            "Time to the first audio, at the gateway",
             _quantiles("gsv_gateway_first_audio_seconds"),
             "s",
             "Until the first chunk from Triton, as the gateways see it.",
         ),
-        Panel("Time of a whole answer", _quantiles("gsv_gateway_request_seconds"), "s"),
+        Panel(
+            "Time of a whole answer, at the gateway",
+            _quantiles("gsv_gateway_request_seconds"),
+            "s",
+        ),
         Panel(
             "Answers per second",
             {"{{route}} {{status}}": _rate("gsv_gateway_requests_total", "route, status")},
@@ -144,8 +181,19 @@ ROWS: dict[str, list[Panel]] = {
     "Stages": [
         Panel(
             "Seconds per request of each model, mean",
-            {"{{model}}": _mean("gsv_request_seconds_total", "gsv_requests_total", "model")},
+            {"{{model}}": _mean("gsv_request_seconds_sum", "gsv_request_seconds_count", "model")},
             "s",
+        ),
+        Panel(
+            "Time of a request, p95",
+            {"{{model}}": _quantile(0.95, "gsv_request_seconds", "model")},
+            "s",
+        ),
+        Panel(
+            "Time in a model's waiting line, p95",
+            {"{{model}}": _quantile(0.95, "gsv_queue_seconds", "model")},
+            "s",
+            "Until a request, a sentence, a chunk of mel or a wave is begun.",
         ),
         Panel("Requests in flight", {"{{model}}": _sum("gsv_requests_in_flight", "model")}),
         Panel(
@@ -156,7 +204,7 @@ ROWS: dict[str, list[Panel]] = {
                 )
             },
             "µs",
-            "Before the model's execute; what waits inside a model is in Running batches.",
+            "Before the model's execute; what waits inside a model is beside this.",
         ),
         Panel(
             "Requests in Triton's queue",

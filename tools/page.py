@@ -16,9 +16,9 @@ from demo_server import SIZES, prepared, say, served, voice_of
 
 from gsv.errors import GsvError
 from gsv_client import GsvClientError
+from gsv_client.base_client import DEFAULT_TIMEOUT
 from gsv_client.cli.gateway import DEFAULT_PORT
 from gsv_client.cli.plugins import EXIT_INTERRUPTED
-from gsv_client.client import DEFAULT_TIMEOUT
 from gsv_client.gateway import Settings
 from gsv_client.gateway.serving import serve
 

@@ -46,5 +46,9 @@ MAX_TOKENS = 1_500  # a sentence is cut after 60 s of audio
 FLOW_WINDOW = 1_000
 FLOW_REFERENCE_MAX = 500
 
+# Models whose name begins so answer callers; all others answer (also) each other.
+PUBLIC_PREFIX = "gpt_sovits_v4"
+STREAM_MODEL = "gpt_sovits_v4_stream"
+
 PHONEMES = 732  # symbols of v2 and later
 BERT_DIM = 1024

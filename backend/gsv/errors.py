@@ -4,8 +4,9 @@
     ├── InvalidRequest      the caller's mistake                    → INVALID_ARG, HTTP 400
     ├── Overloaded          the waiting line is full                → UNAVAILABLE, HTTP 503
     ├── Cancelled           the caller went away                    → CANCELLED
+    │   └── TimedOut        the request's own timeout is over       → UNAVAILABLE, HTTP 503
     ├── Unreachable         a model's process is gone or loading    → UNAVAILABLE, HTTP 503
-    ├── SequenceLost        a sentence's instance has begun anew    → UNAVAILABLE, HTTP 503
+    ├── SequenceLost        a sentence's instance has restarted     → UNAVAILABLE, HTTP 503
     ├── CheckpointError     a weight file is not what it should be
     ├── VoiceError          a voice folder is not what it should be → UNAVAILABLE, HTTP 503
     ├── ConfigurationError  a config file or parameter is wrong
@@ -39,12 +40,16 @@ class Cancelled(GsvError):
     """The caller went away; nobody waits for the answer."""
 
 
+class TimedOut(Cancelled):
+    """The time that the caller gave the request is over; the message says how long that was."""
+
+
 class Unreachable(GsvError):
     """A model can't answer: its process is gone, or it is being loaded; soon it may again."""
 
 
 class SequenceLost(GsvError):
-    """An instance doesn't know the sentence that it is asked to go on with: it begins elsewhere."""
+    """An instance doesn't know the sentence that it is asked to continue; start it on another."""
 
 
 class CheckpointError(GsvError):

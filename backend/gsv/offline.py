@@ -17,7 +17,7 @@ from typing import Any
 from gsv.device import prepare
 from gsv.stages.base import Place
 from gsv.stages.calls import Answer, StageCall
-from gsv.stages.messages import MoreTokens, PipelineResult, SemanticRequest
+from gsv.stages.messages import MoreTokens, SemanticRequest
 from gsv.stages.reference_encoder import ReferenceEncoderStage
 from gsv.stages.semantic_gpt import SemanticGPTStage
 from gsv.stages.sovits_v4 import SoVITSStage
@@ -58,7 +58,7 @@ class LocalToken:
             cancel()
 
     def release(self) -> None:
-        """Whoever still looks sees that nobody waits any more."""
+        """The caller needs no more answers; a stage that still works for it may stop."""
         self.cancel()
 
     def watch(self, call: object, cancel: Callable[[], None]) -> None:
@@ -105,8 +105,8 @@ class LocalModels:
     def __call__(self, call: StageCall[Answer], token: LocalToken) -> Answer:
         """The answer of a stage, or of the whole pipeline; its error is raised."""
         if call.model == PIPELINE:
-            wave = run(whole_answer(call.request), lambda inner: self(inner, token))
-            return call.answer(**dataclasses.asdict(PipelineResult(wave.audio)))
+            made = run(whole_answer(call.request), lambda inner: self(inner, token))
+            return call.answer(**vars(made))
         request = call.request
         if call.sequence is not None and isinstance(request, SemanticRequest | MoreTokens):
             step = call.sequence
@@ -183,7 +183,8 @@ class Offline:
         self.models.close()
 
     def say(self, **request: Any) -> SpeechResult:
-        """One answer. Keywords are the public tensors in lower case."""
+        """One answer. Keywords are the public tensors in lower case; ``outputs`` names the optional
+        outputs that are wanted."""
         (answer,) = self.models.answers("gpt_sovits_v4", PublicRequest(**request))
         result: SpeechResult = answer
         return result

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -24,8 +24,8 @@ REPORT = "REPORT"  # likewise
 class Chunk(Audio):
     """A piece of streamed audio; `sentence` is the index of the sentence that it belongs to.
 
-    `times` holds the words whose times became known with it, `report` the sentences that end with
-    it, if they were asked for.
+    If they were asked for, `times` holds the words whose times this chunk made known, and `report`
+    the sentences that end in it.
     """
 
     sentence: int = 0
@@ -63,8 +63,8 @@ class ChangeAnalysis:
 class SentenceAnalysis:
     """A sentence as the frontend split it.
 
-    `pause_after` is the silence in seconds that the text itself asks for, if it does; `unread` are
-    the characters that have no reading, those of sentences that were left out among them.
+    `pause_after` is the silence in seconds that the text itself asks for, or None. `unread` holds
+    the characters without a reading, also those of sentences that were left out.
     """
 
     text: str
@@ -155,15 +155,29 @@ class Health:
     version: str
     message: str
 
+    @classmethod
+    def of(cls, address: str, live: bool, ready: bool, version: str) -> Health:
+        """The health of a server that answers."""
+        loading = f"{address}: some models are still loading or failed"
+        return cls(live, ready, version, "" if ready else loading)
 
-def audio_of(outputs: Tensors) -> Audio:
-    """The audio of an answer and what came with it; ServerError when a tensor is missing."""
+
+def audio_of(outputs: Tensors, asked: Collection[str] = ()) -> Audio:
+    """The audio of an answer and what came with it.
+
+    Args:
+        outputs: the tensors of the answer.
+        asked: which of TIMES and REPORT must be among them.
+
+    Raises:
+        ServerError: a tensor is missing.
+    """
     samples, rate = _output(outputs, "audio"), _output(outputs, "rate")
     return Audio(
         samples.reshape(-1).astype(np.float32, copy=False),
         int(rate.reshape(-1)[0]),
-        times=times_of(outputs) if TIMES in outputs else (),
-        report=report_of(outputs) if REPORT in outputs else (),
+        times=times_of(outputs) if TIMES in {*asked, *outputs} else (),
+        report=report_of(outputs) if REPORT in {*asked, *outputs} else (),
     )
 
 
@@ -197,8 +211,13 @@ def report_of(outputs: Tensors) -> tuple[SentenceReport, ...]:
 
 
 def extra_outputs(times: bool, report: bool) -> tuple[str, ...]:
-    """The outputs of the public models that tell so."""
+    """The names of the outputs that tell the times of words and how sentences came about."""
     return (TIMES,) * times + (REPORT,) * report
+
+
+def declined_outputs(extra: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of them that are not among the `extra` outputs of a request."""
+    return tuple(name for name in (TIMES, REPORT) if name not in extra)
 
 
 def _output(outputs: Tensors, which: str) -> NDArray[Any]:

@@ -2,47 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from gsv_client.answers import (
-    TIMES,
-    Analysis,
-    Health,
-    Voices,
-    audio_of,
-    extra_outputs,
-    string_of,
-    times_of,
-)
+from gsv_client.answers import Analysis, Health, Voices
 from gsv_client.async_streams import AsyncSpeechStream, AsyncTextStream
 from gsv_client.audio import Audio
-from gsv_client.client import DEFAULT_TIMEOUT, HEALTH_TIMEOUT, cannot_list_voices
-from gsv_client.errors import InvalidRequest, NotFound, ServerError, ServerUnavailable, Timeout
-from gsv_client.options import (
-    ANALYSIS,
-    FRONTEND_MODEL,
-    MODEL,
-    SPOKEN,
-    STREAM_MODEL,
-    STREAMED,
-    VOICE_NAME,
-    VOICES,
-    VOICES_MODEL,
-    SpeechKeywords,
-    SpeechOptions,
-    Tensors,
-    choose_options,
+from gsv_client.base_client import (
+    DEFAULT_TIMEOUT,
+    HEALTH_TIMEOUT,
+    Answer,
+    BaseClient,
+    Call,
+    cannot_list_voices,
 )
-from gsv_client.spoken import WordTime
+from gsv_client.errors import NotFound, ServerError, ServerUnavailable, Timeout
+from gsv_client.options import SpeechKeywords, SpeechOptions
+from gsv_client.retries import AsyncRetriedStream, Attempts
 from gsv_client.transport.base import AsyncTransport, Endpoint, ModelIO, ModelState, Request
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-class AsyncClient:
+class AsyncClient(BaseClient):
     """Speaks through a Triton server that serves GPT-SoVITS v4, from asyncio.
 
     It belongs to the event loop of its first call. Cancelling a task cancels its request.
@@ -56,8 +41,10 @@ class AsyncClient:
 
     Args:
         url: `host:port` of Triton's gRPC, or with a scheme `grpc://`, `grpcs://`; None is this
-            machine at port 8001.
+            machine at port 8001. With `?balance=round_robin` at its end calls are spread over all
+            servers that the host's name has.
         timeout: seconds to wait for an answer, and in a stream for each next chunk.
+        retries: as `Client`.
         headers: sent with every request, for a proxy's authentication or Triton's restricted APIs.
         transport: how requests travel; for tests.
 
@@ -69,12 +56,11 @@ class AsyncClient:
         url: str | None = None,
         *,
         timeout: float = DEFAULT_TIMEOUT,
+        retries: int = 0,
         headers: Mapping[str, str] | None = None,
         transport: AsyncTransport | None = None,
     ) -> None:
-        if not timeout > 0:
-            raise InvalidRequest.value("timeout", timeout, "seconds above 0")
-        self.timeout = timeout
+        super().__init__(timeout, retries)
         if transport is None:
             # Imported here: gRPC takes a noticeable part of a second.
             from gsv_client.transport.over_grpc_aio import AioGRPCTransport
@@ -108,17 +94,9 @@ class AsyncClient:
         **keywords: Unpack[SpeechKeywords],
     ) -> Audio:
         """Speak a text of any length and return all of its audio. Arguments as `Client.say`."""
-        inputs = choose_options(options, keywords).tensors(text)
-        outputs = (*SPOKEN, *extra_outputs(times, report))
-        return audio_of(await self._infer(MODEL, outputs, inputs, request_id))
-
-    async def say_with_times(
-        self, text: str, options: SpeechOptions | None = None, *, request_id: str = ""
-    ) -> tuple[Audio, tuple[WordTime, ...]]:
-        """As `say`, and when each word is spoken; for servers whose model offers `TIMES`."""
-        inputs = (options or SpeechOptions()).tensors(text)
-        outputs = await self._infer(MODEL, (*SPOKEN, TIMES), inputs, request_id)
-        return audio_of(outputs), times_of(outputs)
+        return await self._ask(
+            self._say_call(text, options, keywords, request_id, times=times, report=report)
+        )
 
     def stream(
         self,
@@ -127,16 +105,13 @@ class AsyncClient:
         *,
         request_id: str = "",
         times: bool = False,
+        report: bool = False,
         **keywords: Unpack[SpeechKeywords],
     ) -> AsyncSpeechStream:
-        """Speak a text and hand out its audio while it is being made.
-
-        Args: as `Client.stream`, and
-            times: ask for the times of words too (`chunk.times`); for servers whose model offers
-                `TIMES`.
-        """
-        inputs = choose_options(options, keywords).tensors(text)
-        return self._open_stream(inputs, request_id, times)
+        """Speak a text and hand out its audio while it is being made. Arguments as `say`."""
+        return self._open(
+            self._stream_request(text, options, keywords, request_id, times=times, report=report)
+        )
 
     def stream_text(
         self,
@@ -152,14 +127,10 @@ class AsyncClient:
         Args: as `Client.stream_text`, except
             pieces: the text in pieces cut anywhere; None speaks what has come so far, even if it
                 is no whole sentence.
+            times: ask when each word is spoken (`chunk.times`), counted from its sentence's start.
         """
-        chosen = choose_options(options, keywords)
-
-        def speak(sentence: str, index: int) -> AsyncSpeechStream:
-            inputs = chosen.for_sentence(index).tensors(sentence)
-            return self._open_stream(inputs, f"{request_id}/{index}" if request_id else "", times)
-
-        return AsyncTextStream(pieces, speak)
+        request = self._sentence_requests(options, keywords, request_id, times=times)
+        return AsyncTextStream(pieces, lambda sentence, index: self._open(request(sentence, index)))
 
     async def phones(
         self,
@@ -170,19 +141,14 @@ class AsyncClient:
         voice: str | None = None,
     ) -> Analysis:
         """How the frontend splits, normalises and pronounces a text; nothing is spoken."""
-        options = SpeechOptions(language=language, split_method=split_method, voice=voice)
-        outputs = await self._infer(FRONTEND_MODEL, (ANALYSIS,), options.tensors(text))
-        return Analysis.from_json(string_of(outputs, ANALYSIS))
+        return await self._ask(self._phones_call(text, language, split_method, voice))
 
     async def voices(self) -> Voices:
         """The voices that the server offers now."""
-        # Triton refuses a request without any input: an empty NAME asks for all.
-        inputs = {VOICE_NAME.name: VOICE_NAME.encode("")}
         try:
-            outputs = await self._infer(VOICES_MODEL, (VOICES,), inputs)
+            return await self._ask(self._voices_call())
         except NotFound as error:
             raise cannot_list_voices(self.transport.address) from error
-        return Voices.from_json(string_of(outputs, VOICES))
 
     async def health(self) -> Health:
         """Whether the server is there and ready; never raises for a server that is not."""
@@ -192,8 +158,7 @@ class AsyncClient:
             version = await self.transport.server_version(HEALTH_TIMEOUT) if live else ""
         except (ServerUnavailable, Timeout, ServerError) as error:
             return Health(False, False, "", str(error))
-        message = f"{self.transport.address}: some models are still loading or failed"
-        return Health(live, ready, version, "" if ready else message)
+        return Health.of(self.transport.address, live, ready, version)
 
     async def models(self) -> list[ModelState]:
         """Every model of the server's repository, with its version and state."""
@@ -203,12 +168,16 @@ class AsyncClient:
         """The tensors that the server declares for a model."""
         return await self.transport.model_io(model, HEALTH_TIMEOUT)
 
-    async def _infer(
-        self, model: str, outputs: tuple[str, ...], inputs: Tensors, request_id: str = ""
-    ) -> Tensors:
-        return await self.transport.infer(Request(model, inputs, outputs, request_id, self.timeout))
+    async def _ask(self, call: Call[Answer]) -> Answer:
+        attempts = Attempts(self.retries, call.request)
+        while True:
+            try:
+                return call.read(await self.transport.infer(attempts.request))
+            except ServerUnavailable as error:
+                await asyncio.sleep(attempts.pause_after(error))
 
-    def _open_stream(self, inputs: Tensors, request_id: str, times: bool) -> AsyncSpeechStream:
-        outputs = (*STREAMED, TIMES) if times else STREAMED
-        request = Request(STREAM_MODEL, inputs, outputs, request_id, self.timeout)
-        return AsyncSpeechStream(self.transport.stream(request))
+    def _open(self, request: Request) -> AsyncSpeechStream:
+        if not self.retries:
+            return AsyncSpeechStream(self.transport.stream(request))
+        attempts = Attempts(self.retries, request)
+        return AsyncSpeechStream(AsyncRetriedStream(self.transport.stream, attempts))

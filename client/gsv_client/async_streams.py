@@ -55,7 +55,7 @@ class AsyncSpeechStream:
 
 @dataclasses.dataclass(frozen=True)
 class _End:
-    """The last thing in a queue: nothing more comes, or this went wrong."""
+    """The last item of a queue: no more items come, or this error ended them."""
 
     error: Exception | None = None
 
@@ -137,7 +137,7 @@ class AsyncTextStream:
             for sentence in buffer.flush():
                 await self._begin(sentence, index)
                 index += 1
-        except Exception as error:  # whatever it was, the reader gets it
+        except Exception as error:  # whatever it is, the reader gets it
             await self._turns.put(_End(error))
         else:
             await self._turns.put(_End())
@@ -154,7 +154,7 @@ class AsyncTextStream:
             async with stream:
                 async for chunk in stream:
                     await turn.put(dataclasses.replace(chunk, sentence=index))
-        except Exception as error:  # whatever it was, the reader gets it
+        except Exception as error:  # whatever it is, the reader gets it
             await turn.put(_End(error))
         else:
             await turn.put(_End())

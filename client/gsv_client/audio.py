@@ -17,8 +17,8 @@ from gsv_client.wav_header import wav_header
 
 Samples = NDArray[np.float32]
 
-# A reference is 3 to 10 s. The server is the judge of that; this only keeps a film's sound track
-# that was named by mistake from being read and sent.
+# The server checks that a reference has 3 to 10 s. This limit only keeps a file that was named by
+# mistake, such as a film's sound track, from being read and sent.
 LONGEST_FILE_SECONDS = 120.0
 
 PCM16_SCALE = 32_768  # full scale of 16-bit PCM, by which readers divide
@@ -82,9 +82,8 @@ class Audio:
     def of(cls, source: Audio | str | os.PathLike[str] | tuple[NDArray[Any], int]) -> Audio:
         """Audio from whatever a caller has: an Audio, a path, or (samples, rate).
 
-        Integer samples are taken as PCM, unsigned ones with silence in their middle, and scaled to
-        [-1, 1]; of [n, channels] or
-        [channels, n] the channels are averaged.
+        Integer samples are taken as PCM and scaled to [-1, 1]; in unsigned ones the middle of the
+        range is silence. The channels of [n, channels] or [channels, n] are averaged.
         """
         if isinstance(source, Audio):
             return source

@@ -43,7 +43,7 @@ def _lines(times: Sequence[WordTime]) -> Iterator[list[WordTime]]:
 
 
 def _joined(words: Sequence[WordTime]) -> str:
-    """Words with blanks between them, but none between characters of scripts without."""
+    """Words with blanks between them, except in scripts that are written without blanks."""
     text = ""
     for word in words:
         blank = text and not (_is_wide(text[-1]) and _is_wide(word.word[:1]))

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from gsv_client.answers import Analysis, Health, Voices, audio_of, extra_outputs, string_of
+from gsv_client.answers import Analysis, Health, Voices
 from gsv_client.audio import Audio
-from gsv_client.errors import InvalidRequest, NotFound, ServerError, ServerUnavailable, Timeout
-from gsv_client.options import (
-    ANALYSIS,
-    FRONTEND_MODEL,
-    MODEL,
-    SPOKEN,
-    STREAM_MODEL,
-    STREAMED,
-    VOICE_NAME,
-    VOICES,
-    VOICES_MODEL,
-    SpeechKeywords,
-    SpeechOptions,
-    Tensors,
-    choose_options,
+from gsv_client.base_client import (
+    DEFAULT_TIMEOUT,
+    HEALTH_TIMEOUT,
+    Answer,
+    BaseClient,
+    Call,
+    cannot_list_voices,
 )
+from gsv_client.errors import NotFound, ServerError, ServerUnavailable, Timeout
+from gsv_client.options import SpeechKeywords, SpeechOptions
+from gsv_client.retries import Attempts, RetriedStream
 from gsv_client.speech_stream import SpeechStream
 from gsv_client.text_stream import TextStream
 from gsv_client.transport import (
@@ -39,11 +35,8 @@ from gsv_client.transport import (
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-DEFAULT_TIMEOUT = 120.0  # seconds; a page of text on a CPU takes its time
-HEALTH_TIMEOUT = 10.0
 
-
-class Client:
+class Client(BaseClient):
     """Speaks through a Triton server that serves GPT-SoVITS v4.
 
     One client may be used from several threads. Nothing is sent before the first call.
@@ -54,9 +47,14 @@ class Client:
 
     Args:
         url: `host:port`, or with a scheme `http://`, `https://`, `grpc://`, `grpcs://`; None is
-            this machine at the protocol's usual port (8000, 8001).
+            this machine at the protocol's usual port (8000, 8001). A gRPC address that ends with
+            `?balance=round_robin` spreads calls over all servers that the host's name has.
         protocol: `http` or `grpc`; by default the url's scheme tells, and without one it is http.
         timeout: seconds to wait for an answer, and in a stream for each next chunk.
+        retries: how often a call is made again that failed because the server could not take it
+            (`ServerUnavailable`); a stream only until its first chunk. Within the timeout, after
+            the pause that the server names, or 0.25 s and twice as long each time. The attempts
+            have the same seed, which is drawn here if none is given.
         headers: sent with every request, for a proxy's authentication or Triton's restricted APIs.
         transport: how requests travel; for tests and for other ways than HTTP and gRPC.
 
@@ -71,12 +69,11 @@ class Client:
         *,
         protocol: str | None = None,
         timeout: float = DEFAULT_TIMEOUT,
+        retries: int = 0,
         headers: Mapping[str, str] | None = None,
         transport: Transport | None = None,
     ) -> None:
-        if not timeout > 0:
-            raise InvalidRequest.value("timeout", timeout, "seconds above 0")
-        self.timeout = timeout
+        super().__init__(timeout, retries)
         self.transport = transport or open_transport(Endpoint.parse(url, protocol), headers)
         self._streams: weakref.WeakSet[SpeechStream | TextStream] = weakref.WeakSet()
 
@@ -122,9 +119,9 @@ class Client:
             times: ask when each word is spoken (`audio.times`).
             report: ask how each sentence came about (`audio.report`).
         """
-        inputs = choose_options(options, keywords).tensors(text)
-        outputs = (*SPOKEN, *extra_outputs(times, report))
-        return audio_of(self._infer(MODEL, outputs, inputs, request_id))
+        return self._ask(
+            self._say_call(text, options, keywords, request_id, times=times, report=report)
+        )
 
     def stream(
         self,
@@ -149,8 +146,9 @@ class Client:
 
         Args: as `say`.
         """
-        inputs = choose_options(options, keywords).tensors(text)
-        stream = self._open_stream(inputs, request_id, extra_outputs(times, report))
+        stream = self._open(
+            self._stream_request(text, options, keywords, request_id, times=times, report=report)
+        )
         self._streams.add(stream)
         return stream
 
@@ -174,14 +172,8 @@ class Client:
         Args: as `say`, except
             pieces: the text in pieces cut anywhere.
         """
-        chosen = choose_options(options, keywords)
-
-        def speak(sentence: str, index: int) -> SpeechStream:
-            inputs = chosen.for_sentence(index).tensors(sentence)
-            identity = f"{request_id}/{index}" if request_id else ""
-            return self._open_stream(inputs, identity)
-
-        stream = TextStream(pieces, speak)
+        request = self._sentence_requests(options, keywords, request_id)
+        stream = TextStream(pieces, lambda sentence, index: self._open(request(sentence, index)))
         self._streams.add(stream)
         return stream
 
@@ -201,10 +193,7 @@ class Client:
         >>> analysis.sentences[0].segments[0].phonemes
         ('H', 'i', '.')
         """
-        options = SpeechOptions(language=language, split_method=split_method, voice=voice)
-        inputs = options.tensors(text)
-        outputs = self._infer(FRONTEND_MODEL, (ANALYSIS,), inputs)
-        return Analysis.from_json(string_of(outputs, ANALYSIS))
+        return self._ask(self._phones_call(text, language, split_method, voice))
 
     def voices(self) -> Voices:
         """The voices that the server offers now.
@@ -212,13 +201,10 @@ class Client:
         >>> [voice.name for voice in client.voices()]
         ['demo']
         """
-        # Triton refuses a request without any input: an empty NAME asks for all.
-        inputs = {VOICE_NAME.name: VOICE_NAME.encode("")}
         try:
-            outputs = self._infer(VOICES_MODEL, (VOICES,), inputs)
+            return self._ask(self._voices_call())
         except NotFound as error:
             raise cannot_list_voices(self.transport.address) from error
-        return Voices.from_json(string_of(outputs, VOICES))
 
     def health(self) -> Health:
         """Whether the server is there and ready; never raises for a server that is not."""
@@ -228,12 +214,7 @@ class Client:
             version = self.transport.server_version(HEALTH_TIMEOUT) if live else ""
         except (ServerUnavailable, Timeout, ServerError) as error:
             return Health(False, False, "", str(error))
-        if not ready:
-            address = self.transport.address
-            return Health(
-                live, False, version, f"{address}: some models are still loading or failed"
-            )
-        return Health(True, True, version, "")
+        return Health.of(self.transport.address, live, ready, version)
 
     def models(self) -> list[ModelState]:
         """Every model of the server's repository, with its version and state."""
@@ -243,22 +224,16 @@ class Client:
         """The tensors that the server declares for a model."""
         return self.transport.model_io(model, HEALTH_TIMEOUT)
 
-    def _infer(
-        self, model: str, outputs: tuple[str, ...], inputs: Tensors, request_id: str = ""
-    ) -> Tensors:
-        return self.transport.infer(Request(model, inputs, outputs, request_id, self.timeout))
+    def _ask(self, call: Call[Answer]) -> Answer:
+        attempts = Attempts(self.retries, call.request)
+        while True:
+            try:
+                return call.read(self.transport.infer(attempts.request))
+            except ServerUnavailable as error:
+                time.sleep(attempts.pause_after(error))
 
-    def _open_stream(
-        self, inputs: Tensors, request_id: str, extra: tuple[str, ...] = ()
-    ) -> SpeechStream:
-        request = Request(STREAM_MODEL, inputs, (*STREAMED, *extra), request_id, self.timeout)
-        return SpeechStream(self.transport.stream(request))
-
-
-def cannot_list_voices(address: str) -> NotFound:
-    """The error of a server whose repository lacks the model that lists voices."""
-    return NotFound(
-        f"{address}: this server can't list voices, because its repository "
-        f"has no model {VOICES_MODEL!r}; serve one made by a current `gsv prepare`, "
-        "or look into the voice folder on the server's machine"
-    )
+    def _open(self, request: Request) -> SpeechStream:
+        if not self.retries:
+            return SpeechStream(self.transport.stream(request))
+        attempts = Attempts(self.retries, request)
+        return SpeechStream(RetriedStream(self.transport.stream, attempts))

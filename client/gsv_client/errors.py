@@ -44,7 +44,15 @@ class AccessDenied(GsvClientError):
 
 
 class ServerUnavailable(GsvClientError):
-    """No server at this address, or it can't take this request now; trying later may work."""
+    """No server at this address, or it can't take this request now; trying later may work.
+
+    Attributes:
+        wait: seconds after which the server says to try again; None where it does not say.
+        passes: whether time alone may help; a broken voice folder wants somebody to mend it.
+    """
+
+    wait: float | None = None
+    passes: bool = True
 
 
 class Timeout(GsvClientError):
@@ -92,11 +100,18 @@ _NOT_THERE = re.compile("failed to connect|dns resolution|errors resolving", re.
 _ORIGIN = re.compile(r"^(?:\[request id: [^\]]*\] )?(?:in ensemble '[^']*', )?")
 
 
-# `generate_stream` answers 400 whatever went wrong (Triton 2.51). What the models say of a caller's
-# mistake begins with the tensor's name, and what is worth another try says so.
+# `generate_stream` answers 400 whatever went wrong (Triton 2.51), and a gRPC stream has no codes.
+# What the models say of a caller's mistake begins with the tensor's name, and what is worth another
+# try says so.
 _NAMES_A_TENSOR = re.compile(r"^[A-Z][A-Z_]+: ")
 _NAMES_INPUTS = re.compile(r"\binputs?\b", re.IGNORECASE)
-_TRY_LATER = "try again later"
+_TRY_LATER = re.compile(r"\btry again (?:later|in ([\d.]+) s)\b")
+# What Triton says of a model whose process has died, or that is being loaded again (2.51: with the
+# codes INTERNAL and NOT_FOUND).
+_BEING_LOADED = re.compile(
+    r"Stub process .*is not healthy|has no available versions|is not at ready state|"
+    r"the process that worked on the request died"
+)
 # A voice that the server can't use, through no fault of the caller.
 _NAMES_A_VOICE = re.compile(r"^voice [\w./-]+: ")
 # A frame of settings, with which every HTTP/2 server begins, where a status line should be.
@@ -106,15 +121,20 @@ _RESTRICTED = "is restricted, expecting header"
 
 
 def from_generate(status: int, message: str, address: str) -> GsvClientError:
-    """The error that a refused `generate_stream` request stands for."""
+    """The error that a refused `generate_stream` request, or a gRPC stream's, stands for."""
     if status != 400:
         return from_status(status, message, address)
     message = _ORIGIN.sub("", _one_line(message))
-    if message.endswith(_TRY_LATER) or _NAMES_A_VOICE.match(message):
+    if says_try_again(message) or _NAMES_A_VOICE.match(message):
         return _of(ServerUnavailable, message, address)
     if _NAMES_A_TENSOR.match(message) or _NAMES_INPUTS.search(message):
         return _of(InvalidRequest, message, address)
     return _of(ServerError, message, address)
+
+
+def says_try_again(message: str) -> bool:
+    """Whether the server says that trying again may work."""
+    return bool(_TRY_LATER.search(message))
 
 
 def from_status(status: int, message: str, address: str) -> GsvClientError:
@@ -209,7 +229,14 @@ def timed_out(address: str, timeout: float) -> Timeout:
 
 def _of(kind: type[GsvClientError], message: str, address: str) -> GsvClientError:
     message = _ORIGIN.sub("", _one_line(message))
-    return kind(message if kind is InvalidRequest else f"{address}: {message}")
+    if _BEING_LOADED.search(message):
+        kind = ServerUnavailable
+    error = kind(message if kind is InvalidRequest else f"{address}: {message}")
+    if isinstance(error, ServerUnavailable):
+        said = _TRY_LATER.search(message)
+        error.wait = float(said[1]) if said and said[1] else None
+        error.passes = not _NAMES_A_VOICE.match(message)
+    return error
 
 
 def _one_line(text: str) -> str:

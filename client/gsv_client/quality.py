@@ -148,7 +148,7 @@ def _remarks(report: Report) -> list[Remark]:
 
 
 def _told(seconds: float) -> str:
-    """A length in so many digits that a wrong one does not look allowed."""
+    """A length with enough digits that one just out of bounds does not look allowed."""
     digits = 5 if REFERENCE_MIN_SECONDS <= round(seconds, 2) <= REFERENCE_MAX_SECONDS else 2
     return f"{seconds:.{digits}f}"
 

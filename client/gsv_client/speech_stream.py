@@ -21,8 +21,8 @@ class SpeechStream:
 
     def __init__(self, answers: TensorStream) -> None:
         self._answers = answers
-        # When the stream is let go of, or at exit while threads still run: a `__del__` would come
-        # after they were stopped, and could wait for a lock that one of them held.
+        # Runs when the stream is garbage, or at exit while threads still run. A `__del__` would
+        # run after they were stopped, and could wait for ever for a lock that one of them held.
         weakref.finalize(self, answers.close)
         self._rate: int | None = None
 

@@ -109,7 +109,7 @@ class TextStream:
                     return self._turn.get()
                 except StopIteration:
                     self._turn = None
-        except BaseException:
+        except BaseException:  # Ctrl-C too: the threads end
             self.close()
             raise
 
@@ -153,7 +153,7 @@ class _Relay:
                     stream.close()
                     return
             self.turns.end()
-        except BaseException as error:  # whatever it was, the reader gets it
+        except BaseException as error:  # whatever it is, the reader gets it
             self.turns.end(error)
 
     def close(self) -> None:
@@ -180,7 +180,7 @@ class _Relay:
                 if not turn.put(dataclasses.replace(chunk, sentence=index)):
                     break
             turn.end()
-        except BaseException as error:  # whatever it was, the reader gets it
+        except BaseException as error:  # whatever it is, the reader gets it
             turn.end(error)
         finally:
             with self._lock:

@@ -13,6 +13,7 @@ from gsv.commands.calibrate import FEWEST_SENTENCES, Drawn, draw_plot, fit
 from gsv.commands.calibration_texts import TEXTS
 from gsv.engine.gpt.judge import BOUNDS_FILE, LANGUAGES, Bounds, BoundsTable, Judge
 from gsv.errors import ConfigurationError
+from gsv_client.bench.quality import everyday_texts
 
 RNG = np.random.default_rng(6)
 SILENT = frozenset([2])
@@ -73,3 +74,8 @@ def test_the_demo_voice_has_bounds_of_its_own() -> None:
 
 def test_prepare_knows_the_file_by_its_name() -> None:
     assert GUARD_FILE == BOUNDS_FILE
+
+
+def test_quality_is_measured_with_texts_that_nothing_was_calibrated_on() -> None:
+    spoken = {text.text.lower() for text in everyday_texts()}
+    assert not spoken & {text.lower() for texts in TEXTS.values() for text in texts}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from checkpoints.hub_server import FakeHub, serving
 
-from gsv.checkpoints.hub import OFFICIAL_FILES, Hub, download_official
+from gsv.checkpoints.download import RemoteFile
+from gsv.checkpoints.hub import OFFICIAL, Hub, Snapshot, download_official
 from gsv.errors import CheckpointError
 
 SIZE = 700_000  # several blocks
@@ -17,7 +20,7 @@ SIZE = 700_000  # several blocks
 
 @pytest.fixture
 def hub() -> Iterator[FakeHub]:
-    files = {path: os.urandom(SIZE) for path in OFFICIAL_FILES}
+    files = {path: os.urandom(SIZE) for path in OFFICIAL.paths}
     files["chinese-hubert-base/config.json"] = b'{"small": true}'
     lfs = {path for path in files if not path.endswith("json")}
     with serving(FakeHub(files | {"README.md": b"x"}, lfs)) as running:
@@ -26,15 +29,24 @@ def hub() -> Iterator[FakeHub]:
 
 def download(hub: FakeHub, folder: Path) -> list[tuple[str, int, int]]:
     seen: list[tuple[str, int, int]] = []
-    client = Hub(hub.endpoint, aging=0.001)
+    client = Hub(hub.endpoint, revision="main", retry_delay=0.001)
     download_official(client, folder, lambda *step: seen.append(step))
     return seen
 
 
+def snapshot(hub: FakeHub) -> Snapshot:
+    """What the hub has, as if a release of ours had been made for it."""
+    files = [
+        RemoteFile(path, len(hub.files[path]), hashlib.sha256(hub.files[path]).hexdigest())
+        for path in OFFICIAL.paths
+    ]
+    return Snapshot(hub.commit, tuple(files))
+
+
 def check(hub: FakeHub, folder: Path) -> None:
     found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
-    assert found == set(OFFICIAL_FILES)
-    for path in OFFICIAL_FILES:
+    assert found == set(OFFICIAL.paths)
+    for path in OFFICIAL.paths:
         assert (folder / path).read_bytes() == hub.files[path]
 
 
@@ -45,7 +57,7 @@ def transfers(hub: FakeHub) -> list[tuple[str, str]]:
 def test_all_files_come_with_progress(hub: FakeHub, tmp_path: Path) -> None:
     seen = download(hub, tmp_path)
     check(hub, tmp_path)
-    for path in OFFICIAL_FILES:
+    for path in OFFICIAL.paths:
         steps = [(here, size) for name, here, size in seen if name == path]
         assert steps == sorted(steps)
         assert steps[-1] == (len(hub.files[path]),) * 2
@@ -124,8 +136,8 @@ def test_a_part_of_another_version(hub: FakeHub, tmp_path: Path) -> None:
 
 def test_all_files_are_of_one_commit(hub: FakeHub, tmp_path: Path) -> None:
     """A branch that moves while files come makes no mixture."""
-    client = Hub(hub.endpoint, aging=0.001)
-    files = client.describe(OFFICIAL_FILES)
+    client = Hub(hub.endpoint, revision="main", retry_delay=0.001)
+    files = client.describe(OFFICIAL.paths)
     assert client.revision == hub.commit
     revisions = [path.split("/resolve/")[1] for _, path, _ in hub.requests if "/resolve/" in path]
     assert [r.split("/")[0] for r in revisions] == ["main"] + [hub.commit] * (len(revisions) - 1)
@@ -139,6 +151,33 @@ def test_a_revision_can_be_named(hub: FakeHub) -> None:
     assert file.size == SIZE
     with pytest.raises(CheckpointError, match=r"does not have s1v3.ckpt \(revision v9\)"):
         Hub(hub.endpoint, revision="v9").describe(["s1v3.ckpt"])
+
+
+def test_the_default_is_one_commit_with_known_sums(hub: FakeHub, tmp_path: Path) -> None:
+    assert re.fullmatch("[0-9a-f]{40}", OFFICIAL.revision)
+    assert all(re.fullmatch("[0-9a-f]{64}", file.sha256) for file in OFFICIAL.files)
+    assert len({file.sha256 for file in OFFICIAL.files}) == 9
+    with pytest.raises(CheckpointError, match=OFFICIAL.revision):
+        download_official(Hub(hub.endpoint), tmp_path, lambda *_: None)  # it has another commit
+    assert all(f"/resolve/{OFFICIAL.revision}/" in path for _, path, _ in hub.requests)
+
+
+@pytest.mark.parametrize("which", ["s1v3.ckpt", "chinese-hubert-base/config.json"])
+def test_files_with_other_sums_are_refused_at_the_known_commit(
+    hub: FakeHub, tmp_path: Path, which: str
+) -> None:
+    """Even if the hub tells matching sums for what it sends."""
+    official = snapshot(hub)
+    client = Hub(hub.endpoint, revision=hub.commit, retry_delay=0.001)
+    download_official(client, tmp_path / "right", lambda *_: None, official)
+    check(hub, tmp_path / "right")
+
+    hub.files[which] = bytes(len(hub.files[which]))
+    with pytest.raises(CheckpointError, match=f"{which}: .* (another file|another checksum)"):
+        download_official(client, tmp_path / "wrong", lambda *_: None, official)
+    assert not (tmp_path / "wrong" / which).exists()
+    if which in hub.lfs:
+        assert not (tmp_path / "wrong").exists()  # known before anything is transferred
 
 
 def test_a_mirror_that_tells_no_commit(hub: FakeHub, tmp_path: Path) -> None:

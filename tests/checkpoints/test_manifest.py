@@ -35,6 +35,16 @@ def test_files_beside_are_left_alone(folder: Path) -> None:
     verify_manifest(folder)
 
 
+def test_bounds_may_be_calibrated_again(folder: Path) -> None:
+    """`gsv calibrate` writes them into a folder that was prepared with some."""
+    (folder / "guard.json").write_text("{}")
+    write_manifest(folder, {})
+    (folder / "guard.json").write_text('{"languages": {}}')
+    verify_manifest(folder)
+    (folder / "guard.json").unlink()
+    verify_manifest(folder)
+
+
 def test_every_change_is_found_and_named(folder: Path) -> None:
     (folder / "a.safetensors").write_bytes(b"Weights")
     with pytest.raises(CheckpointError, match="a.safetensors: not the file that was prepared"):

@@ -18,7 +18,7 @@ from checkpoints.hub_server import FakeHub, serving
 from click.testing import CliRunner, Result
 
 from gsv.checkpoints import text_download
-from gsv.checkpoints.hub import OFFICIAL_FILES
+from gsv.checkpoints.hub import OFFICIAL
 from gsv.checkpoints.manifest import verify_manifest
 from gsv.checkpoints.prepare import Files, _default_voice
 from gsv.checkpoints.store import load_module_state
@@ -366,13 +366,16 @@ def test_a_mirror_is_for_downloads(tmp_path: Path) -> None:
 
 
 def test_download_and_prepare(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = {path: (demo / path).read_bytes() for path in OFFICIAL_FILES}
+    files = {path: (demo / path).read_bytes() for path in OFFICIAL.paths}
     lfs = {path for path in files if not path.endswith("config.json")}
     text = _text_files(monkeypatch)
     monkeypatch.chdir(tmp_path)
     with serving(FakeHub(files | text, lfs)) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-        result = run("--download", "--text-mirror", f"{hub.endpoint}/store", "--out", "repository")
+        result = run(
+            *("--download", "--revision", "main"),
+            *("--text-mirror", f"{hub.endpoint}/store", "--out", "repository"),
+        )
     assert result.exit_code == 0, result.output
     folder = tmp_path / "repository" / "text_frontend" / "1" / "text_data" / "upstream"
     assert (folder / "cmudict.rep").read_bytes() == text["cmudict.rep"]

@@ -87,7 +87,9 @@ def download(
     lines: list[str] = []
     wanted = small(hub) if files is None else files
     options = {"fetch": None, **options}
-    download_text_data(folder, lambda *_: None, lines.append, files=wanted, aging=0.001, **options)  # type: ignore[arg-type]
+    download_text_data(
+        folder, lambda *_: None, lines.append, files=wanted, retry_delay=0.001, **options
+    )  # type: ignore[arg-type]
     return lines
 
 

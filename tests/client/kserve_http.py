@@ -102,7 +102,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def generate_stream(self, model: str, body: bytes) -> None:
         request = json.loads(body)
-        inputs = {name: _tensor(value) for name, value in request.items() if name not in ("id",)}
+        # A field that is not an input is a parameter: an output that need not be made.
+        inputs = {
+            name: _tensor(value)
+            for name, value in request.items()
+            if name != "id" and not isinstance(value, bool)
+        }
         started = False
         answers = self.models.stream(
             model, inputs, request.get("id", ""), dict(self.headers), self.client_left

@@ -1,7 +1,8 @@
 """Models behind the two real local servers of these tests: tones, echoes, faults on demand.
 
-The text says what to do: `sleep S`, `bug`, `busy`, `count N` (chunks), `wait S` (before the first
-chunk), `breaks` (after two chunks), `dies` (the connection goes after two chunks).
+The text says what to do: `sleep S`, `bug`, `busy`, `busy N` (the first N times), `count N`
+(chunks), `wait S` (before the first chunk), `breaks` (after two chunks), `dies` (the connection
+goes after two chunks).
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class Models:
         self.seen: list[tuple[str, Tensors, str, dict[str, str]]] = []
         self.cancelled = threading.Event()
         self.ready = True
+        self.pause_after_first = 0.0  # seconds, in streams
         self.key = ""  # what the header `x-key` must be to see the list of models
 
     def infer(
@@ -87,7 +89,7 @@ class Models:
                 "SAMPLE_RATE": np.array([[48_000]], np.int32),
                 "SENTENCE_INDEX": np.array([[index // 2]], np.int32),
             }
-            time.sleep(PACE)
+            time.sleep(PACE if index else max(PACE, self.pause_after_first))
 
     def _pause(self, seconds: float, left: Callable[[], bool]) -> None:
         end = time.monotonic() + seconds
@@ -105,6 +107,10 @@ class Models:
             raise Refusal(500, "INTERNAL", "Failed to process:\n\nAt:\n  model.py(19): execute")
         if model in METADATA and _text(inputs) == "busy":
             raise Refusal(503, "UNAVAILABLE", "64 requests are waiting; try again later")
+        if model in METADATA and _text(inputs).startswith("busy "):
+            times = sum(_text(inputs) == _text(other) for _, other, *_ in self.seen)
+            if times <= int(_text(inputs).split()[1]):
+                raise Refusal(503, "UNAVAILABLE", "64 requests are waiting; try again in 0.1 s")
 
 
 METADATA: dict[str, dict[str, Any]] = {

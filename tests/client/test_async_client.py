@@ -14,6 +14,7 @@ from gsv_client import (
     Audio,
     Cancelled,
     Chunk,
+    Client,
     InvalidRequest,
     NotFound,
     ServerError,
@@ -66,8 +67,8 @@ def test_times_come_where_they_are_offered() -> None:
 
     async def work(client: AsyncClient) -> None:
         assert "TIMES" in (await client.model_io("gpt_sovits_v4_stream")).outputs
-        audio, times = await client.say_with_times("Hi you.", SpeechOptions(seed=1))
-        assert times == (WordTime("Hi", 0.0, 0.2), WordTime("you", 0.3, 0.6))
+        audio = await client.say("Hi you.", SpeechOptions(seed=1), times=True)
+        assert audio.times == (WordTime("Hi", 0.0, 0.2), WordTime("you", 0.3, 0.6))
         chunks = [chunk async for chunk in client.stream("One. Two three.", times=True)]
         assert [w.word for c in chunks for w in c.times] == ["One", "Two", "three"]
         assert [w.start for c in chunks for w in c.times] == [0.0, 0.4, 0.8]
@@ -75,9 +76,37 @@ def test_times_come_where_they_are_offered() -> None:
             transport, Request("gpt_sovits_v4", request.inputs, ("AUDIO", "SAMPLE_RATE"))
         )
         with pytest.raises(ServerError, match="TIMES"):
-            await client.say_with_times("Hi.")  # the answer lacks them
+            await client.say("Hi.", times=True)  # the answer lacks them
 
     run(work, AsyncClient(transport=FakeAsyncTransport(transport)))
+
+
+def test_both_clients_send_the_same_requests(transport: FakeTransport) -> None:
+    """One place makes the requests of `Client` and `AsyncClient`."""
+    words = ["One sentence is here. And", " another."]
+    client = Client(transport=transport, timeout=9)
+    client.say("Hello.", voice="demo", request_id="a", times=True, report=True)
+    list(client.stream("Hello.", seed=3, request_id="b", times=True, report=True))
+    list(client.stream_text(words, seed=3, request_id="c"))
+    client.phones("Hi.", "en", split_method="cut0", voice="demo")
+    client.voices()
+    asked, transport.requests = transport.requests, []
+
+    async def work(client: AsyncClient) -> None:
+        await client.say("Hello.", voice="demo", request_id="a", times=True, report=True)
+        _ = [
+            chunk
+            async for chunk in client.stream(
+                "Hello.", seed=3, request_id="b", times=True, report=True
+            )
+        ]
+        _ = [c async for c in client.stream_text(pieces(*words), seed=3, request_id="c")]
+        await client.phones("Hi.", "en", split_method="cut0", voice="demo")
+        await client.voices()
+
+    run(work, AsyncClient(transport=FakeAsyncTransport(transport), timeout=9))
+    assert len(asked) == 6
+    assert sorted(map(repr, asked)) == sorted(map(repr, transport.requests))
 
 
 def test_a_text_that_is_being_written(transport: FakeTransport) -> None:

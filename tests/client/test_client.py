@@ -218,6 +218,16 @@ def test_health_does_not_raise_for_a_server_that_is_away() -> None:
         ("grpcs://speech:9", "grpc", Endpoint("grpc", "speech", 9, secure=True)),
         ("https://speech/a/b/", None, Endpoint("http", "speech", 8000, "/a/b", secure=True)),
         ("[::1]:9", None, Endpoint("http", "::1", 9)),
+        (
+            "grpc://speech?balance=round_robin",
+            None,
+            Endpoint("grpc", "speech", 8001, balance=True),
+        ),
+        (
+            "speech:9?balance=round_robin",
+            "grpc",
+            Endpoint("grpc", "speech", 9, balance=True),
+        ),
     ],
 )
 def test_addresses(url: str | None, protocol: str | None, expected: Endpoint) -> None:
@@ -236,6 +246,8 @@ def test_addresses(url: str | None, protocol: str | None, expected: Endpoint) ->
         ("http://", None, "scheme://host:port"),
         ("http://u:p@speech", None, "scheme://host:port"),
         ("http://speech?x=1", None, "scheme://host:port"),
+        ("http://speech?balance=round_robin", None, r"with grpc or grpcs, \?balance=round_robin"),
+        ("grpc://speech?balance=fair", None, r"with grpc or grpcs, \?balance=round_robin"),
         ("speech", "smtp", "allowed"),
     ],
 )

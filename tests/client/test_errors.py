@@ -75,7 +75,8 @@ def test_the_callers_mistakes_stand_alone(message: str) -> None:
         ("[request id: r] expected number of inputs between 1 and 17 but got 0", InvalidRequest),
         ("8 sentences are running and 64 are waiting; try again later", ServerUnavailable),
         ("KeyError: 'text_frontend'", ServerError),
-        ("Stub process 'vocoder_0_0' is not healthy.", ServerError),
+        ("Stub process 'vocoder_0_0' is not healthy.", ServerUnavailable),
+        ("vocoder is being loaded again; try again in 4.5 s", ServerUnavailable),
     ],
 )
 def test_generate_says_400_to_everything(message: str, kind: type[GsvClientError]) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import http.server
+import threading
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -10,6 +13,8 @@ from click.testing import CliRunner, Result
 from kserve_models import Models
 
 from gsv_client.cli import main
+from gsv_client.errors import ServerError, ServerUnavailable
+from gsv_client.probe import NoVoice, answered_requests
 
 
 def probe(*arguments: str) -> Result:
@@ -65,3 +70,76 @@ def test_samples_that_are_no_numbers(address: str, monkeypatch: pytest.MonkeyPat
     result = probe("--url", address)
     assert result.exit_code == 1
     assert "not speech" in result.stderr
+
+
+# `--liveness`
+
+
+class Metrics(http.server.BaseHTTPRequestHandler):
+    """A metrics endpoint: how many requests have been answered, and how many more at each look."""
+
+    answered = 0
+    more = 0
+
+    def do_GET(self) -> None:
+        lines = [
+            f'gsv_requests_total{{model="gpt_sovits_v4",outcome="answered"}} {Metrics.answered}',
+            'gsv_requests_total{model="gpt_sovits_v4",outcome="failed"} 7',
+            f'gsv_requests_total{{model="vocoder",outcome="answered"}} {9 * Metrics.answered}',
+        ]
+        Metrics.answered += Metrics.more
+        body = "\n".join(lines).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def metrics() -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Metrics)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    Metrics.answered = Metrics.more = 0
+    yield f"http://127.0.0.1:{server.server_address[1]}/metrics"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_server_that_answers_others_is_alive(
+    address: str, metrics: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gsv_client.probe.TEXT", "sleep 3")
+    arguments = ("--url", address, "--timeout", "0.5", "--liveness", metrics)
+    assert probe(*arguments).exit_code == 1
+    Metrics.more = 1
+    result = probe(*arguments)
+    assert (result.exit_code, "busy: it answers others" in result.stderr) == (0, True)
+    assert answered_requests(metrics, 2.0) == Metrics.answered - 1  # of the public models alone
+
+
+def test_what_no_restart_would_mend_is_alive(
+    address: str, metrics: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def speak(message: str, kind: type[Exception]) -> Result:
+        def infer(*_: object) -> None:
+            raise kind(message)
+
+        monkeypatch.setattr("gsv_client.probe._speak", infer)
+        return probe("--url", address, "--liveness", metrics)
+
+    assert speak("has no voice to speak with; add one", NoVoice).exit_code == 0
+    assert speak("voice al: g.ckpt: is cut short", ServerUnavailable).exit_code == 0
+    assert speak("vocoder: Stub process is not healthy.", ServerUnavailable).exit_code == 1
+    assert speak("what came back is not speech", ServerError).exit_code == 1
+
+
+def test_without_metrics_nothing_is_known(address: str) -> None:
+    result = probe("--url", address, "--liveness", "http://127.0.0.1:1/metrics")
+    assert result.exit_code == 1
+    refused = probe("--url", address, "--liveness", "http://127.0.0.1:1/", "--voice", "demo")
+    assert refused.exit_code == 2

@@ -39,6 +39,18 @@ def test_an_answer_carries_them_only_when_they_are_asked_for() -> None:
     assert audio.report[0].details["text"] == TEXT
 
 
+def test_a_stream_declines_what_is_not_asked_for() -> None:
+    """HTTP's generate_stream gives all outputs otherwise."""
+    client = Client(transport=(fake := FakeTransport(times=True)))
+    for asked, declined in (
+        ({}, ("TIMES", "REPORT")),
+        ({"times": True}, ("REPORT",)),
+        ({"times": True, "report": True}, ()),
+    ):
+        list(client.stream(TEXT, **asked))
+        assert fake.requests[-1].declined == declined
+
+
 def test_chunks_carry_them_and_joined_audio_all_of_them() -> None:
     chunks = list(Client(transport=FakeTransport(times=True)).stream(TEXT, times=True, report=True))
     assert [len(chunk.report) for chunk in chunks].count(1) == 2

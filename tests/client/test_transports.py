@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import subprocess
 import sys
 import threading
 import time
+from typing import Any
 
 import numpy as np
 import pytest
+from kserve_grpc import serve_grpc
 from kserve_models import CHUNK, Models
 
 from gsv_client import (
     AccessDenied,
+    AsyncClient,
     Audio,
     Cancelled,
     Client,
@@ -95,7 +99,12 @@ def test_the_servers_errors_arrive_as_ours(
     assert type(caught.value) is error
     assert str(caught.value).endswith(message)
     assert "\n" not in str(caught.value)
-    assert caught.value.__cause__ is not None or "http" in client.transport.address
+    assert caught.value.__cause__ is not None or stream or "http" in client.transport.address
+
+
+def test_streams_do_not_ask_for_codes_that_crash_servers(client: Client, models: Models) -> None:
+    list(client.stream("x"))
+    assert "triton_grpc_error" not in models.seen[-1][3]
 
 
 def test_a_missing_model_is_not_found(address: str) -> None:
@@ -340,3 +349,56 @@ def test_a_proxy_is_not_in_the_way_of_this_machine(
 )
 def test_this_machine(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
+
+
+class Counting(Models):
+    """A server that counts what it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    def infer(self, *arguments: Any, **keywords: Any) -> Any:
+        self.asked += 1
+        return super().infer(*arguments, **keywords)
+
+
+@pytest.mark.parametrize(("query", "share"), [("", (0, 12)), ("?balance=round_robin", (4, 8))])
+def test_calls_are_spread_over_all_addresses_of_a_name(
+    query: str, share: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two servers; what a headless service's name would be resolved to stands in its place."""
+    servers = [Counting(), Counting()]
+    with serve_grpc(servers[0]) as one, serve_grpc(servers[1]) as two:
+        both = ",".join(url.removeprefix("grpc://") for url in (one, two))
+        monkeypatch.setattr(Endpoint, "authority", f"ipv4:{both}")
+        with Client(f"grpc://speech{query}", timeout=10) as client:
+            until = time.monotonic() + 10
+            # Connections are opened at the first call; count from when they are there.
+            while not all(s.asked for s in servers) and query and time.monotonic() < until:
+                client.say("Hello.")
+            for server in servers:
+                server.asked = 0
+            for _ in range(12):
+                client.say("Hello.")
+    counts = sorted(server.asked for server in servers)
+    assert sum(counts) == 12
+    assert counts[0] >= share[0]
+    assert counts[1] <= share[1]
+    assert query or counts == [0, 12]
+
+
+def test_turns_are_also_taken_on_an_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    servers = [Counting(), Counting()]
+
+    async def speak() -> None:
+        async with AsyncClient("grpc://speech?balance=round_robin", timeout=10) as client:
+            until = time.monotonic() + 10
+            while not all(s.asked for s in servers) and time.monotonic() < until:
+                await client.say("Hello.")
+
+    with serve_grpc(servers[0]) as one, serve_grpc(servers[1]) as two:
+        both = ",".join(url.removeprefix("grpc://") for url in (one, two))
+        monkeypatch.setattr(Endpoint, "authority", f"ipv4:{both}")
+        asyncio.run(speak())
+    assert all(server.asked for server in servers)

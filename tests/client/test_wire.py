@@ -58,7 +58,9 @@ def test_generate_sends_plain_json() -> None:
         "SPEED": np.array([[0.1]], np.float32),
         "REFERENCE_AUDIO": np.array([[0.5]], np.float32)[:, :1].repeat(2, axis=1),
     }
-    values = json.loads(wire.generate_body(Request("m", inputs, (), request_id="r")))
+    request = Request("m", inputs, (), request_id="r", declined=("TIMES",))
+    values = json.loads(wire.generate_body(request))
+    assert values["TIMES"] is False, "generate gives all outputs but those that are declined"
     assert values["id"] == "r"
     assert values["TEXT"] == "你"
     assert np.float32(values["SPEED"]) == np.float32(0.1)

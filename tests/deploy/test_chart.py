@@ -21,8 +21,11 @@ from deploy.queries import FILES, adapter_rules
 
 import gsv
 from gsv.serving.server import launcher
+from gsv.serving.server.options import trace_endpoint
 from gsv_client.cli import main as command
+from gsv_client.cli import probe
 from gsv_client.gateway import serving as gateway_serving
+from gsv_client.transport import Endpoint
 
 if platform.machine() != "x86_64":
     pytest.skip("NOT RUN: helm-python-sdk has a wheel for x86-64 alone", allow_module_level=True)
@@ -229,10 +232,15 @@ def test_the_schema_refuses(changes: dict[str, Any], message: str) -> None:
         (
             merged(
                 MODELS_LOAD,
-                {"autoscaling": {"enabled": True, "requestsInFlight": 0},
-                 "gateway": {"enabled": False}},
+                {"autoscaling": {
+                    "enabled": True, "requestsInFlight": 0, "firstAudioMilliseconds": 0,
+                }},
             ),
             "no metric is left",
+        ),
+        (
+            merged(MODELS_LOAD, {"server": {"tracing": {"url": "http://c:4318/v1/traces"}}}),
+            "name the collector's pods in networkPolicy.tracesTo",
         ),
         (
             merged(MODELS_LOAD, {"gateway": {"ingress": {"enabled": True}}}),
@@ -333,9 +341,38 @@ def test_probes_ask_what_there_is() -> None:
     assert {*ports.values(), 9880} == {int(port) for port in exposed.split()}
     for name in ("startupProbe", "readinessProbe"):
         assert told[name]["httpGet"] == {"path": "/v2/health/ready", "port": "http"}
-    compile(told["livenessProbe"]["exec"]["command"][2], "probe", "exec")
-    # A model that is loaded again makes the server unready: no reason to restart it.
-    assert "/v2/health/live" in told["livenessProbe"]["exec"]["command"][2]
+
+
+@pytest.mark.parametrize("seconds", [60, 600])
+def test_the_liveness_probe_lets_the_server_speak(seconds: int) -> None:
+    told = container(objects({"server": {"readyTimeout": seconds}}))
+    ports = {port["name"]: port["containerPort"] for port in told["ports"]}
+    liveness = told["livenessProbe"]
+    program, name, *arguments = liveness["exec"]["command"]
+    group = command
+    assert program == "gsv"
+    assert isinstance(group, click.Group)
+    found = group.get_command(click.Context(group), name)
+    assert found is not None
+    options = accepted(arguments, found)
+    assert options["url"] == f"grpc://127.0.0.1:{ports['grpc']}"
+    assert options["liveness"] == f"http://127.0.0.1:{ports['metrics']}/metrics"
+    # The answer, and the metrics before and after it.
+    assert float(options["timeout"]) + 2 * probe.METRICS_SECONDS < liveness["timeoutSeconds"]
+    # `gsv serve` may start Triton again, which takes as long as the first start.
+    assert liveness["periodSeconds"] * liveness["failureThreshold"] > seconds
+    assert "--probe-seconds=60" in told["args"]
+
+
+def test_callers_can_spread_their_calls_over_all_pods() -> None:
+    found = objects()
+    (headless,) = [o for o in found if o["kind"] == "Service" and "clusterIP" in o["spec"]]
+    assert headless["spec"]["clusterIP"] == "None"
+    (url,) = [a for a in container(found, "gateway")["args"] if a.startswith("--url=")]
+    endpoint = Endpoint.parse(url.removeprefix("--url="), "grpc")
+    assert endpoint.host == headless["metadata"]["name"]
+    assert endpoint.balance
+    assert endpoint.port in {port["port"] for port in headless["spec"]["ports"]}
 
 
 def test_gpus_are_asked_for_as_they_are_called() -> None:
@@ -389,6 +426,23 @@ def test_only_the_gateway_reaches_triton() -> None:
     assert peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "gateway"
     assert "namespaceSelector" not in peer
     assert readers["ports"] == [{"protocol": "TCP", "port": "metrics"}]
+
+
+def test_spans_go_to_the_collector_that_is_named() -> None:
+    url = "http://collector.tracing:4318/v1/traces"
+    peers = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "tracing"}}}]
+    changes = {
+        "server": {"tracing": {"url": url, "rate": 7}},
+        "networkPolicy": {"tracesTo": peers},
+    }
+    found = objects(changes)
+    told = container(found)["args"]
+    assert trace_endpoint(told[told.index("--") + 1 :]) == url
+    assert "--trace-config=rate=7" in told
+    to, names = one(found, "NetworkPolicy", "triton")["spec"]["egress"]
+    assert to["to"] == peers
+    assert {port["port"] for port in names["ports"]} == {53}
+    assert not [a for a in container(objects())["args"] if "trace" in a]
 
 
 def test_without_a_gateway_nobody_reaches_triton_unless_named() -> None:

@@ -80,8 +80,11 @@ def test_the_seconds_are_the_charts() -> None:
     assert f"up to `server.exitTimeout`, {server['exitTimeout']} s" in PAGE
     assert f"and 5 s: {pod(found)['terminationGracePeriodSeconds']} s |" in PAGE
     assert f"| {pod(found, 'gateway')['terminationGracePeriodSeconds']} s |" in PAGE
-    assert container(found)["livenessProbe"]["failureThreshold"] == 6
-    assert "`/v2/health/live`, six times in a row" in PAGE
+    liveness = container(found)["livenessProbe"]
+    every, times = liveness["periodSeconds"], liveness["failureThreshold"]
+    assert f"`gsv probe --liveness` every {every} s, {times} times in a row" in PAGE
+    assert f"(`server.readyTimeout`, {server['readyTimeout']} s, and a minute)" in PAGE
+    assert f"`server.probeSeconds`, {server['probeSeconds']}, without a request" in PAGE
     scaling = VALUES["autoscaling"]
     assert f"(`autoscaling.requestsInFlight`, {scaling['requestsInFlight']})" in PAGE
     assert f"(`autoscaling.firstAudioMilliseconds`, {scaling['firstAudioMilliseconds']})" in PAGE

@@ -7,7 +7,7 @@ import pytest
 import torch
 from gpt_models import golden_gpt, random_request
 
-from gsv.engine.gpt.alignment import align_sentence, likeliest_paths, phoneme_borders
+from gsv.engine.gpt.alignment import Alignment, align_sentence, likeliest_paths, phoneme_borders
 from gsv.models.gpt import SemanticGPT
 from gsv.stages.word_times import SpokenWord, times_json, word_times
 
@@ -138,12 +138,29 @@ def test_the_head_that_follows_the_sentence_is_taken() -> None:
     assert found.path.tolist() == path
     assert found.confidence > 0.6
     assert found.passed_over == 0
+    assert found.looks.tolist() == path
+    assert found.jump_back == 0
+
+
+@pytest.mark.parametrize(
+    ("looks", "jump"),
+    [
+        ([0, 1, 2, 3, 4, 5], 0),
+        ([0, 1, 2, 3, 0, 4, 5], 0),  # a glance
+        ([0, 1, 2, 3, 4, 4, 1, 2, 3, 4, 5], 2),
+        ([4], 0),
+        ([], 0),
+    ],
+)
+def test_a_jump_back_takes_two_tokens(looks: list[int], jump: int) -> None:
+    found = Alignment(np.zeros(7), np.zeros(0, np.int64), 0.5, np.array(looks, np.int64))
+    assert found.jump_back == jump
 
 
 def test_words_get_the_time_of_their_phonemes() -> None:
     words = [SpokenWord("Hi", 2), SpokenWord("", 1), SpokenWord("you", 1), SpokenWord("", 1)]
     borders = np.array([0, 2.5, 5, 10, 20, 25])
-    times = list(word_times(words, borders, sentence=3, start=10.0, speed=2.0))
+    times = list(word_times(words, borders, sentence=3, start=10.0, seconds=0.5))
     assert [(t.word, t.start, t.end, t.sentence) for t in times] == [
         ("Hi", 10.0, 10.1, 3),
         ("you", 10.2, 10.4, 3),

@@ -472,3 +472,15 @@ def test_the_engine_rests_while_all_readers_have_enough():
         is_buffered.clear()
         engine.wake()
         assert answer.result() == expected
+
+
+def test_what_a_sequence_waits_for_its_slot_is_told():
+    waits: list[float] = []
+    model = KnownGPT()
+    with running(model, slots=1, waiting_limit=9, on_wait=waits.append) as engine:
+        answers = [submit(engine, known_request([n], seed=n))[0] for n in range(3)]
+        for answer in answers:
+            answer.result()
+    assert len(waits) == 3
+    assert all(wait >= 0 for wait in waits)
+    assert waits[-1] == max(waits), "the last one has waited for both others"

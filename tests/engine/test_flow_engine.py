@@ -6,6 +6,7 @@ import dataclasses
 import math
 import queue
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -365,3 +366,20 @@ def _zeroed(flow: FlowMatching) -> FlowMatching:
     made.estimator.output.weight.data.zero_()
     made.estimator.output.bias.data.zero_()
     return made.eval().requires_grad_(False)
+
+
+def test_what_a_request_waits_for_its_first_step_is_told(gate: Gate) -> None:
+    waits: list[float] = []
+    engine = FlowEngine(gate, slots=1, waiting_limit=2, on_wait=waits.append)
+    engine.start()
+    answers = [Answers(), Answers()]
+    for seed, answer in enumerate(answers):
+        engine.submit(request(12, steps=2, seed=seed), answer.done, answer.failed)
+    assert gate.entered.acquire(timeout=WAIT)
+    time.sleep(0.2)
+    gate.open.release(4)
+    for answer in answers:
+        assert isinstance(answer.get(), Tensor)
+    engine.stop()
+    first, second = waits  # once each, however many steps they have
+    assert 0 <= first < 0.2 <= second

@@ -9,7 +9,13 @@ import pytest
 from gpt_models import known_request
 
 from gsv.engine.gpt.scheduler import FOCUS, HOLD_STEPS, Scheduler, SlotMove
-from gsv.engine.gpt.sequence import FIRST_AUDIO_TOKENS, SamplerOutput, Sequence, Status
+from gsv.engine.gpt.sequence import (
+    FIRST_AUDIO_TOKENS,
+    PlaceInLine,
+    SamplerOutput,
+    Sequence,
+    Status,
+)
 from gsv.engine.turns import Turn
 from gsv.errors import Cancelled, Overloaded
 
@@ -41,6 +47,26 @@ def test_a_full_line_refuses_with_its_length():
     scheduler.admit()
     with pytest.raises(Overloaded, match=r"2 sentences are running and 1 are waiting"):
         scheduler.add(sequence())
+
+
+def test_a_sentence_that_is_drawn_again_keeps_its_place_in_a_full_line() -> None:
+    scheduler = Scheduler(slots=1, waiting_limit=2, prefill_limit=1)
+    request = dataclasses.replace(known_request([0]), place=PlaceInLine())
+    first = Sequence(request, lambda *_: None, lambda *_: None)
+    others = [sequence(n) for n in range(1, 4)]
+    scheduler.add(first)
+    scheduler.admit()
+    for one in others[:2]:
+        scheduler.add(one)
+    with pytest.raises(Overloaded):
+        scheduler.add(others[2])
+    first.end(Status.CANCELLED)
+    again = Sequence(request, lambda *_: None, lambda *_: None)
+    scheduler.add(again)
+    scheduler.retire()
+    assert scheduler.admit().sequences == [again]
+    with pytest.raises(Overloaded):
+        scheduler.add(others[2])
 
 
 def test_without_a_line_a_free_slot_is_still_taken():

@@ -148,6 +148,15 @@ def test_what_stays_bad_is_cut_before_its_trouble_also_with_no_retries(engine: E
     assert len(tokens) == 71 + 10
 
 
+def test_what_is_drawn_without_chance_is_not_drawn_again(engine: Engine) -> None:
+    request = spoiled_request("silence", 70, always=True)
+    greedy = dataclasses.replace(request.params, top_k=1)
+    tokens, outcome = guarded(engine, dataclasses.replace(request, params=greedy), retries=2)
+    assert len(outcome.attempts) == 1
+    assert outcome.signals == (Signal.SILENCE,)
+    assert len(tokens) == 71 + 10, "it is cut all the same"
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_a_good_sentence_is_the_engines_own(engine: Engine, seed: int) -> None:
     request = spoiled_request("none", 5, seed=seed)
@@ -334,12 +343,28 @@ def test_a_cancelled_sentence_is_not_drawn_again() -> None:
         answer.wait()
 
 
-def test_no_place_for_a_retry_is_an_error() -> None:
+def test_a_retry_keeps_its_place_in_a_full_line() -> None:
+    """One slot, nobody may wait: each sentence is drawn again all the same."""
+    engine = Engine(SpoiledGPT(), slots=1, max_length=500, waiting_limit=0)
+    engine.start()
+    try:
+        seed = seed_where(engine, "loop of 3", 20, [1, 1, 0])
+        bad = submit(engine, spoiled_request("loop of 3", 20, seed=seed))
+        with pytest.raises(Overloaded):
+            submit(engine, spoiled_request("none"))
+        assert len(bad.wait()) == WHOLE
+        assert bad.outcome is not None
+        assert len(bad.outcome.retries) == 2
+    finally:
+        engine.stop()
+
+
+def test_a_retry_that_the_engine_refuses_is_an_error() -> None:
     calls = []
 
     def fake(request: SequenceRequest, on_tokens: object, on_error: object) -> object:
         if calls:
-            raise Overloaded("full")
+            raise GsvError("has been stopped")
         calls.append(on_tokens)
         return type("Handle", (), {"cancel": lambda self: None})()
 
@@ -348,7 +373,7 @@ def test_no_place_for_a_retry_is_an_error() -> None:
         fake, spoiled_request("none"), Guard(limits()), answer.on_tokens, answer.on_error
     )
     calls[0](np.full(30, 7, np.int32), False)
-    with pytest.raises(Overloaded):
+    with pytest.raises(GsvError, match="stopped"):
         answer.wait()
 
 

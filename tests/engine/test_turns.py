@@ -190,3 +190,17 @@ def test_a_turn_from_the_wire() -> None:
     assert Turn.of("id", 1, math.inf) == Turn("id", first_audio=True)
     assert Turn.of("", 0, 2.0).has_listener
     assert not Turn.of("", 0, math.inf).has_listener
+
+
+def test_work_that_comes_again_has_its_old_place() -> None:
+    first, second = Piece(Turn("a")), Piece(Turn("b"))
+    turns = entered(first, second)
+    turns.leave(first)
+    again = Piece(Turn("a"), remaining=30)
+    turns.enter(again, first.ticket)
+    assert again.ticket == first.ticket
+    assert turns.pick([second, again]) is again
+    turns.leave(again)
+    newcomer = Piece(Turn("a"), remaining=30)
+    turns.enter(newcomer)
+    assert turns.pick([second, newcomer]) is second

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -236,3 +237,18 @@ def test_a_broken_engine_reaches_everybody(engine: VocoderEngine, answers: Answe
     assert "the vocoder engine broke: a bug" in str(answers.get()[1])
     with pytest.raises(GsvError, match="the vocoder engine broke: a bug"):
         answers.submit(engine, "b", 40)
+
+
+def test_what_a_request_waits_for_its_first_window_is_told(gate: Gate, answers: Answers) -> None:
+    waits: list[float] = []
+    engine = VocoderEngine(gate, WindowLimits(40), on_wait=waits.append)
+    engine.start()
+    answers.submit(engine, "a", 100)
+    answers.submit(engine, "b", 20)
+    assert gate.entered.acquire(timeout=WAIT)
+    time.sleep(0.2)
+    gate.open.release(1000)
+    assert {answers.get()[0] for _ in range(2)} == {"a", "b"}
+    engine.stop()
+    first, second = waits  # once each, however many windows they have
+    assert 0 <= first < 0.2 <= second

@@ -22,10 +22,15 @@ from gsv_client.gateway.encoders import (
 )
 
 LOSSLESS = ("wav", "pcm", "flac")
-# Samples that a decoder gives beyond what went in: the delay of the codec, which MP3 and ADTS have
-# no place to tell in a stream, and what fills the last frame.
-DELAYS = {"mp3": 1_105, "aac": 1_024}
-FRAMES = {"mp3": 1_152, "aac": 1_024}
+CODED_IN_FRAMES = ("mp3", "aac")
+EVERY_RATE = [(name, rate) for name, form in sorted(FORMATS.items()) for rate in form.rates]
+
+
+def frame(name: str, rate: int) -> int:
+    """Samples of a codec's frame: what a decoder may give beyond those that went in."""
+    if name == "mp3":
+        return 1_152 if rate >= 32_000 else 576
+    return 1_024 if name == "aac" else 0
 
 
 def speech(seconds: float, rate: int) -> NDArray[np.float32]:
@@ -35,8 +40,10 @@ def speech(seconds: float, rate: int) -> NDArray[np.float32]:
     return glide.astype(np.float32)
 
 
-def streamed(name: str, wave: NDArray[np.float32], rate: int, seconds: float = 0.37) -> list[bytes]:
-    encoder = open_encoder(FORMATS[name], rate)
+def streamed(
+    name: str, wave: NDArray[np.float32], rate: int, seconds: float = 0.37, silence: float = 0.0
+) -> list[bytes]:
+    encoder = open_encoder(FORMATS[name], rate, silence=silence)
     step = round(seconds * rate)
     parts = [encoder.encode(wave[i : i + step]) for i in range(0, len(wave), step)]
     return [*parts, encoder.finish()]
@@ -65,8 +72,7 @@ def aligned(wave: NDArray[np.float32], heard: NDArray[np.float32]) -> NDArray[np
     return heard[shift : shift + len(wave)]
 
 
-@pytest.mark.parametrize("rate", [48_000, 24_000, 8_000])
-@pytest.mark.parametrize("name", sorted(FORMATS))
+@pytest.mark.parametrize(("name", "rate"), EVERY_RATE)
 def test_a_stream_decodes_to_what_went_in(name: str, rate: int) -> None:
     wave = speech(2.5, rate)
     parts = streamed(name, wave, rate)
@@ -75,11 +81,9 @@ def test_a_stream_decodes_to_what_went_in(name: str, rate: int) -> None:
         assert heard_rate == 48_000
         assert len(heard) == len(wave) * 48_000 // rate
         heard = heard[:: 48_000 // rate]
-    elif name in FRAMES:
-        delay = 0 if rate >= 32_000 else DELAYS[name]
-        assert abs(len(heard) - len(wave) - delay) <= FRAMES[name]
     else:
-        assert (len(heard), heard_rate) == (len(wave), rate)
+        assert heard_rate == rate
+        assert 0 <= len(heard) - len(wave) <= frame(name, rate)
     if name in LOSSLESS:
         assert np.abs(heard - wave).max() <= 1 / 32_768
     elif name != "mulaw":
@@ -88,7 +92,53 @@ def test_a_stream_decodes_to_what_went_in(name: str, rate: int) -> None:
     size = rate // 50
     count = min(len(heard), len(wave)) // size
     level = [np.sqrt((x[: count * size].reshape(count, size) ** 2).mean(1)) for x in (heard, wave)]
-    assert (level[0][2:-3] > 0.6 * level[1][2:-3]).all()
+    first = 2 + frame(name, rate) // size  # with sound up to the end the first window fades in
+    assert (level[0][first:-3] > 0.6 * level[1][first:-3]).all()
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.02, 0.3])
+@pytest.mark.parametrize(("name", "rate"), EVERY_RATE)
+def test_the_length_is_right_to_a_frame_of_the_codec(name: str, rate: int, pause: float) -> None:
+    """Streamed and whole, at every rate, wherever in a frame the audio ends."""
+    pad = np.zeros(round(pause * rate), np.float32)
+    for extra in range(0, 1_152, 230 if name in CODED_IN_FRAMES else 600):
+        wave = np.concatenate([speech(0.4 + extra / rate, rate), pad])
+        files = {
+            "streamed": b"".join(streamed(name, wave, rate, silence=pause)),
+            "whole": encoded(Audio(wave, rate), FORMATS[name]),
+        }
+        for kind, data in files.items():
+            heard, heard_rate = decoded(name, data, rate)
+            surplus = len(heard) * rate / heard_rate - len(wave)
+            assert 0 <= surplus <= frame(name, rate), (kind, extra)
+
+
+@pytest.mark.parametrize("rate", [8_000, 24_000, 48_000])
+@pytest.mark.parametrize("name", CODED_IN_FRAMES)
+def test_where_silence_follows_the_sound_is_whole(name: str, rate: int) -> None:
+    """From its first sample to its last: neither fades it in nor is its end cut off."""
+    sound = speech(1.0 + 700 / rate, rate) + np.float32(0.1)  # which begins and ends at once
+    sound[-1] = 0.5
+    wave = np.concatenate([sound, np.zeros(round(0.3 * rate), np.float32)])
+    delay = 1_105 if name == "mp3" else 1_024
+    levels = []
+    for silence in (0.3, 0.0):
+        heard, _ = decoded(name, b"".join(streamed(name, wave, rate, silence=silence)), rate)
+        begin = delay if silence else 0
+        levels.append(np.sqrt(np.mean(heard[begin : begin + 200] ** 2)))
+        if silence:
+            assert len(heard) >= delay + len(sound)
+            end = heard[delay + len(sound) - 200 : delay + len(sound)]
+            assert np.sqrt(np.mean((end - sound[-200:]) ** 2)) < 0.1
+    source = np.sqrt(np.mean(sound[:200] ** 2))
+    assert levels[0] > 0.8 * source
+    assert levels[0] > levels[1]  # without silence at the end the delay can't be kept
+
+
+def test_a_promise_of_silence_that_is_not_kept_costs_no_sound() -> None:
+    wave = speech(1.0, 8_000)
+    heard, _ = decoded("aac", b"".join(streamed("aac", wave, 8_000, silence=0.3)), 8_000)
+    assert len(heard) >= 1_024 + len(wave)
 
 
 @pytest.mark.parametrize("name", sorted(FORMATS))

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from gsv_client.gateway.kept import Kept
+from gsv_client.gateway.cached import CachedValue
 
 
 def test_many_share_one_question() -> None:
@@ -19,7 +19,7 @@ def test_many_share_one_question() -> None:
         return asked
 
     async def work() -> None:
-        kept = Kept(0.05, ask)
+        kept = CachedValue(0.05, ask)
         assert await asyncio.gather(*(kept.get() for _ in range(10))) == [1] * 10
         assert await kept.get() == 1
         await asyncio.sleep(0.06)
@@ -41,7 +41,7 @@ def test_an_error_goes_to_all_and_is_not_kept() -> None:
         return answer
 
     async def work() -> None:
-        kept = Kept(10, ask)
+        kept = CachedValue(10, ask)
         found = await asyncio.gather(kept.get(), kept.get(), return_exceptions=True)
         assert [str(one) for one in found] == ["down", "down"]
         assert await kept.get() == 7
@@ -55,7 +55,7 @@ def test_who_leaves_takes_nobody_along() -> None:
         return 1
 
     async def work() -> None:
-        kept = Kept(10, ask)
+        kept = CachedValue(10, ask)
         leaving, staying = asyncio.create_task(kept.get()), asyncio.create_task(kept.get())
         await asyncio.sleep(0.01)
         leaving.cancel()

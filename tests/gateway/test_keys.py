@@ -54,6 +54,29 @@ def test_a_change_of_the_file_counts(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert ring.name_of(made["alice"]) is None
 
 
+@pytest.mark.parametrize("broken", [b"alice secret\n", b"\xff\xfe", None])
+def test_a_change_that_can_not_be_read_shuts_nobody_out(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    broken: bytes | None,
+) -> None:
+    """The keys from before stay and the log tells once, until the file is mended."""
+    monkeypatch.setattr(keys, "LOOK_AGAIN_SECONDS", 0.0)
+    file, made = key_file(tmp_path, "alice")
+    ring = KeyRing(file)
+    if broken is None:
+        file.unlink()
+    else:
+        file.write_bytes(broken)
+    assert [ring.name_of(made["alice"]) for _ in range(3)] == ["alice"] * 3
+    assert caplog.text.count("the keys from before this change stay") == 1
+    key, line = new_key("dave")
+    file.write_text(line)
+    assert ring.name_of(key) == "dave"
+    assert ring.name_of(made["alice"]) is None
+
+
 def test_a_line_that_is_none_is_named(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text("\n# fine\nalice secret\n")

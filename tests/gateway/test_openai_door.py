@@ -16,8 +16,9 @@ import soundfile
 from gateway.running import Gateway, running
 
 from gsv_client import AsyncClient, Audio, ServerError, ServerUnavailable, Timeout
-from gsv_client.gateway.openai_door import OPENAI_VOICES, SpeechFields
+from gsv_client.gateway.openai_door import SpeechFields
 from gsv_client.gateway.settings import Settings
+from gsv_client.gateway.voice_names import OPENAI_VOICES
 from gsv_client.options import SpeechOptions
 from gsv_client.testing import FakeAsyncTransport, FakeTransport
 
@@ -120,6 +121,7 @@ def test_voices(http: httpx.Client, triton: FakeTransport) -> None:
 
     assert asked(voice="demo/happy") == "demo/happy"
     assert asked(voice={"id": "demo"}) == "demo"
+    assert asked(voice=" demo/happy ") == "demo/happy"
     assert asked() is None
     for name in (*OPENAI_VOICES, "default", ""):
         assert asked(voice=name) is None
@@ -149,6 +151,8 @@ def test_listings(client: openai.OpenAI, http: httpx.Client) -> None:
     assert client.models.retrieve("tts-1").object == "model"
     with pytest.raises(openai.NotFoundError, match="gpt-9"):
         client.models.retrieve("gpt-9")
+    # What Open WebUI fills its menus with.
+    assert [model["id"] for model in http.get("/v1/audio/models").json()["models"]] == models
     voices = http.get("/v1/audio/voices").json()["voices"]
     assert [voice["id"] for voice in voices] == ["demo", "demo/happy"]
     assert [voice["default"] for voice in voices] == [True, False]

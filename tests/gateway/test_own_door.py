@@ -16,6 +16,7 @@ import soundfile
 from gateway.running import running
 
 from gsv_client import AsyncClient, ServerError
+from gsv_client.gateway import new_voices
 from gsv_client.gateway.settings import Settings
 from gsv_client.testing import FakeAsyncTransport, FakeTransport
 
@@ -166,6 +167,15 @@ def test_a_voice_that_can_not_be_added(
     assert answer.status_code == 400, answer.text
     assert sorted(path.name for path in folder.iterdir()) == before
     assert "gsv-gateway-" not in answer.text  # nor where the scratch file was
+
+
+def test_adding_that_takes_too_long(
+    timed: tuple[httpx.Client, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(new_voices, "ADDING_SECONDS", 0.01)
+    answer = timed[0].post("/v1/audio/voices", json=new_voice(name="slow"))
+    assert answer.status_code == 502
+    assert not (timed[1] / "slow").exists()
 
 
 def test_adding_is_off_unless_it_is_switched_on(http: httpx.Client) -> None:

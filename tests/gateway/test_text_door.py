@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -161,6 +162,36 @@ def test_who_says_nothing_is_sent_away() -> None:
                 say(socket, *messages)
                 _, told = rest(socket)
             assert "silent for 0.3 s" in told[-1]["error"]["message"]
+
+
+def test_a_message_that_is_too_large() -> None:
+    client = AsyncClient(transport=FakeAsyncTransport())
+    with running(client, Settings(local=True, most_body=10_000)) as gateway:
+        with open_socket(gateway) as socket:
+            say(socket, {"type": "start"}, text("x" * 10_001))
+            rest(socket)
+        assert socket.protocol.close_code == 1009
+
+
+def test_who_takes_nothing_is_sent_away(caplog: pytest.LogCaptureFixture) -> None:
+    """Its request is cancelled too."""
+    triton = FakeTransport()
+    client = AsyncClient(transport=FakeAsyncTransport(triton))
+    with (
+        caplog.at_level(logging.INFO, "gsv_client.gateway"),
+        running(client, Settings(local=True, stall_seconds=0.5)) as gateway,
+    ):
+        idle = gateway.tasks()
+        with open_socket(gateway, max_queue=1, close_timeout=0.2) as socket:
+            say(socket, {"type": "start", "sample_rate": 48_000})
+            say(socket, *[text("A long sentence. " * 50) for _ in range(10)], {"type": "end"})
+            deadline = time.monotonic() + 10
+            while gateway.metrics.in_flight and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert gateway.metrics.in_flight == 0
+            assert gateway.metrics.connections == 0
+        assert gateway.tasks() <= idle
+    assert "127.0.0.1 took no byte for 0.5 s and was cut off" in caplog.text
 
 
 def test_keys_and_origins(tmp_path) -> None:  # type: ignore[no-untyped-def]

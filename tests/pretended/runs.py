@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import gc
+import json
 import logging
 import shutil
 from collections.abc import Iterator
@@ -58,6 +59,7 @@ class Run:
         sentences: streams whose chunks are whole sentences, by voice.
         chunks: the chunks of an ordinary stream, by voice.
         tensors: all that the stages gave for the same request, by voice and name.
+        times: of its words, by voice.
         log: of everything but loading.
         captures: graphs captured before the first request, and by the end.
         peaks: most bytes allocated on each GPU.
@@ -70,6 +72,7 @@ class Run:
     sentences: dict[str, Wave]
     chunks: dict[str, list[Wave]]
     tensors: dict[str, dict[str, Any]]
+    times: dict[str, list[dict[str, Any]]]
     log: Log
     captures: tuple[int, int]
     peaks: list[int]
@@ -117,12 +120,14 @@ class Reference:
 
     Attributes:
         alone: whole answers by voice.
+        times: of their words, by voice.
         tensors: what its stages make of the GPU's tensors, by voice and name. In half precision
             another token may fall where two were equally likely, and all behind it is then another
             sentence; from the same tokens the rest can be compared.
     """
 
     alone: dict[str, Wave]
+    times: dict[str, list[dict[str, Any]]]
     tensors: dict[str, dict[str, Any]]
 
 
@@ -131,6 +136,7 @@ def run_on_cpu(repository: Path, dtype: str, given: dict[str, dict[str, Any]]) -
     with Offline(repository, settings=settings(dtype)) as speaker:
         return Reference(
             alone={voice: speaker.say(voice=voice, **OPTIONS).audio for voice in VOICES},
+            times={voice: _times(speaker, voice) for voice in VOICES},
             tensors={voice: pipeline(speaker, voice, given[voice]) for voice in VOICES},
         )
 
@@ -175,7 +181,15 @@ def _speak(speaker: Offline) -> tuple[Any, ...]:
     with _whole_sentences(speaker):
         sentences = {voice: np.concatenate(stream(voice)) for voice in VOICES}
     tensors = {voice: pipeline(speaker, voice) for voice in VOICES}
-    return alone, answers, sentences, chunks, tensors
+    times = {voice: _times(speaker, voice) for voice in VOICES}
+    return alone, answers, sentences, chunks, tensors, times
+
+
+def _times(speaker: Offline, voice: str) -> list[dict[str, Any]]:
+    told = speaker.say(voice=voice, outputs=frozenset({"TIMES"}), **OPTIONS).times
+    assert told is not None
+    words: list[dict[str, Any]] = json.loads(told)
+    return words
 
 
 @contextmanager

@@ -70,6 +70,14 @@ def test_tokens_equal_the_cpu(run: Run, cpu: Reference, dtype: str) -> None:
     assert same >= 0.3 * TOKENS * len(VOICES), "tokens fall otherwise from the beginning"
 
 
+def test_words_are_timed_as_on_the_cpu(run: Run, cpu: Reference, dtype: str) -> None:
+    for voice in VOICES:
+        ours, theirs = run.times[voice], cpu.times[voice]
+        assert [word["word"] for word in ours] == ["Hello", "你", "好"]
+        if dtype == "float32":
+            assert ours == theirs
+
+
 def test_voices_differ(run: Run) -> None:
     for one, other in (("plain", "tuned"), ("plain", "full"), ("tuned", "full")):
         length = min(len(run.alone[one]), len(run.alone[other]))

@@ -26,6 +26,8 @@ ALLOWED = {
     Site("stages/reference_encoder.py", "_encode_voice"): "a voice's recording goes up, once",
     Site("engine/transfers.py", "wait"): "numbers come down: copied behind their step, waited for "
     "when the next is queued",
+    Site("engine/gpt/alignment.py", "_sharpest_heads"): "where a sentence's heads look comes down, "
+    "when it is drawn; on a thread of its own",
     Site("engine/step_queue.py", "land"): "a step is over; another one is queued behind it",
     Site("stages/sovits_v4.py", "_prepare"): "conditions are computed, before flow steps read them "
     "on another thread",

@@ -30,5 +30,7 @@ def test_what_dies_comes_back(demo_repository: Path, tmp_path: Path) -> None:
     killed, stopped = rows["kill", "vocoder"], rows["stop", "voices"]
     assert "model vocoder: its process died" in killed["log"][0]
     assert "model voices: its process was stopped for 2 s" in stopped["log"][0]
+    public = rows["kill", "gpt_sovits_v4"]
+    assert public["longest"] < 12.0, "its callers waited for their own time limit"
     assert rows["server", "SIGKILL"]["restarted"]
     assert rows["end", "idle, a connection open"]["back"] <= 3.0

@@ -28,7 +28,9 @@ FORMS = ("mp3", "opus", "aac", "flac", "wav", "pcm")
 TEXT = "A sentence of some length, and then a second one. The third ends it!"
 OPTIONS = {"seed": 5, "sample_steps": 2}
 RATE = 48_000
-# Samples that decoding gives beyond those that went in, at most: one frame of the codec.
+LOW_RATES = (8_000, 16_000, 24_000)
+# Samples that decoding gives beyond those that went in, at most: one frame of the codec, which in
+# MP3 is half as long below 32 kHz.
 EXTRA = {"mp3": 1_152, "aac": 1_024}
 TRIES = 5
 
@@ -46,9 +48,9 @@ def native(server: EmbeddedServer) -> Audio:
         return Audio.join(client.stream(TEXT, seed=5, sample_steps=2))
 
 
-def decoded(data: bytes, form: str) -> tuple[np.ndarray, int]:
+def decoded(data: bytes, form: str, pcm_rate: int = 24_000) -> tuple[np.ndarray, int]:
     if form == "pcm":
-        return np.frombuffer(data, "<i2") / np.float32(32_768), 24_000
+        return np.frombuffer(data, "<i2") / np.float32(32_768), pcm_rate
     with av.open(io.BytesIO(data), format={"aac": "aac"}.get(form)) as file:
         stream = file.streams.audio[0]
         joined = np.concatenate([f.to_ndarray() for f in file.decode(stream)], axis=1)[0]
@@ -82,6 +84,27 @@ def test_the_official_client_saves_what_triton_streams(
     count = min(map(len, levels)) - first
     quiet = [(one[:count] < 0.01).sum() for one in levels]
     assert abs(int(quiet[0]) - int(quiet[1])) <= 2 + first
+
+
+@pytest.mark.parametrize("rate", LOW_RATES)
+@pytest.mark.parametrize("form", FORMS)
+def test_lower_rates_have_their_length(
+    gateway: Gateway, server: EmbeddedServer, form: str, rate: int
+) -> None:
+    options = {**OPTIONS, "sample_rate": rate}
+    body = {"input": TEXT, "response_format": form, **options}
+    frame = EXTRA.get(form, 1) // (2 if form == "mp3" else 1)
+    with Client(server.grpc_url, protocol="grpc") as client:
+        expected = {
+            True: len(Audio.join(client.stream(TEXT, **options)).samples),
+            False: len(client.say(TEXT, **options).samples),
+        }
+    for stream, count in expected.items():
+        answer = httpx.post(
+            f"{gateway.url}/v1/audio/speech", json={**body, "stream": stream}, timeout=60
+        ).raise_for_status()
+        heard, found = decoded(answer.content, form, rate)
+        assert -1 <= len(heard) * rate / found - count <= frame
 
 
 def level(wave: np.ndarray, size: int) -> np.ndarray:

@@ -49,6 +49,8 @@ LOAD_SECONDS = float(os.environ.get("GSV_SOAK_SECONDS", "12"))
 INTERVAL = "10s"  # in place of Grafana's $__rate_interval
 TEXT = "A sentence of some length, and then a second one. The third ends it!"
 OPTIONS = {"seed": 5, "sample_steps": 2}
+TORN = {"torn-gpt": "gpt", "torn-sovits": "sovits"}  # voices, and which file of theirs is cut short
+STREAM = 'model="gpt_sovits_v4_stream"'
 
 
 class Prometheus:
@@ -142,7 +144,8 @@ def _load(server: EmbeddedServer, gateway: Gateway, repository: Path, scratch: P
         gpt_file(scratch / "g.ckpt"), lora_file(scratch / "l.pth"),
     )  # fmt: skip
     add_voice(voices, tuned, Shapes.of(repository))
-    (make_voice(voices / "torn", gpt="own.ckpt") / "own.ckpt").write_bytes(b"nothing")
+    for name, part in TORN.items():
+        (make_voice(voices / name, **{part: "own.ckpt"}) / "own.ckpt").write_bytes(b"nothing")
     until = time.monotonic() + LOAD_SECONDS
     try:
         with concurrent.futures.ThreadPoolExecutor(3) as pool:
@@ -153,15 +156,17 @@ def _load(server: EmbeddedServer, gateway: Gateway, repository: Path, scratch: P
                 caller.result()
     finally:
         remove_voice(voices, "tuned")
-        shutil.rmtree(voices / "torn")
+        for name in TORN:
+            shutil.rmtree(voices / name)
 
 
 def _whole(server: EmbeddedServer, gateway: Gateway, until: float) -> None:
     with Client(server.http_url) as client:
         while time.monotonic() < until:
             client.say(TEXT, voice="tuned", **OPTIONS)
-            with pytest.raises(ServerUnavailable):
-                client.say(TEXT, voice="torn", **OPTIONS)
+            for name in TORN:
+                with pytest.raises(ServerUnavailable, match=f"voice {name}: own.ckpt"):
+                    client.say(TEXT, voice=name, **OPTIONS)
 
 
 def _streams(server: EmbeddedServer, gateway: Gateway, until: float) -> None:
@@ -215,6 +220,49 @@ def test_the_adapters_answers(prometheus: Prometheus) -> None:
     assert max(values) >= 1
     values = [float(v) for s in prometheus.series(first_audio.text) for _, v in s["values"]]
     assert 0 < max(values) < 60
+
+
+def _now(prometheus: Prometheus, query: str) -> dict[str, float]:
+    """The last value of each series of a query, by its label ``model``."""
+    found = prometheus.series(query)
+    return {s["metric"].get("model", ""): float(s["values"][-1][1]) for s in found}
+
+
+def test_histograms_agree_with_the_counters(prometheus: Prometheus) -> None:
+    answered = _now(prometheus, 'sum by (model) (gsv_requests_total{outcome="answered"})')
+    assert answered == _now(prometheus, "sum by (model) (gsv_request_seconds_count)")
+    for name in ("gsv_request_seconds", "gsv_queue_seconds", "gsv_first_audio_seconds"):
+        whole = _now(prometheus, f'sum by (model) ({name}_bucket{{le="+Inf"}})')
+        assert whole == _now(prometheus, f"sum by (model) ({name}_count)")
+    streams = answered["gpt_sovits_v4_stream"]
+    assert _now(prometheus, "sum(gsv_first_audio_seconds_count)")[""] == streams
+    # A chunk of every sentence, all but the first of an answer.
+    assert _now(prometheus, "sum(gsv_chunk_late_seconds_count)")[""] >= 2 * streams
+
+
+def test_first_audio_comes_before_the_whole_answer(prometheus: Prometheus) -> None:
+    means = {
+        name: _now(prometheus, f"{name}_sum{{{STREAM}}} / {name}_count{{{STREAM}}}")[STREAM[7:-1]]
+        for name in ("gsv_queue_seconds", "gsv_first_audio_seconds", "gsv_request_seconds")
+    }
+    assert 0 < means["gsv_queue_seconds"] < means["gsv_first_audio_seconds"]
+    assert means["gsv_first_audio_seconds"] < means["gsv_request_seconds"] < 60
+
+
+def test_every_histogram_names_its_instance(prometheus: Prometheus) -> None:
+    unnamed = prometheus.series('{__name__=~"gsv_.+_seconds_count",model!="",model_instance=""}')
+    assert unnamed == []
+    named = prometheus.series('gsv_queue_seconds_count{model_instance!=""}')
+    assert {s["metric"]["model"] for s in named} == {
+        "gpt_sovits_v4", "gpt_sovits_v4_stream", "text_frontend", "semantic_gpt", "sovits_v4",
+        "vocoder",
+    }  # fmt: skip
+
+
+def test_torn_files_of_voices_are_counted(prometheus: Prometheus) -> None:
+    failures = prometheus.series("gsv_voice_load_failures_total")
+    counted = {(s["metric"]["voice"], s["metric"]["model"]) for s in failures}
+    assert counted == {("torn-gpt", "semantic_gpt"), ("torn-sovits", "reference_encoder")}
 
 
 def test_every_metric_that_we_export_is_documented(prometheus: Prometheus) -> None:

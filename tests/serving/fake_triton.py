@@ -11,7 +11,9 @@ on 24.10:
 In all of them the index of the repository tells the life cycle only: READY, whatever has died, and
 ``load`` does nothing for a model that is READY. Files in the repository make it misbehave:
 ``mute`` (no answer to anything), ``holds`` (SIGTERM changes nothing for 30 s), ``MODEL/broken``
-(can't load).
+(can't load), ``MODEL/stuck`` (to load takes for ever), ``MODEL/clings`` (unloading doesn't end its
+processes), ``metrics`` (what the metrics are). A request for inference is answered after a
+second; one whose model has died meanwhile never is. ``/v2/flood`` answers with a gigabyte.
 """
 
 from __future__ import annotations
@@ -114,8 +116,10 @@ class Server:
 
     def load(self, name: str) -> str:
         """Error text; empty when it is loaded."""
+        folder = self.repository / name
+        while (folder / "stuck").exists():
+            time.sleep(0.02)
         with self.lock:
-            folder = self.repository / name
             if self.states.get(name, ("",))[0] == "READY":
                 return ""
             if (folder / "broken").exists():
@@ -137,11 +141,18 @@ class Server:
             log(f"I1127 1:1:1 1 m.cc:1] \"successfully loaded '{name}'\"")
             return ""
 
+    def infer(self, name: str) -> None:
+        stub = self.stubs[name][0]
+        limit = time.monotonic() + 1.0
+        while stub.poll() is not None or time.monotonic() < limit:
+            time.sleep(0.02)
+
     def unload(self, name: str) -> None:
         with self.lock:
             for stub in self.stubs.pop(name, []):
-                stub.kill()
-                stub.wait()
+                if not (self.repository / name / "clings").exists():
+                    stub.kill()
+                    stub.wait()
             self.states[name] = ("UNAVAILABLE", "unloaded")
 
     def answer(self, path: str) -> tuple[int, object]:
@@ -160,6 +171,9 @@ class Server:
             ready = self.states.get(words[2], ("",))[0] == "READY"
             alive = self.release < (25, 12) or self.is_alive(words[2])
             return (200 if ready and alive else 400), ""
+        if words[3:] == ["infer"]:
+            self.infer(words[2])
+            return 200, ""
         if words[1:3] == ["repository", "models"]:
             if words[4] == "unload":
                 self.unload(words[3])
@@ -179,6 +193,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         while (self.triton.repository / "mute").exists():
             time.sleep(0.05)
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path == "/v2/flood":
+            for _ in range(1024):
+                self.wfile.write(bytes(1 << 20))
         status, answer = self.triton.answer(self.path)
         body = json.dumps(answer).encode() if answer != "" else b""
         self.send_response(status)
@@ -196,7 +213,8 @@ class Metrics(Handler):
     """Triton's metrics port."""
 
     def do_GET(self) -> None:
-        body = b'gsv_requests_in_flight{model="a"} 0\n'
+        told = self.triton.repository / "metrics"
+        body = told.read_bytes() if told.exists() else b'gsv_requests_in_flight{model="a"} 0\n'
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

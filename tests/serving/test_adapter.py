@@ -6,7 +6,10 @@ import dataclasses
 import importlib
 import json
 import logging
+import os
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -15,11 +18,14 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from gsv.errors import InvalidRequest
-from gsv.serving.backend.cancel_board import CancelBoard
+from gsv.engine.gpt.guard import Attempt, Outcome
+from gsv.engine.gpt.judge import Signal, Verdict
+from gsv.errors import Cancelled, ConfigurationError, InvalidRequest, Unreachable
+from gsv.serving.backend.call_board import BoardReader, CallBoard, owner_of
 from gsv.stages.base import Place, Settings
 from gsv.stages.calls import SequenceStep, StageCall
 from gsv.stages.messages import MoreTokens, SemanticResult, WaveRequest, WaveResult
+from gsv.stages.sentence_report import GuardCounts
 
 REPOSITORY = Path(__file__).parent.parent.parent / "model_repository"
 OURS = "gsv.serving.backend."
@@ -94,8 +100,9 @@ def test_what_the_package_logs_goes_to_the_servers_log(adapter: Any) -> None:
     adapter.pb_utils.Logger = server_log
     for level in (logging.INFO, logging.WARNING, logging.CRITICAL):
         record = logging.LogRecord("gsv.x", level, "", 1, "%d slots", (3,), None)
-        adapter.TritonLogHandler().emit(record)
-    assert written == [("info", "3 slots"), ("warn", "3 slots"), ("error", "3 slots")]
+        adapter.TritonLogHandler("vocoder").emit(record)
+    text = "vocoder: 3 slots"
+    assert written == [("info", text), ("warn", text), ("error", text)]
 
 
 class OneStage:
@@ -139,7 +146,7 @@ def test_a_call_between_models_is_typed_by_the_configuration(
     adapter: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     bls = importlib.import_module(OURS + "bls_client")
-    monkeypatch.setattr(bls, "CancelBoard", lambda: CancelBoard(tmp_path))
+    monkeypatch.setattr(bls, "CallBoard", lambda: CallBoard(tmp_path))
     wire = bls.pb_utils
     wire.InferenceRequest, Call.made = Call, []
     wire.TRITONSERVER_MEMORY_CPU = "cpu"
@@ -157,7 +164,8 @@ def test_a_call_between_models_is_typed_by_the_configuration(
     assert (sent["SAMPLE_RATE"].dtype, sent["SAMPLE_RATE"].shape) == (np.int32, (1, 1))
     assert "PAUSES" not in sent, "what is None is left out"
     assert made["preferred_memory"] == ("cpu", 0), "a GPU's memory would open a CUDA context"
-    assert made["request_id"] == token.request_id
+    owner = f"gsv!{os.getppid()}!{os.getpid()}!{token.slot}!{token.number}"
+    assert owner_of(made["request_id"]) == owner
     client.close()
 
 
@@ -165,7 +173,7 @@ def test_a_sequence_goes_into_the_requests_flags(
     adapter: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     bls = importlib.import_module(OURS + "bls_client")
-    monkeypatch.setattr(bls, "CancelBoard", lambda: CancelBoard(tmp_path))
+    monkeypatch.setattr(bls, "CallBoard", lambda: CallBoard(tmp_path))
     bls.pb_utils.InferenceRequest, Call.made = Call, []
     bls.pb_utils.TRITONSERVER_MEMORY_CPU = "cpu"
     bls.pb_utils.PreferredMemory = lambda kind, device: (kind, device)
@@ -175,6 +183,65 @@ def test_a_sequence_goes_into_the_requests_flags(
         client(StageCall("semantic_gpt", MoreTokens(5), SemanticResult, step), client.token(""))
     assert [call["flags"] for call in Call.made] == [1, 0, 2, 3]
     assert {call["correlation_id"] for call in Call.made} == {7}
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("option", "parameters", "seconds"),
+    [
+        (0, "", 0.0),
+        (1_500_000, "", 1.5),
+        (0, '{"timeout": 250000}', 0.25),
+        (0, '{"timeout": "7"}', 7e-6),
+    ],
+)
+def test_a_timeout_is_an_option_or_a_parameter(
+    adapter: Any, option: int, parameters: str, seconds: float
+) -> None:
+    request = SimpleNamespace(timeout=lambda: option, parameters=lambda: parameters)
+    assert adapter.timeout_of(request) == seconds
+    adapter.check_parameters(request, [])
+
+
+@pytest.mark.parametrize("given", ['"soon"', "-1", "null"])
+def test_a_timeout_that_is_none_is_refused(adapter: Any, given: str) -> None:
+    request = SimpleNamespace(timeout=lambda: 0, parameters=lambda: f'{{"timeout": {given}}}')
+    with pytest.raises(InvalidRequest, match="timeout: got .*; allowed: microseconds"):
+        adapter.timeout_of(request)
+
+
+@pytest.mark.parametrize("why", ["died", "called off"])
+def test_a_call_that_never_comes_back_is_given_up(
+    adapter: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, why: str
+) -> None:
+    bls = importlib.import_module(OURS + "bls_client")
+    board = importlib.import_module(OURS + "call_board")
+    monkeypatch.setattr(bls, "CallBoard", lambda: CallBoard(tmp_path))
+    for name in ("LOOK_SECONDS", "GRACE_SECONDS", "CANCELLED_SECONDS"):
+        monkeypatch.setattr(bls, name, 0.02)
+    dead: set[int] = set()
+    monkeypatch.setattr(board, "lives", lambda process: process not in dead)
+    ever = threading.Event()
+
+    class Hanging(Call):
+        def exec(self) -> Any:
+            BoardReader(tmp_path).take(Call.made[-1]["request_id"])
+            if why == "died":
+                dead.add(os.getpid())
+            else:
+                token.cancel()
+            assert ever.wait(10)
+            return super().exec()
+
+    bls.pb_utils.InferenceRequest, Call.made = Hanging, []
+    bls.pb_utils.TRITONSERVER_MEMORY_CPU = "cpu"
+    bls.pb_utils.PreferredMemory = lambda kind, device: (kind, device)
+    client = bls.BlsClient(REPOSITORY)
+    token = client.token("mine")
+    step = SequenceStep(7, start=True, end=True)
+    with pytest.raises(Unreachable if why == "died" else Cancelled):
+        client(StageCall("semantic_gpt", MoreTokens(5), SemanticResult, step), token)
+    ever.set()
     client.close()
 
 
@@ -196,6 +263,7 @@ class QuietStage:
 
     settings_type = Settings
     request_type = WaveRequest
+    result_type = WaveResult
     places: ClassVar[list[Place]] = []
 
     def __init__(self, place: Place, settings: Settings) -> None:
@@ -206,6 +274,41 @@ class QuietStage:
 
     def close(self) -> None:
         pass
+
+
+ARGUMENTS = {
+    "model_name": "vocoder",
+    "model_instance_name": "vocoder_0_0",
+    "model_repository": "/models/vocoder",
+    "model_version": "1",
+    "model_instance_device_id": "3",
+}
+
+
+def quiet_model(adapter: Any, kind: str = "CPU", threads: str = "0") -> Any:
+    """A loaded model around a :class:`QuietStage`, to be finalized."""
+    config = {"input": [], "output": [], "parameters": {"threads": {"string_value": threads}}}
+    model = type("Model", (adapter.BatchedModel,), {"stage": QuietStage})()
+    model.initialize(ARGUMENTS | {"model_config": json.dumps(config), "model_instance_kind": kind})
+    return model
+
+
+@pytest.mark.parametrize("network", [True, False])
+def test_only_networks_keep_freed_memory(
+    adapter: Any, monkeypatch: pytest.MonkeyPatch, network: bool
+) -> None:
+    """Threads of a model without one would each keep up to 64 MiB for nothing."""
+    called: list[str] = []
+    monkeypatch.setattr(adapter, "verify_manifest", lambda folder: None)
+    monkeypatch.setattr(adapter, "RequestMetrics", lambda name, instance: None)
+    monkeypatch.setattr(adapter, "keep_freed_memory", lambda: called.append("keeps"))
+    monkeypatch.setattr(adapter, "_set_up_torch", lambda device, threads: called.append("torch"))
+    if network:
+        monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))
+    else:
+        monkeypatch.delitem(sys.modules, "torch", raising=False)
+    quiet_model(adapter)._close()
+    assert called == (["torch", "keeps"] if network else [])
 
 
 @pytest.mark.parametrize(
@@ -232,22 +335,178 @@ def test_a_model_is_put_on_its_device(
     monkeypatch.setattr("gsv.device.prepare", called.append)
     monkeypatch.setattr("gsv.device.end_on_fatal", lambda: called.append("ends on fatal errors"))
     monkeypatch.setattr("torch.set_num_threads", called.append)
-    config = {"input": [], "output": [], "parameters": {"threads": {"string_value": chosen}}}
-    model = type("Model", (adapter.BatchedModel,), {"stage": QuietStage})()
-    model.initialize(
-        {
-            "model_config": json.dumps(config),
-            "model_name": "vocoder",
-            "model_instance_name": "vocoder_0_0",
-            "model_repository": "/models/vocoder",
-            "model_version": "1",
-            "model_instance_kind": kind,
-            "model_instance_device_id": "3",
-        }
-    )
+    model = quiet_model(adapter, kind, chosen)
     try:
         assert called == [device, "ends on fatal errors", *threads]
         assert QuietStage.places[-1].device == device
     finally:
         model.finalize()
     assert model._log not in logging.getLogger("gsv").handlers
+
+
+class OwnMetrics:
+    """What tells the server of its end, and so must not outlive the process's link to it."""
+
+    living = 0
+
+    def __init__(self, *names: str) -> None:
+        OwnMetrics.living += 1
+
+    def __del__(self) -> None:
+        OwnMetrics.living -= 1
+
+
+def test_a_model_that_fails_to_load_leaves_no_metrics(
+    adapter: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapter, "verify_manifest", lambda folder: None)
+    monkeypatch.setattr(adapter, "RequestMetrics", OwnMetrics)
+    config = {"input": [], "output": [], "parameters": {"sped": {"string_value": "1"}}}
+    model = type("Model", (adapter.BatchedModel,), {"stage": QuietStage})()
+    arguments = ARGUMENTS | {"model_config": json.dumps(config), "model_instance_kind": "CPU"}
+    with pytest.raises(ConfigurationError, match="sped"):
+        model.initialize(arguments)
+    assert OwnMetrics.living == 0
+    assert vars(model) == {}
+
+
+def test_a_model_that_can_not_be_closed_ends_all_the_same(
+    adapter: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    adapter.pb_utils.Logger = SimpleNamespace(log_error=written.append)
+    monkeypatch.setattr(adapter, "leave", lambda: written.append("left"))
+    adapter.BatchedModel().finalize()  # it was never loaded
+    assert written[0].startswith("model not closed: AttributeError")
+    assert written[1:] == ["left"]
+
+
+class Series:
+    """A metric of the server."""
+
+    told: ClassVar[dict[tuple[str, ...], float]] = {}
+
+    def __init__(self, name: str, labels: dict[str, str]) -> None:
+        self._key = (name, *(f"{key}={value}" for key, value in labels.items()))
+
+    def increment(self, value: float) -> None:
+        assert value > 0
+        Series.told[self._key] = Series.told.get(self._key, 0) + value
+
+
+class MetricFamily:
+    """A family of them."""
+
+    COUNTER = "counter"
+
+    def __init__(self, name: str, description: str, kind: str) -> None:
+        assert kind == self.COUNTER
+        assert description
+        self._name = name
+
+    def Metric(self, labels: dict[str, str]) -> Series:
+        return Series(self._name, labels)
+
+
+def test_what_the_guard_has_done_is_told_once(adapter: Any) -> None:
+    adapter.pb_utils.MetricFamily = MetricFamily
+    Series.told.clear()
+    counts = GuardCounts()
+    families = adapter.GuardFamilies("semantic_gpt", "semantic_gpt_0_1")
+
+    def attempt(*signals: Signal) -> Attempt:
+        return Attempt(1, 0, np.ones(9, np.int32), Verdict(signals, 9, 9, 1, 0, 0, 0))
+
+    good = Outcome((attempt(Signal.LOOP), attempt()), kept=1, tokens=9)
+    bad = Outcome((attempt(Signal.LOOP), attempt(Signal.SILENCE)), kept=1, tokens=9)
+    counts.add(good, {"zh": 5})
+    families.flush(counts)
+    families.flush(counts)
+    counts.add(bad, {"zh": 5, "en": 9})
+    counts.add(bad, {"zh": 9})
+    families.flush(counts)
+    beside = ("model=semantic_gpt", "model_instance=semantic_gpt_0_1")
+    assert Series.told == {
+        ("gsv_guard_sentences_total", *beside, "language=zh"): 2,
+        ("gsv_guard_sentences_total", *beside, "language=en"): 1,
+        ("gsv_guard_retries_total", *beside, "language=zh", "cause=loop"): 2,
+        ("gsv_guard_retries_total", *beside, "language=en", "cause=loop"): 1,
+        ("gsv_guard_bad_sentences_total", *beside, "language=zh", "cause=silence"): 1,
+        ("gsv_guard_bad_sentences_total", *beside, "language=en", "cause=silence"): 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("parameters", "wanted"),
+    [
+        ("", {"AUDIO", "TIMES"}),
+        ('{"TIMES": true}', {"AUDIO", "TIMES"}),
+        ('{"TIMES": false, "AUDIO": false}', {"AUDIO"}),
+    ],
+)
+def test_optional_outputs_may_be_declined(adapter: Any, parameters: str, wanted: set[str]) -> None:
+    request = SimpleNamespace(
+        requested_output_names=lambda: ["AUDIO", "TIMES"], parameters=lambda: parameters
+    )
+    assert adapter.wanted_outputs(request, {"TIMES"}) == wanted
+    assert adapter.wanted_outputs(request, set()) == {"AUDIO", "TIMES"}
+    request.parameters = lambda: '{"TIMES": 1}'
+    with pytest.raises(InvalidRequest, match="TIMES: got 1; allowed: true or false"):
+        adapter.wanted_outputs(request, {"TIMES"})
+
+
+def test_a_field_that_a_call_also_wants_is_asked_for(
+    adapter: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bls = importlib.import_module(OURS + "bls_client")
+    monkeypatch.setattr(bls, "CallBoard", lambda: CallBoard(tmp_path))
+    bls.pb_utils.InferenceRequest, Call.made = Call, []
+    bls.pb_utils.TRITONSERVER_MEMORY_CPU = "cpu"
+    bls.pb_utils.PreferredMemory = lambda kind, device: (kind, device)
+    client = bls.BlsClient(REPOSITORY)
+    plain = StageCall("semantic_gpt", MoreTokens(5), SemanticResult, SequenceStep(7, True, True))
+    client(plain, client.token(""))
+    client(dataclasses.replace(plain, also=("attempt",)), client.token(""))
+    asked = [call["requested_output_names"] for call in Call.made]
+    assert asked == [["TOKENS", "TOKEN_COUNTS", "IS_LAST"], [*asked[0], "ATTEMPT"]]
+    client.close()
+
+
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def test_a_span_begins_below_tritons_or_the_public_models(adapter: Any) -> None:
+    begun: list[tuple[str, str]] = []
+    model = adapter.StreamingModel()
+    model._tracer = SimpleNamespace(begin=lambda parent, own: begun.append((parent, own)))
+    context = json.dumps({"traceparent": PARENT})
+    trace = SimpleNamespace(get_context=lambda: context)
+    outside = SimpleNamespace(request_id=lambda: "mine", trace=lambda: trace)
+    inside = SimpleNamespace(request_id=lambda: f"gsv!1!2!3!4!5!{PARENT}!mine")
+    untraced = SimpleNamespace(request_id=lambda: "gsv!1!2!3!4!5!mine")
+    model._tagged = False
+    model._begin_span(outside)
+    model._tagged = True
+    model._begin_span(inside)
+    model._begin_span(untraced)
+    assert begun == [(PARENT, "mine"), (PARENT, "mine"), ("", "mine")]
+    model._tracer = None  # nobody collects: Triton is not even asked
+    assert model._begin_span(SimpleNamespace()) is None
+
+
+@pytest.mark.parametrize(("wanted", "lines"), [(False, 0), (True, 1)])
+def test_an_ended_request_is_logged_where_that_is_wanted(
+    adapter: Any, wanted: bool, lines: int
+) -> None:
+    written: list[str] = []
+    ended: list[tuple[str, BaseException | None]] = []
+    adapter.pb_utils.Logger = SimpleNamespace(log_info=written.append)
+    model = adapter.StreamingModel()
+    model._name, model._logs_requests = "vocoder", wanted
+    model._metrics = SimpleNamespace(observe=lambda outcome, seconds: None)
+    span = SimpleNamespace(end=lambda outcome, error: ended.append((outcome, error)))
+    error = InvalidRequest("no")
+    model._ended(f"gsv!1!2!3!4!5!{PARENT}!mine", span, time.monotonic(), error)
+    assert ended == [("refused", error)]
+    assert len(written) == lines
+    assert all("vocoder: request id='mine' refused after 0.0" in line for line in written)

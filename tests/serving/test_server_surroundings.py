@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import resource
+import shlex
 import socket
 import subprocess
 import sys
@@ -11,8 +13,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 
+from gsv.commands import serve as serve_command
 from gsv.commands.serve import is_loopback
 from gsv.errors import ServerError
 from gsv.serving.server import installation, janitor, processes
@@ -159,6 +163,18 @@ class TestSharedMemory:
 
 
 class TestJanitor:
+    def test_a_server_may_open_many_files(self) -> None:
+        shows = "import resource; print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+        guarded = "from gsv.serving.server import processes; import os, sys, signal, subprocess; "
+        guarded += (
+            f"c = processes.guarded([sys.executable, '-c', {shows!r}], signal.SIGKILL); "
+            "sys.exit(subprocess.run(c).returncode)"
+        )
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        shell = f"ulimit -S -n 256; exec {sys.executable} -c {shlex.quote(guarded)}"
+        done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True)
+        assert int(done.stdout) == min(hard, processes.FILES), done.stderr
+
     def test_a_launcher_that_is_killed_leaves_nothing(self) -> None:
         # A child that would outlive it, in a group of its own, and a region.
         code = (
@@ -264,3 +280,39 @@ class TestInstallation:
         found = installation.installed(binary)
         assert found.backend_directory == tmp_path / "backends"
         assert found.environment["PATH"].startswith(str(Path(sys.executable).parent))
+
+
+class TestControlKey:
+    def test_a_childs_argument_is_hidden(self) -> None:
+        command = [sys.executable, "-c", "input()", "--a=key=s3cret", "s3cret,x", "ü"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE) as child:
+            try:
+                line = Path(f"/proc/{child.pid}/cmdline")
+                wait_until(lambda: b"s3cret" in line.read_bytes())  # it has become the program
+                before = line.read_bytes()
+                assert processes.hide_argument(child.pid, "s3cret")
+                assert line.read_bytes() == before.replace(b"s3cret", b"******")
+            finally:
+                child.communicate(b"\n")
+        assert child.returncode == 0
+        assert processes.hide_argument(child.pid, "s3cret"), "nothing is left to be seen"
+
+    def test_it_comes_from_a_file_or_the_environment(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("GSV_CONTROL_KEY", raising=False)
+        assert serve_command._control_key(None) is None
+        monkeypatch.setenv("GSV_CONTROL_KEY", "from-there")
+        assert serve_command._control_key(None) == "from-there"
+        file = tmp_path / "key"
+        file.write_text("s3cret\n")
+        assert serve_command._control_key(file) == "s3cret"
+        for text in ("", "two words", "schlüssel"):
+            file.write_text(text)
+            with pytest.raises(click.UsageError, match="one word of printable ASCII"):
+                serve_command._control_key(file)
+
+    def test_it_is_no_argument(self) -> None:
+        names = {name for option in serve_command.serve.params for name in option.opts}
+        assert "--control-key-file" in names
+        assert "--control-key" not in names

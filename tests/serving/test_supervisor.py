@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import errno
+import http.client
 import os
+import select
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +21,7 @@ from fake_triton import install, write_models
 from gsv.errors import ServerError
 from gsv.serving.backend.heartbeat import Heartbeat, beat_file, stopping_file
 from gsv.serving.server import processes
+from gsv.serving.server.connections import Traffic, UnreadConnections
 from gsv.serving.server.launcher import EmbeddedServer, ServerOptions
 from gsv.serving.server.supervisor import RecoveryPolicy, Supervisor
 
@@ -64,8 +70,9 @@ def watched(
     policy: RecoveryPolicy = QUICK,
     probe: object = None,
     instances: int = 1,
+    models: tuple[str, ...] = ("a", "b"),
 ) -> Iterator[Watched]:
-    repository = write_models(tmp_path / "repository", "a", "b", instances=instances)
+    repository = write_models(tmp_path / "repository", *models, instances=instances)
     options = ServerOptions(
         tritonserver=install(tmp_path / "triton", release), ready_timeout=10, exit_timeout=5
     )
@@ -154,6 +161,28 @@ def test_one_of_two_instances(tmp_path: Path) -> None:
         assert sorted(stub.instance for stub in stubs) == ["a_0_0", "a_0_1", "b_0_0", "b_0_1"]
 
 
+@pytest.mark.parametrize(("lost", "shortest", "longest"), [(1, 0.0, 2.5), (0, 3.0, 6.0)])
+def test_instances_that_have_nothing_to_do_are_not_waited_for(
+    tmp_path: Path, lost: int, shortest: float, longest: float
+) -> None:
+    """Where requests were lost with one instance, Triton does not end the others."""
+    policy = dataclasses.replace(QUICK, grace=3.0, mute=60.0)
+    with watched(tmp_path, policy=policy, instances=2) as one:
+        (one.server.repository / "a" / "clings").touch()
+        dead = next(s for s in processes.living_stubs(one.server.pid) if s.instance == "a_0_0")
+        other = next(s for s in processes.living_stubs(one.server.pid) if s.instance == "a_0_1")
+        (one.server.repository / "metrics").write_text(
+            f'gsv_requests_in_flight{{model="a",model_instance="a_0_0"}} {lost}\n'
+            'gsv_requests_in_flight{model="a",model_instance="a_0_1"} 0\n'
+            'gsv_requests_in_flight{model="b",model_instance="b_0_0"} 7\n'
+        )
+        began = time.monotonic()
+        os.kill(dead.pid, signal.SIGKILL)
+        wait_until(lambda: processes.ended(other.pid))
+        assert shortest <= time.monotonic() - began < longest
+        one.wait_for("model a: ready again")
+
+
 def test_a_model_that_dies_too_often_does_not_give_up_the_others(tmp_path: Path) -> None:
     policy = RecoveryPolicy(interval=0.05, attempts=2, window=4.0, backoff=0.05, grace=0.1)
     with watched(tmp_path, policy=policy) as one:
@@ -180,6 +209,154 @@ def test_a_model_that_can_not_be_loaded_ends_in_a_restart(tmp_path: Path) -> Non
         assert one.stub("a") != 0
         assert one.stub("b") != 0
     assert sum("loading failed" in event for event in one.events) == 2
+
+
+def test_a_load_that_does_not_begin_ends_in_a_restart(tmp_path: Path) -> None:
+    policy = dataclasses.replace(QUICK, stuck=0.4, mute=60.0)
+    with watched(tmp_path, policy=policy) as one:
+        (stuck := one.server.repository / "a" / "stuck").touch()
+        os.kill(one.stub("a"), signal.SIGKILL)
+        one.wait_for("model a can't be loaded: it has not begun within 0.4 s; starting it again")
+        stuck.unlink()
+        one.wait_for("tritonserver: ready again")
+        assert one.stub("a") != 0
+
+
+@contextlib.contextmanager
+def connections(server: EmbeddedServer, count: int) -> Iterator[list[http.client.HTTPConnection]]:
+    opened = [http.client.HTTPConnection(server.http_url, timeout=10) for _ in range(count)]
+    try:
+        yield opened
+    finally:
+        for connection in opened:
+            connection.close()
+
+
+class TestCallersOfAPublicModel:
+    """Requests that a process had in hand when it died are never answered by Triton."""
+
+    MODELS = ("gpt_sovits_v4", "gpt_sovits_v4_stream", "vocoder")
+    POLICY = dataclasses.replace(QUICK, mute=60.0, lost=0.4)
+
+    def test_they_see_their_connection_end(self, tmp_path: Path) -> None:
+        with (
+            watched(tmp_path, policy=self.POLICY, models=self.MODELS) as one,
+            connections(one.server, 3) as (lost, other, idle),
+        ):
+            # One asks the model that dies, one asks after that, one has its answer.
+            idle.request("GET", "/v2/health/live")
+            idle.getresponse().read()
+            lost.request("POST", "/v2/models/gpt_sovits_v4/infer")
+            time.sleep(0.2)
+            began = time.monotonic()
+            os.kill(one.stub("gpt_sovits_v4"), signal.SIGKILL)
+            one.wait_for("model gpt_sovits_v4: its process died")
+            time.sleep(0.1)  # the kernel's clock has ticks of up to 10 ms
+            other.request("POST", "/v2/models/vocoder/infer")
+            with pytest.raises(http.client.RemoteDisconnected):
+                lost.getresponse()
+            assert 0.3 < time.monotonic() - began < 3.0
+            assert other.getresponse().status == 200
+            idle.request("GET", "/v2/health/live")
+            assert idle.getresponse().status == 200
+            one.wait_for("model gpt_sovits_v4: 1 connections ended that waited in vain")
+
+    def test_callers_of_models_behind_them_are_left_alone(self, tmp_path: Path) -> None:
+        with (
+            watched(tmp_path, policy=self.POLICY, models=self.MODELS) as one,
+            connections(one.server, 1) as (waiting,),
+        ):
+            waiting.request("POST", "/v2/models/gpt_sovits_v4/infer")
+            os.kill(one.stub("vocoder"), signal.SIGKILL)
+            assert waiting.getresponse().status == 200
+            one.wait_for("model vocoder: ready again")
+        assert not any("in vain" in event for event in one.events)
+
+    def test_where_the_kernel_does_not_allow_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(*_: object, **__: object) -> int:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+        monkeypatch.setattr("gsv.serving.server.supervisor.end_waiting", refuse)
+        with watched(tmp_path, policy=self.POLICY, models=self.MODELS) as one:
+            os.kill(one.stub("gpt_sovits_v4_stream"), signal.SIGKILL)
+            one.wait_for("can't be ended here (Operation not permitted; a container needs")
+            one.wait_for("model gpt_sovits_v4_stream: ready again")
+        assert one.error is None
+
+
+def test_who_waits_is_told_apart_by_when_bytes_came_and_went() -> None:
+    asked, answering = Traffic(server=9.0, caller=3.0), Traffic(server=2.0, caller=9.0)
+    answered = Traffic(server=5.0, caller=8.0)  # or an answer that began and went no further
+    assert asked.waits_since(2.5, begun=False)
+    assert not asked.waits_since(3.5, begun=False)
+    assert not answered.waits_since(2.5, begun=False)
+    assert answered.waits_since(2.5, begun=True)
+    assert Traffic(server=9.0, caller=9.0).waits_since(2.5, begun=False)  # made and used at once
+    assert not Traffic(server=9.0, caller=9.0, taken=120).waits_since(2.5, begun=False)
+    assert not answering.waits_since(2.5, begun=True)
+
+
+class TestUnread:
+    """Callers that take nothing of what is sent to them."""
+
+    @pytest.fixture
+    def listener(self) -> Iterator[socket.socket]:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            yield listener
+
+    def test_who_takes_nothing_is_disconnected(self, listener: socket.socket) -> None:
+        now = 0.0
+        unread = UnreadConnections(5.0, lambda: now)
+        port = listener.getsockname()[1]
+        with contextlib.ExitStack() as stack:
+            reader, sleeper, idle = (
+                stack.enter_context(socket.create_connection(("127.0.0.1", port), 10))
+                for _ in range(3)
+            )
+            served = [stack.enter_context(listener.accept()[0]) for _ in range(3)]
+            for one in served[:2]:
+                one.setblocking(False)
+                while select.select([], [one], [], 0.3)[1]:  # until the kernel takes no more
+                    one.send(bytes(65536))
+            assert unread.end(os.getpid(), [port]) == 0
+            reader.recv(1 << 20, socket.MSG_WAITALL)
+            now = 4.0
+            assert unread.end(os.getpid(), [port]) == 0
+            now = 6.0
+            assert unread.end(os.getpid(), [port]) == 1
+            with pytest.raises(OSError, match="Broken pipe"):
+                served[1].send(b"x")
+            served[2].send(b"x")
+            assert idle.recv(1) == b"x"
+            assert sleeper.recv(1 << 20)  # what lay ready
+            now = 60.0
+            assert unread.end(os.getpid(), [port + 1]) == 0
+
+    def test_the_supervisor_looks_and_tells(self, tmp_path: Path) -> None:
+        policy = dataclasses.replace(QUICK, mute=60.0, unread=0.5)
+        with (
+            watched(tmp_path, policy=policy) as one,
+            socket.create_connection(("127.0.0.1", one.server.ports[0]), 10) as asked,
+        ):
+            asked.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            asked.sendall(b"GET /v2/flood HTTP/1.1\r\n\r\n")
+            one.wait_for("1 connections ended whose callers took nothing for 0.5 s")
+            assert one.error is None
+
+    def test_where_the_kernel_does_not_allow_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(*_: object) -> int:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+        monkeypatch.setattr(UnreadConnections, "end", refuse)
+        with watched(tmp_path) as one:
+            one.wait_for("that read nothing of their answers can't be told here (Operation not")
+            time.sleep(0.3)
+            assert len(one.events) == 1
 
 
 def test_it_ends_when_nothing_helps(tmp_path: Path) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import queue
 import threading
+import time
 from typing import Any
 
 import pytest
 
-from gsv.errors import Cancelled, Overloaded
-from gsv.stages.calls import CallPool, CancelScope, StageCall
+from gsv.errors import Cancelled, GsvError, Overloaded, Unreachable
+from gsv.stages.calls import CallPool, CancelScope, SequenceStep, StageCall
+from gsv.stages.waiting_line import LineLimits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Waiting:
 
 def test_a_full_line_is_refused_at_once_and_empties_again() -> None:
     models = FakeModels()
-    pool = CallPool("test", models, threads=1, waiting=1)
+    pool = CallPool("test", models, LineLimits(1, 1, 100))
     replies = [Waiting() for _ in range(3)]
 
     def work_for(reply: Waiting) -> Any:
@@ -81,7 +83,7 @@ def test_a_full_line_is_refused_at_once_and_empties_again() -> None:
 
     for reply in replies[:2]:
         pool.submit(work_for(reply), reply)
-    with pytest.raises(Overloaded, match="2 requests"):
+    with pytest.raises(Overloaded, match="1 requests are in work and 1 wait"):
         pool.submit(work_for(replies[2]), replies[2])
     models.gate.set()
     for reply in replies[:2]:
@@ -90,7 +92,7 @@ def test_a_full_line_is_refused_at_once_and_empties_again() -> None:
 
 
 def test_an_error_of_the_work_reaches_the_caller() -> None:
-    pool = CallPool("test", FakeModels(), threads=1, waiting=0)
+    pool = CallPool("test", FakeModels(), LineLimits(1, 0, 100))
     reply = Waiting()
 
     def work(scope: CancelScope) -> None:
@@ -104,7 +106,7 @@ def test_an_error_of_the_work_reaches_the_caller() -> None:
 
 def test_cancelling_calls_off_what_is_under_way_and_refuses_later_calls() -> None:
     models = FakeModels()
-    pool = CallPool("test", models, threads=1, waiting=0)
+    pool = CallPool("test", models, LineLimits(1, 0, 100))
     reply = Waiting()
     scopes: list[CancelScope] = []
 
@@ -122,6 +124,53 @@ def test_cancelling_calls_off_what_is_under_way_and_refuses_later_calls() -> Non
         scopes[0](echo(2))
     pool.close()
     assert models.released == ["mine"]
+
+
+def test_who_rests_holds_no_place_of_those_who_work() -> None:
+    models = FakeModels()
+    models.gate.set()
+    pool = CallPool("test", models, LineLimits(1, 2, 100))
+    resting, other, third = Waiting(), Waiting(), Waiting()
+
+    def rest(scope: CancelScope) -> None:
+        resting.send("rests", final=False)
+        scope.inner().rest(30.0)
+
+    cancel = pool.submit(rest, resting, "resting")
+    assert resting.answers.get(timeout=10) == "rests"
+    pool.submit(lambda scope: other.send(scope(echo(1)), final=True), other)
+    assert other.answers.get(timeout=10) == Echo(1)
+    limit = time.monotonic() + 10
+    while pool._line._requests > 1 and time.monotonic() < limit:
+        time.sleep(0.01)  # the answer comes a moment before its place is free
+    models.gate.clear()
+    pool.submit(lambda scope: third.send(scope(echo(3)), final=True), third, "third")
+    pool.submit(lambda scope: None, Waiting())
+    with pytest.raises(
+        Overloaded, match="1 requests are in work and 2 wait"
+    ):  # who rests counts here
+        pool.submit(lambda scope: None, Waiting())
+    cancel()
+    assert isinstance(resting.answers.get(timeout=10), Cancelled)
+    models.gate.set()
+    assert third.answers.get(timeout=10) == Echo(3)
+    pool.close()
+
+
+def test_the_end_refuses_those_in_line() -> None:
+    models = FakeModels()
+    pool = CallPool("test", models, LineLimits(1, 2, 100))
+    first, second, left = Waiting(), Waiting(), Waiting()
+    pool.submit(lambda scope: first.send(scope(echo(1)), final=True), first, "first")
+    models.calls.get(timeout=10)
+    pool.submit(lambda scope: second.send("not reached", final=True), second, "second")
+    pool.submit(lambda scope: left.send("not reached", final=True), left, "left")()
+    assert isinstance(left.answers.get(timeout=10), Cancelled)
+    threading.Timer(0.1, models.gate.set).start()
+    pool.close()
+    assert first.answers.get(timeout=10) == Echo(1)
+    assert "is stopping" in str(second.answers.get(timeout=10))
+    assert sorted(models.released) == ["first", "left", "second"]
 
 
 def test_an_attempt_is_cancelled_alone_or_with_all() -> None:
@@ -152,7 +201,7 @@ def test_what_ends_something_is_called_after_the_caller_has_left() -> None:
 def test_a_caller_without_a_name_left_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
     models = FakeModels()
     models.gate.set()
-    pool = CallPool("test", models, threads=1, waiting=0)
+    pool = CallPool("test", models, LineLimits(1, 0, 100))
 
     def refuse(request_id: str) -> FakeToken:
         raise Overloaded("no name left")
@@ -165,3 +214,54 @@ def test_a_caller_without_a_name_left_takes_no_place(monkeypatch: pytest.MonkeyP
     pool.submit(lambda scope: reply.send(scope(echo(1)), final=True), reply)
     assert reply.answers.get(timeout=10) == Echo(1)
     pool.close()
+
+
+class Dying(FakeModels):
+    """Fails with ``errors`` first."""
+
+    def __init__(self, errors: list[GsvError]) -> None:
+        super().__init__()
+        self.gate.set()
+        self.errors, self.sequences = errors, []
+
+    def __call__(self, call: StageCall[Any], token: FakeToken) -> Any:
+        self.sequences.append(call.sequence)
+        if self.errors:
+            raise self.errors.pop(0)
+        return super().__call__(call, token)
+
+
+def test_a_call_whose_process_is_gone_is_made_again() -> None:
+    models = Dying([Unreachable("gone")] * 3)
+    whole = dataclasses.replace(echo(1), sequence=SequenceStep.alone())
+    assert CancelScope(models)(whole) == Echo(1)
+    assert len({step.id for step in models.sequences}) == 4, "an old sequence may be held up"
+
+
+@pytest.mark.parametrize(
+    ("error", "sequence"),
+    [(GsvError("a fault"), None), (Unreachable("gone"), SequenceStep(7, start=False, end=False))],
+)
+def test_other_calls_are_made_once(error: GsvError, sequence: SequenceStep | None) -> None:
+    models = Dying([error])
+    with pytest.raises(type(error)):
+        CancelScope(models)(dataclasses.replace(echo(1), sequence=sequence))
+    assert len(models.sequences) == 1
+
+
+def test_a_request_that_ends_processes_is_tried_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gsv.stages.calls.WORK_SECONDS", 0.0)
+    models = Dying([Unreachable("gone")] * 3)
+    with pytest.raises(Unreachable):
+        CancelScope(models)(echo(1))
+    assert len(models.sequences) == 2
+
+
+def test_nobody_waits_for_a_model_when_the_caller_has_left() -> None:
+    models = Dying([Unreachable("gone")] * 1000)
+    scope = CancelScope(models)
+    timer = threading.Timer(0.1, scope.cancel)
+    timer.start()
+    with pytest.raises((Unreachable, Cancelled)):
+        scope(echo(1))
+    timer.join()

@@ -18,8 +18,9 @@ from voices.test_weight_cache import Recorder
 
 from gsv.checkpoints.store import save_tensors
 from gsv.errors import Cancelled, GsvError, InvalidRequest
-from gsv.stages import conditions, sovits_v4
+from gsv.stages import conditions
 from gsv.stages.conditions import Sentence, Waiting, encode, next_batch
+from gsv.stages.mel_answer import MelWindow
 from gsv.stages.sovits_v4 import SoVITSStage
 
 
@@ -32,11 +33,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+def as_on_a_gpu(stage: SoVITSStage) -> None:
+    """From now on the conditions of those that wait at the same time are encoded together."""
+    stage._queue.close()
+    stage._start_queue(conditions.ROUND_TO)
+
+
 @pytest.fixture
 def stage(folder: Path) -> Iterator[SoVITSStage]:
     """A stage that encodes as on a GPU."""
     stage = open_stage(folder)
-    stage._encode_in_batches(conditions.ROUND_TO)
+    as_on_a_gpu(stage)
     stage._warm_up_conditions()
     yield stage
     stage.close()
@@ -49,9 +56,9 @@ class Gate:
         self.open = threading.Event()
         self.entered = threading.Event()
         self.batches: list[int] = []
-        serve = stage._queue._serve  # type: ignore[union-attr]
+        serve = stage._queue._serve
 
-        def leased(batch: list[sovits_v4._Work]) -> None:
+        def leased(batch: list[MelWindow]) -> None:
             self.entered.set()
             assert self.open.wait(60)
             self.batches.append(len(batch))
@@ -180,7 +187,7 @@ def test_a_request_at_fault_fails_alone(
     prepared = stage._prepared
 
     def failing(batch):  # type: ignore[no-untyped-def]
-        if any(work.request.seed == 2 for work in batch):
+        if any(work.answer.request.seed == 2 for work in batch):
             raise RuntimeError("out of memory")
         return prepared(batch)
 
@@ -225,7 +232,7 @@ def test_who_leaves_in_line_costs_nothing(
 
 def test_the_end_answers_who_waits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = open_stage(folder)
-    stage._encode_in_batches(conditions.ROUND_TO)
+    as_on_a_gpu(stage)
     gate = Gate(stage, monkeypatch)
     first, second = Recorder(), Recorder()
     stage.submit(request("", 0), first)
@@ -233,7 +240,7 @@ def test_the_end_answers_who_waits(folder: Path, monkeypatch: pytest.MonkeyPatch
     stage.submit(request("", 1), second)
     closing = threading.Thread(target=stage.close)
     closing.start()
-    while stage._queue._ended is None:  # type: ignore[union-attr]
+    while stage._queue._ended is None:
         closing.join(0.01)
     gate.open.set()
     closing.join(60)
@@ -247,7 +254,7 @@ def test_the_end_answers_who_waits(folder: Path, monkeypatch: pytest.MonkeyPatch
 def test_nobody_waits_for_a_thread_that_broke(
     stage: SoVITSStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(batch: list[sovits_v4._Work]) -> None:
+    def broken(batch: list[MelWindow]) -> None:
         raise SystemExit("out of reach")
 
     monkeypatch.setattr(stage._queue, "_serve", broken)

@@ -2,55 +2,34 @@
 
 from __future__ import annotations
 
-import dataclasses
-import queue
-import sys
+import itertools
+import json
+import threading
 from collections.abc import Iterator
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from engine.spoiled import spoiled_request
+from stages.guarded import Reply, guarded_stage
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "engine"))
+from gsv.errors import Cancelled, GsvError, InvalidRequest
+from gsv.stages.messages import Details, MoreTokens, SemanticRequest, SemanticResult
+from gsv.stages.semantic_gpt import SemanticGPTStage
 
-from spoiled import SpoiledGPT, spoiled_request  # noqa: E402
-
-from gsv.engine.gpt.engine import Engine  # noqa: E402
-from gsv.engine.gpt.judge import Bounds, BoundsTable  # noqa: E402
-from gsv.errors import InvalidRequest  # noqa: E402
-from gsv.stages.messages import SemanticRequest  # noqa: E402
-from gsv.stages.semantic_gpt import SemanticGPTStage  # noqa: E402
-from gsv.stages.token_sessions import TokenSessions  # noqa: E402
-
-SILENCE = np.array([2] * 15, np.int32)
+AT = 20  # the token after which a sentence may fall silent
 
 
 @pytest.fixture
-def stage() -> Iterator[SemanticGPTStage]:
-    """A stage around a model of known logits; nothing else of it is made."""
-    made = object.__new__(SemanticGPTStage)
-    engine = Engine(SpoiledGPT(), slots=4, max_length=600)
-    made.__dict__.update(
-        _engine=engine,
-        _max_tokens=400,
-        _bounds=BoundsTable({"en": Bounds(20, 33, 60, silence=40)}),
-        _retries=2,
-        _sessions=TokenSessions(),
-    )
-    engine.start()
-    yield made
-    engine.stop()
+def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[SemanticGPTStage]:
+    with guarded_stage(monkeypatch) as made:
+        yield made
 
 
-def tokens_of(stage: SemanticGPTStage, seed: int, **options: Any) -> list[int]:
-    """What a sentence that may fall silent at its 21st token is answered with."""
-    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    reply = SimpleNamespace(send=lambda result, final: answers.put(result), fail=answers.put)
-    phonemes = spoiled_request("silence", 20).phonemes
-    request = SemanticRequest(
-        phonemes=phonemes,
+def request_of(seed: int, at: int = AT, **options: Any) -> SemanticRequest:
+    """A sentence that may fall silent after its token ``at``."""
+    return SemanticRequest(
+        phonemes=spoiled_request("silence", at).phonemes,
         phoneme_counts=np.array([3], np.int32),
         bert_features=np.zeros((1, 1024), np.float32),
         bert_rows=np.zeros(3, np.int32),
@@ -63,26 +42,35 @@ def tokens_of(stage: SemanticGPTStage, seed: int, **options: Any) -> list[int]:
         phoneme_languages=np.full(3, 1, np.int32),
         **options,
     )
-    stage._begin(request, "", reply, lambda: False)  # type: ignore[arg-type]
-    answer = answers.get(timeout=60)
-    if isinstance(answer, BaseException):
-        raise answer
-    tokens: list[int] = answer.tokens.tolist()
-    return tokens
 
 
-@pytest.fixture(autouse=True)
-def small_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model of known logits reads no BERT features; its rows are two wide."""
-    plain = SemanticGPTStage._sequences
+def answer_of(stage: SemanticGPTStage, seed: int, **options: Any) -> SemanticResult:
+    """What a whole sentence is answered with."""
+    stage.submit(request_of(seed, **options), reply := Reply())
+    return reply.wait()
 
-    def narrow(self: Any, *given: Any) -> Any:
-        return [dataclasses.replace(one, bert=one.bert[:, :2]) for one in plain(self, *given)]
 
-    monkeypatch.setattr(SemanticGPTStage, "_sequences", narrow)
-    monkeypatch.setattr(
-        "gsv.stages.semantic_gpt.silent_tokens", lambda _: frozenset(SILENCE.tolist())
-    )
+def tokens_of(stage: SemanticGPTStage, seed: int, **options: Any) -> list[int]:
+    return answer_of(stage, seed, **options).tokens.tolist()
+
+
+def fetched(
+    stage: SemanticGPTStage, seed: int, chunk: int = 10, most: int = 1000, **options: Any
+) -> list[SemanticResult]:
+    """The chunks of a sentence that is streamed, up to ``most`` of them."""
+    asked = request_of(seed, chunk_tokens=chunk, sequence=7, end=False, **options)
+    stage.submit(asked, reply := Reply())
+    chunks = [reply.wait()]
+    while not chunks[-1].is_last and len(chunks) < most:
+        stage.submit(MoreTokens(chunk, sequence=7), reply := Reply())
+        chunks.append(reply.wait())
+    stage.submit(MoreTokens(end=True, sequence=7), reply := Reply())
+    reply.wait()
+    return chunks
+
+
+def joined(chunks: list[SemanticResult]) -> list[int]:
+    return np.concatenate([chunk.tokens for chunk in chunks]).tolist()
 
 
 def test_a_sentence_that_falls_silent_is_drawn_again(stage: SemanticGPTStage) -> None:
@@ -94,6 +82,113 @@ def test_a_sentence_that_falls_silent_is_drawn_again(stage: SemanticGPTStage) ->
             assert guarded == tokens
         else:
             assert len(guarded) in (100, 31)
+
+
+def seed_that(stage: SemanticGPTStage, good: bool, at: int = AT) -> int:
+    """A seed whose first attempt goes well, or does not."""
+    return next(
+        seed for seed in range(100) if (len(tokens_of(stage, seed, at=at, guard=0)) == 100) is good
+    )
+
+
+def test_nothing_is_told_that_nobody_asked_for(stage: SemanticGPTStage) -> None:
+    assert answer_of(stage, 1).drawn == ""
+    assert all(chunk.drawn == "" for chunk in fetched(stage, 1))
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_how_a_sentence_was_drawn_is_told(stage: SemanticGPTStage, good: bool) -> None:
+    seed = seed_that(stage, good)
+    answer = answer_of(stage, seed, details=Details.REPORT)
+    (told,) = json.loads(answer.drawn)
+    assert told["tokens"] == len(answer.tokens)
+    assert told["phonemes"] == 3
+    assert "borders" not in told
+    assert (told["retries"] == []) is good
+    assert (told["seed"] == seed) is good
+    assert set(told["retries"]) <= {"silence"}
+    (bare,) = json.loads(answer_of(stage, seed, details=Details.REPORT, guard=0).drawn)
+    assert (bare["retries"], bare["seed"]) == ([], seed)
+    assert bare["signals"] == ([] if good else ["silence"]), "it is judged all the same"
+    assert (bare["tokens"], bare["expected"]) == (100 if good else 400, 99)
+    assert told["drawn"] >= told["tokens"]
+
+
+def test_borders_are_those_of_what_was_kept(stage: SemanticGPTStage) -> None:
+    seed = seed_that(stage, False)
+    answer = answer_of(stage, seed, details=Details.TIMES)
+    (told,) = json.loads(answer.drawn)
+    count = len(answer.tokens)
+    expected = [0, *(-(-count * phoneme // 3) for phoneme in (1, 2)), count]
+    assert told["borders"] == expected
+
+
+def test_a_stream_is_told_with_its_last_chunk(stage: SemanticGPTStage) -> None:
+    seed = seed_that(stage, True)
+    chunks = fetched(stage, seed, details=Details.TIMES)
+    assert [chunk.drawn for chunk in chunks[:-1]] == [""] * (len(chunks) - 1)
+    (told,) = json.loads(chunks[-1].drawn)
+    assert told["borders"][-1] == told["tokens"] == len(joined(chunks)) == 100
+
+
+def test_a_stream_that_goes_on_elsewhere_keeps_its_attempt(stage: SemanticGPTStage) -> None:
+    """The same tokens as on one instance, also where a sentence was drawn again before."""
+    seen = set()
+    # Trouble before the first chunk has left, after which a sentence begins anew, and later.
+    for seed, (at, chunk) in itertools.product(range(6), ((5, 30), (40, 10))):
+        chunks = fetched(stage, seed, chunk, at=at)
+        for count in range(1, len(chunks)):
+            drawn, attempt = joined(chunks[:count]), chunks[count - 1].attempt
+            prefix = np.array(drawn, np.int32)
+            rest = fetched(stage, seed, chunk, at=at, drawn_tokens=prefix, drawn_attempt=attempt)
+            assert drawn + joined(rest) == joined(chunks)
+            seen.add(attempt)
+    assert len(seen) > 1, "some were drawn again"
+
+
+def test_the_borders_of_a_stream_that_went_on_elsewhere_are_of_all_its_tokens(
+    stage: SemanticGPTStage,
+) -> None:
+    seed = seed_that(stage, True)
+    first = fetched(stage, seed, most=2)
+    drawn = np.array(joined(first), np.int32)
+    rest = fetched(stage, seed, drawn_tokens=drawn, details=Details.TIMES)
+    (told,) = json.loads(rest[-1].drawn)
+    assert told["borders"][-1] == told["tokens"] == 100
+    assert len(joined(rest)) == 100 - len(drawn)
+
+
+def test_sentences_are_counted_by_cause_and_language(stage: SemanticGPTStage) -> None:
+    bad = seed_that(stage, False)
+    assert stage.guard_counts.sentences() == {}  # those above had no guard
+    answer_of(stage, seed_that(stage, True))
+    (told,) = json.loads(answer_of(stage, bad, details=Details.REPORT).drawn)
+    assert stage.guard_counts.sentences() == {"en": 2}
+    assert stage.guard_counts.retries() == {("silence", "en"): len(told["retries"])}
+    assert sum(stage.guard_counts.stayed_bad().values()) == len(told["signals"])
+
+
+def test_who_leaves_while_a_sentence_is_aligned_is_answered(
+    stage: SemanticGPTStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def slow(*_: Any, **__: Any) -> Any:
+        entered.set()
+        assert leave.wait(60)
+        raise GsvError("not aligned")
+
+    monkeypatch.setattr("gsv.engine.gpt.aligner.align_sentence", slow)
+    stage.submit(request_of(1, details=Details.TIMES), first := Reply())
+    assert entered.wait(60)
+    cancel = stage.submit(request_of(2, details=Details.TIMES), second := Reply())
+    assert len(tokens_of(stage, 3)) > 0, "decoding goes on meanwhile"
+    cancel()
+    leave.set()
+    with pytest.raises(GsvError, match="not aligned"):
+        first.wait()
+    with pytest.raises(Cancelled):
+        second.wait()
 
 
 @pytest.mark.parametrize("odd", [np.array([1, 1], np.int32), np.array([1, 6, 1], np.int32)])

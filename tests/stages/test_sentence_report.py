@@ -7,8 +7,8 @@ import json
 import numpy as np
 
 from gsv.engine.gpt.guard import Attempt, Outcome
-from gsv.engine.gpt.judge import Signal, Verdict
-from gsv.stages.sentence_report import GuardCounts, drawn, report_json, unguarded
+from gsv.engine.gpt.judge import BoundsTable, Signal, Verdict
+from gsv.stages.sentence_report import GuardCounts, guarded, report_json, unguarded
 from gsv_client import SentenceReport
 
 
@@ -21,13 +21,21 @@ BAD = Outcome((attempt(1, Signal.RUN), attempt(8, Signal.TOO_SHORT)), kept=0, to
 
 
 def test_the_client_reads_the_report() -> None:
-    text = report_json(["Hi.", "Ho."], [4, 5], [0.8, 1.2], [drawn(GOOD), unguarded(30, 7)])
+    limits = BoundsTable().limits({"en": 5})
+    bare = unguarded(5, limits, [3] * 30, 1500, 7)
+    drawn = [guarded(4, limits, GOOD), {**bare, "borders": [0, 30], "confidence": 0.5}]
+    text = report_json(["Hi.", "Ho."], [0.8, 1.2], drawn)
+    assert "borders" not in text
     first, second = (SentenceReport.of(values) for values in json.loads(text))
     assert (first.text, first.phonemes, first.tokens, first.seconds) == ("Hi.", 4, 20, 0.8)
     assert (first.retries, first.seed, first.signals) == (("loop",), 9, ())
     assert first.details["tokens_per_phoneme"] == 5.0
     assert (first.details["loop_period"], first.details["loop_tokens"]) == (3, 24)
     assert (second.tokens, second.retries, second.seed) == (30, (), 7)
+    assert (first.details["drawn"], first.details["expected"]) == (60, 14.5)
+    # Nobody stopped it, but it is judged.
+    assert (second.signals, second.details["drawn"]) == (("run",), 30)
+    assert second.details["confidence"] == 0.5
 
 
 def test_counts_by_cause_and_language() -> None:

@@ -40,6 +40,7 @@ def test_defaults_are_those_of_the_interface() -> None:
         "PAUSE_SECONDS": 0.3,
         "SAMPLE_RATE": 48_000,
         "GUARD": 1,
+        "DETAILS": 0,
     }
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -55,6 +57,7 @@ class FakeModels:
         self.written: dict[int, int] = {}  # tokens of each sentence that were handed out
         self.started: list[tuple[int, int]] = []  # sentence, and tokens that it began after
         self.failures: list[BaseException] = []  # of the next calls for tokens
+        self.asked_first: list[int] = []  # tokens that each sentence's first call asked for
 
     def token(self, request_id: str) -> FakeToken:
         return FakeToken(self)
@@ -99,6 +102,7 @@ class FakeModels:
             drawn = 0 if request.drawn_tokens is None else len(request.drawn_tokens)
             self.running[step.id] = (request.first_sentence, drawn)
             self.started.append((request.first_sentence, drawn))
+            self.asked_first += [request.chunk_tokens] * (drawn == 0)
         sentence, begin = self.running[step.id]
         end = min(begin + request.chunk_tokens, TOKENS[sentence])
         self.running[step.id] = (sentence, end)
@@ -215,23 +219,23 @@ class Patience:
 
 
 def test_audio_is_not_made_further_ahead_than_the_lead() -> None:
-    aging, lead, largest = Patience(), 2.0, 0.5
+    patience, lead, largest = Patience(), 2.0, 0.5
     scope = CancelScope(FakeModels())
-    scope.cancelled = aging  # type: ignore[assignment]
+    scope.cancelled = patience  # type: ignore[assignment]
     plan = ChunkPlan.seconds(0.2, largest)
     sent, slack = 0.0, 1.5 * largest + 0.5  # one chunk and a pause
-    for chunk in stream(asked(), scope, plan, VOCODER, lead, aging):
+    for chunk in stream(asked(), scope, plan, VOCODER, lead, patience):
         sent += len(chunk.audio) / chunk.sample_rate
-        assert sent - aging.now <= lead + slack
-    assert aging.now >= sent - lead - slack
+        assert sent - patience.now <= lead + slack
+    assert patience.now >= sent - lead - slack
 
 
 def test_a_caller_that_leaves_while_it_catches_up_ends_the_stream() -> None:
-    aging = Patience(leaves_after=1.0)
+    patience = Patience(leaves_after=1.0)
     scope = CancelScope(FakeModels())
-    scope.cancelled = aging  # type: ignore[assignment]
+    scope.cancelled = patience  # type: ignore[assignment]
     with pytest.raises(Cancelled):
-        list(stream(asked(), scope, ChunkPlan(first=20), VOCODER, 0.5, aging))
+        list(stream(asked(), scope, ChunkPlan(first=20), VOCODER, 0.5, patience))
 
 
 def test_the_first_chunk_goes_before_others() -> None:
@@ -311,6 +315,18 @@ def test_other_rates_resample_the_stream_without_seams() -> None:
     )
 
 
+def test_the_first_tokens_are_asked_for_alike_whoever_listens() -> None:
+    """By them the guard decides whether a sentence begins anew."""
+    clocks = (lambda: 0.0, time.monotonic, iter(range(10**6)).__next__)
+    asked_first = set()
+    for largest, clock in itertools.product((20, 60, 400), clocks):
+        models, plan = FakeModels(), ChunkPlan(first=20, largest=largest)
+        for _ in stream(asked(), CancelScope(models), plan, VOCODER, clock=clock):
+            pass
+        asked_first |= {tuple(models.asked_first)}
+    assert asked_first == {(plan.tokens_needed(20, 1.0),) * 3}
+
+
 def test_the_first_chunk_lacks_the_context_of_the_served_vocoder() -> None:
     """What later frames can change waits: more frames for a vocoder that sees further."""
     wide = VocoderConfig(resblock_dilations=((1, 3, 9),) * 3)
@@ -337,7 +353,7 @@ def test_a_sentence_that_lost_its_instance_goes_on_from_its_tokens(lost: BaseExc
 
 
 def test_an_instance_that_stays_away_ends_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gsv.stages.token_feed.RECOVERY_SECONDS", 0.2)
+    monkeypatch.setattr("gsv.stages.calls.RECOVERY_SECONDS", 0.2)
     models = FakeModels()
     models.failures = [Unreachable("its process is gone") for _ in range(1000)]
     with pytest.raises(Unreachable):

@@ -119,7 +119,7 @@ def test_a_broken_lexicon_is_told_and_harms_no_other(
         [TextRequest("foo", voice="own"), TextRequest("foo bar foo", "en")]
     )
     assert isinstance(broken, VoiceError)
-    assert str(broken).startswith("voice own: lexicon: [en] 'foo': 'UW9' is no ARPAbet phoneme")
+    assert str(broken).startswith("voice own: lexicon: [en] 'foo': 'UW9' is not an ARPAbet phoneme")
     assert symbols(fine).startswith("F OW1")
 
 

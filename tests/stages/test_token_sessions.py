@@ -45,7 +45,7 @@ def write(target: TokenSession, *tokens: int, last: bool = False) -> None:
 
 
 def begin(sessions: TokenSessions, sequence: int = 1) -> TokenSession:
-    return sessions.begin(sequence, lambda tokens, last: (tokens.tolist(), last))
+    return sessions.begin(sequence, lambda tokens, last, latest: (tokens.tolist(), last))
 
 
 def test_chunks_wait_for_their_tokens_and_end_with_the_sentence() -> None:

@@ -14,7 +14,7 @@ from gsv.text.data_files import TextData, package_folder
 from gsv.text.english import English, numbers, possessive, tokens
 from gsv.text.english.compounds import CompoundSplitter
 from gsv.text.english.normalizer import normalize
-from gsv.text.english.stand_ins import StandIns
+from gsv.text.english.placeholders import Placeholders
 from gsv.text.english.tagger import Tagger
 
 
@@ -164,9 +164,9 @@ def test_without_any_dictionary_letters_are_read(tmp_path: Path) -> None:
     assert len(bare.phonemes("hello there").symbols) > 4
 
 
-def test_stand_ins_differ_from_the_text() -> None:
-    words = StandIns("Zqa zqq")
-    made_up = [words.stand_in(str(number), ("K",)) for number in range(60)]
+def test_placeholders_differ_from_the_text() -> None:
+    words = Placeholders("Zqa zqq")
+    made_up = [words.placeholder(str(number), ("K",)) for number in range(60)]
     assert len(set(made_up)) == 60
     assert all(word not in "zqa zqq" for word in made_up)
     assert words.restored(" ".join(made_up)) == " ".join(map(str, range(60)))

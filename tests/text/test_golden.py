@@ -1,4 +1,4 @@
-"""Phoneme for phoneme as upstream, counted by ``gsv.text.agreement``."""
+"""Phoneme for phoneme as upstream, counted by ``gsv.text.parity``."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from golden_text import golden_text_dir, text_data_dir, text_frontend
 
-from gsv.text.agreement import Report, compare
 from gsv.text.data_files import TextData
 from gsv.text.frontend import TextFrontend
+from gsv.text.parity import Report, compare
 
 FILES = {path.stem: path for path in sorted(golden_text_dir().glob("*.jsonl"))}
 EXACT = {"cut", "pre_seg", "punct", "helpers"}  # splitting and marks need no data
@@ -32,7 +32,7 @@ PACKAGES_ONLY = {
 
 @pytest.mark.golden_text
 @pytest.mark.parametrize("name", FILES)
-def test_agreement(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_parity(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     if text_data_dir() is None and name not in EXACT:
         pytest.skip("needs upstream's text data: set GSV_TEXT_DATA")
     report = compare(text_frontend("upstream"), FILES[name])
@@ -51,7 +51,7 @@ def packages_only() -> TextFrontend:
 
 @pytest.mark.golden_text
 @pytest.mark.parametrize("name", sorted(FILES.keys() & PACKAGES_ONLY))
-def test_agreement_of_packages_alone(name: str) -> None:
+def test_parity_of_packages_alone(name: str) -> None:
     report = compare(packages_only(), FILES[name])
     if not report.cases.total + report.substitutes.total:
         pytest.skip("no such cases")

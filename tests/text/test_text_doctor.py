@@ -71,7 +71,7 @@ def test_a_broken_lexicon(folder: Path, tmp_path: Path) -> None:
     (folder / "lexicon.toml").write_text("[en]\nfoo = 'F UW1'\n[zh]\n'重' = 'chong2'\n", "utf-8")
     assert one(lines(tmp_path), "lexicon").startswith("ok lexicon: lexicon.toml: 1 en, 1 zh words")
     (folder / "lexicon.toml").write_text("[en]\nfoo = 'F UW9'\n")
-    assert "'UW9' is no ARPAbet phoneme" in one(lines(tmp_path), "error lexicon")
+    assert "'UW9' is not an ARPAbet phoneme" in one(lines(tmp_path), "error lexicon")
 
 
 def test_without_a_frontend(tmp_path: Path) -> None:

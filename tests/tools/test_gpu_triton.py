@@ -24,13 +24,13 @@ import gpu_triton  # noqa: E402
 from gpu_steps import own_python, repository, server_archive  # noqa: E402
 from gpu_steps.inputs import MOST_SENTENCES, reference, text  # noqa: E402
 from gpu_steps.pipeline import Pipeline  # noqa: E402
-from gpu_steps.setup import Setup, write_weights  # noqa: E402
-from gpu_steps.stand_in_stages import (  # noqa: E402
+from gpu_steps.placeholder_stages import (  # noqa: E402
+    ReferencePlaceholder,
     ReferenceSettings,
-    ReferenceStandIn,
+    TextPlaceholder,
     TextSettings,
-    TextStandIn,
 )
+from gpu_steps.setup import Setup, write_weights  # noqa: E402
 
 from gsv.checkpoints.manifest import verify_manifest  # noqa: E402
 from gsv.constants import MEL_CHANNELS  # noqa: E402
@@ -56,16 +56,16 @@ def setup(tmp_path_factory: pytest.TempPathFactory) -> Setup:
     return made
 
 
-def test_a_repository_has_all_models_and_both_stand_ins(setup: Setup) -> None:
+def test_a_repository_has_all_models_and_both_placeholders(setup: Setup) -> None:
     root = repository.make(setup, setup.folder / "served", sentence_tokens=30)
     assert {p.name for p in root.iterdir()} == {
         p.name for p in (ROOT / "model_repository").iterdir()
     }
     engine = (root / "semantic_gpt" / "config.pbtxt").read_text(encoding="utf-8")
     assert 'key: "max_tokens" value: { string_value: "30" }' in engine
-    for name in repository.STAND_INS:
+    for name in repository.PLACEHOLDERS:
         own = (root / name / "1" / "model.py").read_text(encoding="utf-8")
-        assert "stand" in own.lower()
+        assert "Placeholder" in own
     for config in root.glob("*/config.pbtxt"):
         assert verify_manifest(config.parent / "1")["demo"] is True
     assert (setup.folder / "served" / "voices" / "sample" / "voice.toml").is_file()
@@ -81,7 +81,7 @@ def test_a_parameter_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sentences", [1, MOST_SENTENCES])
-def test_the_stages_take_what_the_stand_ins_give(sentences: int) -> None:
+def test_the_stages_take_what_the_placeholders_give(sentences: int) -> None:
     request = PublicRequest(text=str(sentences), sample_steps=7).filled()
     speech = Speech(request, text(sentences), reference())
     assert len(speech.semantic().request.phoneme_counts) == sentences
@@ -112,30 +112,30 @@ def backend_utils(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delitem(sys.modules, name, raising=False)
 
 
-STAND_INS = {"text_frontend": TextStandIn, "reference_encoder": ReferenceStandIn}
+PLACEHOLDERS = {"text_frontend": TextPlaceholder, "reference_encoder": ReferencePlaceholder}
 
 
 @pytest.mark.usefixtures("backend_utils")
-@pytest.mark.parametrize("name", repository.STAND_INS)
-def test_stand_ins_serve_their_stages(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, f"gpu_steps.stand_ins.{name}", raising=False)
-    model = importlib.import_module(f"gpu_steps.stand_ins.{name}").TritonPythonModel
-    assert model.stage is STAND_INS[name]
+@pytest.mark.parametrize("name", repository.PLACEHOLDERS)
+def test_placeholders_serve_their_stages(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, f"gpu_steps.placeholders.{name}", raising=False)
+    model = importlib.import_module(f"gpu_steps.placeholders.{name}").TritonPythonModel
+    assert model.stage is PLACEHOLDERS[name]
 
 
-@pytest.mark.parametrize("name", repository.STAND_INS)
-def test_stand_ins_take_the_parameters_of_the_real_models(name: str) -> None:
+@pytest.mark.parametrize("name", repository.PLACEHOLDERS)
+def test_placeholders_take_the_parameters_of_the_real_models(name: str) -> None:
     config = (ROOT / "model_repository" / name / "config.pbtxt").read_text(encoding="utf-8")
     given = dict(re.findall(r'key: "(\w+)" value: \{ string_value: "([^"]*)" \}', config))
     assert "dtype" in given
-    STAND_INS[name].settings_type.parse(given)
+    PLACEHOLDERS[name].settings_type.parse(given)
 
 
-def test_stand_ins_answer(tmp_path: Path) -> None:
-    texts = TextStandIn(Place(tmp_path), TextSettings())
+def test_placeholders_answer(tmp_path: Path) -> None:
+    texts = TextPlaceholder(Place(tmp_path), TextSettings())
     one, three = texts.run_batch([TextRequest("1"), TextRequest("3")])
     assert (len(one.phoneme_counts), len(three.phoneme_counts)) == (1, 3)
-    references = ReferenceStandIn(Place(tmp_path), ReferenceSettings())
+    references = ReferencePlaceholder(Place(tmp_path), ReferenceSettings())
     first, second = references.run_batch([ReferenceRequest("a"), ReferenceRequest("b")])
     assert first.reference_mel is second.reference_mel
 
@@ -146,7 +146,7 @@ def test_the_pipeline_answers_whole_and_streamed(setup: Setup) -> None:
         pipeline.calls = []
         whole = pipeline.whole(2, seed=1, steps=1)
         called = {model for model, _, _ in pipeline.calls}
-        assert called == {*STAND_INS, "semantic_gpt", "sovits_v4", "vocoder"}
+        assert called == {*PLACEHOLDERS, "semantic_gpt", "sovits_v4", "vocoder"}
         assert len(whole.audio) == 2 * 30 / 25 * whole.sample_rate
         chunks = list(pipeline.stream(2, seed=1, steps=1))
         assert sum(len(chunk.audio) for chunk in chunks) == len(whole.audio)

@@ -68,8 +68,8 @@ def test_coming_changing_and_going_are_live(tmp_path: Path) -> None:
     [
         ("[en", "lexicon lexicon.toml: can't be read"),
         ("x = " + "[" * 20_000, "lexicon lexicon.toml: can't be read"),
-        ("[fr]\na = 'b'", r"\[fr\] is no table of words; allowed: \[zh\]"),
-        ("[en]\nfoo = 'F UW9'", "'UW9' is no ARPAbet phoneme"),
+        ("[fr]\na = 'b'", r"\[fr\] must be a table of words; allowed: \[zh\]"),
+        ("[en]\nfoo = 'F UW9'", "'UW9' is not an ARPAbet phoneme"),
         ("[zh]\n'重庆' = 'chong2'", "2 characters and 1 readings"),
         ("[zh]\n'重' = 'chong9'", "chong9"),
         ("[yue]\n'香' = 'xoeng7'", "xoeng7"),
@@ -111,7 +111,7 @@ def test_it_may_be_given_when_the_voice_is_added(tmp_path: Path) -> None:
     lexicon.write_text("[en]\nfoo = 'F UW9'")
     failed = CliRunner().invoke(add_voice, arguments)
     assert failed.exit_code == 1
-    assert "'UW9' is no ARPAbet phoneme" in failed.output
+    assert "'UW9' is not an ARPAbet phoneme" in failed.output
     assert not (folder / "alice").exists()
     lexicon.write_text(NVIDIA)
     assert CliRunner().invoke(add_voice, arguments).exit_code == 0

@@ -483,3 +483,17 @@ def test_nobody_starves_when_more_voices_are_in_use_than_fit(
     assert max(waits) < WAIT / 2
     assert all(entry.users == 0 for entry in store.weight_cache._entries.values())
     store.weight_cache.close()
+
+
+def test_a_file_whose_size_cannot_be_told_counts_as_a_failure(store: Store) -> None:
+    store.add("torn", size=0)
+
+    def size(path: Path) -> int:
+        raise CheckpointError(f"{path}: is cut short")
+
+    store.weight_cache._size = size
+    for _ in range(2):  # the second time it is not looked at again
+        with pytest.raises(VoiceError, match="voice torn: g: is cut short"):
+            Caller(store, "torn")
+    (change,) = store.weight_cache._voice_metrics.take()
+    assert (change.family, change.voice, change.value) == ("load_failures", "torn", 1)

@@ -19,7 +19,7 @@ _VOWELS = frozenset([
 ])  # fmt: skip
 _NAMES = {"AX": "AH", "AXR": "ER", "HV": "HH"}
 _LONELY = 0.8  # price of a phone that only one side has
-_WORST = 0.4  # price a phone above which the sides read different words
+_WORST = 0.45  # price a phone above which the sides read different words
 
 
 def align(

@@ -64,7 +64,7 @@ class Parallel:
             gate.wait()
             try:
                 self.values[caller] = ask(caller)
-            except BaseException as error:
+            except BaseException as error:  # raised again where all callers are joined
                 errors.append(error)
 
         threads = [threading.Thread(target=work, args=(n,), daemon=True) for n in range(count)]

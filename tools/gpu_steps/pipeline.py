@@ -1,4 +1,4 @@
-"""The real generating stages in one process, with stand-ins for text and reference."""
+"""The real generating stages in one process, with placeholders for text and reference."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from gpu_steps.placeholder_stages import ReferencePlaceholder, TextPlaceholder
 from gpu_steps.setup import Setup
-from gpu_steps.stand_in_stages import ReferenceStandIn, TextStandIn
 from gsv.offline import LocalModels, LocalToken
 from gsv.stages.base import Place
 from gsv.stages.calls import Answer, StageCall
@@ -55,8 +55,8 @@ class Pipeline:
         self._models = LocalModels(setup.device)
         generators = {"dtype": setup.dtype}
         stages: dict[str, tuple[Any, dict[str, str]]] = {
-            TEXT_FRONTEND: (TextStandIn, {}),
-            REFERENCE_ENCODER: (ReferenceStandIn, {}),
+            TEXT_FRONTEND: (TextPlaceholder, {}),
+            REFERENCE_ENCODER: (ReferencePlaceholder, {}),
             SEMANTIC_GPT: (SemanticGPTStage, generators | {"max_tokens": str(sentence_tokens)}),
             SOVITS: (SoVITSStage, generators),
             VOCODER: (VocoderStage, {"dtype": vocoder_dtype(setup)}),
@@ -95,7 +95,7 @@ class Pipeline:
 
 
 def _request(sentences: int, seed: int, steps: int) -> PublicRequest:
-    """The stand-ins answer to the number of sentences that the text names.
+    """The placeholders answer to the number of sentences that the text names.
 
     The recording is not listened to: it makes the request complete without a voice folder. The
     guard would draw each sentence again, since none of them ends.

@@ -90,7 +90,7 @@ class Section:
             return None
         except BrokenDeviceError:
             raise
-        except Exception:
+        except Exception:  # one measurement's fault must not end the others
             self.note("errors", name, traceback.format_exc(limit=-_TRACE_LINES))
             require_device()
             return None

@@ -1,4 +1,4 @@
-"""A model repository for the real Triton: the run's weights, stand-ins for text and reference."""
+"""A model repository for the real Triton: the run's weights, placeholders for the first stages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gpu_steps.setup import Setup
 from gsv.checkpoints.manifest import write_manifest
 from gsv.repository import bundled_voices, template_root
 
-STAND_INS = ("text_frontend", "reference_encoder")
+PLACEHOLDERS = ("text_frontend", "reference_encoder")
 
 
 def make(setup: Setup, folder: Path, sentence_tokens: int) -> Path:
@@ -31,8 +31,10 @@ def make(setup: Setup, folder: Path, sentence_tokens: int) -> Path:
             config.parent, root / name, ignore=shutil.ignore_patterns("__pycache__", ".git*")
         )
         (root / name / "1").mkdir(exist_ok=True)
-    for name in STAND_INS:
-        shutil.copy(Path(__file__).parent / "stand_ins" / f"{name}.py", root / name / "1/model.py")
+    for name in PLACEHOLDERS:
+        shutil.copy(
+            Path(__file__).parent / "placeholders" / f"{name}.py", root / name / "1/model.py"
+        )
     for weights in setup.repository.glob("*/1/*"):
         _link(weights, root / weights.parent.parent.name / "1" / weights.name)
     for model, parameters in {

@@ -26,7 +26,7 @@ def run(setup: Setup, section: Section, report: Report) -> None:
         section.put("load", {"seconds": loaded, "memory": memory(setup.device)})
         section.put("conditions", {
             "sentences": SENTENCES, "sentence_tokens": setup.pick(SENTENCE_TOKENS, 30),
-            "text": "stand-in without delay", "voice": "warm", "dtype": setup.dtype,
+            "text": "placeholder without delay", "voice": "warm", "dtype": setup.dtype,
             "vocoder_dtype": vocoder_dtype(setup),
         })  # fmt: skip
         section.attempt("cold", lambda: callers(setup, pipeline, 1, 1, setup.pick(8, 1)))

@@ -86,8 +86,8 @@ def serve(setup: Setup, root: Path, section: Section, mps: str) -> dict[str, Any
             log.append(line[:400])
 
     os.environ["GSV_CACHE"] = str(setup.folder / "server-cache")
-    aging = min(_READY_SECONDS, max(10.0, section.deadline.left))
-    options = ServerOptions(ready_timeout=aging, mps=mps)
+    ready_timeout = min(_READY_SECONDS, max(10.0, section.deadline.left))
+    options = ServerOptions(ready_timeout=ready_timeout, mps=mps)
     server = EmbeddedServer(root, options, on_line=hear)
     prefix = "" if mps == "off" else f"mps_{mps}_"
     started = time.perf_counter()

@@ -45,12 +45,12 @@ class Source:
     Attributes:
         name: an address.
         advice: what to do when it fails.
-        patience: seconds before the second attempt; doubled before each further one.
+        retry_delay: seconds before the second attempt; doubled before each further one.
     """
 
     name: str
     advice: str
-    aging: float = 1.0
+    retry_delay: float = 1.0
 
     def failed(self, what: str, why: str) -> CheckpointError:
         """The error for a file that can't be downloaded."""
@@ -107,7 +107,7 @@ class Source:
             if attempt == _ATTEMPTS:
                 raise self.failed(file.path, f"{problem}; what came so far is kept")
             if now < file.size:
-                time.sleep(self.aging * 2**attempt)
+                time.sleep(self.retry_delay * 2**attempt)
 
     def _receive(
         self, address: str, file: RemoteFile, part: Path, here: int, progress: Progress

@@ -18,8 +18,8 @@ NAME = "manifest.json"
 _FORMAT = 1
 _BLOCK = 1 << 20  # bytes read at a time
 # Not weights: the adapter belongs to the code, and Python writes caches beside it. A lexicon is the
-# operator's own, to be changed at will.
-_LEFT_OUT = ("model.py", "lexicon.toml", NAME)
+# operator's own, to be changed at will; `gsv calibrate` writes the guard's bounds anew.
+_LEFT_OUT = ("model.py", "lexicon.toml", "guard.json", NAME)
 
 
 def write_manifest(folder: Path, source: Mapping[str, Any]) -> None:

@@ -209,8 +209,8 @@ _COPIES: dict[str, Callable[[Path, Path], Any]] = {
 def _compile_words(source: Path, target: Path) -> None:
     """Upstream's Japanese user dictionary in the form that OpenJTalk loads.
 
-    pyopenjtalk compiles it, in a process of its own: it writes its progress to stdout, and what it
-    does with a broken file is its own affair.
+    pyopenjtalk compiles it, in a process of its own, because it writes its progress to stdout and
+    may crash over a broken file.
     """
     inside = target.parents[1] / "naist-jdic"
     try:

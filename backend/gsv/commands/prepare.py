@@ -76,8 +76,8 @@ _DEMO_WARNING = (
 )
 @click.option(
     "--revision",
-    help="Commit, tag or branch of the official files on the hub, for --download.  "
-    "[default: the commit that main is at; it is printed]",
+    help="Commit, tag or branch of the official files on the hub, for --download; main is the "
+    "latest.  [default: the commit whose checksums this version knows]",
 )
 @click.option("--out", type=_FOLDER, required=True, help="Model repository to make.")
 @click.option(
@@ -271,9 +271,9 @@ def _demo_weights(size: str, out: Path) -> Iterator[Path]:
 
 
 def _download(folder: Path, endpoint: str | None, revision: str | None) -> None:
-    from gsv.checkpoints.hub import ENDPOINT, REVISION, Hub, download_official
+    from gsv.checkpoints.hub import ENDPOINT, OFFICIAL, Hub, download_official
 
-    hub, bars = Hub(endpoint or ENDPOINT, revision=revision or REVISION), _Bars()
+    hub, bars = Hub(endpoint or ENDPOINT, revision=revision or OFFICIAL.revision), _Bars()
     try:
         download_official(hub, folder, bars.show)
     finally:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import os
+import re
 import secrets
 import signal
 import time
@@ -18,6 +20,7 @@ from gsv.errors import Cancelled, GsvError
 from gsv.repository import served_voices
 from gsv.serving.server.launcher import EmbeddedServer, ServerOptions
 from gsv.serving.server.mps import MODES
+from gsv.serving.server.options import CONTROL_KEY_VARIABLE
 from gsv.serving.server.supervisor import RecoveryPolicy, Supervisor
 from gsv.voices import VoiceFolder
 from gsv_client import Client
@@ -38,7 +41,7 @@ port_type = click.IntRange(0, 65535)
 @click.command(epilog=EPILOG)
 @click.argument("repository", type=click.Path(path_type=Path))
 @click.argument("triton_options", nargs=-1, type=click.UNPROCESSED)
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--host", default=ServerOptions.host, show_default=True, help="Address to listen on.")
 @click.option("--http-port", default=8000, show_default=True, type=port_type, help="0: any.")
 @click.option("--grpc-port", default=8001, show_default=True, type=port_type, help="0: any.")
 @click.option("--metrics-port", default=8002, show_default=True, type=port_type, help="0: any.")
@@ -49,21 +52,21 @@ port_type = click.IntRange(0, 65535)
 )
 @click.option(
     "--ready-timeout",
-    default=600.0,
+    default=ServerOptions.ready_timeout,
     show_default=True,
     type=click.FloatRange(min=0, min_open=True),
     help="Seconds that loading may take.",
 )
 @click.option(
     "--exit-timeout",
-    default=30,
+    default=ServerOptions.exit_timeout,
     show_default=True,
     type=click.IntRange(min=0),
     help="Seconds that requests under way may take when the server stops.",
 )
 @click.option(
     "--recoveries",
-    default=5,
+    default=RecoveryPolicy.attempts,
     show_default=True,
     type=click.IntRange(min=0),
     help="Times in ten minutes that a model whose process died is loaded again, and that Triton is "
@@ -78,22 +81,30 @@ port_type = click.IntRange(0, 65535)
 )
 @click.option(
     "--probe-seconds",
-    default=0.0,
+    default=RecoveryPolicy.probe,
     show_default=True,
     type=click.FloatRange(min=0),
     help="Let the server say a word, after so long without a request; 0: never. Triton is started "
     "again when two such probes fail.",
 )
 @click.option(
-    "--control-key",
-    envvar="GSV_CONTROL_KEY",
-    help="Key that others must send (header gsv-control-key) to list, load and unload models. "
-    "Without it: nobody is asked on a loopback address, and a random key is made on any other.",
+    "--unread-seconds",
+    default=RecoveryPolicy.unread,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="Disconnect a caller that takes nothing of its answer for so long; 0: never.",
+)
+@click.option(
+    "--control-key-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File with the key that others must send (header gsv-control-key) to list, load and "
+    f"unload models; or the variable {CONTROL_KEY_VARIABLE} holds it. Without either: nobody is "
+    "asked on a loopback address, and a random key is made on any other.",
 )
 @click.option(
     "--mps",
     type=click.Choice(MODES),
-    default="off",
+    default=ServerOptions.mps,
     show_default=True,
     help="NVIDIA's Multi-Process Service, so that the models' kernels run side by side on a GPU: "
     "auto uses it where it can be, on insists.",
@@ -110,7 +121,8 @@ def serve(
     recoveries: int,
     hang_seconds: float,
     probe_seconds: float,
-    control_key: str | None,
+    unread_seconds: float,
+    control_key_file: Path | None,
     log_file: Path | None,
     verbose: bool,
     **options: Any,
@@ -121,9 +133,12 @@ def serve(
     itself, and leaves nothing behind. What follows "--" goes to tritonserver as it is. A second
     Ctrl-C stops at once.
     """
+    control_key = _control_key(control_key_file)
     if control_key is None:
         control_key = "" if is_loopback(options["host"]) else secrets.token_urlsafe(16)
-    policy = RecoveryPolicy(attempts=recoveries, silent=hang_seconds, probe=probe_seconds)
+    policy = RecoveryPolicy(
+        attempts=recoveries, silent=hang_seconds, probe=probe_seconds, unread=unread_seconds
+    )
     settings = ServerOptions(control_key=control_key, extra=triton_options, **options)
     try:
         with _opened(log_file) as file:
@@ -135,6 +150,19 @@ def serve(
         say(f"{error}")
     except (GsvError, OSError) as error:
         raise click.ClickException(str(error)) from error
+
+
+def _control_key(file: Path | None) -> str | None:
+    """The operator's key, None where there is none; never an argument, which all users can read."""
+    if file is None:
+        return os.environ.get(CONTROL_KEY_VARIABLE)
+    key = file.read_text(encoding="utf-8").strip()
+    # The characters that may stand in a header, without those that Triton's option ends at.
+    if not re.fullmatch(r"[!-~]+", key):
+        raise click.UsageError(
+            f"--control-key-file: {file} must hold one word of printable ASCII characters"
+        )
+    return key
 
 
 def is_loopback(host: str) -> bool:

@@ -1,1 +1,1 @@
-"""The engine room: sequences, scheduler, cache, sampling and noise of the batched generators."""
+"""The engines of GPT, flow and vocoder: running batches, turns, noise, and kernels."""

@@ -21,6 +21,12 @@ from gsv.errors import Cancelled, ConfigurationError, GsvError
 
 logger = logging.getLogger(__name__)
 
+OnWait = Callable[[float], None]  # gets the seconds that a piece of work waited in line
+
+
+def ignore_wait(seconds: float) -> None:
+    """An :data:`OnWait` for those who don't measure."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Handle:
@@ -142,8 +148,7 @@ class EngineThread:
             prepare(self._device)
             while self._wait_for_work():
                 self._core.take_turn()
-        except BaseException as error:
-            # A fault of ours, or no memory left. Nobody may wait for a thread that is gone.
+        except BaseException as error:  # nobody may wait for a thread that is gone
             end_if_fatal(error)
             logger.exception("the %s engine broke", self._name)
             with self.changed:

@@ -1,4 +1,4 @@
-"""Counter-based noise: every number has an address, so company and order can't change it.
+"""Counter-based noise: every number has an address, so other rows and order can't change it.
 
 A request's seed, the sentence's index and the stream make the key of a Philox4x64-10 generator
 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"); the step or frame is its

@@ -26,7 +26,7 @@ from typing import Generic, Protocol, TypeVar
 AGING = 10.0  # wait against work left from which on work may be picked before its class's turn
 DEADLINE_SLACK = 10.0  # time until a deadline against work left below which the deadline counts
 PATIENCE = 8  # of so many picks one goes to the oldest work that has aged, if there is any
-_PACE_SHARE = 0.1  # of the newest measurement in the mean pace
+_PACE_SHARE = 0.1  # weight of the newest measurement in the mean of seconds per unit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +125,7 @@ class WorkClock:
         self._seconds_per_unit = self._seconds_per_unit + change if self._seconds_per_unit else pace
 
     def after(self, seconds: float) -> float:
-        """The clock in ``seconds``, at the present pace; now while that is not known."""
+        """The clock in ``seconds``, at the present seconds per unit; now while that is unknown."""
         if math.isinf(seconds):
             return math.inf
         return self.now + (seconds / self._seconds_per_unit if self._seconds_per_unit else 0.0)
@@ -167,13 +167,13 @@ class Turns(Generic[WorkType]):
         # By decision, picks in a row that went before the oldest aged work.
         self._passed_over: Counter[str] = Counter()
 
-    def enter(self, work: WorkType) -> None:
-        """Give a newcomer its place in line."""
+    def enter(self, work: WorkType, before: Ticket | None = None) -> None:
+        """Give new work a place in line; with ``before``, the place that it had then."""
         owner = self._owners.setdefault(_owner_of(work), _Owner())
         owner.pieces += 1
         owner.finish = max(self._virtual, owner.finish) + work.remaining
         self._entered += 1
-        work.ticket = Ticket(
+        work.ticket = before or Ticket(
             number=self._entered,
             arrived=self.clock.now,
             deadline=self.clock.after(work.turn.buffered),

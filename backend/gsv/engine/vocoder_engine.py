@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gsv.device import end_if_fatal, upload
-from gsv.engine.core import EngineThread, Handle
+from gsv.engine.core import EngineThread, Handle, OnWait, ignore_wait
 from gsv.engine.step_queue import StepQueue
 from gsv.engine.transfers import Download
 from gsv.engine.turns import WHOLE_ANSWER, Ticket, Turn, Turns
@@ -97,6 +98,7 @@ class VocoderTask:
         )
         self.remaining = float(max(1, sum(window.size for _, window in self.windows)))
         self.begun = False
+        self.submitted = time.monotonic()
         self.mels: list[Tensor] = []  # on the device, once it has begun
         self.waves: list[Tensor] = []
         self._request = request
@@ -145,11 +147,17 @@ class VocoderEngine:
         vocoder: in evaluation mode, on its device, in its final precision.
         limits: of windows and batches.
         waiting_limit: requests that may be there at once; one more gets Overloaded.
+        on_wait: gets what each request waited for its first window.
     """
 
     def __init__(
-        self, vocoder: GraphedVocoder, limits: WindowLimits, waiting_limit: int = 1024
+        self,
+        vocoder: GraphedVocoder,
+        limits: WindowLimits,
+        waiting_limit: int = 1024,
+        on_wait: OnWait = ignore_wait,
     ) -> None:
+        self._on_wait = on_wait
         self._vocoder = vocoder
         self._limits = limits
         self._waiting_limit = waiting_limit
@@ -265,7 +273,7 @@ class VocoderEngine:
         try:
             self._vocode(batch, tasks, size)
             answers = self._advance(batch, tasks)
-        except Exception as error:
+        except Exception as error:  # whatever it is, this batch alone fails
             self._end(tasks, error)
             return
         self._stats.steps += 1
@@ -275,6 +283,7 @@ class VocoderEngine:
     def _vocode(self, batch: list[Piece], tasks: list[VocoderTask], size: int) -> None:
         for task in tasks:
             if not task.begun:
+                self._on_wait(time.monotonic() - task.submitted)
                 task.begin(self._device, self._scale)
         if not size:
             return
@@ -307,7 +316,7 @@ class VocoderEngine:
             self._stats.finished += 1
             try:
                 task.done([download.wait().numpy() for download in downloads])
-            except Exception:
+            except Exception:  # the caller's fault must not end the engine
                 logger.exception("a caller's callback failed")
 
     def _end(self, tasks: list[VocoderTask], error: Exception) -> None:
@@ -328,5 +337,5 @@ class VocoderEngine:
     def _fail(self, task: VocoderTask, error: BaseException) -> None:
         try:
             task.fail(error)
-        except Exception:
+        except Exception:  # the caller's fault must not end the engine
             logger.exception("a caller's error callback failed")

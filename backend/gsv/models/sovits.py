@@ -34,8 +34,8 @@ class SoVITS(nn.Module):
     def set_precision(self, dtype: torch.dtype) -> None:
         """Hold the estimator's weights as ``dtype``, and lay them out for its processor.
 
-        The condition's encoders stay float32: they run once a sentence, and what they round all
-        steps would be told.
+        The condition's encoders stay float32: they run once a sentence, and every step would read
+        what they round.
         """
         set_precision(self.flow, dtype)
 

@@ -155,7 +155,7 @@ class Installed:
         """
         try:
             return self._install(Path(self._work.name))
-        except BaseException:
+        except BaseException:  # Ctrl-C too: __exit__ isn't called after this
             self._work.cleanup()
             raise
 

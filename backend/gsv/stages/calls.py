@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import logging
+import secrets
 import threading
-from collections.abc import Callable
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import Any, Generic, Protocol, TypeVar
 
-from gsv.errors import Cancelled, Overloaded
+from gsv.errors import Cancelled, GsvError, Unreachable
 from gsv.reply import Reply
+from gsv.stages.waiting_line import LineLimits, WaitingLine
+
+logger = logging.getLogger(__name__)
+
+# For so long a call is made again whose process died; a model is back after 5 to 12 s.
+RECOVERY_SECONDS = 40.0
+# A call that its process had worked on for at least so long is made again only once, because the
+# request itself may be what kills processes.
+WORK_SECONDS = 0.5
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between attempts, doubled each time
 
 Answer = TypeVar("Answer")
 
@@ -27,26 +43,84 @@ class SequenceStep:
     start: bool
     end: bool
 
+    @classmethod
+    def alone(cls) -> SequenceStep:
+        """The only call of a sequence, which starts and ends at once."""
+        return cls(new_sequence(), start=True, end=True)
+
+
+def new_sequence() -> int:
+    """A name for a sequence that no other one of the server has, 1 to 2**64 - 1."""
+    return secrets.randbits(64) or 1
+
 
 @dataclasses.dataclass(frozen=True)
 class StageCall(Generic[Answer]):
-    """One request to a model, as a class of :mod:`gsv.stages.messages`, and what it answers."""
+    """One request to a model, as a class of :mod:`gsv.stages.messages`, and what it answers.
+
+    Attributes:
+        also: fields of ``answer`` with a default that are wanted all the same.
+    """
 
     model: str
     request: Any
     answer: type[Answer]
     sequence: SequenceStep | None = None
+    also: tuple[str, ...] = ()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it needs no call before it, so that it may be made again."""
+        return self.sequence is None or (self.sequence.start and self.sequence.end)
+
+    def again(self) -> StageCall[Answer]:
+        """The same call once more; its old sequence may hold the place of a process that died."""
+        sequence = None if self.sequence is None else SequenceStep.alone()
+        return dataclasses.replace(self, sequence=sequence)
+
+
+class Recovery:
+    """When to make a call again whose model's process is gone.
+
+    Args:
+        cancelled: ends the waiting; set when the caller leaves.
+    """
+
+    def __init__(self, cancelled: threading.Event) -> None:
+        self._cancelled = cancelled
+        self.progress()
+
+    def progress(self) -> None:
+        """Something was answered; the next loss is the first one again."""
+        self._give_up = 0.0
+        self._pause = _FIRST_PAUSE
+        self._broken_off = 0
+
+    def wait(self, error: GsvError, seconds: float) -> None:
+        """Pause before the next attempt.
+
+        Args:
+            error: what the last one met; raised if there is to be no other one.
+            seconds: that it took.
+        """
+        now = time.monotonic()
+        self._give_up = self._give_up or now + RECOVERY_SECONDS
+        self._broken_off += seconds >= WORK_SECONDS
+        if now > self._give_up or self._broken_off > 1 or self._cancelled.wait(self._pause):
+            raise error
+        logger.info("made again in %.2f s: %s", self._pause, error)
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
 
 class CancelToken(Protocol):
-    """Names one caller's calls, so that every stage can be told that nobody waits any more."""
+    """A name for all calls on behalf of one caller, by which every stage can be told to stop."""
 
     def cancel(self) -> None:
-        """Call off whatever is under way under this name; from any thread."""
+        """Cancel all calls of this name; from any thread."""
         ...
 
     def release(self) -> None:
-        """Give the name back; nothing is under way any more."""
+        """Free the name; no call is under way any more."""
         ...
 
 
@@ -65,27 +139,53 @@ class CallModel(Protocol):
 class CancelScope:
     """All calls on behalf of one caller; when the caller leaves, every call under way is told."""
 
-    def __init__(self, call: CallModel, request_id: str = "") -> None:
+    def __init__(
+        self,
+        call: CallModel,
+        request_id: str = "",
+        resting: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> None:
+        """``resting`` is what :meth:`rest` enters: others may work meanwhile."""
         self._call = call
         self._request_id = request_id
+        self._resting = resting
         self._token = call.token(request_id)
         self._inner: list[CancelScope] = []
         self._lock = threading.Lock()
         self.cancelled = threading.Event()
 
     def __call__(self, call: StageCall[Answer]) -> Answer:
-        """As :class:`CallModel`; Cancelled once the caller has left."""
-        if self.cancelled.is_set():
-            raise Cancelled("the caller went away")
-        return self._call(call, self._token)
+        """As :class:`CallModel`; Cancelled once the caller has left.
+
+        A call that depends on no earlier one is made again when its process dies: the same request
+        has the same answer, noise included.
+        """
+        recovery = Recovery(self.cancelled)
+        while True:
+            if self.cancelled.is_set():
+                raise Cancelled("the caller went away")
+            began = time.monotonic()
+            try:
+                return self._call(call, self._token)
+            except Unreachable as error:
+                if not call.is_whole:
+                    raise
+                recovery.wait(error, time.monotonic() - began)
+                call = call.again()
 
     def last(self, call: StageCall[Answer]) -> Answer:
         """A call that ends something, made also after the caller has left."""
         return self._call(call, self._token)
 
+    def rest(self, seconds: float) -> None:
+        """Do nothing for so long, in nobody's way; Cancelled when the caller leaves."""
+        with self._resting():
+            if self.cancelled.wait(seconds):
+                raise Cancelled("the caller went away")
+
     def inner(self) -> CancelScope:
         """A scope for one attempt: it can be cancelled alone, and is cancelled with this one."""
-        scope = CancelScope(self._call, self._request_id)
+        scope = CancelScope(self._call, self._request_id, self._resting)
         with self._lock:
             self._inner.append(scope)
             if self.cancelled.is_set():
@@ -110,41 +210,71 @@ class CancelScope:
         self._token.release()
 
 
-class CallPool:
-    """Threads for work that waits on calls; refuses at once what the line cannot take."""
+@dataclasses.dataclass(eq=False)
+class _Work:
+    """One caller's work, as it waits or runs."""
 
-    def __init__(self, name: str, call: CallModel, threads: int, waiting: int) -> None:
+    run: Callable[[CancelScope], None]
+    scope: CancelScope
+    reply: Reply
+    characters: int
+
+
+class CallPool:
+    """Threads for work that waits on calls; refuses at once what the line cannot take.
+
+    Args:
+        name: of the threads.
+        call: the other models.
+        limits: of what is in work and waits; who rests counts among those that wait.
+    """
+
+    def __init__(self, name: str, call: CallModel, limits: LineLimits) -> None:
         self._call = call
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
-        self._limit = threads + waiting
-        self._inside = 0
+        self._places = limits.running
+        # Who rests keeps its thread.
+        self._pool = ThreadPoolExecutor(limits.running + limits.waiting, thread_name_prefix=name)
+        self._line = WaitingLine(limits)
+        self._waiting: deque[_Work] = deque()
+        self._running = 0  # without those that rest
         self._lock = threading.Lock()
 
     def submit(
-        self, work: Callable[[CancelScope], None], reply: Reply, request_id: str = ""
+        self,
+        work: Callable[[CancelScope], None],
+        reply: Reply,
+        request_id: str = "",
+        characters: int = 0,
     ) -> Callable[[], None]:
         """Run ``work`` on a thread; its errors go to ``reply``. Returns what cancels it.
 
+        Args:
+            work: makes the answer.
+            reply: to the caller.
+            request_id: the caller's own.
+            characters: of the text to speak.
+
         Raises:
-            Overloaded: all threads are busy and the line is full.
+            InvalidRequest, Overloaded: as :meth:`WaitingLine.enter`.
         """
-        with self._lock:
-            if self._inside >= self._limit:
-                raise Overloaded(
-                    f"{self._inside} requests are inside and the line is full; try again later"
-                )
-            self._inside += 1
+        self._line.enter(characters)
         try:
-            scope = CancelScope(self._call, request_id)
-        except BaseException:
-            with self._lock:
-                self._inside -= 1
+            scope = CancelScope(self._call, request_id, self._resting)
+        except BaseException:  # whatever it is, the place becomes free
+            self._line.refuse(characters)
             raise
-        future = self._pool.submit(self._run, work, scope, reply)
-        future.add_done_callback(lambda _: self._leave(scope))
+        one = _Work(work, scope, reply, characters)
+        with self._lock:
+            self._waiting.append(one)
+            self._fill()
 
         def cancel() -> None:
-            if future.cancel():
+            with self._lock:
+                waits = one in self._waiting
+                if waits:
+                    self._waiting.remove(one)
+            if waits:
+                self._drop(one)
                 reply.fail(Cancelled("the caller went away"))
             else:
                 scope.cancel()
@@ -152,16 +282,55 @@ class CallPool:
         return cancel
 
     def close(self) -> None:
-        """Drop what waits, wait for what runs."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def _run(self, work: Callable[[CancelScope], None], scope: CancelScope, reply: Reply) -> None:
-        try:
-            work(scope)
-        except BaseException as error:
-            reply.fail(error)
-
-    def _leave(self, scope: CancelScope) -> None:
-        scope.close()
+        """Refuse what waits, wait for what runs."""
         with self._lock:
-            self._inside -= 1
+            waiting, self._waiting = list(self._waiting), deque()
+        for one in waiting:
+            self._drop(one)
+            one.reply.fail(Cancelled("the server is stopping"))
+        self._pool.shutdown(wait=True)
+
+    def _fill(self) -> None:
+        """Let those who wait begin as far as there are places; the lock is held."""
+        while self._waiting and self._running < self._places:
+            self._running += 1
+            self._pool.submit(self._run, self._waiting.popleft())
+
+    @contextlib.contextmanager
+    def _resting(self) -> Iterator[None]:
+        # Who comes back takes no place from anybody: for a moment one more works than there are
+        # places. It has enough to be heard, and will rest again soon.
+        self._give_place()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running += 1
+
+    def _give_place(self) -> None:
+        with self._lock:
+            self._running -= 1
+            self._fill()
+
+    def _run(self, one: _Work | None) -> None:
+        while one is not None:
+            try:
+                one.run(one.scope)
+            except BaseException as error:  # whatever it is, the caller gets it
+                one.reply.fail(error)
+            finally:
+                one.scope.close()
+                self._line.leave(one.characters)
+            one = self._next()
+
+    def _next(self) -> _Work | None:
+        """Who takes over the place and the thread of one that has ended."""
+        with self._lock:
+            if self._waiting and self._running <= self._places:
+                return self._waiting.popleft()
+            self._running -= 1
+            return None
+
+    def _drop(self, one: _Work) -> None:
+        one.scope.close()
+        self._line.refuse(one.characters)

@@ -1,9 +1,8 @@
 """Rows for the condition encoder: how requests that wait at the same time share one call of it.
 
 On a GPU an encoding is some four hundred small kernels, which take about as long to start for one
-row as for thirty. So a thread takes all requests that wait, first those whose listener has heard
-nothing yet, and encodes them as one padded batch. On a CPU, whose work grows with the rows, every
-request is encoded in the thread that brings it.
+row as for thirty. So a thread takes all that wait, first those with a listener, and encodes them as
+one padded batch. On a CPU, whose work grows with the rows, the thread encodes one after the other.
 """
 
 from __future__ import annotations
@@ -243,6 +242,7 @@ class BatchQueue(Generic[Work]):
             thread.
         drop: gets what is left when the thread ends, and why; without effect on work that has been
             answered.
+        in_company: whether work shares batches.
     """
 
     def __init__(
@@ -251,7 +251,10 @@ class BatchQueue(Generic[Work]):
         device: str,
         serve: Callable[[list[Work]], None],
         drop: Callable[[Work, BaseException], None],
+        *,
+        in_company: bool = True,
     ) -> None:
+        self._in_company = in_company
         self._device = device
         self._serve = serve
         self._drop = drop
@@ -297,15 +300,15 @@ class BatchQueue(Generic[Work]):
             self._changed.wait_for(lambda: self._ended is not None or bool(self._waiting))
             if self._ended is not None:
                 return []
-            batch = next_batch(self._waiting)
+            batch = next_batch(self._waiting)[: None if self._in_company else 1]
             self._waiting = [work for work in self._waiting if work not in batch]
             return batch
 
 
 def next_batch(waiting: Sequence[Work]) -> list[Work]:
-    """Those of ``waiting`` to compute now: the first one, urgent ones before others, and company.
+    """Those of ``waiting`` to compute now, urgent ones before others, else by arrival.
 
-    Company comes in the same order as long as the padded batch keeps its bounds.
+    Others of the first one's group join it as long as the padded batch keeps its bounds.
     """
     ordered = sorted(waiting, key=lambda work: not work.urgent)  # stable: by arrival
     batch, rows, longest = ordered[:1], ordered[0].rows, ordered[0].longest

@@ -12,6 +12,7 @@ Sentences stand one after another in one array, with their lengths beside it, as
 from __future__ import annotations
 
 import dataclasses
+import enum
 import math
 
 import numpy as np
@@ -49,6 +50,14 @@ _FRAME_SECONDS = 0.02
 _SILENCE = 1e-3  # RMS: -60 dB against full scale
 
 
+class Details(enum.IntEnum):
+    """What the semantic GPT tells of its sentences beside their tokens."""
+
+    NONE = 0
+    REPORT = 1  # how each was drawn
+    TIMES = 2  # that, and when each of its phonemes begins
+
+
 @dataclasses.dataclass(frozen=True)
 class SpeechRequest:
     """One whole answer: the inputs of ``gpt_sovits_v4_pipeline``, every default filled in."""
@@ -69,6 +78,7 @@ class SpeechRequest:
     pause_seconds: float
     sample_rate: int
     guard: int = DEFAULTS.guard
+    details: int = Details.NONE
     reference_audio: NDArray[np.float32] | None = None  # [samples], mono
     reference_sample_rate: int | None = None
 
@@ -201,10 +211,12 @@ class SemanticRequest:
     voice: str = ""  # one with a GPT of its own speaks through that
     phoneme_languages: NDArray[np.int32] | None = None  # [n], places in PHONEME_LANGUAGES
     guard: int = DEFAULTS.guard  # 1: a sentence that goes bad is drawn again
+    details: int = Details.NONE  # what the answer's ``drawn`` tells
     # For a stream, which fetches one sentence in chunks:
     first_sentence: int = 0  # index of the first sentence in the caller's whole text
     chunk_tokens: int = 0  # tokens of an answer, at the least; 0 is everything
     drawn_tokens: NDArray[np.int32] | None = None  # of the sentence, which goes on after them
+    drawn_attempt: int = 0  # the guard's attempt that drew the last of them
     listener_waits: int = 0  # 1: nothing of the answer has been heard yet; goes before others
     listener_seconds: float = math.inf  # until a listener has nothing left to play
     # What Triton's sequence batcher says of the request: a whole answer starts and ends at once.
@@ -234,6 +246,8 @@ class SemanticRequest:
             check_range(name.upper(), getattr(self, name))
         check_seed(self.seed)
         check_range("GUARD", self.guard)
+        if self.details not in tuple(Details):
+            raise InvalidRequest.value("DETAILS", self.details, "0, 1 or 2")
         if self.phoneme_languages is not None:
             check_ids("PHONEME_LANGUAGES", self.phoneme_languages, len(PHONEME_LANGUAGES))
             if len(self.phoneme_languages) != len(self.phonemes):
@@ -252,6 +266,8 @@ class SemanticRequest:
             )
         if self.drawn_tokens is not None:
             check_ids("DRAWN_TOKENS", self.drawn_tokens, EOS)
+        if self.first_sentence < 0:
+            raise InvalidRequest.value("FIRST_SENTENCE", self.first_sentence, "0 or more")
         if not self.end and len(self.phoneme_counts) != 1:
             raise InvalidRequest.value(
                 "PHONEME_COUNTS",
@@ -265,8 +281,6 @@ class MoreTokens:
     """The next chunk of a sentence whose sequence has started, or the sequence's end."""
 
     chunk_tokens: int = 0  # tokens of the answer, at the least
-    listener_waits: int = 0
-    listener_seconds: float = math.inf
     sequence: int = 0
     end: bool = False  # nobody asks any more; the answer holds nothing
 
@@ -282,6 +296,8 @@ class SemanticResult:
     tokens: NDArray[np.int32]  # [m], all sentences
     token_counts: NDArray[np.int32]  # [sentences]
     is_last: int  # 0: the sentence goes on
+    attempt: int = 0  # of the guard, that drew the last token; for ``drawn_attempt``
+    drawn: str = ""  # JSON: how each sentence was drawn, with the last chunk; "" if nobody asked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -318,9 +334,13 @@ class MelRequest:
             raise InvalidRequest.value(
                 "TOKEN_COUNTS", self.token_counts.tolist(), "as many sentences as PHONEME_COUNTS"
             )
-        check_ids("TOKENS", self.tokens, 1024)
-        check_ids("PHONEMES", self.phonemes, 732)
-        check_ids("PROMPT_PHONEMES", self.prompt_phonemes, 732)
+        check_ids("TOKENS", self.tokens, EOS)
+        check_ids("PROMPT_TOKENS", self.prompt_tokens, EOS)
+        check_ids("PHONEMES", self.phonemes, PHONEMES)
+        check_ids("PROMPT_PHONEMES", self.prompt_phonemes, PHONEMES)
+        for name in ("first_sentence", "first_frame", "frame_count"):
+            if getattr(self, name) < 0:
+                raise InvalidRequest.value(name.upper(), getattr(self, name), "0 or more")
         for name, rows in (("reference_spectrum", STYLE_BINS), ("reference_mel", MEL_CHANNELS)):
             shape = list(getattr(self, name).shape)
             if len(shape) != 2 or shape[0] != rows or shape[1] == 0:
@@ -341,6 +361,10 @@ class MelRequest:
             raise InvalidRequest.value(
                 "FIRST_FRAME", self.first_frame, "0, or PAST_MEL and exactly one sentence with it"
             )
+        if self.past_mel is not None:
+            shape = list(self.past_mel.shape)
+            if len(shape) != 2 or shape[0] != MEL_CHANNELS:
+                raise InvalidRequest.value("PAST_MEL", shape, f"[{MEL_CHANNELS}, frames]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -394,3 +418,8 @@ class PipelineResult:
     """What the ensemble answers to a :class:`SpeechRequest`."""
 
     audio: NDArray[np.float32]  # [samples], mono, -1 to 1, at the rate that was asked for
+    # For TIMES and REPORT; a call asks for them only where one of the two is wanted.
+    drawn: str = ""
+    analysis: str = ""
+    mel_counts: NDArray[np.int32] | None = None  # [sentences] frames
+    pauses: NDArray[np.float32] | None = None  # [sentences + 1] seconds

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 
 from gsv.engine.chunk_plan import ChunkPlan
-from gsv.errors import Cancelled
 from gsv.stages.synthesis import Listener
 
 
@@ -38,11 +36,10 @@ class Playback:
         """Take note of the chunk that was asked for last."""
         self._previous, self._took = frames, self._clock() - self._asked
 
-    def catch_up(self, cancelled: threading.Event) -> None:
-        """Wait while more than the lead is left to play; Cancelled when the caller leaves."""
-        surplus = self.buffered - self._lead_seconds
-        if surplus > 0 and cancelled.wait(surplus):
-            raise Cancelled("the caller went away")
+    @property
+    def surplus(self) -> float:
+        """Seconds by which more than the lead is left to play; 0 if it is not."""
+        return max(0.0, self.buffered - self._lead_seconds)
 
     @property
     def listener(self) -> Listener:

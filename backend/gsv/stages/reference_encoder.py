@@ -152,6 +152,7 @@ class ReferenceEncoderStage:
             try:
                 own = read_quantizer(voice.sovits, self._config)
             except CheckpointError as error:
+                self.voice_metrics.count("load_failures", voice.label)
                 message = str(error).replace(f"{voice.sovits.parent}/", "")
                 raise VoiceError(f"voice {voice.label}: {message}") from error
             quantizer.load_state_dict(quantizer.state_dict() | own, strict=True)

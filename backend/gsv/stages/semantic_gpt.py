@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import gc
 import logging
-import threading
 from collections.abc import Callable
 from dataclasses import MISSING
 from pathlib import Path
@@ -21,28 +20,26 @@ from numpy.typing import NDArray
 from gsv.checkpoints.store import load_module_state
 from gsv.checkpoints.voice_weights import parameters_in, read_gpt
 from gsv.config import GPTConfig
-from gsv.constants import MAX_TOKENS
 from gsv.device import memory_free
+from gsv.engine.gpt.aligner import Aligner
 from gsv.engine.gpt.engine import Engine
-from gsv.engine.gpt.guard import DEFAULT_RETRIES, Cancellable, Guard, submit_guarded
-from gsv.engine.gpt.judge import (
-    BoundsTable,
-    phonemes_by_language,
-    silent_tokens,
-)
-from gsv.engine.gpt.sequence import IsBuffered, SamplingParams, SequenceRequest
-from gsv.engine.turns import Turn
+from gsv.engine.gpt.guard import DEFAULT_RETRIES
+from gsv.engine.gpt.judge import BoundsTable, silent_tokens
+from gsv.engine.gpt.sequence import IsBuffered, SamplingParams
 from gsv.errors import InvalidRequest
 from gsv.models.gpt import SemanticGPT
 from gsv.options import resolve_seed
 from gsv.precision import DEFAULT, torch_dtype
 from gsv.reply import CancellableReply, Reply
-from gsv.stages.arrays import split_by_counts
 from gsv.stages.base import Load, Place
 from gsv.stages.base import Settings as BaseSettings
+from gsv.stages.drawn_answer import DrawnAnswer
 from gsv.stages.messages import MoreTokens, SemanticRequest, SemanticResult
+from gsv.stages.sentence_list import GuardSettings, SentenceList
+from gsv.stages.sentence_report import GuardCounts
 from gsv.stages.sizing import LANDING_ROWS, positions, row_bytes, slots, voices_budget
 from gsv.stages.token_sessions import TokenSessions
+from gsv.timings import Timings
 from gsv.voices.lease import start_in_voice
 from gsv.voices.metrics import VoiceMetrics
 from gsv.voices.weight_cache import WeightCache
@@ -93,6 +90,7 @@ class SemanticGPTStage:
             place.device, dtype, count, self._max_length, count * row >> 20,
             " at most" if free is None else "", budget >> 20,
         )  # fmt: skip
+        self.timings = Timings("queue")
         self._engine = Engine(
             model,
             device=place.device,
@@ -100,7 +98,10 @@ class SemanticGPTStage:
             slots=count,
             waiting_limit=settings.waiting,
             max_length=self._max_length,
+            on_wait=self.timings.waited,
         )
+        self._aligner = Aligner(self._engine.model_of, place.device)
+        self.guard_counts = GuardCounts()
         self._on_gpu = place.device != "cpu"
         self._voice_slots = settings.voice_slots
         self._sessions = TokenSessions()
@@ -128,6 +129,7 @@ class SemanticGPTStage:
         """Stop the engine; whoever still waits gets an error."""
         self._weight_cache.close()
         self._engine.stop()
+        self._aligner.close()
 
     def load(self) -> Load:
         """The running batch of sentences."""
@@ -165,7 +167,7 @@ class SemanticGPTStage:
         session = self._sessions.begin(request.sequence, _chunk)
         try:
             session.cancel = self._start(request, session, session.is_buffered)
-        except BaseException:
+        except BaseException:  # whatever it is, no session is left behind
             self._sessions.abandon(request.sequence)
             raise
         session.ask(reply, request.chunk_tokens)
@@ -175,7 +177,7 @@ class SemanticGPTStage:
     def _continue(self, request: MoreTokens, reply: CancellableReply) -> Callable[[], None]:
         if request.end:
             self._sessions.abandon(request.sequence)
-            reply.send(_chunk(np.zeros(0, np.int32), True), final=True)
+            reply.send(_chunk(np.zeros(0, np.int32), True, None), final=True)
             return lambda: None
         session = self._sessions.find(request.sequence)
         session.ask(reply, request.chunk_tokens)
@@ -212,43 +214,13 @@ class SemanticGPTStage:
         return key
 
     def _unload(self, key: str, _: str) -> None:
-        """Let a voice's GPT go, and its memory with it: what is left are circles of objects."""
+        """Let a voice's GPT go. Its objects refer to each other: only a collection frees them."""
         self._engine.remove_model(key)
         gc.collect()
 
     def _begin(
         self, request: SemanticRequest, model: str, reply: Reply, is_buffered: IsBuffered
     ) -> Callable[[], None]:
-        answer = _Gathering(reply, len(request.phoneme_counts), streaming=not request.end)
-        try:
-            guards = self._guards(request)
-            for index, sequence in enumerate(self._sequences(request, model, is_buffered)):
-                callbacks = answer.callbacks(index)
-                if guards:
-                    guarded = submit_guarded(
-                        self._engine.submit, sequence, guards[index], *callbacks
-                    )
-                    answer.add(guarded)
-                else:
-                    answer.add(self._engine.submit(sequence, *callbacks))
-        except BaseException:
-            answer.cancel()
-            raise
-        return answer.cancel
-
-    def _guards(self, request: SemanticRequest) -> list[Guard]:
-        """The guard of each sentence; none where the request wants none."""
-        if not request.guard:
-            return []
-        silent = silent_tokens(request.prompt_tokens)
-        counts = phonemes_by_language(request.phoneme_counts, request.phoneme_languages)
-        # What a stream asks for at first is what its first chunk needs.
-        first = None if request.end or request.chunk_tokens >= MAX_TOKENS else request.chunk_tokens
-        return [Guard(self._bounds.limits(count, silent), self._retries, first) for count in counts]
-
-    def _sequences(
-        self, request: SemanticRequest, model: str, is_buffered: IsBuffered
-    ) -> list[SequenceRequest]:
         params = SamplingParams(
             top_k=request.top_k,
             top_p=request.top_p,
@@ -257,78 +229,18 @@ class SemanticGPTStage:
             seed=resolve_seed(request.seed),
             max_tokens=self._max_tokens,
         )
-        turn = Turn.of(request.owner, request.listener_waits, request.listener_seconds)
-        drawn = request.drawn_tokens
-        prefix = np.zeros(0, np.int32) if drawn is None else drawn
-        prompt_bert = request.prompt_bert_features[request.prompt_bert_rows]
-        sentences = zip(
-            split_by_counts(request.phonemes, request.phoneme_counts),
-            split_by_counts(request.bert_rows, request.phoneme_counts),
-            strict=True,
-        )
-        return [
-            SequenceRequest(
-                phonemes=np.concatenate([request.prompt_phonemes, phonemes]),
-                bert=np.concatenate([prompt_bert, request.bert_features[rows]]),
-                prompt_tokens=request.prompt_tokens,
-                params=params,
-                sentence=request.first_sentence + index,
-                chunk_tokens=min(request.chunk_tokens, 1),  # the session cuts chunks
-                model=model,
-                is_buffered=is_buffered,
-                prefix_tokens=prefix,
-                turn=turn,
-            )
-            for index, (phonemes, rows) in enumerate(sentences)
-        ]
+        sentences = SentenceList(request, params, model, is_buffered)
+        silent = silent_tokens(request.prompt_tokens)
+        guards = GuardSettings(self._bounds, self._retries, silent)
+        slots = self._voice_slots if model else self._engine.stats().slots
+        answer = DrawnAnswer(reply, sentences, guards, self._aligner, self.guard_counts)
+        answer.begin(self._engine.submit, at_once=slots)
+        return answer.cancel
 
 
-def _chunk(tokens: NDArray[np.int32], last: bool) -> SemanticResult:
-    return SemanticResult(tokens, np.array([len(tokens)], np.int32), is_last=int(last))
-
-
-class _Gathering:
-    """Collects the sentences of one request, or passes one sentence's chunks on."""
-
-    def __init__(self, reply: Reply, sentences: int, *, streaming: bool) -> None:
-        self._reply = reply
-        self._streaming = streaming
-        self._chunks: list[list[NDArray[np.int32]]] = [[] for _ in range(sentences)]
-        self._open = sentences
-        self._handles: list[Cancellable] = []
-        self._failed = False
-        self._lock = threading.Lock()
-
-    def add(self, handle: Cancellable) -> None:
-        self._handles.append(handle)
-
-    def cancel(self) -> None:
-        for handle in self._handles:
-            handle.cancel()
-
-    def callbacks(
-        self, index: int
-    ) -> tuple[Callable[[NDArray[np.int32], bool], None], Callable[[BaseException], None]]:
-        """What the engine calls for sentence ``index``: with tokens, and with an error."""
-        return lambda tokens, done: self._take(index, tokens, done), self._fail
-
-    def _take(self, index: int, tokens: NDArray[np.int32], done: bool) -> None:
-        tokens = tokens.astype(np.int32, copy=False)
-        if self._streaming:
-            self._reply.send(_chunk(tokens, done), final=done)
-            return
-        with self._lock:
-            self._chunks[index].append(tokens)
-            self._open -= done
-            finished = self._open == 0 and not self._failed
-        if finished:
-            sentences = [np.concatenate(chunks) for chunks in self._chunks]
-            counts = np.array([len(s) for s in sentences], np.int32)
-            self._reply.send(SemanticResult(np.concatenate(sentences), counts, 1), final=True)
-
-    def _fail(self, error: BaseException) -> None:
-        with self._lock:
-            first, self._failed = not self._failed, True
-        if first:
-            self.cancel()
-            self._reply.fail(error)
+def _chunk(tokens: NDArray[np.int32], last: bool, latest: SemanticResult | None) -> SemanticResult:
+    """A chunk of a stream; beside its tokens it says what the ``latest`` of them came with."""
+    counts = np.array([len(tokens)], np.int32)
+    if latest is None:
+        return SemanticResult(tokens, counts, is_last=int(last))
+    return dataclasses.replace(latest, tokens=tokens, token_counts=counts, is_last=int(last))

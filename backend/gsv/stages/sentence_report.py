@@ -9,51 +9,78 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gsv.engine.gpt.guard import Outcome
+from gsv.engine.gpt.judge import Judge, Limits, Verdict
 
 
-def drawn(outcome: Outcome) -> dict[str, Any]:
-    """What the semantic GPT tells of a guarded sentence, for JSON."""
-    kept = outcome.attempts[outcome.kept].verdict
+def guarded(phonemes: int, limits: Limits, outcome: Outcome) -> dict[str, Any]:
+    """What the semantic GPT tells of a guarded sentence, for ``DRAWN``.
+
+    Args:
+        phonemes: how many it has.
+        limits: what is normal for it.
+        outcome: how it went.
+    """
     return {
+        "phonemes": phonemes,
         "tokens": outcome.tokens,
+        "expected": round(limits.expected, 1),
+        "drawn": sum(len(attempt.tokens) - attempt.begun_from for attempt in outcome.attempts),
         "retries": [signal.value for signal in outcome.retries],
         "seed": outcome.seed,
-        "signals": [signal.value for signal in outcome.signals],
-        "longest_run": kept.longest_run,
-        "loop_period": kept.loop_period,
-        "loop_tokens": kept.loop_tokens,
-        "longest_silence": kept.longest_silence,
+        **_found(outcome.attempts[outcome.kept].verdict),
     }
 
 
-def unguarded(tokens: int, seed: int) -> dict[str, Any]:
-    """The same of a sentence that nobody judged."""
-    return {"tokens": tokens, "retries": [], "seed": seed, "signals": []}
+def unguarded(
+    phonemes: int, limits: Limits, tokens: Sequence[int], max_tokens: int, seed: int
+) -> dict[str, Any]:
+    """The same of a sentence without a guard: it was drawn once, and is judged only now.
+
+    Args:
+        tokens: all of them, however bad.
+        max_tokens: where it was cut if it did not end.
+    """
+    judge = Judge(limits, max_tokens)
+    judge.read(tokens)
+    return {
+        "phonemes": phonemes,
+        "tokens": len(tokens),
+        "expected": round(limits.expected, 1),
+        "drawn": len(tokens),
+        "retries": [],
+        "seed": seed,
+        **_found(judge.end()),
+    }
+
+
+def _found(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "signals": [signal.value for signal in verdict.signals],
+        "longest_run": verdict.longest_run,
+        "loop_period": verdict.loop_period,
+        "loop_tokens": verdict.loop_tokens,
+        "longest_silence": verdict.longest_silence,
+    }
 
 
 def report_json(
-    texts: Sequence[str],
-    phonemes: Sequence[int],
-    seconds: Sequence[float],
-    sentences: Sequence[Mapping[str, Any]],
+    texts: Sequence[str], seconds: Sequence[float], drawn: Sequence[Mapping[str, Any]]
 ) -> str:
     """The ``REPORT`` tensor.
 
     Args:
         texts: of each sentence.
-        phonemes: how many it has.
         seconds: that it lasts, without the pause after it.
-        sentences: of each, what :func:`drawn` or :func:`unguarded` says.
+        drawn: what ``DRAWN`` says of it.
     """
     entries = [
         {
             "text": text,
-            "phonemes": int(count),
             "seconds": round(float(length), 3),
-            "tokens_per_phoneme": round(sentence["tokens"] / max(int(count), 1), 2),
-            **sentence,
+            "tokens_per_phoneme": round(sentence["tokens"] / max(sentence["phonemes"], 1), 2),
+            **{name: value for name, value in sentence.items() if name != "borders"},
         }
-        for text, count, length, sentence in zip(texts, phonemes, seconds, sentences, strict=True)
+        for text, length, sentence in zip(texts, seconds, drawn, strict=True)
     ]
     return json.dumps(entries, ensure_ascii=False)
 

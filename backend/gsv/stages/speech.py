@@ -1,21 +1,22 @@
 """gpt_sovits_v4: the public request, checked whole before any work, then handed to the pipeline.
 
-The stages behind it form the ensemble ``gpt_sovits_v4_pipeline``. This face stands before it for
-three reasons. Triton's ensembles can't have an input and an output of the same name, and
-``SAMPLE_RATE`` is both in the public interface. Requests that set different optional inputs are
-never batched together, so defaults are filled in here and every later tensor is always present.
-And a bad value is refused before it costs anything.
+The stages behind it form the ensemble ``gpt_sovits_v4_pipeline``. This model stands before it for
+three reasons. An ensemble of Triton can't have an input and an output of the same name, and
+``SAMPLE_RATE`` is both in the public interface. Triton never batches requests that set different
+optional inputs, so all defaults are filled in here. And a bad value is refused before any work.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gsv.constants import MEL_RATE
 from gsv.errors import GsvError, InvalidRequest
 from gsv.options import (
     DEFAULTS,
@@ -27,16 +28,20 @@ from gsv.options import (
     resolve_seed,
 )
 from gsv.reply import Reply
+from gsv.stages.answer_details import AnswerDetails
 from gsv.stages.base import Place
 from gsv.stages.base import Settings as BaseSettings
-from gsv.stages.calls import CallModel, CallPool, CancelScope, StageCall
-from gsv.stages.messages import PipelineResult, SpeechRequest
+from gsv.stages.calls import CallModel, CallPool, CancelScope, SequenceStep, StageCall
+from gsv.stages.messages import Details, PipelineResult, SpeechRequest
 from gsv.stages.metered_reply import MeteredReply
-from gsv.stages.synthesis import one_call_sequence
+from gsv.stages.synthesis import pipeline_details
+from gsv.stages.waiting_line import LineLimits
+from gsv.timings import Timings
 from gsv.voices import VoiceFolder
 from gsv.voices.metrics import VoiceMetrics
 
 PIPELINE = "gpt_sovits_v4_pipeline"
+TIMES, REPORT = "TIMES", "REPORT"
 _VOICE_CHANGES = 4  # replacements of a voice that one request lives through
 
 
@@ -64,6 +69,7 @@ class PublicRequest:
     sample_rate: int = DEFAULTS.sample_rate
     request_id: str = ""  # the caller's own, for logs
     guard: int = DEFAULTS.guard
+    outputs: frozenset[str] = frozenset()  # optional ones that are wanted: TIMES, REPORT
 
     def __post_init__(self) -> None:
         check_text("TEXT", self.text)
@@ -77,6 +83,13 @@ class PublicRequest:
         """The scalar choices, checked; defaults where nothing was chosen."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(SpeechOptions)}
         return SpeechOptions(**{name: v for name, v in values.items() if v is not None})
+
+    @property
+    def details(self) -> Details:
+        """What the semantic GPT has to tell for the outputs that are wanted."""
+        if TIMES in self.outputs:
+            return Details.TIMES
+        return Details.REPORT if REPORT in self.outputs else Details.NONE
 
     @property
     def brings_recording(self) -> bool:
@@ -124,7 +137,10 @@ class PublicRequest:
 
     def filled(self) -> SpeechRequest:
         """With every default filled in and the seed drawn."""
-        values = dataclasses.asdict(self.options) | {"seed": resolve_seed(self.seed)}
+        values = dataclasses.asdict(self.options) | {
+            "seed": resolve_seed(self.seed),
+            "details": self.details,
+        }
         for field in dataclasses.fields(SpeechRequest):
             values.setdefault(field.name, getattr(self, field.name, None))
         return SpeechRequest(**values)
@@ -139,8 +155,8 @@ def in_one_voice(
 ) -> None:
     """Call ``speak`` with the voice pinned, again if the voice was replaced meanwhile.
 
-    A stage that finds another content than the pinned one refuses; which of the many ways an
-    error can come back through Triton that was, need not be known: the folder tells.
+    A stage refuses when it finds another content than the pinned one. Its error comes back through
+    Triton in several forms; so it is not recognised by its text, but by the folder's new content.
 
     Args:
         begun: whether the caller has heard something, so that it is too late to begin again.
@@ -160,12 +176,27 @@ def in_one_voice(
     speak(pinned.filled(), scope.inner())
 
 
+def told_of(answer: PipelineResult, details: int) -> tuple[str | None, str]:
+    """``TIMES`` and ``REPORT`` of a whole answer."""
+    assert answer.mel_counts is not None
+    assert answer.pauses is not None
+    told = AnswerDetails(details, answer.analysis)
+    start = float(answer.pauses[0])
+    lengths = (answer.mel_counts / MEL_RATE).tolist()
+    for index, drawn in enumerate(json.loads(answer.drawn)):
+        told.add(index, drawn, start, lengths[index])
+        start += lengths[index] + float(answer.pauses[index + 1])
+    return told.take()
+
+
 @dataclasses.dataclass(frozen=True)
 class SpeechResult:
     """One complete answer."""
 
     audio: NDArray[np.float32]  # [samples], mono, -1 to 1
     sample_rate: int
+    times: str | None = None  # JSON, where it was asked for
+    report: str | None = None  # JSON, where it was asked for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,9 +204,15 @@ class Settings(BaseSettings):
     """Parameters of the model."""
 
     concurrency: int = 64  # requests inside the pipeline at once
-    waiting: int = 256  # requests that may wait at the door; one more is refused
+    waiting: int = 256  # requests that may wait to be let in; one more is refused
+    characters: int = 200_000  # of the texts in work and waiting together; more is refused
     voice_folder: str = "../voices"  # relative to the model repository
     default_voice: str = ""
+
+    @property
+    def line(self) -> LineLimits:
+        """What may be inside at once."""
+        return LineLimits(self.concurrency, self.waiting, self.characters)
 
 
 class SpeechStage:
@@ -186,9 +223,10 @@ class SpeechStage:
     settings_type = Settings
 
     def __init__(self, place: Place, settings: Settings, call: CallModel) -> None:
-        self._pool = CallPool("speech", call, settings.concurrency, settings.waiting)
+        self._pool = CallPool("speech", call, settings.line)
         self._voices = place.voices(settings.voice_folder, settings.default_voice)
         self.voice_metrics = VoiceMetrics(self._voices)
+        self.timings = Timings("queue")
 
     def warm_up(self) -> None:
         """The stages warm themselves up."""
@@ -204,8 +242,11 @@ class SpeechStage:
         """Hand the request to the pipeline."""
 
         def speak(pinned: SpeechRequest, scope: CancelScope) -> None:
-            answer = scope(StageCall(PIPELINE, pinned, PipelineResult, one_call_sequence()))
-            counted.send(SpeechResult(answer.audio, request.sample_rate), final=True)
+            also = pipeline_details(pinned)
+            alone = SequenceStep.alone()
+            answer = scope(StageCall(PIPELINE, pinned, PipelineResult, alone, also))
+            times, report = told_of(answer, pinned.details) if also else (None, None)
+            counted.send(SpeechResult(answer.audio, request.sample_rate, times, report), final=True)
 
         def work(scope: CancelScope) -> None:
             counted.voice = self.voice_metrics.label(
@@ -213,5 +254,5 @@ class SpeechStage:
             )
             in_one_voice(request, self._voices, scope, speak)
 
-        counted = MeteredReply(reply, self.voice_metrics)
-        return counted.submitted(self._pool, work, request.request_id)
+        counted = MeteredReply(reply, self.voice_metrics, self.timings)
+        return counted.submitted(self._pool, work, request.request_id, len(request.text))

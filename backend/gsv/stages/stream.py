@@ -1,14 +1,15 @@
 """gpt_sovits_v4_stream: the request of gpt_sovits_v4, answered in chunks while it is being made.
 
-The semantic GPT writes a sentence; as soon as enough tokens stand, flow and vocoder make audio of
-them. A chunk hears the reference and the sentence's own past before it and a few tokens of its
-future; its end fades into the next chunk's beginning on the mel, and the vocoder runs over the
-joined mel with all the context that its samples depend on, so the wave has no seams.
+As soon as the semantic GPT has written enough tokens of a sentence, flow and vocoder make audio of
+them. A chunk's mel is conditioned on the reference, on the sentence's past and on a few tokens of
+its future. The last frames of a chunk fade into the first ones of the next, on the mel; the vocoder
+then reads the joined mel with all the context that its samples depend on, so the wave has no seams.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import threading
 import time
@@ -23,6 +24,7 @@ from gsv.constants import FLOW_REFERENCE_MAX, MEL_CHANNELS, OUTPUT_RATE, SAMPLES
 from gsv.engine.chunk_plan import ChunkPlan
 from gsv.reply import Reply
 from gsv.stages import speech
+from gsv.stages.answer_details import AnswerDetails
 from gsv.stages.base import Place
 from gsv.stages.base import Settings as BaseSettings
 from gsv.stages.calls import CallModel, CallPool, CancelScope
@@ -32,6 +34,8 @@ from gsv.stages.metered_reply import MeteredReply
 from gsv.stages.playback import Playback
 from gsv.stages.synthesis import VOCODER, MelChunk, Speech, prepare, run, wave_window
 from gsv.stages.token_feed import TokenFeed
+from gsv.stages.waiting_line import LineLimits
+from gsv.timings import Timings
 from gsv.voices.metrics import VoiceMetrics
 
 Mel = NDArray[np.float32]
@@ -46,6 +50,9 @@ class ChunkResult:
     audio: Wave  # [samples], mono, -1 to 1
     sample_rate: int
     sentence_index: int
+    # JSON, where it was asked for: of the sentences that end with this chunk.
+    times: str | None = None
+    report: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,11 +61,17 @@ class Settings(BaseSettings):
 
     concurrency: int = 64  # streams at once
     waiting: int = 256  # requests that may wait; one more is refused
+    characters: int = 1_000_000  # of the texts in work and waiting together; more is refused
     first_chunk_seconds: float = 0.5  # 0: every sentence in one chunk
     largest_chunk_seconds: float = 4.0
     lead_seconds: float = 60.0  # how far audio runs ahead of a listener; 0: without limit
     voice_folder: str = "../voices"  # relative to the model repository
     default_voice: str = ""
+
+    @property
+    def line(self) -> LineLimits:
+        """What may be inside at once."""
+        return LineLimits(self.concurrency, self.waiting, self.characters)
 
 
 class SpeechStreamStage:
@@ -69,12 +82,13 @@ class SpeechStreamStage:
     settings_type = Settings
 
     def __init__(self, place: Place, settings: Settings, call: CallModel) -> None:
-        self._pool = CallPool("stream", call, settings.concurrency, settings.waiting)
+        self._pool = CallPool("stream", call, settings.line)
         self._plan = ChunkPlan.seconds(settings.first_chunk_seconds, settings.largest_chunk_seconds)
         self._lead = settings.lead_seconds or math.inf
         self._vocoder = VocoderConfig.load(place.of_model(VOCODER) / "vocoder.json")
         self._voices = place.voices(settings.voice_folder, settings.default_voice)
         self.voice_metrics = VoiceMetrics(self._voices)
+        self.timings = Timings("queue", "first_audio", "late")
 
     def warm_up(self) -> None:
         """The stages warm themselves up."""
@@ -103,8 +117,8 @@ class SpeechStreamStage:
             )
             speech.in_one_voice(request, self._voices, scope, speak, sent.is_set)
 
-        counted = MeteredReply(reply, self.voice_metrics)
-        return counted.submitted(self._pool, work, request.request_id)
+        counted = MeteredReply(reply, self.voice_metrics, self.timings)
+        return counted.submitted(self._pool, work, request.request_id, len(request.text))
 
 
 def stream(
@@ -130,25 +144,39 @@ def stream(
     rate = request.sample_rate
     spoken = run(prepare(request), call)
     playback = Playback(clock, lead_seconds)
-    sentences = [spoken.sentence(index) for index in range(spoken.sentences)]
-    feed = TokenFeed(call, sentences, plan, lambda: playback.listener)
+    feed = TokenFeed(call, spoken.sentences, spoken.sentence, plan, lambda: playback.listener)
+    details = AnswerDetails(request.details, spoken.text.analysis) if request.details else None
+    position = 0  # samples of the answer that are made
+
+    def told() -> tuple[str | None, str | None]:
+        return (None, None) if details is None else details.take()
+
     finished = False
     try:
         feed.start()
         if (pause := float(spoken.text.pauses[0])) > 0:
             playback.sent(pause, speech=False)
-            yield ChunkResult(audio.silence(pause, rate), rate, 0)
+            silence = audio.silence(pause, rate)
+            position += len(silence)
+            yield ChunkResult(silence, rate, 0, *told())
         for index in range(spoken.sentences):
             sentence = _Sentence(index, spoken, call, feed, plan, playback, vocoder.context_frames)
             resampler = audio.StreamResampler(OUTPUT_RATE, rate)
+            begin = position
             for wave, last in sentence.waves():
                 samples = np.clip(resampler.push(wave, last=last), -1.0, 1.0)
+                position += len(samples)
                 if last:
+                    if details is not None:
+                        (drawn,) = json.loads(feed.drawn(index))
+                        details.add(index, drawn, begin / rate, (position - begin) / rate)
                     pause = float(spoken.text.pauses[index + 1])
-                    samples = np.concatenate([samples, audio.silence(pause, rate)])
+                    silence = audio.silence(pause, rate)
+                    samples = np.concatenate([samples, silence])
+                    position += len(silence)
                 if len(samples):
                     playback.sent(len(samples) / rate)
-                    yield ChunkResult(samples, rate, index)
+                    yield ChunkResult(samples, rate, index, *told())
         finished = True
     finally:
         if not finished:
@@ -175,7 +203,8 @@ class _Sentence:
         fading: Mel = past  # the last chunk's own version of the frames that come next
         made, last = 0, False
         while not last:
-            self.playback.catch_up(self.call.cancelled)
+            if surplus := self.playback.surplus:
+                self.call.rest(surplus)
             wanted = self.playback.next_size(self.plan)
             speed = self.spoken.request.speed
             tokens, last = self.feed.wait(self.index, made, wanted, speed)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import secrets
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -26,6 +25,7 @@ from gsv.stages.messages import (
     MelRequest,
     MelResult,
     MoreTokens,
+    PipelineResult,
     ReferenceRequest,
     ReferenceResult,
     SemanticRequest,
@@ -81,20 +81,33 @@ class MelChunk:
 def prepare(request: SpeechRequest) -> StageCalls[Speech]:
     """Read the text and hear the reference, at the same time."""
     text, reference = yield (
-        StageCall(TEXT_FRONTEND, _fill(TextRequest, request), TextResult),
+        StageCall(TEXT_FRONTEND, _fill(TextRequest, request), TextResult, also=_analysis(request)),
         StageCall(REFERENCE_ENCODER, _fill(ReferenceRequest, request), ReferenceResult),
     )
     return Speech(request, text, reference)
 
 
-def whole_answer(request: SpeechRequest) -> StageCalls[WaveResult]:
+def whole_answer(request: SpeechRequest) -> StageCalls[PipelineResult]:
     """All sentences through one stage after the other, as the ensemble does it."""
     speech = yield from prepare(request)
     (tokens,) = yield (speech.semantic(),)
     (mel,) = yield (speech.mel(tokens),)
     (wave,) = yield (speech.wave(mel),)
-    answer: WaveResult = wave
-    return answer
+    text = speech.text
+    return PipelineResult(wave.audio, tokens.drawn, text.analysis, mel.mel_counts, text.pauses)
+
+
+def _analysis(request: SpeechRequest) -> tuple[str, ...]:
+    return ("analysis",) if request.details else ()
+
+
+def _drawn(request: SpeechRequest | SemanticRequest) -> tuple[str, ...]:
+    return ("drawn",) if request.details else ()
+
+
+def pipeline_details(request: SpeechRequest) -> tuple[str, ...]:
+    """What to ask the pipeline for beside the audio."""
+    return ("drawn", "analysis", "mel_counts", "pauses") if request.details else ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +121,8 @@ class Speech:
     def semantic(self) -> StageCall[SemanticResult]:
         """The tokens of all sentences; a sequence of one call, which starts and ends at once."""
         asked = _fill(SemanticRequest, self.request, self.text, self.reference)
-        return StageCall(SEMANTIC_GPT, asked, SemanticResult, one_call_sequence())
+        sequence, also = SequenceStep.alone(), _drawn(asked)
+        return StageCall(SEMANTIC_GPT, asked, SemanticResult, sequence, also)
 
     def mel(self, tokens: SemanticResult) -> StageCall[MelResult]:
         """The mel of all sentences."""
@@ -190,28 +204,32 @@ def start_sentence(
     chunk_tokens: int,
     listener: Listener,
     drawn: NDArray[np.int32],
+    attempt: int = 0,
 ) -> StageCall[SemanticResult]:
-    """The first chunk of a sentence's tokens, after those that are ``drawn`` already."""
+    """The first chunk of a sentence's tokens, after those that the guard's ``attempt`` has
+    ``drawn`` already."""
     asked = dataclasses.replace(
         request,
         drawn_tokens=drawn if len(drawn) else None,
+        drawn_attempt=attempt,
         chunk_tokens=chunk_tokens,
         listener_waits=int(listener.waits),
         listener_seconds=listener.seconds,
     )
-    return StageCall(
-        SEMANTIC_GPT, asked, SemanticResult, SequenceStep(sequence, start=True, end=False)
-    )
+    step = SequenceStep(sequence, start=True, end=False)
+    return StageCall(SEMANTIC_GPT, asked, SemanticResult, step, ("attempt", *_drawn(request)))
 
 
 def continue_sentence(
-    sequence: int, chunk_tokens: int, listener: Listener
+    request: SemanticRequest, sequence: int, chunk_tokens: int
 ) -> StageCall[SemanticResult]:
-    """The next chunk of a sentence's tokens."""
-    asked = MoreTokens(chunk_tokens, int(listener.waits), listener.seconds)
-    return StageCall(
-        SEMANTIC_GPT, asked, SemanticResult, SequenceStep(sequence, start=False, end=False)
-    )
+    """The next chunk of the tokens of the sentence that ``request`` has begun.
+
+    It keeps the place in the running batch that it has, however its listener stands by now.
+    """
+    asked = MoreTokens(chunk_tokens)
+    step = SequenceStep(sequence, start=False, end=False)
+    return StageCall(SEMANTIC_GPT, asked, SemanticResult, step, ("attempt", *_drawn(request)))
 
 
 def end_sentence(sequence: int) -> StageCall[SemanticResult]:
@@ -246,16 +264,6 @@ def run(calls: StageCalls[Outcome], call: Callable[[StageCall[Any]], Any]) -> Ou
             others = [beside.submit(call, one) for one in step[1:]]
             first = call(step[0])
             answers = (first, *(other.result() for other in others))
-
-
-def new_sequence() -> int:
-    """A name for a sequence that no other one of the server has, 1 to 2**64 - 1."""
-    return secrets.randbits(64) or 1
-
-
-def one_call_sequence() -> SequenceStep:
-    """A sequence of one call, which starts and ends at once."""
-    return SequenceStep(new_sequence(), start=True, end=True)
 
 
 def _fill(kind: type[Outcome], *sources: Any) -> Outcome:

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
@@ -34,6 +35,7 @@ from gsv.stages.pretrained import BertFeatures, load_bert
 from gsv.text.frontend import TextFrontend
 from gsv.text.lexicon import Lexicon
 from gsv.text.types import Sentence
+from gsv.timings import Timings
 from gsv.voices import Voice
 from gsv.voices.feature_cache import FeatureCache
 from gsv.voices.features import Arrays, FeatureStore, Layout
@@ -103,6 +105,7 @@ class TextFrontendStage:
         self._voices = place.voices(settings.voice_folder, settings.default_voice)
         self._lexica: OrderedDict[str, Lexicon] = OrderedDict()
         self.voice_metrics = VoiceMetrics(self._voices)
+        self.timings = Timings("queue")
         words = self._frontend.data.lexicon  # the operator's, in no manifest
         own = "" if words is None else hashlib.sha256(words.read_bytes()).hexdigest()
         encoder = place.identity(dtype, own, settings.reading)
@@ -174,15 +177,13 @@ class TextFrontendStage:
         for job in jobs:
             try:
                 self._step(job)
-            except GsvError as error:
-                job.end(error)
-            except Exception as error:
+            except Exception as error:  # whatever it is, its caller gets it
                 end_if_fatal(error)
                 job.end(error)
         ready = [job for job in jobs if job.analysed is not None and not job.ended]
         try:
             self._encode(ready)
-        except Exception as error:
+        except Exception as error:  # whatever it is, its callers get it
             end_if_fatal(error)
             for job in ready:  # whose text it was is not known
                 job.end(error)
@@ -195,6 +196,7 @@ class TextFrontendStage:
         if job.ended or job.analysed is not None:
             return
         if job.steps is None:
+            self.timings.waited(time.monotonic() - job.submitted)
             job.steps = self._analysing(job.request)
         try:
             next(job.steps)
@@ -325,6 +327,7 @@ class _Job:
         texts: those that BERT has not read yet.
         taken: those of them in BERT's batch.
         features: BERT's, by text.
+        submitted: when it came, in seconds of the monotonic clock.
     """
 
     request: TextRequest
@@ -336,6 +339,7 @@ class _Job:
     texts: list[str] = dataclasses.field(default_factory=list)
     taken: list[str] = dataclasses.field(default_factory=list)
     features: dict[str, NDArray[np.float32]] = dataclasses.field(default_factory=dict)
+    submitted: float = dataclasses.field(default_factory=time.monotonic)
 
     def end(self, answer: TextResult | BaseException) -> None:
         """Answer the request, once."""

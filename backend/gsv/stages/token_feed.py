@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +15,12 @@ from numpy.typing import NDArray
 from gsv.constants import MAX_TOKENS
 from gsv.engine.chunk_plan import ChunkPlan
 from gsv.errors import Cancelled, GsvError, SequenceLost, Unreachable
-from gsv.stages.calls import CancelScope
+from gsv.stages.calls import CancelScope, Recovery, new_sequence
 from gsv.stages.messages import SemanticRequest
 from gsv.stages.synthesis import (
     Listener,
     continue_sentence,
     end_sentence,
-    new_sequence,
     start_sentence,
 )
 
@@ -29,16 +29,12 @@ logger = logging.getLogger(__name__)
 # Fewest and most tokens to ask for at once.
 SMALLEST_CHUNK = 6
 LARGEST_CHUNK = 64
-# Frames that are written ahead of a chunk while it is made: for the next chunk, which is at most
-# twice as long, and so far that joints of short chunks are no rougher than speech itself, since a
-# chunk's condition sees all that is written.
+# Frames whose tokens are written ahead of a chunk while it is made. They suffice for the next
+# chunk, which is at most twice as long. A chunk's condition sees all tokens that are written; with
+# so many, the joints of short chunks are no rougher than speech itself.
 NEXT_CHUNK = 2
 AHEAD_FRAMES = 180
 SENTENCES_AHEAD = 2
-# A sentence whose instance is gone begins again elsewhere, within so many seconds: a model that
-# lost a process is back after 5 to 12.
-RECOVERY_SECONDS = 20.0
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between attempts, doubled each time
 
 Tokens = NDArray[np.int32]
 
@@ -52,7 +48,8 @@ class TokenFeed:
 
     Args:
         call: the other models.
-        requests: one a sentence.
+        sentences: how many there are.
+        request_of: makes the request of one of them, when its turn comes.
         plan: how sentences are cut.
         listener: how the listener stands.
     """
@@ -60,18 +57,22 @@ class TokenFeed:
     def __init__(
         self,
         call: CancelScope,
-        requests: Sequence[SemanticRequest],
+        sentences: int,
+        request_of: Callable[[int], SemanticRequest],
         plan: ChunkPlan,
         listener: Callable[[], Listener],
     ) -> None:
         self._call = call
-        self._requests = requests
+        self._sentences = sentences
+        self._request_of = request_of
         self._plan = plan
         self._listener = listener
         # Tokens to have of the sentence that the consumer is at: at once, and in the end.
         self._urgent, self._target = _first_targets(plan)
-        self._tokens: list[list[Tokens]] = [[] for _ in requests]
-        self._ended = [False] * len(requests)
+        self._tokens: list[list[Tokens]] = [[] for _ in range(sentences)]
+        self._ended = [False] * sentences
+        self._attempts = [0] * sentences  # of the guard, that drew the last tokens
+        self._drawn = [""] * sentences
         self._heard = 0  # the sentence that the consumer is at
         self._error: BaseException | None = None
         self._changed = threading.Condition()
@@ -84,7 +85,7 @@ class TokenFeed:
     def join(self) -> None:
         """Wait for the thread; after a cancelled scope it ends at once."""
         with self._changed:
-            self._heard = len(self._requests)
+            self._heard = self._sentences
             self._changed.notify_all()
         self._thread.join()
 
@@ -117,15 +118,19 @@ class TokenFeed:
             last = self._ended[sentence] and (plan.whole_sentences or len(tokens) <= rest)
             return tokens, last
 
+    def drawn(self, sentence: int) -> str:
+        """What ``DRAWN`` says of a sentence that is over; "" where nobody asked."""
+        return self._drawn[sentence]
+
     def _count(self, sentence: int) -> int:
         return sum(len(chunk) for chunk in self._tokens[sentence])
 
     def _run(self) -> None:
         try:
-            for sentence, request in enumerate(self._requests):
+            for sentence in range(self._sentences):
                 self._wait_for_turn(sentence)
-                self._write(sentence, request)
-        except BaseException as error:
+                self._write(sentence, self._request_of(sentence))
+        except BaseException as error:  # whatever it is, the reader gets it
             with self._changed:
                 self._error = error
                 self._changed.notify_all()
@@ -140,10 +145,11 @@ class TokenFeed:
             self._changed.wait_for(lambda: self._count(sentence) < self._targets(sentence)[1])
             urgent, target = self._targets(sentence)
             count = self._count(sentence)
-            missing = (urgent if count < urgent else target) - count
-            if math.isinf(missing):
-                return MAX_TOKENS
-            return int(min(max(missing, SMALLEST_CHUNK), LARGEST_CHUNK))
+            if not count:
+                # Alike for every sentence and listener: until so many tokens have left, the guard
+                # begins a sentence anew, and what it decides must not depend on who listens.
+                return _chunk(_first_targets(self._plan)[0])
+            return _chunk((urgent if count < urgent else target) - count)
 
     def _targets(self, sentence: int) -> tuple[float, float]:
         if sentence == self._heard:
@@ -152,38 +158,49 @@ class TokenFeed:
 
     def _write(self, sentence: int, request: SemanticRequest) -> None:
         """Fetch a sentence to its end, by as many sequences as it takes."""
-        give_up, pause = 0.0, _FIRST_PAUSE
+        recovery = Recovery(self._call.cancelled)
         while not self._ended[sentence]:
-            count = self._count(sentence)
+            count, began = self._count(sentence), time.monotonic()
             try:
                 self._write_sequence(sentence, request)
-            except (SequenceLost, Unreachable):
-                if self._count(sentence) > count or not give_up:
-                    give_up, pause = time.monotonic() + RECOVERY_SECONDS, _FIRST_PAUSE
-                if time.monotonic() > give_up or self._call.cancelled.wait(pause):
-                    raise
-                pause = min(2 * pause, _LONGEST_PAUSE)
+            except (SequenceLost, Unreachable) as error:
+                if self._count(sentence) > count:
+                    recovery.progress()
+                recovery.wait(error, time.monotonic() - began)
 
     def _write_sequence(self, sentence: int, request: SemanticRequest) -> None:
         """Fetch what is left of a sentence through one sequence."""
         sequence, started = new_sequence(), False
         drawn = np.concatenate([np.zeros(0, np.int32), *self._tokens[sentence]])
+        lost = False
         try:
             while not self._ended[sentence]:
                 wanted = self._wait_for_need(sentence)
-                listener = self._listener()
                 if started:
-                    answer = self._call(continue_sentence(sequence, wanted, listener))
+                    ask = continue_sentence(request, sequence, wanted)
                 else:
-                    answer = self._call(start_sentence(request, sequence, wanted, listener, drawn))
-                started = True
+                    listener, attempt = self._listener_of(sentence), self._attempts[sentence]
+                    ask = start_sentence(request, sequence, wanted, listener, drawn, attempt)
+                started = True  # for Triton's batcher also where the engine refuses
+                answer = self._call(ask)
                 with self._changed:
                     self._tokens[sentence].append(answer.tokens)
+                    self._attempts[sentence] = answer.attempt
+                    self._drawn[sentence] = answer.drawn
                     self._ended[sentence] = bool(answer.is_last)
                     self._changed.notify_all()
+        except (SequenceLost, Unreachable):
+            lost = True  # nobody is there to be told of the end
+            raise
         finally:
-            if started:
+            if started and not lost:
                 self._end(sequence)
+
+    def _listener_of(self, sentence: int) -> Listener:
+        """How the listener stands to a sentence: the first audio is not in one that comes later."""
+        listener = self._listener()
+        ahead = sentence > self._heard
+        return dataclasses.replace(listener, waits=False) if ahead else listener
 
     def _end(self, sequence: int) -> None:
         """Free the sequence's place in Triton's batcher; the engine is done with it or is told."""
@@ -194,6 +211,13 @@ class TokenFeed:
         except GsvError as error:
             # The place is freed when the sequence has been idle for long enough.
             logger.info("sequence %d was not ended: %s", sequence, error)
+
+
+def _chunk(missing: float) -> int:
+    """Tokens to ask for at once where so many are missing."""
+    if math.isinf(missing):
+        return MAX_TOKENS
+    return int(min(max(missing, SMALLEST_CHUNK), LARGEST_CHUNK))
 
 
 def _first_targets(plan: ChunkPlan) -> tuple[float, float]:

@@ -36,16 +36,21 @@ class Written(Protocol):
         """The next ones."""
 
 
+Answer = Callable[[Tokens, bool, Any], Any]
+
+
 class TokenSession:
     """One sentence: the engine sends its tokens here, and callers fetch them in chunks.
 
     Args:
-        answer: makes the response out of tokens and whether they are the last.
+        answer: makes the response out of tokens, whether they are the last, and what the engine
+            said with the last of them.
         forget: called once, when the last chunk or the error has been handed over.
     """
 
-    def __init__(self, answer: Callable[[Tokens, bool], Any], forget: Callable[[], object]) -> None:
+    def __init__(self, answer: Answer, forget: Callable[[], object]) -> None:
         self._answer = answer
+        self._latest: Any = None
         self._forget = forget
         self._lock = threading.Lock()
         self._tokens: list[Tokens] = []
@@ -67,6 +72,7 @@ class TokenSession:
         """Take tokens from the engine."""
         with self._lock:
             self._tokens.append(result.tokens)
+            self._latest = result
             self._ended |= final
         self._serve()
 
@@ -113,6 +119,7 @@ class TokenSession:
             if not over and sum(map(len, self._tokens)) < wanted:
                 return
             tokens = np.concatenate([np.zeros(0, np.int32), *self._tokens])
+            latest = self._latest
             self._tokens, self._asked = [], None
             self._asked_at = time.monotonic()
         if over:
@@ -120,7 +127,7 @@ class TokenSession:
         if error is not None:
             reply.fail(error)
         else:
-            reply.send(self._answer(tokens, over), final=True)
+            reply.send(self._answer(tokens, over, latest), final=True)
 
 
 class TokenSessions:
@@ -133,7 +140,7 @@ class TokenSessions:
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def begin(self, sequence: int, answer: Callable[[Tokens, bool], Any]) -> TokenSession:
+    def begin(self, sequence: int, answer: Answer) -> TokenSession:
         """A new sentence; one of the same name, which its caller has lost, is given up."""
         self.abandon(sequence)
         session = TokenSession(answer, lambda: self._forget(sequence))

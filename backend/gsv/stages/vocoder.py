@@ -32,6 +32,7 @@ from gsv.stages.arrays import split_by_counts
 from gsv.stages.base import Load, Place
 from gsv.stages.base import Settings as BaseSettings
 from gsv.stages.messages import WaveRequest, WaveResult
+from gsv.timings import Timings
 
 # On a GPU, windows of all lengths share batches of so many frames (some 0.4 MB each while they are
 # computed), which keep it busy; a CPU is busy with one window, and computes none of its frames
@@ -84,7 +85,10 @@ class VocoderStage:
         kernels.accelerate(self._model)
         native.accelerate(self._model)
         self._graphed = GraphedVocoder(self._model)
-        self._engine = VocoderEngine(self._graphed, self._limits, settings.waiting)
+        self.timings = Timings("queue")
+        self._engine = VocoderEngine(
+            self._graphed, self._limits, settings.waiting, self.timings.waited
+        )
         # Resampling a long answer takes a while, which no listener's chunk waits for.
         self._joiner = ThreadPoolExecutor(1, thread_name_prefix="vocoder-join")
 
@@ -119,7 +123,7 @@ class VocoderStage:
         def join(waves: list[NDArray[np.float32]]) -> None:
             try:
                 reply.send(_join(request, waves), final=True)
-            except Exception as error:  # the caller is to hear of it, whichever thread this is
+            except Exception as error:  # whatever it is, its caller gets it
                 reply.fail(error)
 
         def done(waves: list[NDArray[np.float32]]) -> None:

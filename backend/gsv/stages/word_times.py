@@ -9,8 +9,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gsv.constants import TOKEN_RATE
-
 
 @dataclasses.dataclass(frozen=True)
 class SpokenWord:
@@ -53,23 +51,24 @@ def word_times(
     *,
     sentence: int,
     start: float,
-    speed: float = 1.0,
+    seconds: float,
 ) -> Iterator[WordTime]:
     """The times of a sentence's words; marks are not told.
 
     Args:
         words: of the sentence.
-        borders: of its phonemes, in tokens, from the semantic GPT's alignment.
+        borders: float64 [phonemes + 1], where its phonemes begin and the last one ends, in tokens,
+            from the semantic GPT's alignment.
         sentence: its index.
         start: second of the answer at which it begins.
-        speed: as the request wants it.
+        seconds: that it lasts; its tokens share them alike, at any speed.
     """
-    seconds = borders / TOKEN_RATE / speed + start
+    places = start + borders * (seconds / max(float(borders[-1]), 1.0))
     first = 0
     for word in words:
-        last = min(first + word.phonemes, len(seconds) - 1)
+        last = min(first + word.phonemes, len(places) - 1)
         if word.text and last > first:
-            yield WordTime(word.text, float(seconds[first]), float(seconds[last]), sentence)
+            yield WordTime(word.text, float(places[first]), float(places[last]), sentence)
         first = last
 
 

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from gsv.errors import InvalidRequest
+from gsv.text.aligned import AlignedText
 from gsv.text.chinese.lexicon import SyllableLexicon
 from gsv.text.chinese.normalize import CANTONESE_MARKS, spoken
 from gsv.text.chinese.simplify import Simplifier
 from gsv.text.symbols import MARKS, UNKNOWN, is_symbol
-from gsv.text.traced import Traced
 from gsv.text.types import Phonemes
 
 _SYLLABLE = re.compile("([a-z]+)([1-6])")
@@ -56,12 +56,12 @@ class Cantonese:
         return self.normalize_with_offsets(text)[0]
 
     def normalize_with_offsets(
-        self, text: str | Traced, *, all_characters: bool = False
+        self, text: str | AlignedText, *, all_characters: bool = False
     ) -> tuple[str, tuple[int, ...]]:
         """As ``normalize``, and where each character stood (``Chinese.normalize_with_offsets``)."""
-        traced = Traced.of(text) if isinstance(text, str) else text
+        aligned = AlignedText.of(text) if isinstance(text, str) else text
         readable = can_read if all_characters else None
-        result = spoken(traced, self._simplifier, CANTONESE_MARKS, readable)
+        result = spoken(aligned, self._simplifier, CANTONESE_MARKS, readable)
         return result.text, result.sources
 
     def reads(self, char: str, *, all_characters: bool = False) -> bool:
@@ -99,7 +99,8 @@ class Cantonese:
         """Words and their readings (``{"香港": ("hoeng1", "gong2")}``), checked.
 
         Raises:
-            ConfigurationError: a word has too few or too many readings, or one is no jyutping.
+            ConfigurationError: a word has too few or too many readings, or a reading is not
+                jyutping.
         """
         return SyllableLexicon(words, self._simplifier.simplify_text, parse_jyutping)
 

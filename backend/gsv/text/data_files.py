@@ -68,7 +68,7 @@ class TextData:
 
     @classmethod
     def find(cls, folder: Path | None = None) -> TextData:
-        """Look for everything; ConfigurationError if ``folder`` is given and is no folder.
+        """Look for everything; ConfigurationError if ``folder`` is given and is not a folder.
 
         Args:
             folder: the operator's; by default that of the environment, where there is one.
@@ -134,7 +134,7 @@ def data_status(folder: Path | None = None) -> list[DataItem]:
     """What there is of the optional data, and what it costs to do without.
 
     Figures are shares of the recorded cases that then differ from upstream
-    (``python -m gsv.text.agreement``).
+    (``python -m gsv.text.parity``).
     """
     data = TextData.find(folder)
     bundled = _bundled_japanese()

@@ -9,7 +9,7 @@ their dictionaries and the identification model are loaded when they are first n
 Two readings are offered. ``upstream`` is what upstream's own front end gives, odd readings
 included, except where that fails. ``corrected``, the default, rewrites what upstream loses or
 misreads before it is read (``gsv.text.corrections``). Both differ from upstream on purpose only:
-see ``gsv.text.differences``.
+see ``gsv.text.deviations``.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from gsv.options import LANGUAGES as MODES
 from gsv.options import READINGS, SPLIT_METHODS, TEXT_LIMIT, check_choice
 from gsv.text import lexicon as lexicons
 from gsv.text import markup, split
+from gsv.text.aligned import AlignedText
 from gsv.text.corrections.changes import Change, Draft
 from gsv.text.corrections.characters import correct_characters, fold
 from gsv.text.corrections.expressions import segments_with_expressions
@@ -37,7 +38,6 @@ from gsv.text.markup import Reading
 from gsv.text.reader import SegmentReader
 from gsv.text.segment import Segmenter
 from gsv.text.symbols import LANGUAGES
-from gsv.text.traced import Traced
 from gsv.text.types import Piece, Segment, Sentence
 
 MAX_TRANSCRIPT = 510  # characters; ten seconds of speech have 200 at most
@@ -66,7 +66,7 @@ class TextFrontend:
             reading: one of ``gsv.options.READINGS``.
 
         Raises:
-            ConfigurationError: ``data`` is no folder, the lexicon can't be read, or there is no
+            ConfigurationError: ``data`` is not a folder, the lexicon can't be read, or there is no
                 such reading.
         """
         if reading not in READINGS:
@@ -360,7 +360,7 @@ class Placed:
 class _Anchors:
     """The anchors of a corrected text, to be counted by places of the written one."""
 
-    def __init__(self, text: Traced) -> None:
+    def __init__(self, text: AlignedText) -> None:
         # For each character the last written place up to it: sources without gaps, in order.
         self._places = list(accumulate(text.sources, max))
         self._anchors = markup.anchors(text.text)
@@ -375,7 +375,7 @@ class _Anchors:
 
 
 def _moved(
-    readings: Sequence[Reading], written: str, corrected: Traced, tensor: str
+    readings: Sequence[Reading], written: str, corrected: AlignedText, tensor: str
 ) -> Sequence[Reading]:
     """Readings of a written text in the corrected one."""
     if not readings:

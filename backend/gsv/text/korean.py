@@ -180,20 +180,20 @@ def _idioms(path: Path) -> Iterator[tuple[re.Pattern[str], str]]:
 def _rule_modules() -> Iterator[list[ModuleType]]:
     """g2pk2's modules of rules and helpers, without g2pk2 itself.
 
-    Importing the package downloads a dictionary of English. Its rules need none, so a bare package
-    stands in its place while they are imported, and is taken away again.
+    Importing the package downloads a dictionary of English. Its rules need none, so an empty
+    package takes its place while they are imported, and is taken away again.
     """
     spec = importlib.util.find_spec("g2pk2")
     if spec is None or spec.submodule_search_locations is None:
         raise ImportError("No module named 'g2pk2'", name="g2pk2")
-    stand_in = "g2pk2" not in sys.modules
-    if stand_in:
+    is_placeholder = "g2pk2" not in sys.modules
+    if is_placeholder:
         package = ModuleType("g2pk2")
         package.__path__ = list(spec.submodule_search_locations)
         sys.modules["g2pk2"] = package
     try:
         yield [importlib.import_module(f"g2pk2.{name}") for name in _RULE_MODULES]
     finally:
-        if stand_in:
+        if is_placeholder:
             for name in [name for name in sys.modules if name.split(".")[0] == "g2pk2"]:
                 del sys.modules[name]

@@ -28,7 +28,7 @@ from pathlib import Path
 from gsv.errors import ConfigurationError
 from gsv.text.chinese.lexicon import SyllableLexicon
 from gsv.text.english.arpabet import ARPABET
-from gsv.text.english.stand_ins import ENGLISH_WORD
+from gsv.text.english.placeholders import ENGLISH_WORD
 from gsv.text.symbols import LANGUAGES
 
 if sys.version_info >= (3, 11):
@@ -96,7 +96,7 @@ def parse(content: bytes, name: str) -> Words:
     for language, words in tables.items():
         if language not in LANGUAGES or not isinstance(words, dict):
             raise ConfigurationError(
-                f"lexicon {name}: [{language}] is no table of words; allowed: "
+                f"lexicon {name}: [{language}] must be a table of words; allowed: "
                 + ", ".join(f"[{allowed}]" for allowed in LANGUAGES)
             )
         for word, reading in words.items():
@@ -164,8 +164,8 @@ def arpabet(word: str, reading: str) -> tuple[str, ...]:
     unknown = [phone for phone in phones if phone not in ARPABET]
     if unknown:
         raise ConfigurationError(
-            f"lexicon: [en] {word!r}: {unknown[0]!r} is no ARPAbet phoneme; allowed: consonants "
-            "such as K or SH, vowels with their stress such as AH0 or IY1"
+            f"lexicon: [en] {word!r}: {unknown[0]!r} is not an ARPAbet phoneme; allowed: "
+            "consonants such as K or SH, vowels with their stress such as AH0 or IY1"
         )
     return phones
 

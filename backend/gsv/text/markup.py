@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 
 from gsv.errors import InvalidRequest
 from gsv.text.english.arpabet import ARPABET
-from gsv.text.english.stand_ins import ENGLISH_WORD
+from gsv.text.english.placeholders import ENGLISH_WORD
 
 MAX_PAUSE = 10.0  # seconds
 MAX_TOTAL_PAUSE = 300.0  # seconds in one text: some 55 MB of samples
@@ -181,8 +181,9 @@ def _readings(before: str, count: int, match: re.Match[str], tensor: str) -> lis
                 raise refuse(
                     tensor,
                     position,
-                    f"{phone!r} in {match.group()} is no ARPAbet phoneme; allowed: consonants such "
-                    "as K or SH, vowels with a stress from 0 to 2 such as AH0 or IY1",
+                    f"{phone!r} in {match.group()} is not an ARPAbet phoneme; allowed: "
+                    "consonants such as K or SH, vowels with a stress from 0 to 2 such as AH0 "
+                    "or IY1",
                 )
         words = list(ENGLISH_WORD.finditer(before, len(before.rstrip(_WORD_LETTERS))))
         start = count - len(anchors(words[-1].group()))

@@ -18,7 +18,7 @@ from gsv.text.corrections.english import correct_english
 from gsv.text.corrections.japanese import correct_japanese, correct_kanji, foreign
 from gsv.text.corrections.korean import correct_korean
 from gsv.text.data_files import TextData, required_package
-from gsv.text.english.stand_ins import StandIns
+from gsv.text.english.placeholders import Placeholders
 from gsv.text.japanese import DictionaryMissing
 from gsv.text.lexicon import Lexicon
 from gsv.text.markup import Reading
@@ -208,8 +208,8 @@ class SegmentReader:
         text = segment.text if segment.language == "en" else " "
         named = [reading for reading in readings if not reading.english]
         _refuse(named or (readings if segment.language != "en" else ()), "en", tensor)
-        words = StandIns(text)
-        text = _with_stand_ins(text, readings, words)
+        words = Placeholders(text)
+        text = _with_placeholders(text, readings, words)
         text = words.replace_known(text, lexicon.english)
         draft = self._draft("en", text)
         normalized = self._english.normalize(draft.text.text)
@@ -322,11 +322,11 @@ def _placed(
     return placed
 
 
-def _with_stand_ins(text: str, readings: Sequence[Reading], words: StandIns) -> str:
+def _with_placeholders(text: str, readings: Sequence[Reading], words: Placeholders) -> str:
     """The text with a made-up word for each word that has a reading of its own."""
     places = markup.anchors(text) if readings else []
     for reading in sorted(readings, key=lambda reading: reading.start, reverse=True):
         start, end = places[reading.start], places[reading.end - 1] + 1
-        made_up = words.stand_in(text[start:end], reading.phones)
+        made_up = words.placeholder(text[start:end], reading.phones)
         text = text[:start] + made_up + text[end:]
     return text

@@ -1,7 +1,7 @@
 """Text to sentences: punctuation runs, the cutting methods cut0 to cut5, short and long pieces.
 
 Every function keeps upstream's results, odd ones included, because the models have heard their
-training texts cut this way; ``sentences`` adds the repairs (see ``gsv.text.differences``).
+training texts cut this way; ``sentences`` adds the repairs (see ``gsv.text.deviations``).
 """
 
 from __future__ import annotations

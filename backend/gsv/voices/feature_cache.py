@@ -20,7 +20,7 @@ class FeatureCache(Generic[Value]):
     Args:
         store: on disk.
         size: values in memory, the least recently used out.
-        tally: where it is counted whence values come.
+        voice_metrics: counts whether values came from memory, from disk, or were computed.
         pack: what is written of a value.
         unpack: the value of what was written.
     """

@@ -100,7 +100,7 @@ def start_in_voice(
         leased = LeasedReply(reply, lambda: weight_cache.release(key))
         try:
             starting.begin(lambda: start(key, weights, leased))
-        except BaseException:
+        except BaseException:  # whatever it is, the weights are given back
             leased.give_back()
             raise
 

@@ -91,7 +91,7 @@ class WeightCache(Generic[Weights]):
         unload: undoes that; InvalidRequest while they are still in use.
         budget: bytes of all voices' weights together.
         waiting_limit: requests that may wait for weights.
-        tally: where loads and residency are counted.
+        voice_metrics: where loads and memory are counted.
         clock: seconds.
         device: what ``load`` computes on.
     """
@@ -225,6 +225,7 @@ class WeightCache(Generic[Weights]):
         try:
             size = self._size(path)
         except (OSError, CheckpointError) as error:
+            self._voice_metrics.count("load_failures", voice.label)
             raise self._remember(key, voice, path, error) from error
         if size > self._budget:
             raise VoiceError(
@@ -256,7 +257,7 @@ class WeightCache(Generic[Weights]):
                         f"voice {entry.voice.label}: was changed while it was loaded; send the "
                         "request again"
                     )
-            except Exception as error:
+            except Exception as error:  # whatever it is, those who wait for it get it
                 end_if_fatal(error)
                 self._give_up(key, error)
                 continue
@@ -284,7 +285,7 @@ class WeightCache(Generic[Weights]):
         for then, fail in waiting:
             try:
                 then(key, weights)
-            except Exception as error:
+            except Exception as error:  # whatever it is, its caller gets it
                 fail(error)
 
     def _next(self) -> str | None:
@@ -322,7 +323,7 @@ class WeightCache(Generic[Weights]):
         return used + size <= self._budget
 
     def _ask_to_leave(self, size: int) -> None:
-        """Let no newcomers use the weights that stand in the way of ``size`` bytes."""
+        """Refuse new users to the weights that stand in the way of ``size`` bytes."""
         loaded = [entry for entry in self._entries.values() if entry.weights is not None]
         free = self._budget - sum(entry.size for entry in loaded)
         for entry in sorted(loaded, key=lambda entry: not entry.leaving):
@@ -382,7 +383,7 @@ class WeightCache(Generic[Weights]):
 
     def _remember(self, key: str, voice: Voice, path: Path, error: Exception) -> VoiceError:
         """The error that requests for this file get until the file changes, in words for them."""
-        # Where the folder lies is nobody's business outside.
+        # Callers must not learn where the folder lies.
         message = f"voice {voice.label}: {str(error).replace(f'{path.parent}/', '')}"
         with self._changed:
             self._failures[key] = _Failure(message, self._clock() + _FAILURE_SECONDS)
@@ -398,7 +399,7 @@ def _state_of(voice: Voice, path: Path) -> str:
     except OSError as error:
         raise VoiceError(f"voice {voice.label}: {path.name}: {error.strerror}") from error
     if not stat.S_ISREG(state.st_mode):
-        raise VoiceError(f"voice {voice.label}: {path.name} is no file")
+        raise VoiceError(f"voice {voice.label}: {path.name} is not a file")
     return f"{path}:{state.st_size}:{state.st_mtime_ns}"
 
 

@@ -48,7 +48,7 @@ class Outcome:
 
 
 def load_texts(path: Path | None = None) -> list[Text]:
-    """The kept set of texts of mixed lengths, or another file of the same form.
+    """The bundled set of texts of mixed lengths, or another file of the same form.
 
     Raises:
         InvalidRequest: not a JSON list of objects with id, language and text.
@@ -173,7 +173,7 @@ def _measure(speak: Speak, text: Text, index: int, due: float, begin: float) -> 
 
 def _run_all(threads: list[threading.Thread]) -> None:
     for thread in threads:
-        thread.daemon = True  # Ctrl-C ends the run, not the last answer
+        thread.daemon = True  # so that Ctrl-C need not wait for answers
         thread.start()
     for thread in threads:
         thread.join()

@@ -45,11 +45,11 @@ def parse(text: str) -> Samples:
 
 
 def compare(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, Any]:
-    """What happened in between: per model, the project's own series, memory at the end.
+    """What happened between two scrapes: per model, the project's own series, memory at the end.
 
-    `mean_batch` is requests per execution, `queue_ms` and `compute_ms` are means per request.
-    `batches` is of the engines with a running batch: the steps that it took, and the mean rows of
-    one. Of a histogram or summary the mean is given.
+    `mean_batch` is requests per execution; `queue_ms` and `compute_ms` are means per request.
+    `batches` gives for each running batch its steps and the mean rows of a step. A histogram or
+    summary is given as its mean.
     """
     gained = {series: value - before.get(series, 0.0) for series, value in after.items()}
     models = sorted({m[1] for series in after if (m := _MODEL.search(series)) is not None})

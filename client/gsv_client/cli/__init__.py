@@ -16,7 +16,8 @@ OWN = {
     "bench": "gsv_client.cli.bench:bench",
     "gateway": "gsv_client.cli.gateway:gateway",
 }
-# What the backend package brings; named here so that its absence can be explained.
+# Commands of the backend package. They are named here so that `gsv` can say what to install where
+# that package is missing.
 OF_THE_BACKEND = {
     "prepare": "Build a servable model repository from checkpoints.",
     "calibrate": "Measure the bounds of the speech guard for a repository.",

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 import click
 
-from gsv_client.client import DEFAULT_TIMEOUT, Client
+from gsv_client.base_client import DEFAULT_TIMEOUT
+from gsv_client.client import Client
 from gsv_client.limits import LANGUAGES, SAMPLE_RATES, SPLIT_METHODS, described
 from gsv_client.options import SpeechOptions
 
@@ -49,6 +50,14 @@ def _headers(_context: Any, _parameter: Any, values: tuple[str, ...]) -> dict[st
     return {name.strip(): text.strip() for name, _, text in pairs}
 
 
+retries_option = click.option(
+    "--retries",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="How often to try again, within --timeout, when the server can't take the request.",
+)
 header_option = click.option(
     "--header",
     "headers",
@@ -68,9 +77,10 @@ _connection = with_options(
     click.option(
         "--protocol",
         type=click.Choice(["http", "grpc"]),
-        help="How to talk to it, where the url does not say.  [default: http]",
+        help="Protocol, if the url names none.  [default: http]",
     ),
     timeout_option,
+    retries_option,
     header_option,
 )
 
@@ -82,11 +92,18 @@ class Connection:
     url: str | None
     protocol: str | None
     timeout: float
+    retries: int
     headers: dict[str, str]
 
     def open(self) -> Client:
         """A client; nothing is sent yet."""
-        return Client(self.url, protocol=self.protocol, timeout=self.timeout, headers=self.headers)
+        return Client(
+            self.url,
+            protocol=self.protocol,
+            timeout=self.timeout,
+            retries=self.retries,
+            headers=self.headers,
+        )
 
 
 def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:

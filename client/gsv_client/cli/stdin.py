@@ -31,7 +31,7 @@ def text_pieces() -> Iterator[str]:
 def _byte_pieces() -> Iterator[bytes]:
     stream = sys.stdin.buffer
     try:
-        # Past the buffer: a thread that waits inside it would hold its lock at exit.
+        # Read the descriptor: a thread that waits inside the buffer would hold its lock at exit.
         descriptor = stream.fileno()
     except io.UnsupportedOperation:
         yield stream.read()

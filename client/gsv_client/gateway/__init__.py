@@ -2,9 +2,9 @@
 
 Stateless, without torch, any number of copies. Needs `pip install "gsv-client[gateway]"`.
 
-    request ─► guard ─► a door (openai_door, api_v2_door, own_door) ─► speaking ─► Triton
-               key, size, pace,   reads the request, shapes answers     AsyncClient, one encoder
-               log, metrics       and errors as its clients expect      per answer
+    request ─► guard ─► a door (openai_, api_v2_, own_, text_door) ─► speaking ─► Triton
+               key, size, pace,   reads the request, shapes answers          AsyncClient, one
+               log, metrics       and errors as its clients expect           encoder per answer
 """
 
 from __future__ import annotations

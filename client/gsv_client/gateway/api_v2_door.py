@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import re
 from typing import Any
 
 from fastapi import APIRouter
@@ -22,20 +21,19 @@ from gsv_client.audio import Audio
 from gsv_client.errors import InvalidRequest
 from gsv_client.gateway.encoders import FORMATS
 from gsv_client.gateway.fields import check_text, json_body, read_json, validated
-from gsv_client.gateway.openai_door import VoiceNames
 from gsv_client.gateway.problems import Problem, json_response
 from gsv_client.gateway.record import record_of
 from gsv_client.gateway.recordings import decode, from_base64
 from gsv_client.gateway.sending import StreamedAnswer, WholeAnswer
 from gsv_client.gateway.settings import Settings
 from gsv_client.gateway.speaking import Order, Speaker, audio_of
+from gsv_client.gateway.voice_names import VOICE_NAME, VoiceNames
 from gsv_client.limits import LANGUAGES, SPLIT_METHODS
 from gsv_client.options import SpeechOptions
 
 RATE = 48_000  # of v4; api_v2's clients of raw PCM know it
 UPLOAD = "ref_audio"  # the form's field with a recording
 _FORMATS = {"wav": "wav", "raw": "pcm", "ogg": "vorbis", "aac": "aac"}
-_VOICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}(/[A-Za-z0-9][A-Za-z0-9_.-]{0,63})?")
 _STREAMS = (1, 2, 3)
 
 
@@ -179,7 +177,7 @@ async def _recording(fields: TtsFields, upload: bytes | None) -> Audio | None:
 
 
 async def _voice(path: str, names: VoiceNames) -> str | None:
-    if path != "default" and not _VOICE.fullmatch(path):
+    if path != "default" and not VOICE_NAME.fullmatch(path):
         raise InvalidRequest(
             f"ref_audio_path: got {path[:200]!r}; allowed: the name of a voice of this server "
             "(GET /v1/audio/voices lists them), because no file is read that a request names; "

@@ -1,4 +1,4 @@
-"""Sockets that cost and do nothing: too many, too slow with their headers, or not reading."""
+"""Limits on sockets: how many are open, how long headers may take, how long a reader may stall."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from gsv_client.gateway.metrics import Metrics
 from gsv_client.gateway.settings import Settings
@@ -14,25 +15,66 @@ from gsv_client.gateway.settings import Settings
 logger = logging.getLogger("gsv_client.gateway")
 
 
-def protocol_class(settings: Settings, metrics: Metrics) -> type[H11Protocol]:
-    """uvicorn's HTTP protocol with bounds that uvicorn leaves to a proxy."""
+def protocol_classes(
+    settings: Settings, metrics: Metrics
+) -> tuple[type[H11Protocol], type[WebSocketsSansIOProtocol]]:
+    """uvicorn's protocols, HTTP and WebSocket, with bounds that uvicorn leaves to a proxy."""
 
-    class BoundedProtocol(H11Protocol):
-        _waiting: asyncio.TimerHandle | None = None  # for a request's line and headers
+    class Bounded(asyncio.Protocol):
+        """Counts sockets, and cuts off who takes nothing."""
+
+        transport: asyncio.Transport
+        loop: asyncio.AbstractEventLoop
+        client: tuple[str, int] | None
         _stalled: asyncio.TimerHandle | None = None  # for the caller to take what was sent
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             metrics.connections += 1
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            metrics.connections -= 1
+            self._stop_stalling()
+            super().connection_lost(exc)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            if self._stalled is None:
+                self._stalled = self.loop.call_later(settings.stall_seconds, self._drop)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self._stop_stalling()
+
+        def _stop_stalling(self) -> None:
+            if self._stalled is not None:
+                self._stalled.cancel()
+                self._stalled = None
+
+        def _drop(self) -> None:
+            logger.warning(
+                "%s took no byte for %g s and was cut off", self._peer(), settings.stall_seconds
+            )
+            self.transport.abort()
+
+        def _peer(self) -> str:
+            return self.client[0] if self.client else "somebody"
+
+    class BoundedSocket(Bounded, WebSocketsSansIOProtocol):
+        pass
+
+    class BoundedHTTP(Bounded, H11Protocol):
+        _waiting: asyncio.TimerHandle | None = None  # for a request's line and headers
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
             if metrics.connections > settings.connections:
                 self._refuse(f"{settings.connections} sockets are open")
                 return
             self._wait()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            metrics.connections -= 1
             self._stop_waiting()
-            self._stop_stalling()
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
@@ -44,19 +86,11 @@ def protocol_class(settings: Settings, metrics: Metrics) -> type[H11Protocol]:
                 self._stop_waiting()
 
         def handle_websocket_upgrade(self, event: Any) -> None:
-            # The socket is another protocol's from here on; it is counted until it closes.
+            # From here on the socket is the other protocol's, which has counted it too.
             super().handle_websocket_upgrade(event)
             self._stop_waiting()
-            metrics.connections -= 1
-
-        def pause_writing(self) -> None:
-            super().pause_writing()
-            if self._stalled is None:
-                self._stalled = self.loop.call_later(settings.stall_seconds, self._drop)
-
-        def resume_writing(self) -> None:
-            super().resume_writing()
             self._stop_stalling()
+            metrics.connections -= 1
 
         def _wait(self) -> None:
             def expire() -> None:
@@ -69,24 +103,10 @@ def protocol_class(settings: Settings, metrics: Metrics) -> type[H11Protocol]:
                 self._waiting.cancel()
                 self._waiting = None
 
-        def _stop_stalling(self) -> None:
-            if self._stalled is not None:
-                self._stalled.cancel()
-                self._stalled = None
-
         def _refuse(self, why: str) -> None:
             self._stop_waiting()
             metrics.refuse_connection()
             logger.warning("a connection from %s was closed: %s", self._peer(), why)
             self.transport.abort()
 
-        def _drop(self) -> None:
-            logger.warning(
-                "%s took no byte for %g s and was cut off", self._peer(), settings.stall_seconds
-            )
-            self.transport.abort()
-
-        def _peer(self) -> str:
-            return self.client[0] if self.client else "somebody"
-
-    return BoundedProtocol
+    return BoundedHTTP, BoundedSocket

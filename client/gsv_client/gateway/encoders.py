@@ -26,11 +26,9 @@ OPUS_RATES = (8_000, 16_000, 24_000, 48_000)
 _MULAW, _MULAW_BIAS, _MULAW_CLIP = 7, 132, 32_635  # WAVE format tag; ITU-T G.711
 # Written out in pieces no longer than this: libsndfile's Vorbis overflows its stack on long ones.
 _VORBIS_PIECE = 24_000  # samples
-# What encoder and decoder put before the first sample: LAME's 576 and 529 samples, and one window.
-_MP3_PRIMING, _AAC_PRIMING = 1_105, 1_024
-# Hz from which on it is left out. The first window of what stays fades in, which at low rates is
-# long enough to be heard.
-_PRIMING_LEFT_OUT = 32_000
+# Samples that encoder and decoder put before the first one: LAME's 576 and 529; one window of AAC.
+_MP3_DELAY, _AAC_DELAY = 1_105, 1_024
+_SILENT = 1e-4  # of full scale (-80 dB): nobody hears what stays below
 
 
 class Encoder(Protocol):
@@ -92,21 +90,32 @@ def rate_for(form: Format, given: int | None) -> int:
     return given
 
 
-def open_encoder(form: Format, rate: int, *, whole: bool = False) -> Encoder:
+def open_encoder(form: Format, rate: int, *, whole: bool = False, silence: float = 0.0) -> Encoder:
     """An encoder for one answer.
 
     Args:
         form: what comes out.
         rate: Hz of the samples, one of the format's.
         whole: the answer leaves in one piece, so its headers tell its length.
+        silence: seconds of silence that the answer will end with, at least; see `_Codec`.
     """
-    return _MAKERS[form.name](rate, whole)
+    return _MAKERS[form.name](_Answer(rate, whole, silence))
 
 
 def encoded(audio: Audio, form: Format) -> bytes:
     """A whole answer as a file."""
-    encoder = open_encoder(form, audio.rate, whole=True)
+    silence = (len(audio.samples) - _end_of_sound(audio.samples)) / audio.rate
+    encoder = open_encoder(form, audio.rate, whole=True, silence=silence)
     return encoder.encode(audio.samples) + encoder.finish()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Answer:
+    """What is known of an answer before it is encoded; as `open_encoder` has it."""
+
+    rate: int
+    whole: bool
+    silence: float
 
 
 class _PCM:
@@ -149,32 +158,38 @@ class _WAV:
 class _Codec:
     """A codec and its container in libav.
 
+    Some codecs put a delay before the first sample, which a container without a header of its own
+    has no place to tell: a player would play one or two packets more than there is audio. Where
+    the answer ends with silence, packets of that are left out instead: the sound comes later by
+    the delay, and nothing of it is lost. Where it does not, the packets of the delay are left
+    out, and the first window of the sound fades in.
+
     Args:
         container: libav's name, with its options.
         codec: libav's name.
-        rate: Hz.
-        whole: the container may go back and fill in its header.
+        answer: what is known of the audio.
+        rewinds: the container goes back at the end and fills in its header.
         bit_rate: bits a second; None for a codec that has no such thing.
         options: of the container.
         codec_options: of the codec.
-        priming: samples of silence that the codec puts before the first one. A stream's header
-            can't tell a player to skip them, so the packets that hold them are left out.
+        delay: samples before the first one that the container can't tell of.
     """
 
     def __init__(
         self,
         container: str,
         codec: str,
-        rate: int,
+        answer: _Answer,
         *,
-        whole: bool,
-        bit_rate: int | None,
+        rewinds: bool = False,
+        bit_rate: int | None = None,
         options: dict[str, str] | None = None,
         codec_options: dict[str, str] | None = None,
-        priming: int = 0,
+        delay: int = 0,
     ) -> None:
-        self._rate, self._position, self._priming = rate, 0, priming
-        self._whole = io.BytesIO() if whole else None
+        self._rate = answer.rate
+        self._position, self._sound = 0, 0  # samples; those up to the last that is no silence
+        self._whole = io.BytesIO() if rewinds else None
         self._sink = _Sink()
         flags = {"fflags": "+flush_packets", **(options or {})}
         # Any: to the type checker a stream of unknown codec might be one of pictures.
@@ -182,16 +197,22 @@ class _Codec:
             Any, av.open(self._whole or self._sink, "w", format=container, container_options=flags)
         )
         self._stream = self._container.add_stream(
-            codec, rate=rate, layout="mono", options=codec_options or {}
+            codec, rate=answer.rate, layout="mono", options=codec_options or {}
         )
         if bit_rate is not None:
             self._stream.bit_rate = bit_rate
+        self._stream.codec_context.open()
+        self._delay, self._packets, self._left_out = delay, 0, 0
+        if delay and answer.silence * answer.rate < delay:
+            self._left_out = round(delay / self._frame)
 
     def encode(self, samples: Samples) -> bytes:
         if len(samples):
             limited = np.ascontiguousarray(np.clip(_finite(samples), -1.0, 1.0), np.float32)
             frame = av.AudioFrame.from_ndarray(limited[None], format="fltp", layout="mono")
             frame.sample_rate, frame.pts = self._rate, self._position
+            if end := _end_of_sound(limited):
+                self._sound = self._position + end
             self._position += len(samples)
             self._mux(self._stream.encode(frame))
         return self._sink.take()
@@ -201,16 +222,25 @@ class _Codec:
         if self._position == 0:
             # A container without a single packet is no file; an eighth of a second of silence is.
             begun = self.encode(np.zeros(self._rate // 8, np.float32))
-        self._mux(self._stream.encode(None))
+        self._mux(self._stream.encode(None), self._last_packet() if self._delay else None)
         # Before the last read: the end of an Ogg stream leaves when it is closed.
         self._container.close()
         return self._whole.getvalue() if self._whole else begun + self._sink.take()
 
-    def _mux(self, packets: list[Any]) -> None:
+    @property
+    def _frame(self) -> int:
+        """Samples of a packet."""
+        return int(self._stream.codec_context.frame_size)
+
+    def _last_packet(self) -> int:
+        """How many packets hold all of the sound and last as long as the audio, rounded up."""
+        length = self._position // self._frame + 1 + self._left_out
+        return max(length, -(-(self._delay + self._sound) // self._frame))
+
+    def _mux(self, packets: list[Any], last: int | None = None) -> None:
         for packet in packets:
-            if self._priming > 0:
-                self._priming -= self._stream.codec_context.frame_size
-            else:
+            self._packets += 1
+            if self._packets > self._left_out and (last is None or self._packets <= last):
                 self._container.mux(packet)
 
 
@@ -270,54 +300,55 @@ class _SoundSink(_Sink):
         return b""
 
 
-def _wav(rate: int, whole: bool) -> Encoder:
+def _wav(answer: _Answer) -> Encoder:
     def header(size: int | None) -> bytes:
-        return wav_header(rate, floating=False, data_bytes=size)
+        return wav_header(answer.rate, floating=False, data_bytes=size)
 
-    return _WAV(whole, header, lambda samples: _pcm16(samples).tobytes())
-
-
-def _mulaw(rate: int, whole: bool) -> Encoder:
-    return _WAV(whole, lambda size: mulaw_header(rate, size), lambda s: mulaw(s).tobytes())
+    return _WAV(answer.whole, header, lambda samples: _pcm16(samples).tobytes())
 
 
-def _mp3(rate: int, whole: bool) -> Encoder:
-    # The Xing header holds the length, which a stream doesn't know: browsers skip by it.
-    bit_rate = 128_000 if rate >= 32_000 else 64_000
-    if whole:
-        return _Codec("mp3", "libmp3lame", rate, whole=True, bit_rate=bit_rate)
+def _mulaw(answer: _Answer) -> Encoder:
+    def header(size: int | None) -> bytes:
+        return mulaw_header(answer.rate, size)
+
+    return _WAV(answer.whole, header, lambda samples: mulaw(samples).tobytes())
+
+
+def _mp3(answer: _Answer) -> Encoder:
+    bit_rate = 128_000 if answer.rate >= 32_000 else 64_000
+    if answer.whole:
+        return _Codec("mp3", "libmp3lame", answer, rewinds=True, bit_rate=bit_rate)
     return _Codec(
         "mp3",
         "libmp3lame",
-        rate,
-        whole=False,
+        answer,
         bit_rate=bit_rate,
+        # The Xing header holds the length, which a stream doesn't know: browsers skip by it.
         options={"write_xing": "0", "id3v2_version": "0"},
         codec_options={"reservoir": "0"},  # each packet can be decoded without those before it
-        priming=_MP3_PRIMING if rate >= _PRIMING_LEFT_OUT else 0,
+        delay=_MP3_DELAY,
     )
 
 
-def _aac(rate: int, whole: bool) -> Encoder:
-    priming = _AAC_PRIMING if rate >= _PRIMING_LEFT_OUT else 0
-    return _Codec("adts", "aac", rate, whole=False, bit_rate=128_000, priming=priming)
+def _aac(answer: _Answer) -> Encoder:
+    return _Codec("adts", "aac", answer, bit_rate=128_000, delay=_AAC_DELAY)
 
 
-def _opus(rate: int, whole: bool) -> Encoder:
+def _opus(answer: _Answer) -> Encoder:
     # Pages of 0.1 s: by default libav waits for a second of audio.
     options = {"page_duration": "100000"}
-    return _Codec("ogg", "libopus", rate, whole=False, bit_rate=64_000, options=options)
+    return _Codec("ogg", "libopus", answer, bit_rate=64_000, options=options)
 
 
-_MAKERS: dict[str, Callable[[int, bool], Encoder]] = {
+_MAKERS: dict[str, Callable[[_Answer], Encoder]] = {
     "mp3": _mp3,
     "opus": _opus,
     "aac": _aac,
-    "flac": lambda rate, whole: _Codec("flac", "flac", rate, whole=whole, bit_rate=None),
+    "flac": lambda answer: _Codec("flac", "flac", answer, rewinds=answer.whole),
     "wav": _wav,
-    "pcm": lambda rate, whole: _PCM(),
+    "pcm": lambda answer: _PCM(),
     "mulaw": _mulaw,
-    "vorbis": lambda rate, whole: _Vorbis(rate),
+    "vorbis": lambda answer: _Vorbis(answer.rate),
 }
 
 
@@ -354,3 +385,9 @@ def _finite(samples: Samples) -> Samples:
     if not np.isfinite(samples).all():
         raise AudioError("the audio holds samples that are not numbers (NaN or infinite)")
     return samples
+
+
+def _end_of_sound(samples: Samples) -> int:
+    """How many samples there are up to the last one that is no silence."""
+    loud = np.flatnonzero(np.abs(samples) > _SILENT)
+    return int(loud[-1]) + 1 if len(loud) else 0

@@ -8,7 +8,7 @@ import re
 import uuid
 from collections import Counter
 from collections.abc import Callable
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -25,9 +25,9 @@ from gsv_client.gateway.settings import Settings, is_loopback
 logger = logging.getLogger("gsv_client.gateway")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _TOO_BIG, _TOO_SLOW = 413, 408
-_CLOSE_POLICY = 1008  # of WebSockets: against the rules of this server
-# A refused caller who is still sending its body would get a reset instead of the answer; so much of
-# the rest is read and thrown away first.
+_CLOSE_POLICY = 1008  # WebSocket close code of a refused caller
+# A refused caller who is still sending its body would get a reset instead of the answer. So the
+# rest of the body is read and thrown away first, within these times.
 _REST_SECONDS, _REST_PAUSE_SECONDS = 5.0, 0.5
 
 
@@ -39,6 +39,7 @@ class Guard:
         settings: limits.
         metrics: where ended requests are counted.
         needs_key: whether a path is for key holders only.
+        is_counted: whether a request of that path is one of those that may run at once.
         route_of: the name under which a path is counted.
         shape_of: how a path's clients expect an error.
     """
@@ -49,6 +50,7 @@ class Guard:
         settings: Settings,
         metrics: Metrics,
         needs_key: Callable[[str], bool],
+        is_counted: Callable[[str], bool],
         route_of: Callable[[str], str],
         shape_of: Callable[[str], Callable[[Problem], Response]],
     ) -> None:
@@ -56,7 +58,8 @@ class Guard:
         self._settings = settings
         self._metrics = metrics
         self._keys = KeyRing(settings.keys) if settings.keys else None
-        self._needs_key, self._route_of, self._shape_of = needs_key, route_of, shape_of
+        self._needs_key, self._is_counted = needs_key, is_counted
+        self._route_of, self._shape_of = route_of, shape_of
         self._running: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,6 +84,7 @@ class Guard:
             self._check_origin(scope)
             if self._needs_key(record.path):
                 record.caller = self._caller(scope)
+            if self._is_counted(record.path):
                 await self._counted(scope, record, receive, send)
                 return
         except Problem as problem:
@@ -89,7 +93,7 @@ class Guard:
         await self._app(scope, self._bounded(scope, receive), send)
 
     async def _counted(self, scope: Scope, record: Record, receive: Receive, send: Send) -> None:
-        """The request, as one of those that run at once."""
+        """Count the request among those that run at once; Problem when there are too many."""
         caller = record.caller
         if sum(self._running.values()) >= self._settings.concurrency:
             raise Problem(
@@ -138,7 +142,7 @@ class Guard:
         if not self._settings.local or self._keys is not None:
             return
         known = {urlsplit(origin).netloc for origin in self._settings.cors}
-        if not is_loopback(_name_of(f"//{host}")) and host not in known:
+        if not is_loopback(_address(f"//{host}").hostname or "") and host not in known:
             raise Problem(
                 403,
                 f"this server answers on this machine only, not as {host[:200]!r}; its operator "
@@ -147,13 +151,13 @@ class Guard:
             )
 
     def _check_origin(self, scope: Scope) -> None:
-        """A page of another site must not use the reader's way to this server."""
+        """A page of another site must not reach this server through its reader's browser."""
         headers = Headers(scope=scope)
         origin = headers.get("origin")
         allowed = self._settings.cors
         if origin is None or "*" in allowed or origin in allowed:
             return
-        place = _place_of(origin)
+        place = _address(origin).netloc
         if not place or place != headers.get("host"):
             raise Problem(
                 403,
@@ -216,7 +220,7 @@ async def _throw_away(scope: Scope, receive: Receive, most: int) -> None:
     """Read what is on its way of a body that nobody wants, up to so many bytes."""
     headers = Headers(scope=scope)
     if "expect" in headers or not ({"content-length", "transfer-encoding"} & set(headers)):
-        return  # it waits for our word before it sends, or there is none
+        return  # the caller waits for `100 Continue` before it sends, or there is no body
     loop = asyncio.get_running_loop()
     deadline, got = loop.time() + _REST_SECONDS, 0
     while got < most and loop.time() < deadline:
@@ -229,20 +233,12 @@ async def _throw_away(scope: Scope, receive: Receive, most: int) -> None:
             return
 
 
-def _name_of(address: str) -> str:
-    """The host's name in an address; empty when it is none."""
+def _address(text: str) -> SplitResult:
+    """The parts of an address; all empty when it is none."""
     try:
-        return urlsplit(address).hostname or ""
+        return urlsplit(text)
     except ValueError:
-        return ""
-
-
-def _place_of(address: str) -> str:
-    """The host and port of an address; empty when it is none."""
-    try:
-        return urlsplit(address).netloc
-    except ValueError:
-        return ""
+        return urlsplit("")
 
 
 def _noting(send: Send, record: Record) -> Send:
@@ -257,6 +253,8 @@ def _noting(send: Send, record: Record) -> Send:
                 headers["Connection"] = "close"
         elif message["type"] == "websocket.accept":
             record.status = 101
+        elif message["type"] == "websocket.close" and not record.status:
+            record.status = 403  # what the server makes of a socket that was never accepted
         await send(message)
 
     return noted

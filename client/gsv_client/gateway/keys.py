@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import re
 import secrets
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from gsv_client.errors import InvalidRequest
 
+logger = logging.getLogger("gsv_client.gateway")
 PREFIX = "gsv-"
 LOOK_AGAIN_SECONDS = 1.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -37,6 +39,8 @@ def new_key(name: str) -> tuple[str, str]:
 
 class KeyRing:
     """The keys of a file; a change of the file counts within a second.
+
+    While a changed file can't be read, the keys from before it stay, and the log says why.
 
     Args:
         path: lines of `NAME HASH`; empty lines and what follows a `#` are passed over.
@@ -63,8 +67,13 @@ class KeyRing:
             return
         self._looked = now
         stamp = self._file_stamp()
-        if stamp != self._stamp:
-            self._keys, self._stamp = self._read(), stamp
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            self._keys = self._read()
+        except InvalidRequest as error:
+            logger.error("%s; the keys from before this change stay", error)
 
     def _file_stamp(self) -> tuple[int, int, int] | None:
         try:
@@ -76,8 +85,9 @@ class KeyRing:
     def _read(self) -> list[tuple[str, str]]:
         try:
             lines = self._path.read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            raise InvalidRequest(f"{self._path}: can't be read: {error.strerror}") from error
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+            raise InvalidRequest(f"{self._path}: can't be read: {reason}") from error
         keys = []
         for number, line in enumerate(lines, start=1):
             text = line.partition("#")[0].strip()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from gsv_client.gateway.record import Record
 
-# Seconds: from what a listener calls at once to what nobody waits for.
+# Upper bounds of the buckets in seconds.
 FIRST_AUDIO_BOUNDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0)
 REQUEST_BOUNDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"

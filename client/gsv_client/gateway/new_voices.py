@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import sys
 import tempfile
 from pathlib import Path
@@ -15,12 +14,12 @@ from pydantic import BaseModel, ConfigDict
 from gsv_client.cli.plugins import points
 from gsv_client.errors import InvalidRequest, ServerError
 from gsv_client.gateway.recordings import cut, decode, from_base64
+from gsv_client.gateway.voice_names import VOICE_NAME
 from gsv_client.limits import LANGUAGES
 from gsv_client.quality import inspect
 
 ADDING_SECONDS = 120.0  # the command imports torch, to read checkpoints
 AT_ONCE = asyncio.Semaphore(1)
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}(/[A-Za-z0-9][A-Za-z0-9_.-]{0,63})?")
 _COMMAND = "from gsv_client.cli import main; main()"
 
 
@@ -54,7 +53,7 @@ async def add_voice(folder: Path, fields: NewVoiceFields) -> dict[str, Any]:
     Raises:
         InvalidRequest: the name, the text or the recording is refused; nothing was written.
     """
-    if not _NAME.fullmatch(fields.name):
+    if not VOICE_NAME.fullmatch(fields.name):
         raise InvalidRequest.value(
             "name", fields.name[:100],
             "letters, digits, '_', '.' and '-', up to 64, beginning with a letter or digit",
@@ -104,8 +103,10 @@ async def _run(*arguments: str) -> tuple[str, str, int]:
     )  # fmt: skip
     try:
         out, err = await asyncio.wait_for(process.communicate(), ADDING_SECONDS)
-    except BaseException:
-        process.kill()
-        await process.wait()
-        raise
+    except asyncio.TimeoutError:  # noqa: UP041 (not TimeoutError before Python 3.11)
+        raise ServerError(f"gsv {arguments[0]} ran for {ADDING_SECONDS:g} s") from None
+    finally:
+        if process.returncode is None:  # cancelled too: no process may stay behind
+            process.kill()
+            await process.wait()
     return out.decode("utf-8", "replace"), err.decode("utf-8", "replace"), process.returncode or 0

@@ -21,18 +21,11 @@ from gsv_client.gateway.record import Record, record_of
 from gsv_client.gateway.sending import StreamedAnswer, WholeAnswer
 from gsv_client.gateway.settings import Settings
 from gsv_client.gateway.speaking import Order, Speaker, audio_of
+from gsv_client.gateway.voice_names import VoiceNames
 
 MODEL_NAME = "gpt-sovits-v4"
 # What tools have in their menus. There is one model here, so every name means it.
 OTHER_MODEL_NAMES = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
-# OpenAI's own voices: tools name one where the user has chosen none. A server without a voice of
-# that name speaks with its default.
-OPENAI_VOICES = frozenset(
-    (
-        "alloy", "ash", "ballad", "cedar", "coral", "echo", "fable", "marin", "nova", "onyx",
-        "sage", "shimmer", "verse",
-    )
-)  # fmt: skip
 CREATED = 1_735_689_600  # of the models' listing, which must have a time: 2025-01-01
 
 
@@ -51,26 +44,6 @@ class SpeechFields(OptionFields):
     stream: bool | None = Field(
         None, description="false: one piece with its exact length, instead of a stream."
     )
-
-
-class VoiceNames:
-    """What clients call a voice, and which one of the server's is meant."""
-
-    def __init__(self, settings: Settings, speaker: Speaker) -> None:
-        self._aliases = settings.aliases
-        self._default = settings.default_voice
-        self._speaker = speaker
-
-    async def resolve(self, name: str | None) -> str | None:
-        """The server's name of a voice; None for its default."""
-        if not name or name == "default":
-            return self._default
-        if name in self._aliases:
-            return self._aliases[name]
-        if name in OPENAI_VOICES:
-            known = {voice.name for voice in await self._speaker.voices()}
-            return name if name in known else self._default
-        return name
 
 
 def openai_router(settings: Settings, speaker: Speaker, names: VoiceNames) -> APIRouter:
@@ -97,10 +70,12 @@ def openai_router(settings: Settings, speaker: Speaker, names: VoiceNames) -> AP
         return StreamedAnswer(audio_of(speaker, order, record), form.media_type, Problem.response)
 
     @router.get("/v1/models")
+    @router.get("/v1/audio/models")
     async def models() -> Response:
         """The one model, and the names that tools know it by."""
         listed = [_model(name) for name in (MODEL_NAME, *OTHER_MODEL_NAMES)]
-        return json_response({"object": "list", "data": listed})
+        # `models` for Open WebUI, which asks the second address for them.
+        return json_response({"object": "list", "data": listed, "models": listed})
 
     @router.get("/v1/models/{name}")
     async def model(name: str) -> Response:

@@ -17,16 +17,16 @@ from starlette.responses import Response
 from gsv_client.captions import FORMATS as CAPTION_FORMATS
 from gsv_client.captions import captions
 from gsv_client.errors import InvalidRequest
-from gsv_client.gateway.encoders import FORMATS, format_named, open_encoder, rate_for
+from gsv_client.gateway.encoders import FORMATS, format_named, rate_for
 from gsv_client.gateway.fields import OptionFields, check_text, json_body, read_json, validated
 from gsv_client.gateway.new_voices import NewVoiceFields, add_voice
-from gsv_client.gateway.openai_door import VoiceNames
 from gsv_client.gateway.problems import KNOWN, Problem, json_response
 from gsv_client.gateway.record import Record, record_of
 from gsv_client.gateway.recordings import decode, judge
 from gsv_client.gateway.sending import StreamedAnswer, WholeAnswer
 from gsv_client.gateway.settings import Settings
-from gsv_client.gateway.speaking import Order, Speaker, encode_stream, no_times
+from gsv_client.gateway.speaking import Order, Speaker, encode_stream, encoder_for, no_times
+from gsv_client.gateway.voice_names import VoiceNames
 from gsv_client.limits import DEFAULTS, LANGUAGES, RANGES, SAMPLE_RATES, SPLIT_METHODS
 
 NDJSON = "application/x-ndjson"
@@ -71,8 +71,8 @@ def own_router(settings: Settings, speaker: Speaker, names: VoiceNames) -> APIRo
         order, record = await order_of(fields, request, "pcm"), record_of(request.scope)
 
         async def make() -> bytes:
-            _, times = await speaker.whole_with_times(order, record)
-            return captions(times, form).encode()
+            audio = await speaker.whole_with_times(order, record)
+            return captions(audio.times, form).encode()
 
         return WholeAnswer(make, CAPTION_FORMATS[form], Problem.response)
 
@@ -136,8 +136,7 @@ async def wants_times(speaker: Speaker, asked: bool | None) -> bool:
 async def _lines(
     speaker: Speaker, order: Order, record: Record, times: bool
 ) -> AsyncGenerator[bytes, None]:
-    rate = order.options.sample_rate or order.form.rate
-    encoder = open_encoder(order.form, rate)
+    encoder = encoder_for(order.form, order.options)
     pieces = encode_stream(speaker.stream(order, times=times), encoder, record)
     begun, position = False, 0.0
     async with contextlib.aclosing(pieces):
@@ -147,7 +146,7 @@ async def _lines(
                     begun = True
                     yield _line(
                         type="start", request_id=order.request_id, format=order.form.name,
-                        sample_rate=rate, times=times,
+                        sample_rate=order.options.sample_rate, times=times,
                     )  # fmt: skip
                 if chunk is not None and chunk.times:
                     yield _line(type="words", words=[dataclasses.asdict(w) for w in chunk.times])

@@ -19,7 +19,7 @@ from gsv_client.errors import (
 )
 
 RETRY_SECONDS = 2
-_ADDRESS = re.compile(r"^\w+://\S+: ")  # of Triton: the caller's business only where it is asked
+_ADDRESS = re.compile(r"^\w+://\S+: ")  # of Triton, which callers need not know
 
 
 @dataclasses.dataclass(eq=False)
@@ -32,7 +32,7 @@ class Problem(Exception):
         kind, code: OpenAI's `type` and `code`.
         param: the field at fault.
         retry_after: seconds, where trying again may help.
-        detail: for the log.
+        detail: for the log, where it says more than the message.
     """
 
     status: int
@@ -65,6 +65,11 @@ class Problem(Exception):
             return cls(503, message, "server_error", "cancelled", None, RETRY_SECONDS, text)
         message = "the speech server failed; its operator finds more under this request id"
         return cls(502, message, "server_error", "failed", detail=text)
+
+    @property
+    def in_full(self) -> str:
+        """For the log."""
+        return self.detail or self.message
 
     def openai(self) -> dict[str, Any]:
         """OpenAI's error object."""

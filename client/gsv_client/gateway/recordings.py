@@ -1,8 +1,8 @@
 """Recordings that come with a request: decoded within bounds, cut, judged.
 
-A request chooses the bytes, so nothing may follow from them but samples. libav would open files
-and addresses that a playlist names; it is told the container, and only of those that are known by
-their first bytes and hold everything themselves.
+The bytes come from a caller, so decoding must not do more than yield samples. libav would open the
+files and addresses that a playlist names. So it is told the container, which must be one that is
+known by its first bytes and refers to nothing outside of itself.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def cut(audio: Audio, start: float, end: float) -> Audio:
 
 
 def judge(audio: Audio) -> dict[str, Any]:
-    """What a recording is worth, as `gsv voices add` sees it.
+    """Judge a recording as `gsv voices add` does.
 
     Returns:
         The report's fields, `usable`, and `window`: start and end in seconds of the best piece of

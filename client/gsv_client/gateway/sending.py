@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from typing import Any
 
 from starlette.responses import Response
@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from gsv_client.gateway.problems import KNOWN, Problem
 from gsv_client.gateway.record import Record, record_of
 
-# Of every answer with audio. The second tells nginx not to gather the whole of it first.
+# Headers of every answer with audio. The second tells nginx to pass chunks on as they come.
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 Shape = Callable[[Problem], Response]  # a door's way to tell of an error
@@ -27,7 +27,6 @@ class StreamedAnswer(Response):
         pieces: closed in every case, which cancels the work behind it.
         media_type: of the answer.
         shape: how an error is told.
-        headers: beside those of every answer.
     """
 
     def __init__(
@@ -35,7 +34,6 @@ class StreamedAnswer(Response):
         pieces: AsyncGenerator[bytes, None],
         media_type: str,
         shape: Shape,
-        headers: Mapping[str, str] | None = None,
     ) -> None:
         self._pieces = pieces
         self._shape = shape
@@ -43,7 +41,7 @@ class StreamedAnswer(Response):
         self.background = None
         self.body = b""
         self.media_type = media_type
-        self.init_headers({**HEADERS, "Content-Type": media_type, **(headers or {})})
+        self.init_headers({**HEADERS, "Content-Type": media_type})
         del self.headers["content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -56,7 +54,7 @@ class StreamedAnswer(Response):
                 first = await anext(self._pieces, b"")
             except KNOWN as error:
                 problem = Problem.of(error)
-                record.problem = problem.detail or problem.message
+                record.problem = problem.in_full
                 await self._shape(problem)(scope, receive, send)
                 return
             self.headers["Server-Timing"] = f"first-audio;dur={1000 * record.elapsed():.0f}"
@@ -78,6 +76,8 @@ class WholeAnswer(Response):
 
     Args:
         make: the body.
+        media_type: of the answer.
+        shape: how an error is told.
     """
 
     def __init__(
@@ -85,12 +85,10 @@ class WholeAnswer(Response):
         make: Callable[[], Awaitable[bytes]],
         media_type: str,
         shape: Shape,
-        headers: Mapping[str, str] | None = None,
     ) -> None:
         self._make = make
         self._shape = shape
         self._type = media_type
-        self._more = dict(headers or {})
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -102,11 +100,11 @@ class WholeAnswer(Response):
             body = await self._make()
         except KNOWN as error:
             problem = Problem.of(error)
-            record.problem = problem.detail or problem.message
+            record.problem = problem.in_full
             answer = self._shape(problem)
         else:
             timing = {"Server-Timing": f"answer;dur={1000 * record.elapsed():.0f}"}
-            headers = {**HEADERS, **timing, **self._more, "Content-Type": self._type}
+            headers = {**HEADERS, **timing, "Content-Type": self._type}
             answer = Response(body, 200, headers)
         await answer(scope, receive, send)
 
@@ -115,7 +113,7 @@ class BrokeOff(Exception):
     """An answer that has begun can't be completed; the guard closes the connection."""
 
 
-async def until_left(work: Any, receive: Receive, record: Record) -> None:
+async def until_left(work: Coroutine[Any, Any, None], receive: Receive, record: Record) -> None:
     """Do the work, unless the caller leaves first: then cancel it and wait until it has ended."""
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_left(receive))

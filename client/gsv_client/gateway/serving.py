@@ -11,7 +11,7 @@ import uvicorn
 
 from gsv_client.async_client import AsyncClient
 from gsv_client.gateway.app import create_app
-from gsv_client.gateway.connections import protocol_class
+from gsv_client.gateway.connections import protocol_classes
 from gsv_client.gateway.metrics import Metrics
 from gsv_client.gateway.new_voices import check_can_add
 from gsv_client.gateway.settings import Settings
@@ -73,10 +73,11 @@ def serve(
 
 def configuration(app: object, settings: Settings, metrics: Metrics) -> uvicorn.Config:
     """uvicorn's side of it."""
+    http, socket = protocol_classes(settings, metrics)
     return uvicorn.Config(
         app,  # type: ignore[arg-type]
-        http=protocol_class(settings, metrics),
-        ws="websockets-sansio",
+        http=http,
+        ws=socket,
         ws_max_size=settings.most_body,
         ws_per_message_deflate=False,  # audio does not shrink, and texts are short
         log_config=None,

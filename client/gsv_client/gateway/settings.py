@@ -27,7 +27,7 @@ class Settings:
         most_body: bytes of one request.
         head_seconds: until a request's line and headers are there.
         body_seconds: until its body is there.
-        stall_seconds: that a listener may take no byte, and a WebSocket may say nothing.
+        stall_seconds: how long a listener may read nothing, or a WebSocket send nothing.
         concurrency: requests at once, of all callers.
         per_key: requests at once of one key.
         connections: sockets at once, idle ones included.

@@ -12,11 +12,11 @@ from gsv_client.async_client import AsyncClient
 from gsv_client.async_streams import AsyncSpeechStream, AsyncTextStream
 from gsv_client.audio import Audio
 from gsv_client.errors import GsvClientError, InvalidRequest
+from gsv_client.gateway.cached import CachedValue
 from gsv_client.gateway.encoders import Encoder, Format, encoded, open_encoder
-from gsv_client.gateway.kept import Kept
 from gsv_client.gateway.record import Record
+from gsv_client.limits import DEFAULTS
 from gsv_client.options import MODEL, STREAM_MODEL, SpeechOptions
-from gsv_client.spoken import WordTime
 
 VOICES_SECONDS = 2.0  # that a list of voices is kept
 TIMES_SECONDS = 30.0  # that the model's metadata are
@@ -41,9 +41,9 @@ class Speaker:
 
     def __init__(self, client: AsyncClient) -> None:
         self.client = client
-        self._voices = Kept(VOICES_SECONDS, client.voices)
-        self._times = Kept(TIMES_SECONDS, self._ask_for_times)
-        self._ready = Kept(READY_SECONDS, self._ask_for_readiness)
+        self._voices = CachedValue(VOICES_SECONDS, client.voices)
+        self._times = CachedValue(TIMES_SECONDS, self._ask_for_times)
+        self._ready = CachedValue(READY_SECONDS, self._ask_for_readiness)
 
     async def whole(self, order: Order, record: Record) -> bytes:
         """All of an answer, with headers that tell its length."""
@@ -51,17 +51,15 @@ class Speaker:
         record.heard(audio.duration)
         return await asyncio.to_thread(encoded, audio, order.form)
 
-    async def whole_with_times(
-        self, order: Order, record: Record
-    ) -> tuple[Audio, tuple[WordTime, ...]]:
-        """All of an answer, and when each word is spoken; InvalidRequest where nobody knows."""
+    async def whole_with_times(self, order: Order, record: Record) -> Audio:
+        """All of an answer with `times`; InvalidRequest if the model has no output TIMES."""
         if not await self.offers_times():
             raise no_times()
-        audio, times = await self.client.say_with_times(
-            order.text, order.options, request_id=order.request_id
+        audio = await self.client.say(
+            order.text, order.options, request_id=order.request_id, times=True
         )
         record.heard(audio.duration)
-        return audio, times
+        return audio
 
     def stream(self, order: Order, *, times: bool = False) -> AsyncSpeechStream:
         """The chunks of an answer."""
@@ -118,12 +116,19 @@ async def encode_stream(
 
 async def audio_of(speaker: Speaker, order: Order, record: Record) -> AsyncGenerator[bytes, None]:
     """The bytes of an answer while it is being made."""
-    encoder = open_encoder(order.form, order.options.sample_rate or order.form.rate)
-    pieces = encode_stream(speaker.stream(order), encoder, record)
+    pieces = encode_stream(speaker.stream(order), encoder_for(order.form, order.options), record)
     async with contextlib.aclosing(pieces):
         async for data, _ in pieces:
             if data:
                 yield data
+
+
+def encoder_for(form: Format, options: SpeechOptions) -> Encoder:
+    """An encoder for an answer that leaves while it is being made."""
+    # The pause follows each sentence, the last one too.
+    pause = options.pause_seconds
+    silence = float(DEFAULTS["PAUSE_SECONDS"]) if pause is None else pause
+    return open_encoder(form, options.sample_rate or form.rate, silence=silence)
 
 
 def no_times() -> InvalidRequest:

@@ -25,20 +25,22 @@ from typing import Any
 
 from fastapi import APIRouter
 from fastapi.exceptions import RequestValidationError
+from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from gsv_client.async_streams import AsyncTextStream
 from gsv_client.errors import InvalidRequest
-from gsv_client.gateway.encoders import format_named, open_encoder, rate_for
+from gsv_client.gateway.encoders import Encoder, format_named, rate_for
 from gsv_client.gateway.fields import OptionFields, validated
-from gsv_client.gateway.openai_door import VoiceNames
 from gsv_client.gateway.own_door import done, wants_times
-from gsv_client.gateway.problems import KNOWN
+from gsv_client.gateway.problems import KNOWN, Problem
 from gsv_client.gateway.record import Record, record_of
 from gsv_client.gateway.settings import Settings
-from gsv_client.gateway.speaking import Speaker, encode_stream
+from gsv_client.gateway.speaking import Speaker, encode_stream, encoder_for
 from gsv_client.gateway.validation import told
+from gsv_client.gateway.voice_names import VoiceNames
 
+PATH = "/v1/speech/stream"
 _FINE, _REFUSED, _FAILED = 1000, 1008, 1011  # close codes
 
 
@@ -55,7 +57,12 @@ def text_router(settings: Settings, speaker: Speaker, names: VoiceNames) -> APIR
     """The door."""
     router = APIRouter()
 
-    @router.websocket("/v1/speech/stream")
+    @router.get(PATH, include_in_schema=False)
+    async def no_socket() -> Response:
+        """Refused: who came by HTTP meant the WebSocket."""
+        raise Problem(400, "this is a WebSocket: connect with ws:// or wss://, and send JSON")
+
+    @router.websocket(PATH)
     async def stream(socket: WebSocket) -> None:
         """Speak text that is still being written."""
         await socket.accept()
@@ -69,7 +76,7 @@ def text_router(settings: Settings, speaker: Speaker, names: VoiceNames) -> APIR
             return
         except (*KNOWN, RequestValidationError) as error:
             problem = told(error)
-            record.problem = problem.detail or problem.message
+            record.problem = problem.in_full
             with contextlib.suppress(WebSocketDisconnect, RuntimeError):
                 await talk.send({"type": "error", **problem.openai()})
             code = _REFUSED if problem.status < 500 else _FAILED
@@ -110,10 +117,10 @@ class _Talk:
             _until_end(pieces), options, request_id=request_id, times=times
         )
         listening = asyncio.ensure_future(self._listen(pieces))
-        speaking = asyncio.ensure_future(self._speak(stream, open_encoder(form, rate)))
+        speaking = asyncio.ensure_future(self._speak(stream, encoder_for(form, options)))
         try:
             await asyncio.wait((listening, speaking), return_when=asyncio.FIRST_COMPLETED)
-            # Listening ends with an error only: of the caller's, or that they have left.
+            # Listening ends only with an error: the caller made one, or has left.
             await (listening if listening.done() and not speaking.done() else speaking)
         finally:
             for task in (listening, speaking):
@@ -122,9 +129,9 @@ class _Talk:
             await stream.aclose()
 
     async def send(self, values: dict[str, Any]) -> None:
-        await self._within(self._socket.send_text(json.dumps(values, ensure_ascii=False)))
+        await self._socket.send_text(json.dumps(values, ensure_ascii=False))
 
-    async def _speak(self, stream: AsyncTextStream, encoder: Any) -> None:
+    async def _speak(self, stream: AsyncTextStream, encoder: Encoder) -> None:
         sentence_begin, sentence, position = 0.0, 0, 0.0
         pieces = encode_stream(stream, encoder, self._record)
         async with contextlib.aclosing(pieces):
@@ -146,7 +153,7 @@ class _Talk:
                         {"type": "words", "words": [dataclasses.asdict(word) for word in words]}
                     )
                 if data:
-                    await self._within(self._socket.send_bytes(data))
+                    await self._socket.send_bytes(data)
                 position = self._record.audio_seconds
         await self.send({"type": "done", **done(self._record)})
 
@@ -177,9 +184,13 @@ class _Talk:
         return text
 
     async def _receive(self, patient: bool = False) -> dict[str, Any]:
-        waiting = self._socket.receive_text()
+        seconds = self._settings.stall_seconds
         try:
-            text = await (waiting if patient else self._within(waiting))
+            text = await asyncio.wait_for(self._socket.receive_text(), None if patient else seconds)
+        except asyncio.TimeoutError:  # noqa: UP041 (not TimeoutError before Python 3.11)
+            raise InvalidRequest(
+                f"the socket was silent for {seconds:g} s; send text, or close it"
+            ) from None
         except KeyError:  # a binary message
             raise InvalidRequest("message: got bytes; allowed: JSON as text") from None
         try:
@@ -189,15 +200,6 @@ class _Talk:
         if not isinstance(values, dict):
             raise InvalidRequest("message: allowed: a JSON object")
         return values
-
-    async def _within(self, work: Any) -> Any:
-        seconds = self._settings.stall_seconds
-        try:
-            return await asyncio.wait_for(work, seconds)
-        except asyncio.TimeoutError:  # noqa: UP041 (not TimeoutError before Python 3.11)
-            raise InvalidRequest(
-                f"the socket was silent for {seconds:g} s; send text, or close it"
-            ) from None
 
 
 class _End:

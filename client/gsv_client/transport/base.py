@@ -14,6 +14,7 @@ from gsv_client.errors import InvalidRequest
 
 Tensors = dict[str, NDArray[Any]]
 
+BALANCE = "balance=round_robin"  # in an address
 DEFAULT_PORTS = {"http": 8000, "grpc": 8001}
 _PROTOCOL_OF_SCHEME = {"http": "http", "https": "http", "grpc": "grpc", "grpcs": "grpc"}
 
@@ -23,9 +24,12 @@ class Endpoint:
     """Address of a server.
 
     >>> Endpoint.parse("localhost:8000")
-    Endpoint(protocol='http', host='localhost', port=8000, path='', secure=False)
+    Endpoint(protocol='http', host='localhost', port=8000, path='', secure=False, balance=False)
     >>> str(Endpoint.parse("grpcs://speech.example.org"))
     'grpcs://speech.example.org:8001'
+
+    Attributes:
+        balance: whether calls are spread over all addresses that the host's name has.
     """
 
     protocol: str
@@ -33,10 +37,13 @@ class Endpoint:
     port: int
     path: str = ""
     secure: bool = False
+    balance: bool = False
 
     @classmethod
     def parse(cls, url: str | None, protocol: str | None = None) -> Endpoint:
         """Read `[http|https|grpc|grpcs://]host[:port][/path]`; None is the usual local port.
+
+        An address of gRPC may end with `?balance=round_robin`.
 
         Raises:
             InvalidRequest: not such an address, or a protocol that contradicts its scheme.
@@ -54,9 +61,15 @@ class Endpoint:
             port = parts.port or DEFAULT_PORTS[chosen]
         except ValueError as error:
             raise InvalidRequest.value("url", url, "a port from 1 to 65535") from error
-        if not parts.hostname or parts.query or parts.fragment or parts.username:
+        if not parts.hostname or parts.fragment or parts.username:
             raise InvalidRequest.value("url", url, "scheme://host:port and nothing more")
-        return cls(chosen, parts.hostname, port, parts.path.rstrip("/"), parts.scheme.endswith("s"))
+        balance = parts.query == BALANCE and chosen == "grpc"
+        if parts.query and not balance:
+            raise InvalidRequest.value(
+                "url", url, f"scheme://host:port; after that, with grpc or grpcs, ?{BALANCE}"
+            )
+        path, secure = parts.path.rstrip("/"), parts.scheme.endswith("s")
+        return cls(chosen, parts.hostname, port, path, secure, balance)
 
     @property
     def authority(self) -> str:
@@ -64,14 +77,18 @@ class Endpoint:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def __str__(self) -> str:
-        return f"{self.protocol}{'s' if self.secure else ''}://{self.authority}{self.path}"
+        scheme = f"{self.protocol}{'s' if self.secure else ''}"
+        query = f"?{BALANCE}" if self.balance else ""
+        return f"{scheme}://{self.authority}{self.path}{query}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
     """One inference request.
 
-    `timeout` is in seconds: to the whole answer, or in a stream to each next part of it.
+    `timeout` is in seconds: to the whole answer, or in a stream to each next part of it;
+    `first_timeout`, if given, to the answer, or to a stream's first part.
+    `declined` are outputs that the server need not make, for a protocol that asks for all of them.
     """
 
     model: str
@@ -79,6 +96,12 @@ class Request:
     outputs: tuple[str, ...]
     request_id: str = ""
     timeout: float = 60.0
+    declined: tuple[str, ...] = ()
+    first_timeout: float | None = None
+
+    def patience(self, *, begun: bool = False) -> float:
+        """Seconds to wait for the answer; in a stream, for the first part or another one."""
+        return self.timeout if begun or self.first_timeout is None else self.first_timeout
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,12 +1,12 @@
 """gRPC: `ModelInfer`, and `ModelStreamInfer` with one request to a stream.
 
-The stubs of tritonclient are used without its client: a call that is pulled needs no reader
-thread, its flow control holds a server back that a slow reader can't follow, and nothing keeps
-the process alive at exit.
+Uses tritonclient's gRPC stubs without its client. Reading the call directly needs no reader thread,
+lets gRPC's flow control slow a server down to its reader, and keeps no process alive at exit.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +19,7 @@ from gsv_client.errors import (
     GsvClientError,
     InvalidRequest,
     ServerError,
+    from_generate,
     from_status,
     grpc_errors,
     timed_out,
@@ -35,9 +36,14 @@ from gsv_client.transport.base import (
 
 UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 DIRECT = ("grpc.enable_http_proxy", 0)  # gRPC asks a proxy even for this machine
+# Calls go in turn to all addresses that the host's name has, each with a connection of its own. The
+# default takes the first address for all calls. Names are looked up again when a connection ends.
+ROUND_ROBIN = ("grpc.lb_policy_name", "round_robin")
 RESTRICTED_API = "triton-grpc-protocol-"
-# Without it a stream reports errors as text only; with it the call ends with the status code.
-STATUS_IN_STREAMS = ("triton_grpc_error", "true")
+# A stream tells an error as text alone. There is a header that asks for status codes instead
+# (triton_grpc_error), which must not be used: up to 26.03 a refusal in that mode ends tritonserver
+# with signal 11, sooner or later (server #8708).
+END_SECONDS = 1.0  # for the server to end a stream whose request it has refused
 
 
 class GRPCTransport:
@@ -57,7 +63,7 @@ class GRPCTransport:
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     def infer(self, request: Request) -> Tensors:
-        return tensors_of(self._call("ModelInfer", infer_message(request), request.timeout))
+        return tensors_of(self._call("ModelInfer", infer_message(request), request.patience()))
 
     def stream(self, request: Request) -> GRPCStream:
         return GRPCStream(self._stub, self._metadata, self.address, request)
@@ -98,11 +104,12 @@ class GRPCStream:
         self, stub: Any, metadata: tuple[Any, ...], address: str, request: Request
     ) -> None:
         self._stub = stub
-        self._metadata = (*metadata, STATUS_IN_STREAMS)
+        self._metadata = metadata
         self._address = address
         self._request = request
         self._lock = threading.Lock()  # guards _call and _closed
         self._call: Any = None
+        self._begun = False
         self._closed = False
 
     def __iter__(self) -> GRPCStream:
@@ -111,21 +118,23 @@ class GRPCStream:
     def __next__(self) -> Tensors:
         call = self._opened()
         expired = threading.Event()
+        timeout = self._request.patience(begun=self._begun)
 
         def expire() -> None:
             expired.set()
             call.cancel()
 
         # gRPC knows a deadline for the whole call only; what matters is the wait for the next part.
-        watch = threading.Timer(self._request.timeout, expire)
+        watch = threading.Timer(timeout, expire)
         watch.daemon = True
         watch.start()
         try:
-            with grpc_errors(self._address, self._request.timeout):
+            with grpc_errors(self._address, timeout):
                 answer = next(call)
+                self._begun = True
         except Cancelled as error:
             if expired.is_set():
-                raise timed_out(self._address, self._request.timeout) from error
+                raise timed_out(self._address, timeout) from error
             if self._closed:
                 raise Cancelled(f"{self._address}: the stream was closed") from error
             raise
@@ -135,7 +144,7 @@ class GRPCStream:
         finally:
             watch.cancel()
         if answer.error_message:
-            self.close()
+            self._await_end(call)
             raise refused(answer.error_message, self._address)
         return tensors_of(answer.infer_response)
 
@@ -144,6 +153,17 @@ class GRPCStream:
             self._closed = True
             if self._call is not None:
                 self._call.cancel()
+
+    def _await_end(self, call: Any) -> None:
+        """Let the server end the call: a cancellation that meets its end has crashed servers."""
+        watch = threading.Timer(END_SECONDS, call.cancel)
+        watch.daemon = True
+        watch.start()
+        with contextlib.suppress(grpc.RpcError):
+            for _ in call:
+                pass  # after an error there is nothing to come
+        watch.cancel()
+        self.close()
 
     def _opened(self) -> Any:
         with self._lock:
@@ -157,9 +177,10 @@ class GRPCStream:
             return self._call
 
 
-def channel_options(endpoint: Endpoint) -> list[tuple[str, int]]:
-    """Settings of a channel: messages of any size, and no proxy on the way to this machine."""
-    return [*UNLIMITED, *([DIRECT] if is_loopback(endpoint.host) else [])]
+def channel_options(endpoint: Endpoint) -> list[tuple[str, int | str]]:
+    """Settings of a channel: messages of any size, no proxy on the way to this machine, turns."""
+    direct = [DIRECT] if is_loopback(endpoint.host) else []
+    return [*UNLIMITED, *direct, *([ROUND_ROBIN] if endpoint.balance else [])]
 
 
 def metadata_of(headers: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
@@ -175,8 +196,10 @@ def metadata_of(headers: Mapping[str, str] | None) -> tuple[tuple[str, str], ...
 
 
 def refused(message: str, address: str) -> GsvClientError:
-    """The error of a stream's request that was refused before a model saw it."""
-    return from_status(404 if "unknown model" in message else 500, message, address)
+    """The error that a stream tells as text."""
+    if "unknown model" in message:
+        return from_status(404, message, address)
+    return from_generate(400, message, address)
 
 
 def infer_message(request: Request) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from gsv_client.errors import Cancelled, InvalidRequest, grpc_errors, timed_out
 from gsv_client.transport.base import Endpoint, ModelIO, ModelState, Request, Tensors
 from gsv_client.transport.over_grpc import (
-    STATUS_IN_STREAMS,
+    END_SECONDS,
     channel_options,
     infer_message,
     metadata_of,
@@ -35,7 +36,9 @@ class AioGRPCTransport:
         self._opened_stub: Any = None
 
     async def infer(self, request: Request) -> Tensors:
-        return tensors_of(await self._call("ModelInfer", infer_message(request), request.timeout))
+        return tensors_of(
+            await self._call("ModelInfer", infer_message(request), request.patience())
+        )
 
     def stream(self, request: Request) -> AioGRPCStream:
         return AioGRPCStream(self._stub(), self._metadata, self.address, request)
@@ -96,10 +99,11 @@ class AioGRPCStream:
         self, stub: Any, metadata: tuple[Any, ...], address: str, request: Request
     ) -> None:
         self._stub = stub
-        self._metadata = (*metadata, STATUS_IN_STREAMS)
+        self._metadata = metadata
         self._address = address
         self._request = request
         self._call: Any = None
+        self._begun = False
         self._closed = False
 
     def __aiter__(self) -> AioGRPCStream:
@@ -108,7 +112,7 @@ class AioGRPCStream:
     async def __anext__(self) -> Tensors:
         if self._closed:
             raise Cancelled(f"{self._address}: the stream was closed")
-        timeout = self._request.timeout
+        timeout = self._request.patience(begun=self._begun)
         try:
             with grpc_errors(self._address, timeout):
                 if self._call is None:
@@ -128,12 +132,19 @@ class AioGRPCStream:
                 raise Cancelled(f"{self._address}: the stream was closed") from None
             self.close()
             raise
+        self._begun = True
         if answer is grpc.aio.EOF:
             raise StopAsyncIteration
         if answer.error_message:
-            self.close()
+            await self._await_end()
             raise refused(answer.error_message, self._address)
         return tensors_of(answer.infer_response)
+
+    async def _await_end(self) -> None:
+        """As GRPCStream does."""
+        with contextlib.suppress(grpc.RpcError, asyncio.TimeoutError):
+            await asyncio.wait_for(self._call.read(), END_SECONDS)
+        self.close()
 
     def close(self) -> None:
         self._closed = True

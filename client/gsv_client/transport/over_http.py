@@ -48,7 +48,7 @@ class HTTPTransport:
         body, json_length = wire.infer_body(request)
         headers = {"Content-Type": "application/octet-stream", JSON_LENGTH: str(json_length)}
         answer, length = self._call(
-            "POST", f"/v2/models/{_name(request.model)}/infer", request.timeout, body, headers
+            "POST", f"/v2/models/{_name(request.model)}/infer", request.patience(), body, headers
         )
         return wire.infer_answer(answer, length)
 
@@ -133,10 +133,11 @@ class HTTPStream:
         self._request = request
         self._path = f"{endpoint.path}/v2/models/{_name(request.model)}/generate_stream"
         self._headers = {**headers, "Content-Type": "application/json"}
-        self._connection = _connection(endpoint, request.timeout)
+        self._connection = _connection(endpoint, request.patience())
         self._socket: socket.socket | None = None
         self._events: Iterator[bytes] | None = None
         self._reading = threading.Lock()
+        self._begun = False
         self._closed = False
 
     def __iter__(self) -> HTTPStream:
@@ -145,10 +146,9 @@ class HTTPStream:
     def __next__(self) -> Tensors:
         with self._reading:
             try:
-                with http_errors(self._address, self._request.timeout):
+                with http_errors(self._address, self._request.patience(begun=self._begun)):
                     return self._read()
-            except BaseException as error:
-                # The end, a fault, or Ctrl-C: in each case nothing more is to come.
+            except BaseException as error:  # the end, a fault, or Ctrl-C: nothing more comes
                 self._connection.close()
                 if self._closed and not isinstance(error, (StopIteration, KeyboardInterrupt)):
                     raise Cancelled(f"{self._address}: the stream was closed") from error
@@ -171,16 +171,20 @@ class HTTPStream:
             raise Cancelled(f"{self._address}: the stream was closed")
         if self._events is None:
             self._events = wire.events(self._open())
-        return wire.generate_answer(next(self._events))
+        answer = wire.generate_answer(next(self._events))
+        if not self._begun and self._socket is not None:
+            self._begun = True
+            self._socket.settimeout(self._request.timeout)
+        return answer
 
     def _open(self) -> Iterator[bytes]:
         self._connection.connect()
         self._socket = self._connection.sock
         if self._closed or self._socket is None:
             raise Cancelled(f"{self._address}: the stream was closed")
-        # The time allowed holds for each read, the one before the first audio included.
-        # Set on the connection: urllib3 sets the socket's anew for each request and response.
-        self._connection.timeout = self._request.timeout
+        # The timeout is per read, also before the first audio. It is set on the connection, because
+        # urllib3 sets the socket's again for each request and response.
+        self._connection.timeout = self._request.patience()
         body = wire.generate_body(self._request)
         self._connection.request("POST", self._path, body, self._headers, preload_content=False)
         response = self._connection.getresponse()

@@ -86,6 +86,7 @@ def infer_answer(body: bytes, json_length: int | None) -> Tensors:
 def generate_body(request: Request) -> bytes:
     """Body of an HTTP `generate_stream` request: each tensor a plain JSON value."""
     values: dict[str, Any] = {"id": request.request_id} if request.request_id else {}
+    values |= {name: False for name in request.declined}
     for name, array in request.inputs.items():
         flat = [v.decode() if isinstance(v, bytes) else v for v in array.reshape(-1).tolist()]
         # A wave stays a list even if it had one sample only; scalars go as scalars.

@@ -46,12 +46,10 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
 {{/*
-The command of the liveness probe. It finds a Triton that does not answer, not a model that hangs.
-The path is "live" and not "ready": while `gsv serve` loads a model again whose process died, the
-server is not ready, and a restart would only take longer.
+The command of the liveness probe: the server speaks a syllable, or answers others.
 */}}
 {{- define "gsv.aliveCommand" -}}
-["python3", "-c", "import urllib.request as r; r.build_opener(r.ProxyHandler({})).open('http://127.0.0.1:8000/v2/health/live', timeout=4)"]
+["gsv", "probe", "--quiet", "--url=grpc://127.0.0.1:8001", "--stream", "--timeout=15", "--liveness=http://127.0.0.1:8002/metrics"]
 {{- end }}
 
 {{/* Seconds that Triton gets to unload its models after the last request, and a margin. */}}
@@ -126,12 +124,15 @@ emptyDir: {}
 {{- if and .Values.server.connectionAgeSeconds (le (int .Values.server.preStopSeconds) (int $oldest)) -}}
 {{- fail (printf "server.preStopSeconds: %d is too short for connections that live %d s: requests would go on coming while the pod stops; allowed: more than %d" (int .Values.server.preStopSeconds) (int .Values.server.connectionAgeSeconds) (int $oldest)) -}}
 {{- end -}}
+{{- if and .Values.server.tracing.url .Values.networkPolicy.enabled .Values.networkPolicy.restrictEgress (not .Values.networkPolicy.tracesTo) -}}
+{{- fail "server.tracing.url: pods may not call it; name the collector's pods in networkPolicy.tracesTo" -}}
+{{- end -}}
 {{- if .Values.autoscaling.enabled -}}
 {{- if gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas) -}}
 {{- fail "autoscaling: minReplicas is more than maxReplicas" -}}
 {{- end -}}
-{{- if and (eq (int .Values.autoscaling.requestsInFlight) 0) (or (eq (int .Values.autoscaling.firstAudioMilliseconds) 0) (not .Values.gateway.enabled)) -}}
-{{- fail "autoscaling: no metric is left; set requestsInFlight, or firstAudioMilliseconds with the gateway" -}}
+{{- if and (eq (int .Values.autoscaling.requestsInFlight) 0) (eq (int .Values.autoscaling.firstAudioMilliseconds) 0) -}}
+{{- fail "autoscaling: no metric is left; set requestsInFlight or firstAudioMilliseconds" -}}
 {{- end -}}
 {{- end -}}
 {{- if and .Values.gateway.ingress.enabled (not .Values.gateway.ingress.host) -}}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from gsv.device import end_if_fatal
-from gsv.engine.core import EngineThread, Handle
+from gsv.engine.core import EngineThread, Handle, OnWait, ignore_wait
 from gsv.engine.flow.model_runner import FlowRunner
 from gsv.engine.flow.request import FlowRequest, FlowTask, OnDone, OnError
 from gsv.engine.flow.scheduler import FlowScheduler, headroom
@@ -69,11 +70,18 @@ class FlowEngine:
         slots: requests in work at once. Beside them there is room for more that have a listener.
         waiting_limit: requests that may wait for a slot; one more gets Overloaded.
         batch_frames: most frames of a batch; 0 chooses for the device.
+        on_wait: gets what each request waited for its first step.
     """
 
     def __init__(
-        self, flow: FlowMatching, slots: int = 16, waiting_limit: int = 1024, batch_frames: int = 0
+        self,
+        flow: FlowMatching,
+        slots: int = 16,
+        waiting_limit: int = 1024,
+        batch_frames: int = 0,
+        on_wait: OnWait = ignore_wait,
     ) -> None:
+        self._on_wait = on_wait
         on_gpu = flow.device.type != "cpu"
         frames = batch_frames or (CUDA_BATCH_FRAMES if on_gpu else CPU_BATCH_FRAMES)
         _accelerate(flow)
@@ -174,7 +182,7 @@ class FlowEngine:
         return self._scheduler.busy or len(self._steps) > 0
 
     def take_turn(self) -> None:
-        """Let the cancelled go, take newcomers in, step one batch, answer those that are done."""
+        """Drop cancelled requests, admit new ones, step one batch, answer those that are done."""
         while len(self._steps) > self._steps.most:
             self._land()
         with self._changed:
@@ -205,7 +213,7 @@ class FlowEngine:
         begin = self._steps.mark()
         try:
             self._runner.step(batch)
-        except Exception as error:
+        except Exception as error:  # whatever it is, this batch alone fails
             for task in batch:
                 self._end(task, error)
             return
@@ -234,7 +242,7 @@ class FlowEngine:
         try:
             while self._steps:
                 self._land()
-        except Exception as broken:
+        except Exception as broken:  # whatever it is, every caller gets an answer
             logger.exception("the flow engine's last steps failed")
             for task, _ in self._steps.drain():
                 self._fail(task, broken if isinstance(broken, GsvError) else error)
@@ -243,9 +251,10 @@ class FlowEngine:
         """Prepare a request before its first step: new ones hold up others one at a time."""
         if task.step > 0:
             return True
+        self._on_wait(time.monotonic() - task.submitted)
         try:
             self._runner.admit(task)
-        except Exception as error:
+        except Exception as error:  # whatever it is, this request alone fails
             self._end(task, error)
             return False
         return True
@@ -254,7 +263,7 @@ class FlowEngine:
         """Free the slot of a request that has taken its last step; its frames come later."""
         try:
             download = self._runner.result(task)
-        except Exception as error:
+        except Exception as error:  # whatever it is, this request alone fails
             self._end(task, error)
             return None
         with self._changed:
@@ -271,7 +280,7 @@ class FlowEngine:
         self._stats.finished += 1
         try:
             task.done(mel)
-        except Exception:
+        except Exception:  # the caller's fault must not end the engine
             logger.exception("a caller's callback failed")
 
     def _end(self, task: FlowTask, error: Exception) -> None:
@@ -290,7 +299,7 @@ class FlowEngine:
     def _fail(self, task: FlowTask, error: BaseException) -> None:
         try:
             task.fail(error)
-        except Exception:
+        except Exception:  # the caller's fault must not end the engine
             logger.exception("a caller's error callback failed")
 
     def _count(self, batch: list[FlowTask]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable
 
 import torch
@@ -35,6 +36,7 @@ class FlowRequest:
         model: name of the estimator; "" is the engine's first one.
         adapter: name of the low-rank changes to it; "" is none.
         turn: who waits for the frames.
+        accepted: it belongs to an answer that has begun, and is not refused when the line is full.
     """
 
     condition: Tensor
@@ -48,6 +50,7 @@ class FlowRequest:
     model: str = ""
     adapter: str = ""
     turn: Turn = WHOLE_ANSWER
+    accepted: bool = False
 
     @property
     def frames(self) -> int:
@@ -95,6 +98,7 @@ class FlowTask:
         self.step = 0  # Euler steps taken
         self.turn = request.turn
         self.ticket: Ticket | None = None  # its place in line
+        self.submitted = time.monotonic()
         self.cancelled = False
         self._on_done: OnDone | None = on_done
         self._on_error = on_error

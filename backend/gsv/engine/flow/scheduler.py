@@ -1,7 +1,7 @@
 """Which requests take the next Euler step together. No tensors here.
 
-Requests wait for one of the slots; from then on each is at its own step of its own schedule, and
-every step is taken by a batch that is chosen anew.
+Requests wait for a slot. From then on each follows its own schedule, and the batch of every step is
+chosen again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class FlowScheduler:
         batch_frames: most frames of a batch, padding included; a longer request goes alone.
         max_padding: largest share of a row that may be padding.
         headroom: slots more, for requests with a listener.
-        company_costs: whether a step takes longer with company, so that no whole answer joins a
+        company_costs: whether a step takes longer with more rows, so that no whole answer joins a
             leader for which a listener waits.
     """
 
@@ -58,9 +58,9 @@ class FlowScheduler:
         return bool(self.waiting or self.running)
 
     def add(self, task: FlowTask) -> None:
-        """Put a request in line; Overloaded when the line is full."""
+        """Put a request in line; Overloaded for a newcomer when the line is full."""
         free = max(0, self.slots - len(self.running))
-        if len(self.waiting) >= self.waiting_limit + free:
+        if not task.request.accepted and len(self.waiting) >= self.waiting_limit + free:
             raise Overloaded(
                 f"{len(self.running)} mel chunks are in work and {len(self.waiting)} are waiting, "
                 f"which is the limit (waiting_limit {self.waiting_limit}); try again later"
@@ -69,7 +69,7 @@ class FlowScheduler:
         self.waiting.append(task)
 
     def admit(self) -> None:
-        """Move newcomers from the line to the free slots."""
+        """Move new requests from the waiting line to the free slots."""
         while able := self._admissible():
             task = self.turns.pick(able, "slot")
             self.waiting.remove(task)

@@ -12,16 +12,20 @@ Letters in shapes: H heads, T tokens of the sentence, P its phonemes.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from gsv.device import upload
 from gsv.models.gpt import SemanticGPT
 
 _FLOOR = 1e-6  # a weight that says nothing
 _SKIP_COST = 3.0  # of each phoneme that gets no token, in units of log weight
+_SEARCHED_HEADS = 16
 _MOST_SKIPPED = 2  # phonemes that are passed over at once; short ones share a token's 40 ms
 
 
@@ -34,16 +38,28 @@ class Alignment:
             never fall.
         path: int64 [T], the phoneme of each token; never falls.
         confidence: mean share of its attention that the chosen head gives the path, 0 to 1.
+        looks: int64 [T], the phoneme that the chosen head looks at most, wherever it may be.
     """
 
     borders: NDArray[np.float64]
     path: NDArray[np.int64]
     confidence: float
+    looks: NDArray[np.int64]
 
     @property
     def passed_over(self) -> int:
         """Phonemes without a token of their own."""
         return len(self.borders) - 1 - len(set(self.path.tolist()))
+
+    @property
+    def jump_back(self) -> int:
+        """The most phonemes by which the head looks back for two tokens or more: a part that may
+        be said twice."""
+        pairs = np.stack([self.looks[:-1], self.looks[1:]])  # [2, T - 1]
+        if not pairs.size:
+            return 0
+        reached = np.maximum.accumulate(pairs.min(axis=0))
+        return max(0, int((reached - pairs.max(axis=0)).max()))
 
 
 @torch.inference_mode()
@@ -72,28 +88,38 @@ def align_sentence(
     device = model.head.weight.device
     first = len(phonemes) + len(prompt_tokens)
     x = model.embed_prompt(
-        torch.from_numpy(phonemes.astype(np.int64)).to(device),
-        torch.from_numpy(bert.astype(np.float32)).to(device),
-        torch.from_numpy(np.concatenate([prompt_tokens, tokens]).astype(np.int64)).to(device),
+        upload(phonemes.astype(np.int64), device),
+        upload(bert.astype(np.float32), device),
+        upload(np.concatenate([prompt_tokens, tokens]).astype(np.int64), device),
     )
-    found: tuple[float, NDArray[np.int64]] | None = None
-    # Layer by layer: all heads' weights of a long sentence would be a gigabyte.
-    for weights in model.attention_weights(x[None], len(phonemes), first):
-        looks = weights[:, :, len(phonemes) - own :].float().cpu().numpy()  # [H, T, P]
-        # No way is looked along more than the places that each token looks at most.
-        bounds = np.log(looks.max(axis=2) + _FLOOR).mean(axis=1)
-        looks = looks[bounds > (found[0] if found else -np.inf)]
-        if not len(looks):
-            continue
-        paths = likeliest_paths(looks, ended=ended)
-        along = np.take_along_axis(looks, paths[:, :, None], axis=2)[:, :, 0]
-        scores = np.log(along + _FLOOR).mean(axis=1)
-        head = int(scores.argmax())
-        if found is None or scores[head] > found[0]:
-            found = (float(scores[head]), paths[head])
-            confidence = float(along[head].mean())
-    assert found is not None
-    return Alignment(phoneme_borders(found[1], own), found[1], confidence)
+    looks = _sharpest_heads(
+        weights[:, :, len(phonemes) - own :].float()
+        # Layer by layer: all heads' weights of a long sentence would be a gigabyte.
+        for weights in model.attention_weights(x[None], len(phonemes), first)
+    )
+    paths = likeliest_paths(looks, ended=ended)
+    along = np.take_along_axis(looks, paths[:, :, None], axis=2)[:, :, 0]
+    head = int(np.log(along + _FLOOR).mean(axis=1).argmax())
+    path = paths[head]
+    return Alignment(
+        phoneme_borders(path, own), path, float(along[head].mean()), looks[head].argmax(axis=1)
+    )
+
+
+def _sharpest_heads(layers: Iterable[Tensor]) -> NDArray[np.float32]:
+    """The heads of all layers whose tokens look most at one phoneme each, [up to 16, T, P].
+
+    No way through the phonemes is looked along more than the places that each token looks at most,
+    so the head that follows the sentence is among them. The search for ways is a loop over tokens
+    in Python, beside which the engine decodes more slowly; it is done once for all of these heads.
+    """
+    kept: Tensor | None = None
+    for looks in layers:
+        kept = looks if kept is None else torch.cat([kept, looks])
+        bounds = (kept.amax(dim=2) + _FLOOR).log().mean(dim=1)
+        kept = kept[bounds.topk(min(_SEARCHED_HEADS, len(kept))).indices]
+    assert kept is not None
+    return kept.cpu().numpy()
 
 
 def likeliest_paths(weights: NDArray[np.floating[Any]], *, ended: bool = True) -> NDArray[np.int64]:

@@ -1,7 +1,7 @@
 """The engine: one thread that runs schedule → run → postprocess until it is stopped.
 
-Callers submit sequences from any thread and are called back with tokens. Each resident model has
-a lane of its own. Every sequence is answered to its end, with its last tokens or with one error,
+Callers submit sequences from any thread and are called back with tokens. Each loaded model has a
+worker of its own. Every sequence is answered to its end, with its last tokens or with one error,
 also when the engine is stopped or breaks.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gsv.engine.core import EngineThread, Handle
+from gsv.engine.core import EngineThread, Handle, OnWait, ignore_wait
 from gsv.engine.gpt.gpu_model_runner import GpuModelRunner
 from gsv.engine.gpt.model_runner import ModelRunner, Noise
 from gsv.engine.gpt.scheduler import Scheduler, headroom
@@ -55,10 +55,11 @@ class Engine:
             sequences with a listener take, so that none of these waits for a whole answer to end.
         waiting_limit: sequences of one model that may wait for a slot.
         max_length: most positions of a sequence: phonemes, prompt tokens and new tokens.
-        prefill_limit: newcomers per step; by default 1 on a CPU, where a prefill is long against
+        prefill_limit: prompts read per step; by default 1 on a CPU, where a prefill is long against
             a step and gains nothing from company, and 8 on a GPU.
         noise: where the Exp(1) numbers come from; tests replay recorded ones.
         kernel: decode through the compiled kernel where there is one (on a CPU).
+        on_wait: gets what each sequence waited for a slot.
 
     Raises:
         ConfigurationError: a number out of range.
@@ -75,6 +76,7 @@ class Engine:
         prefill_limit: int | None = None,
         noise: Noise = exponential_steps,
         kernel: bool = True,
+        on_wait: OnWait = ignore_wait,
     ) -> None:
         self._device = torch.device(device)
         self._dtype = dtype
@@ -84,6 +86,7 @@ class Engine:
         self._prefill_limit = prefill_limit or (1 if self._device.type == "cpu" else 8)
         self._noise = noise
         self._kernel = kernel
+        self._on_wait = on_wait
         for name, value, lowest, highest in (
             ("slots", slots, 1, 1024),
             ("waiting_limit", waiting_limit, 0, 1_000_000),
@@ -129,7 +132,9 @@ class Engine:
         with self._lock:
             if name in self._workers:
                 raise ConfigurationError(f"model {name!r} is resident already")
-            self._workers[name] = Worker(scheduler, runner, self._counters, self._lock)
+            self._workers[name] = Worker(
+                scheduler, runner, self._counters, self._lock, self._on_wait
+            )
 
     def remove_model(self, name: str) -> None:
         """Let a checkpoint go; InvalidRequest while sequences of it wait or run."""
@@ -137,6 +142,12 @@ class Engine:
             if self._worker(name).scheduler.busy:
                 raise InvalidRequest(f"model {name!r} is in use; wait for its sequences to end")
             del self._workers[name]
+
+    def model_of(self, name: str) -> SemanticGPT:
+        """A resident checkpoint, on its device, to be read and not changed; InvalidRequest if it is
+        not there."""
+        with self._lock:
+            return self._worker(name).runner.model
 
     def warm_up(self) -> None:
         """Run each model once, and capture its graphs on a GPU; before ``start``."""

@@ -1,7 +1,7 @@
 """The guard against bad speech: draws a sentence again when its judge finds trouble.
 
 It stands between the engine and whoever reads a sentence's tokens. What is drawn, judged and sent
-depends on the request and its seed alone: not on company, on portions, or on how fast anybody
+depends on the request and its seed alone: not on other requests, on chunks, or on how fast anybody
 reads. So the same request and seed give the same retries and the same tokens.
 
 A whole sentence is drawn again from its beginning, with a seed derived from the request's. Of a
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsv.engine.gpt.judge import Judge, Limits, Signal, Verdict
-from gsv.engine.gpt.sequence import OnError, OnTokens, SequenceRequest
+from gsv.engine.gpt.sequence import OnError, OnTokens, PlaceInLine, SequenceRequest
 from gsv.errors import InvalidRequest
 
 DEFAULT_RETRIES = 2
@@ -177,7 +177,7 @@ class GuardedSequence:
         on_outcome: Callable[[Outcome], None],
     ) -> None:
         self._submit = submit
-        self._request = request
+        self._request = dataclasses.replace(request, place=PlaceInLine())
         self._guard = guard
         self._on_tokens = on_tokens
         self._on_error = on_error
@@ -268,12 +268,14 @@ class GuardedSequence:
             self._deliver(last=False)
         try:
             self._draw(prefix)
-        except Exception as error:  # the engine has no place for it, or has been stopped
+        except Exception as error:  # the engine has been stopped, or is broken
             self._on_error(error)
 
     def _may_retry(self, verdict: Verdict) -> bool:
         if self._attempt >= self._guard.retries:
             return False
+        if self._request.params.top_k == 1:
+            return False  # whatever the seed, it would be drawn the same
         # What has too many tokens already doesn't get better by more.
         full = verdict.signals[0] in (Signal.TOO_LONG, Signal.LIMIT)
         return not (full and self._released)

@@ -96,7 +96,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def prefill(self, admitted: Sequence[Row], first: int) -> PendingOutput:
-        """Read the prompts of newcomers into the rows from ``first`` on and draw first tokens."""
+        """Read the prompts of new sequences into rows from ``first`` on; draw first tokens."""
         self._state.begin(admitted, first)
         rows = slice(first, first + len(admitted))
         self._read_prompts(admitted, rows)

@@ -37,7 +37,7 @@ class SlotMove(NamedTuple):
 
 
 class Admission(NamedTuple):
-    """Newcomers and their rows, which are ``first`` and those that follow."""
+    """New sequences and their rows, which are ``first`` and those that follow."""
 
     sequences: list[Sequence]
     first: int
@@ -50,7 +50,7 @@ class Scheduler:
     Args:
         slots: sequences that run at once.
         waiting_limit: sequences that may wait beyond those for which a slot is free.
-        prefill_limit: newcomers admitted in one step; the running ones wait for their prefill.
+        prefill_limit: sequences admitted in one step; the running ones wait for their prefill.
         headroom: rows more, for sequences with a listener.
         rows_cost: whether a step takes longer with more rows, so that whole answers step more
             seldom while a listener waits for first audio.
@@ -89,14 +89,23 @@ class Scheduler:
         )
 
     def add(self, sequence: Sequence) -> None:
-        """Put a sequence in line; Overloaded when the line is full."""
+        """Put a sequence in line; Overloaded when the line is full.
+
+        A sentence that is drawn again keeps its place there, and one of an answer that has begun
+        gets one, also in a full line.
+        """
         free = max(0, self.slots - len(self.running))
-        if len(self.waiting) >= self.waiting_limit + free:
+        place = sequence.request.place
+        before = None if place is None else place.ticket
+        newcomer = before is None and not sequence.request.accepted
+        if newcomer and len(self.waiting) >= self.waiting_limit + free:
             raise Overloaded(
                 f"{len(self.running)} sentences are running and {len(self.waiting)} are waiting, "
                 f"which is the limit (waiting_limit {self.waiting_limit}); try again later"
             )
-        self.turns.enter(sequence)
+        self.turns.enter(sequence, before)
+        if place is not None:
+            place.ticket = sequence.ticket
         self.waiting.append(sequence)
 
     def drop_cancelled(self) -> list[Sequence]:
@@ -115,7 +124,7 @@ class Scheduler:
         self._focused = self._focused + 1 if awaited else 0
 
     def admit(self) -> Admission:
-        """Move newcomers from the line to rows: the next one whose turn it is and its like.
+        """Move waiting sequences to rows: the one whose turn it is, and others of its kind.
 
         All of them have a listener, or none has.
         """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -66,6 +67,17 @@ class SamplingParams:
                 raise InvalidRequest.value(tensor, given, allowed)
 
 
+@dataclasses.dataclass
+class PlaceInLine:
+    """Where a sentence stands in line; it keeps that when it is drawn again.
+
+    Attributes:
+        ticket: of its first drawing; None before that was submitted.
+    """
+
+    ticket: Ticket | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class SequenceRequest:
     """One sentence to be spoken.
@@ -84,6 +96,9 @@ class SequenceRequest:
         prefix_tokens: int32 [k], tokens of this sentence that were drawn before; the run goes on
             after them as if it had drawn them: they count as steps, for the noise and for the
             limit, they are penalised as drawn ones are, and they are not delivered.
+        place: shared by all drawings of a sentence that may be drawn several times; only the first
+            of them stands in line as a newcomer.
+        accepted: it belongs to an answer that has begun, and is not refused when the line is full.
     """
 
     phonemes: NDArray[np.int32]
@@ -98,6 +113,8 @@ class SequenceRequest:
     prefix_tokens: NDArray[np.int32] = dataclasses.field(
         default_factory=lambda: np.zeros(0, np.int32)
     )
+    place: PlaceInLine | None = None
+    accepted: bool = False
 
     @property
     def spoken_tokens(self) -> NDArray[np.int32]:
@@ -176,6 +193,7 @@ class Sequence:
         self.answered = False  # the caller has heard of the end
         self.error: BaseException | None = None
         self.ticket: Ticket | None = None  # its place in line
+        self.submitted = time.monotonic()
         self._delivered = len(self.tokens)
         self._on_tokens = on_tokens
         self._on_error = on_error
@@ -268,7 +286,7 @@ class Sequence:
         self.answered = last
         try:
             self._on_tokens(tokens, last)
-        except Exception as error:
+        except Exception as error:  # of the consumer: it is told, then the engine
             self.answered = True
             self._on_error(error)
             raise

@@ -1,4 +1,4 @@
-"""One resident model's share of the engine: a scheduler and a runner, stepped by one thread."""
+"""One model's share of the engine: a scheduler and a runner, stepped by the engine's thread."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Sequence as Rows
 
 from gsv.device import end_if_fatal
+from gsv.engine.core import OnWait, ignore_wait
 from gsv.engine.gpt.model_runner import ModelRunner, PendingOutput
 from gsv.engine.gpt.scheduler import Scheduler
 from gsv.engine.gpt.sequence import SamplerOutput, Sequence, Status
@@ -39,6 +40,7 @@ class Worker:
         runner: the tensors.
         counters: shared by the engine's workers.
         lock: guards the scheduler, whose waiting line callers change.
+        on_wait: gets what each sequence waited for a slot.
     """
 
     def __init__(
@@ -47,12 +49,14 @@ class Worker:
         runner: ModelRunner,
         counters: Counters,
         lock: threading.Condition,
+        on_wait: OnWait = ignore_wait,
     ) -> None:
         self.scheduler = scheduler
         self.runner = runner
         self._counters = counters
         self._lock = lock
-        self._queued: deque[PendingOutput] = deque()  # drawings that nobody has read yet
+        self._on_wait = on_wait
+        self._queued: deque[PendingOutput] = deque()  # outputs of steps that are not read yet
 
     @property
     def busy(self) -> bool:
@@ -60,7 +64,7 @@ class Worker:
         return bool(self._queued) or self.scheduler.has_demand
 
     def step(self) -> None:
-        """Let the cancelled go, prefill newcomers, decode one token of everybody.
+        """Drop cancelled sequences, prefill new ones, decode one token of all.
 
         Where the runner runs ahead, this step is queued before the last one's tokens are read: the
         device has its next work while Python looks at what it has done. A sequence that ends takes
@@ -91,10 +95,13 @@ class Worker:
             self._hand_on(sequence)
 
     def _admit(self, ahead: int) -> None:
-        """Give newcomers rows and read their prompts."""
+        """Give new sequences rows and read their prompts."""
         with self._lock:
             self.scheduler.begin_step()
             admitted, first, moves = self.scheduler.admit()
+        now = time.monotonic()
+        for sequence in admitted:
+            self._on_wait(now - sequence.submitted)
         for move in moves:
             self.runner.move(move)
         if admitted:
@@ -106,7 +113,7 @@ class Worker:
         try:
             self._queued.append(self.runner.prefill(admitted, first))
             self._counters.prefills += len(admitted)
-        except Exception as error:
+        except Exception as error:  # whatever it is, the one at fault fails
             if len(admitted) == 1:
                 self._fail(admitted, "prefill", error)
                 return
@@ -124,18 +131,18 @@ class Worker:
             self._queued.append(self.runner.decode(rows))
             self._counters.steps += 1
             self._counters.rows += len(rows)
-        except Exception as error:
+        except Exception as error:  # whatever it is, this batch alone fails
             self._fail(rows, "decoding", error)
             self._settle(rows)
         return len(rows)
 
     def _collect(self, left: int) -> None:
-        """Read the oldest drawings until ``left`` are queued."""
+        """Read the oldest outputs until ``left`` are queued."""
         while len(self._queued) > left:
             drawing = self._queued.popleft()
             try:
                 drawn = drawing.read()
-            except Exception as error:
+            except Exception as error:  # whatever it is, this batch alone fails
                 self._fail(drawing.sequences, "step", error)
             else:
                 self._record(drawing.sequences, drawn)
@@ -179,7 +186,7 @@ class Worker:
         self._counters.failed += sequence.status is Status.FAILED
         try:
             sequence.deliver()
-        except Exception as error:
+        except Exception as error:  # the consumer's fault must not end the engine
             # The consumer is at fault and not the engine: it is told once and not called again.
             logger.exception("a consumer of tokens raised; its sequence ends")
             self._counters.failed += sequence.status is Status.RUNNING

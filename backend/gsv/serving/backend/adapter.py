@@ -23,21 +23,40 @@ from typing import Any, ClassVar
 import triton_python_backend_utils as pb_utils
 
 from gsv.checkpoints.manifest import verify_manifest
-from gsv.errors import Cancelled, CheckpointError, GsvError, InvalidRequest, Overloaded, VoiceError
+from gsv.constants import PUBLIC_PREFIX
+from gsv.errors import (
+    Cancelled,
+    CheckpointError,
+    GsvError,
+    InvalidRequest,
+    Overloaded,
+    TimedOut,
+    VoiceError,
+)
 from gsv.serving.backend.bls_client import BlsClient, to_tensor
-from gsv.serving.backend.cancel_board import CancelReader, caller_id, owner_of
+from gsv.serving.backend.call_board import BoardReader, caller_id, owner_of, parent_span
 from gsv.serving.backend.error_codes import to_triton_error
 from gsv.serving.backend.heartbeat import Heartbeat
 from gsv.serving.backend.memory import keep_freed_memory
-from gsv.serving.backend.metrics import LoadMetrics, RequestMetrics, VoiceFamilies
+from gsv.serving.backend.metrics import (
+    GuardFamilies,
+    LoadMetrics,
+    RequestMetrics,
+    TimingHistograms,
+    VoiceFamilies,
+)
+from gsv.serving.backend.process_end import leave
+from gsv.serving.backend.tracing import Span, Tracer, span_of, traced_id
 from gsv.serving.backend.wire import Wire, read_wire
 from gsv.stages.base import AsyncStage, BatchStage, Place
+from gsv.stages.sentence_report import GuardCounts
 from gsv.voices.metrics import VoiceMetrics, outcome_of
 
 CANCEL_CHECK_SECONDS = 0.02
-IDLE_CHECK_SECONDS = 5.0  # between looks for voices that are gone while nobody asks for anything
-GPU_THREADS = 2  # of a process whose work a GPU does: more only get in the way of the others
-PUBLIC_PREFIX = "gpt_sovits_v4"  # these answer callers, all others answer (also) each other
+IDLE_CHECK_SECONDS = 5.0  # between looks for removed voices while there are no requests
+GPU_THREADS = 2  # CPU threads of a process that computes on a GPU; more slow down the others
+TIMEOUT = "timeout"  # the one request parameter that is Triton's and that models see
+LOG_REQUESTS = "GSV_LOG_REQUESTS"  # variable: each model logs every request that has ended
 
 _START, _END = 1, 2  # TRITONSERVER_REQUEST_FLAG_SEQUENCE_START and _END
 
@@ -64,17 +83,42 @@ def read_request(request: Any, wire: list[Wire]) -> dict[str, Any]:
     return values
 
 
-def check_parameters(request: Any, wire: list[Wire]) -> None:
+def check_parameters(request: Any, wire: list[Wire], optional: Iterable[str] = ()) -> None:
     """InvalidRequest for a request parameter that nobody reads, such as a misspelt input.
 
     Triton's ``generate`` makes a parameter of every field that is not an input.
+
+    Args:
+        wire: the model's inputs.
+        optional: names of outputs, which may be parameters; see :func:`wanted_outputs`.
     """
-    given = request.parameters()
-    _check_names("input or request parameter", json.loads(given) if given else {}, wire)
+    names = [name for name in _parameters(request) if name != TIMEOUT]
+    _check_names("input or request parameter", names, wire, optional)
 
 
-def _check_names(kind: str, given: Iterable[str], wire: list[Wire]) -> None:
-    known = [declared.name for declared in wire]
+def timeout_of(request: Any) -> float:
+    """Seconds that the caller gives the request; 0 without a limit.
+
+    Triton's ``timeout`` in microseconds: of ``infer`` an option that Triton knows, of ``generate``
+    a parameter like any other (2.51).
+
+    Raises:
+        InvalidRequest: it is no number, or a negative one.
+    """
+    given = _parameters(request).get(TIMEOUT, request.timeout())
+    try:
+        microseconds = int(given)
+    except (TypeError, ValueError):
+        microseconds = -1
+    if microseconds < 0:
+        raise InvalidRequest.value(TIMEOUT, given, "microseconds, 0 (no limit) or more")
+    return microseconds / 1e6
+
+
+def _check_names(
+    kind: str, given: Iterable[str], wire: list[Wire], beside: Iterable[str] = ()
+) -> None:
+    known = [*(declared.name for declared in wire), *beside]
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name.upper(), known, n=1)
@@ -106,16 +150,47 @@ def _read_tensor(tensor: Any, declared: Wire) -> Any:
 def write_response(result: Any, wire: list[Wire], requested: Collection[str]) -> Any:
     """An inference response with the ``requested`` fields of ``result``, each with the leading 1.
 
-    The others must not even be made: up to 24.11 a response sender drops tensors that nobody asked
-    for without holding Python's lock, which corrupts its memory (python_backend #390).
+    Fields that were not requested must not become tensors: up to 24.11 a response sender drops them
+    without holding Python's lock, which corrupts its memory (python_backend #390).
     """
+    values = ((getattr(result, w.field), w) for w in wire if w.name in requested)
     return pb_utils.InferenceResponse(
-        output_tensors=[to_tensor(getattr(result, w.field), w) for w in wire if w.name in requested]
+        output_tensors=[to_tensor(value, w) for value, w in values if value is not None]
     )
 
 
+def wanted_outputs(request: Any, optional: Collection[str]) -> frozenset[str]:
+    """The outputs that a request asks for.
+
+    Triton's ``generate`` asks for all, and has no way to ask for fewer: there, and anywhere else, a
+    request parameter of an ``optional`` output's name that is false leaves that one out.
+
+    Raises:
+        InvalidRequest: such a parameter is neither true nor false.
+    """
+    wanted = set(request.requested_output_names())
+    if not wanted.isdisjoint(optional):
+        for name, value in _parameters(request).items():
+            if name not in optional:
+                continue
+            if not isinstance(value, bool):
+                raise InvalidRequest.value(name, value, "true or false, as a request parameter")
+            if not value:
+                wanted.discard(name)
+    return frozenset(wanted)
+
+
+def _parameters(request: Any) -> dict[str, Any]:
+    given = request.parameters()
+    return json.loads(given) if given else {}
+
+
 class TritonLogHandler(logging.Handler):
-    """Hands what this package logs to the server's log."""
+    """Hands what this package logs to the server's log, with the model's name before it."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter(f"{model}: %(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record, at the server's level that is nearest."""
@@ -127,7 +202,7 @@ class TritonLogHandler(logging.Handler):
                 pb_utils.Logger.log_warn(text)
             else:
                 pb_utils.Logger.log_info(text)
-        except Exception:
+        except Exception:  # as logging asks of a handler: never raise
             self.handleError(record)
 
 
@@ -137,8 +212,9 @@ def _set_up_torch(device: str, threads: int) -> None:
 
     from gsv.device import end_on_fatal, prepare
 
-    # oneDNN keeps 1024 shapes of some 1.4 MB each, and sentences have hundreds of lengths.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512")
+    # By default oneDNN keeps its code for 1024 operations of one shape, some 1.5 MB each, and
+    # sentences have hundreds of lengths. 256 are as fast, with recurring lengths too; 128 are not.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
     prepare(device)
     end_on_fatal()
     if threads:
@@ -160,16 +236,31 @@ class _Model:
 
     def initialize(self, args: Mapping[str, str]) -> None:
         """Check the weights' manifest, build the stage on the device that Triton gave, warm up."""
+        try:
+            self._load_stage(args)
+        except BaseException:  # the server gets it, and calls no finalize then
+            vars(self).clear()  # metrics above all, see _close
+            gc.collect()
+            raise
+
+    def _load_stage(self, args: Mapping[str, str]) -> None:
         config = json.loads(args["model_config"])
         self._name = args["model_name"]
-        self._log = TritonLogHandler()
+        self._log = TritonLogHandler(self._name)
         _package_log.addHandler(self._log)
         _package_log.setLevel(logging.INFO)
         _package_log.propagate = False
         self._metrics = RequestMetrics(self._name, args["model_instance_name"])
+        self._tracer = Tracer.from_environment(self._name, args["model_instance_name"])
+        self._logs_requests = os.environ.get(LOG_REQUESTS, "") not in ("", "0")
         self._tagged = not self._name.startswith(PUBLIC_PREFIX)
         self._fields = {field.name for field in dataclasses.fields(self.stage.request_type)}
-        self._cancels = CancelReader()
+        self._calls = BoardReader()
+        self._optional_outputs = {
+            field.name.upper()
+            for field in dataclasses.fields(self.stage.result_type)
+            if field.default is not dataclasses.MISSING
+        }
         self._inputs = read_wire(config["input"])
         self._outputs = read_wire(config["output"])
         folder = Path(args["model_repository"]) / args["model_version"]
@@ -182,57 +273,111 @@ class _Model:
         on_gpu = args["model_instance_kind"] == "GPU"
         device = f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu"
         settings = self.stage.settings_type.parse(parameters)
-        if "torch" in sys.modules:  # stages without a network do without
+        has_network = "torch" in sys.modules
+        if has_network:
             _set_up_torch(device, settings.threads or (GPU_THREADS if on_gpu else 0))
         self._stage = self._build(Place(folder, device), settings)
-        keep_freed_memory()  # not before: what loading leaves behind may go
+        if has_network:
+            keep_freed_memory()  # after loading, whose memory may go back to the kernel
         self._stage.warm_up()
         # A stage that knows voices counts what happens in them.
         self._voice_metrics: VoiceMetrics | None = getattr(self._stage, "voice_metrics", None)
         self._voice_families = VoiceFamilies(self._name, device) if self._voice_metrics else None
+        self._guard_counts: GuardCounts | None = getattr(self._stage, "guard_counts", None)
+        self._guard_families = (
+            GuardFamilies(self._name, args["model_instance_name"]) if self._guard_counts else None
+        )
+        timings = getattr(self._stage, "timings", None)
+        instance = args["model_instance_name"]
+        self._timings = TimingHistograms(timings, self._name, instance) if timings else None
         self._logged = ""
-        self._heart = Heartbeat().start()  # not before: loading may hold Python's lock for long
+        self._heart = Heartbeat().start()  # after loading, which may hold Python's lock for long
 
     def _build(self, place: Place, settings: Any) -> Any:
         return self.stage(place, settings)
 
     def finalize(self) -> None:
+        """Close the stage and end the process."""
+        try:
+            self._close()
+        except Exception as error:  # the process is to end all the same
+            pb_utils.Logger.log_error(f"model not closed: {type(error).__name__}: {error}")
+        leave()
+
+    def _close(self) -> None:
         """End the stage's threads, and let go of what lives in the server.
 
-        Metrics, requests and responses tell the server of their end; one that outlives its model
-        finds nobody to tell, and takes the process down. Errors that were kept have tracebacks, and
-        so hold on to requests in circles.
+        Metrics, requests and responses notify the server when they are freed. One that is freed
+        after its model crashes the process. Kept errors hold requests in reference cycles through
+        their tracebacks, so garbage is collected here.
         """
         self._heart.close()
         self._stage.close()
-        del self._metrics, self._voice_families, self._stage
+        if self._tracer is not None:
+            self._tracer.close()
+        del self._metrics, self._voice_families, self._guard_families, self._timings, self._stage
         gc.collect()
         _package_log.removeHandler(self._log)
         _package_log.propagate = True
 
-    def _read(self, request: Any) -> Any:
-        """The stage's request: the tensors, and what Triton says beside them if it wants that."""
+    def _read(self, request: Any, span: Span | None = None) -> Any:
+        """The stage's request: the tensors, and what Triton says beside them if it wants that.
+
+        Calls that are made for a traced request carry its span in their ids.
+        """
         own_id = request_id(request)
         beside = {
             "owner": owner_of(own_id),
-            "request_id": own_id,
+            "request_id": traced_id(span.traceparent, own_id) if span else own_id,
             "sequence": request.correlation_id(),
             "start": bool(request.flags() & _START),
             "end": bool(request.flags() & _END),
+            "outputs": self._wanted(request) & self._optional_outputs,
         }
         if not self._tagged:
-            check_parameters(request, self._inputs)
+            check_parameters(request, self._inputs, self._optional_outputs)
         values = read_request(request, self._inputs)
         if read := getattr(self.stage, "read_request", None):
             return read({**beside, **values})
         wanted = {name: value for name, value in beside.items() if name in self._fields}
         return self.stage.request_type(**wanted, **values)
 
+    def _wanted(self, request: Any) -> frozenset[str]:
+        """The outputs that the request asks for."""
+        if self._tagged:
+            return frozenset(request.requested_output_names())
+        return wanted_outputs(request, self._optional_outputs)
+
     def _flush(self) -> None:
         """Tell Triton the metrics; from one thread of the model only."""
         self._metrics.flush()
+        if self._timings is not None:
+            self._timings.flush()
         if self._voice_families is not None and self._voice_metrics is not None:
             self._voice_families.flush(self._voice_metrics)
+        if self._guard_families is not None and self._guard_counts is not None:
+            self._guard_families.flush(self._guard_counts)
+
+    def _begin_span(self, request: Any) -> Span | None:
+        """The request's span, if it is traced; to be called in ``execute``."""
+        if self._tracer is None:
+            return None
+        own_id = request_id(request)
+        parent = parent_span(own_id) if self._tagged else span_of(request)
+        return self._tracer.begin(parent, caller_id(own_id))
+
+    def _ended(
+        self, own_id: str, span: Span | None, started: float, error: BaseException | None
+    ) -> None:
+        """Count, trace and perhaps log a request whose last response has left."""
+        outcome, seconds = outcome_of(error), time.monotonic() - started
+        self._metrics.observe(outcome, seconds)
+        if span is not None:
+            span.end(outcome, error)
+        if self._logs_requests:
+            pb_utils.Logger.log_info(
+                f"{self._name}: request id={caller_id(own_id)!r} {outcome} after {seconds:.3f} s"
+            )
 
     def _log_failure(self, request: Any, error: BaseException) -> None:
         """Our own faults go to the server's log with the request id; the caller's don't.
@@ -267,11 +412,12 @@ class BatchedModel(_Model):
         """One response a request, in order; an error stays with the request that caused it."""
         started = time.monotonic()
         self._metrics.begin(len(requests))
+        spans = [self._begin_span(request) for request in requests]
         answers: list[Any] = [None] * len(requests)
         parsed: list[tuple[int, Any]] = []
         for index, request in enumerate(requests):
             try:
-                left = self._cancels.watch(request_id(request))
+                left = self._calls.watch(request_id(request))
                 if left is not None and left():
                     raise Cancelled("the caller went away")
                 parsed.append((index, self._read(request)))
@@ -281,16 +427,16 @@ class BatchedModel(_Model):
             for (index, _), answer in zip(parsed, self._run([p for _, p in parsed]), strict=True):
                 answers[index] = answer
         responses = [self._respond(r, a) for r, a in zip(requests, answers, strict=True)]
-        for answer in answers:
-            ended = outcome_of(answer if isinstance(answer, BaseException) else None)
-            self._metrics.observe(ended, time.monotonic() - started)
+        for request, span, answer in zip(requests, spans, answers, strict=True):
+            failure = answer if isinstance(answer, BaseException) else None
+            self._ended(request_id(request), span, started, failure)
         self._flush()
         return responses
 
     def _run(self, parsed: list[Any]) -> list[Any]:
         try:
             return list(self._stage.run_batch(parsed))
-        except Exception as error:
+        except Exception as error:  # whatever it is, the request at fault gets it
             _end_if_fatal(error)
             # A fault of ours must not name an innocent request: each of the batch runs once more
             # by itself, so that only the one at fault fails.
@@ -311,17 +457,31 @@ class _Caller:
     def __init__(self, model: StreamingModel, request: Any) -> None:
         self._model = model
         self._request_id = request_id(request)
-        self._requested = frozenset(request.requested_output_names())
+        try:
+            self._requested = model._wanted(request)
+        except InvalidRequest:  # which is what the request will be answered with
+            self._requested = frozenset()
         self._sender = request.get_response_sender()
         self._lock = threading.Lock()
         self._open = True
         self._started = time.monotonic()
+        self.span = model._begin_span(request)
         model._metrics.begin()
         self._error: BaseException | None = None
         self.cancel: Callable[[], None] | None = None
         self.called_off = False
-        # A call of another model of this server, which says on its board when nobody waits.
-        self._left = model._cancels.watch(self._request_id)
+        # Set for calls from another model of this server, whose call board tells when nobody waits.
+        self._left = model._calls.watch(self._request_id)
+        model._calls.take(self._request_id)
+        self.timeout = 0.0  # seconds; 0 is without a limit
+
+    def check_time(self) -> None:
+        """TimedOut when the time that the caller has given is over (Triton's ``timeout``)."""
+        if self.timeout and time.monotonic() - self._started > self.timeout:
+            raise TimedOut(
+                f"timeout: the request's {self.timeout:g} s are over; give it more time, or ask "
+                "for less text at once"
+            )
 
     def has_left(self) -> bool:
         """Whether the model that calls has said that nobody waits."""
@@ -361,15 +521,14 @@ class _Caller:
             self._open = not final
             sender = self._sender
             if final:
-                # A stage may remember us longer than the server's memory is there, at its end.
+                # A stage may keep this object until after the server's memory is gone.
                 self._sender = None
             if response is None:
                 sender.send(flags=flags)
             else:
                 sender.send(response, flags=flags)
         if final:
-            seconds = time.monotonic() - self._started
-            self._model._metrics.observe(outcome_of(self._error), seconds)
+            self._model._ended(self._request_id, self.span, self._started, self._error)
             self._model._forget(self)
 
 
@@ -412,18 +571,31 @@ class StreamingModel(_Model):
                 self._changes += 1
                 self._changed.notify()
             try:
-                caller.cancel = self._stage.submit(self._read(request), caller)
-            except Exception as error:
+                if not self._tagged:  # a call of another model ends with its caller
+                    caller.timeout = timeout_of(request)
+                caller.cancel = self._stage.submit(self._read(request, caller.span), caller)
+            except Exception as error:  # whatever it is, its caller gets it
                 caller.fail(error)
 
-    def finalize(self) -> None:
+    def _close(self) -> None:
         """Stop the watch, then the stage."""
         with self._changed:
             self._closing = True
             self._changed.notify()
         self._watch.join()
-        super().finalize()
+        super()._close()
         del self._load
+
+    def _check(self, caller: _Caller) -> None:
+        """Call a caller's work off if nobody waits for it any more."""
+        if caller.is_cancelled():
+            self._call_off(caller)
+            return
+        try:
+            caller.check_time()
+        except TimedOut as error:
+            self._call_off(caller)
+            caller.fail(error)
 
     def _call_off(self, caller: _Caller) -> None:
         caller.called_off = True
@@ -447,15 +619,15 @@ class StreamingModel(_Model):
                 if self._closing:
                     return
                 idle = None if self._voice_metrics is None else IDLE_CHECK_SECONDS
-                # Who ended while the last figures were told has notified nobody.
+                # A caller that ended during the last flush notified nobody, so don't wait then.
                 if self._changes == told:
                     self._changed.wait(CANCEL_CHECK_SECONDS if self._callers or busy else idle)
                 told = self._changes
                 callers = list(self._callers)
             self._flush()
             for caller in callers:
-                if caller.cancel is not None and not caller.called_off and caller.is_cancelled():
-                    self._call_off(caller)
+                if caller.cancel is not None and not caller.called_off:
+                    self._check(caller)
             if sweep := getattr(self._stage, "sweep", None):
                 sweep()
             load = self._stage.load()
@@ -473,7 +645,7 @@ class BlsModel(StreamingModel):
         self._models = BlsClient(place.repository)
         return self.stage(place, settings, self._models)
 
-    def finalize(self) -> None:
+    def _close(self) -> None:
         """As for every model, and take the board of our calls away."""
-        super().finalize()
+        super()._close()
         self._models.close()

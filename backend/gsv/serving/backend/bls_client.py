@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import dataclasses
+import logging
+import queue
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from gsv.serving.backend.cancel_board import BoardToken, CancelBoard
+from gsv.errors import Cancelled, Unreachable
+from gsv.serving.backend.call_board import BoardCall, BoardToken, CallBoard
 from gsv.serving.backend.error_codes import from_message
 from gsv.serving.backend.wire import ModelWire, Wire, read_config
 from gsv.stages.calls import Answer, StageCall
 
+logger = logging.getLogger(__name__)
+
 _START, _END = 1, 2  # TRITONSERVER_REQUEST_FLAG_SEQUENCE_START and _END
+
+LOOK_SECONDS = 0.25  # between looks at a call that has not been answered
+GRACE_SECONDS = 1.0  # for an answer that was on its way when its process died
+# A stage notices within a step that its caller has left; one that doesn't may be stopped or hang.
+CANCELLED_SECONDS = 30.0
 
 
 class BlsClient:
@@ -27,10 +41,18 @@ class BlsClient:
     def __init__(self, repository: Path) -> None:
         self._repository = repository
         self._wires: dict[str, ModelWire] = {}
-        self._board = CancelBoard()
+        self._board = CallBoard()
+        self._threads = _CallThreads()
+        self._lost = 0  # calls that were given up, each with a thread that waits for ever
 
     def __call__(self, call: StageCall[Answer], token: BoardToken) -> Answer:
-        """Make the call and wait for its answer."""
+        """Make the call and wait for its answer.
+
+        Raises:
+            Unreachable: the model can't answer, or the process that worked on the call died.
+            Cancelled: the caller has left, and the stage has not noticed for long.
+            GsvError: what the model raised.
+        """
         sequence = {}
         if call.sequence is not None:
             flags = _START * call.sequence.start | _END * call.sequence.end
@@ -39,17 +61,22 @@ class BlsClient:
         asked = {
             field.name
             for field in dataclasses.fields(call.answer)  # type: ignore[arg-type]
-            if field.default is dataclasses.MISSING
+            if field.default is dataclasses.MISSING or field.name in call.also
         }
-        request = pb_utils.InferenceRequest(
-            model_name=call.model,
-            inputs=_tensors(call.request, wire.inputs),
-            requested_output_names=[w.name for w in wire.outputs if w.field in asked],
-            request_id=token.request_id,
-            preferred_memory=_in_main_memory(),
-            **sequence,
-        )
-        response = request.exec()
+        placed = self._board.call(token)
+        try:
+            request = pb_utils.InferenceRequest(
+                model_name=call.model,
+                inputs=_tensors(call.request, wire.inputs),
+                requested_output_names=[w.name for w in wire.outputs if w.field in asked],
+                request_id=placed.request_id,
+                preferred_memory=_in_main_memory(),
+                **sequence,
+            )
+        except BaseException:  # whatever it is, the cell is free again
+            placed.release()
+            raise
+        response = self._response(call.model, request, placed, token)
         if response.has_error():
             raise from_message(response.error().message())
         tensors = {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
@@ -63,6 +90,32 @@ class BlsClient:
     def close(self) -> None:
         """Take the board away."""
         self._board.close()
+
+    def _response(self, model: str, request: Any, placed: BoardCall, token: BoardToken) -> Any:
+        """Triton's answer, unless there never will be one.
+
+        ``exec`` can't be interrupted, so it waits on a thread of its own, which is left behind
+        with a call whose process died.
+        """
+        answer = self._threads.submit(request.exec)
+        answer.add_done_callback(lambda _: placed.release())
+        cancelled = 0.0
+        while True:
+            with contextlib.suppress(concurrent.futures.TimeoutError):
+                return answer.result(LOOK_SECONDS)
+            if placed.handler_died():
+                with contextlib.suppress(concurrent.futures.TimeoutError):
+                    return answer.result(GRACE_SECONDS)
+                self._give_up(model, "the process that worked on it died")
+                raise Unreachable(f"{model}: the process that worked on the request died")
+            cancelled += LOOK_SECONDS * token.cancelled
+            if cancelled > CANCELLED_SECONDS:
+                self._give_up(model, f"it was called off {CANCELLED_SECONDS:g} s ago")
+                raise Cancelled("the caller went away")
+
+    def _give_up(self, model: str, why: str) -> None:
+        self._lost += 1
+        logger.warning("a call of %s is given up: %s (%d so far)", model, why, self._lost)
 
     def _wire(self, model: str) -> ModelWire:
         if model not in self._wires:
@@ -96,3 +149,40 @@ def _value(array: Any, wire: Wire) -> Any:
 def _in_main_memory() -> Any:
     """Where answers go: a GPU's memory would open a CUDA context in the calling process."""
     return pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0)
+
+
+class _CallThreads:
+    """Threads that wait for calls, as many as there are calls; idle ones are used again.
+
+    They don't keep the process from ending, as those of a ThreadPoolExecutor do: one that waits for
+    an answer that never comes must not.
+    """
+
+    def __init__(self) -> None:
+        self._idle: list[queue.SimpleQueue[_Job]] = []
+        self._lock = threading.Lock()
+
+    def submit(self, work: Callable[[], Any]) -> concurrent.futures.Future[Any]:
+        """Run ``work`` at once."""
+        job: _Job = work, concurrent.futures.Future()
+        with self._lock:
+            jobs = self._idle.pop() if self._idle else None
+        if jobs is None:
+            jobs = queue.SimpleQueue()
+            threading.Thread(target=self._run, args=(jobs,), name="call", daemon=True).start()
+        jobs.put(job)
+        return job[1]
+
+    def _run(self, jobs: queue.SimpleQueue[_Job]) -> None:
+        while True:
+            work, future = jobs.get()
+            try:
+                future.set_result(work())
+            except BaseException as error:  # whoever asked for the answer gets it
+                future.set_exception(error)
+            del work, future
+            with self._lock:
+                self._idle.append(jobs)
+
+
+_Job = tuple[Callable[[], Any], concurrent.futures.Future[Any]]

@@ -18,6 +18,7 @@ from gsv.errors import (
     InvalidRequest,
     Overloaded,
     SequenceLost,
+    TimedOut,
     Unreachable,
     VoiceError,
 )
@@ -25,8 +26,9 @@ from gsv.errors import (
 _CODES: dict[type[GsvError], str] = {
     InvalidRequest: "INVALID_ARG",
     Overloaded: "UNAVAILABLE",
-    # The request is right and the server works, but for this voice: its folder wants mending.
+    # The request is right and the server works; the voice's folder has to be repaired.
     VoiceError: "UNAVAILABLE",
+    TimedOut: "UNAVAILABLE",  # as what Triton itself says of a request whose time is over
     Cancelled: "CANCELLED",
     Unreachable: "UNAVAILABLE",
     SequenceLost: "UNAVAILABLE",
@@ -34,6 +36,7 @@ _CODES: dict[type[GsvError], str] = {
 _TAGS: dict[type[GsvError], str] = {
     **_CODES,
     VoiceError: "VOICE",
+    TimedOut: "TIMEOUT",
     Unreachable: "UNREACHABLE",
     SequenceLost: "SEQUENCE",
 }

@@ -1,10 +1,10 @@
-"""Signs of life of a model's process, and the word that its server is about to stop: empty files.
+"""Empty files that show that a model's process is alive, and that its server is about to stop.
 
-``gsv serve`` puts the beginning of their paths into the environment. Each process of a model
-touches a file of its own twice a second, in a thread; whoever watches compares the file's time with
-the time that it had before. A process that is stopped, or that never gives Python's lock back,
-touches nothing, and neither does one with a step that takes longer than it may. Empty files in
-``/dev/shm`` need no disk and no room: a full one can't silence a process that is well.
+``gsv serve`` puts the beginning of their paths into the environment. A thread of each model's
+process touches the process's own file twice a second, and the supervisor looks whether the file's
+time changes. The file stays untouched when the process is stopped, when something keeps Python's
+lock, or when a step takes longer than its limit. Empty files in ``/dev/shm`` need no space, so a
+full disk can't make a healthy process look dead.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the C library does with the memory that tensors leave behind."""
+"""Settings of the C library's allocator: what becomes of memory that tensors have freed."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import ctypes
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt(3)
 _LARGEST_KEPT = 32 << 20  # bytes of one tensor
-_MOST_KEPT = 2 * _LARGEST_KEPT  # bytes that stay with the process while nothing uses them
+_MOST_KEPT = 2 * _LARGEST_KEPT  # free bytes at a heap's end that the process keeps
 
 
 def keep_freed_memory() -> None:
-    """Let the next tensor have the memory of the last one, instead of fresh pages.
+    """Let new tensors reuse the memory of freed ones, instead of fresh pages from the kernel.
 
-    glibc gives every block above 128 KiB back to the kernel at once until it has seen larger ones
-    freed, and a page costs more to get than to fill: with small networks that is a tenth of the
-    time of flow and vocoder. Large networks bring glibc to these values by themselves. Without
-    glibc nothing happens.
+    At first glibc returns each freed block above 128 KiB to the kernel; once larger ones have been
+    freed it raises that limit. Getting a page costs more than filling it: small networks would
+    spend a tenth of the time of flow and vocoder on it. Large networks raise glibc's limits to
+    these values by themselves. Without glibc nothing happens.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -12,7 +12,41 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from gsv.stages.base import Load
+from gsv.stages.sentence_report import GuardCounts
+from gsv.timings import Timing, Timings
 from gsv.voices.metrics import OUTCOMES, Family, VoiceMetrics
+
+# Upper bounds of the buckets, in seconds: from the shortest text to the longest answer; of what a
+# listener waits for; and of chunks, where 0 holds those that came in time.
+_ANSWER_BOUNDS = (
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0,
+)  # fmt: skip
+_FIRST_AUDIO_BOUNDS = (
+    0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0,
+)  # fmt: skip
+_LATE_BOUNDS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+_QUEUE_BOUNDS = (
+    0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+)  # fmt: skip
+
+# Of durations that stages observe: the family's name, what it tells, its buckets.
+_TIMINGS: dict[Timing, tuple[str, str, tuple[float, ...]]] = {
+    "queue": (
+        "gsv_queue_seconds",
+        "Seconds that requests, sentences, mel chunks and waves waited until they were begun",
+        _QUEUE_BOUNDS,
+    ),
+    "first_audio": (
+        "gsv_first_audio_seconds",
+        "Seconds from a stream's arrival at the model to its first chunk that has samples",
+        _FIRST_AUDIO_BOUNDS,
+    ),
+    "late": (
+        "gsv_chunk_late_seconds",
+        "Seconds that a listener with nothing left to play waited for a chunk; 0: it was in time",
+        _LATE_BOUNDS,
+    ),
+}
 
 # Of the families of voices: what they tell, whether they are counters, and their third label.
 _VOICES: dict[Family, tuple[str, bool, str]] = {
@@ -29,11 +63,49 @@ _VOICES: dict[Family, tuple[str, bool, str]] = {
 }  # fmt: skip
 
 
+class Histogram:
+    """One histogram of one instance, in seconds.
+
+    Triton has the kind from 24.08 on (python_backend #374).
+    """
+
+    def __init__(
+        self, name: str, about: str, bounds: tuple[float, ...], model: str, instance: str
+    ) -> None:
+        self._family = pb_utils.MetricFamily(
+            name=name, description=about, kind=pb_utils.MetricFamily.HISTOGRAM
+        )  # a metric ends with its family
+        self._metric = self._family.Metric(
+            labels={"model": model, "model_instance": instance}, buckets=list(bounds)
+        )
+
+    def observe(self, seconds: float) -> None:
+        """Count one duration; from the thread that flushes."""
+        self._metric.observe(seconds)
+
+
+class TimingHistograms:
+    """The durations that the stage of one instance observes."""
+
+    def __init__(self, timings: Timings, model: str, instance: str) -> None:
+        self._timings = timings
+        self._timings.take()  # of the warm-up
+        self._histograms = {
+            kind: Histogram(*_TIMINGS[kind], model, instance) for kind in timings.kinds
+        }
+
+    def flush(self) -> None:
+        """Tell Triton what was observed since the last call; from the thread that flushes."""
+        for kind, seconds in self._timings.take():
+            self._histograms[kind].observe(seconds)
+
+
 class RequestMetrics:
     """The requests of one model: those under way, those that ended how, and their seconds.
 
     Every model of a server uses the same families, told apart by the label ``model``. Instances add
-    to the same counters; each has gauges of its own, with the label ``model_instance``.
+    to the same counters; each has gauges and histograms of its own, with the label
+    ``model_instance``.
     """
 
     def __init__(self, model: str, instance: str) -> None:
@@ -47,19 +119,20 @@ class RequestMetrics:
             description="Requests that were answered, refused, cancelled, or failed",
             kind=pb_utils.MetricFamily.COUNTER,
         )
-        seconds = pb_utils.MetricFamily(
-            name="gsv_request_seconds_total",
-            description="Seconds from a request's arrival at the model to its last response",
-            kind=pb_utils.MetricFamily.COUNTER,
-        )
-        self._families = (in_flight, requests, seconds)  # a metric ends with its family
+        self._families = (in_flight, requests)  # a metric ends with its family
         self._in_flight = in_flight.Metric(labels={"model": model, "model_instance": instance})
-        self._in_flight.set(0)  # what a process that died had under way is lost
+        self._in_flight.set(0)  # requests of a process that died are lost
         self._requests = {
             outcome: requests.Metric(labels={"model": model, "outcome": outcome})
             for outcome in OUTCOMES
         }
-        self._seconds = seconds.Metric(labels={"model": model})
+        self._seconds = Histogram(
+            "gsv_request_seconds",
+            "Seconds from an answered request's arrival at the model to its last response",
+            _ANSWER_BOUNDS,
+            model,
+            instance,
+        )
         self._lock = threading.Lock()
         self._under_way = 0
         self._ended: list[tuple[str, float]] = []
@@ -86,7 +159,8 @@ class RequestMetrics:
         self._in_flight.set(under_way)
         for outcome, seconds in ended:
             self._requests[outcome].increment(1)
-            self._seconds.increment(seconds)
+            if outcome == "answered":
+                self._seconds.observe(seconds)
 
 
 class LoadMetrics:
@@ -117,7 +191,7 @@ class LoadMetrics:
 
 
 class VoiceFamilies:
-    """The figures of voices, from a stage's tally; for the thread that flushes the others.
+    """The figures of voices, from a stage's `VoiceMetrics`; for the thread that flushes the others.
 
     Args:
         model: the first label.
@@ -155,3 +229,43 @@ class VoiceFamilies:
                 labels[third] = self._device if third == "device" else detail
             self._metrics[key] = (made, made.Metric(labels=labels))
         return self._metrics[key][1]
+
+
+class GuardFamilies:
+    """What the guard against bad speech has done; for the thread that flushes the others."""
+
+    def __init__(self, model: str, instance: str) -> None:
+        self._labels = {"model": model, "model_instance": instance}
+        self._told: dict[tuple[str, ...], int] = {}
+        self._families = {
+            name: pb_utils.MetricFamily(
+                name=f"gsv_guard_{name}_total", description=text, kind=pb_utils.MetricFamily.COUNTER
+            )
+            for name, text in {
+                "sentences": "Sentences that the guard has judged",
+                "retries": "Times that it has had a sentence drawn again, by what was wrong",
+                "bad_sentences": "Sentences of which no drawing was good, by what is wrong",
+            }.items()
+        }  # fmt: skip
+        self._metrics: dict[tuple[str, ...], Any] = {}
+
+    def flush(self, counts: GuardCounts) -> None:
+        """Tell Triton what has been counted since."""
+        for language, count in counts.sentences().items():
+            self._tell(("sentences", language), count)
+        for (cause, language), count in counts.retries().items():
+            self._tell(("retries", language, cause), count)
+        for (cause, language), count in counts.stayed_bad().items():
+            self._tell(("bad_sentences", language, cause), count)
+
+    def _tell(self, key: tuple[str, ...], count: int) -> None:
+        if count == self._told.get(key, 0):
+            return
+        if key not in self._metrics:
+            family, language, *cause = key
+            labels = {**self._labels, "language": language}
+            if cause:
+                labels["cause"] = cause[0]
+            self._metrics[key] = self._families[family].Metric(labels=labels)
+        self._metrics[key].increment(count - self._told.get(key, 0))
+        self._told[key] = count

@@ -1,8 +1,8 @@
 """Cleans up after a launcher that was killed: ends its server and removes its shared memory.
 
-The kernel can tell only the launcher's own child of its death, and Triton's stubs, which are
-grandchildren, live on for a minute. So a small process waits at the end of a pipe that closes with
-the launcher, however that ends.
+The kernel can signal only the launcher's own child when the launcher dies. Triton's stubs are
+grandchildren and would live on for a minute. So a small process reads from a pipe that closes when
+the launcher ends, however it ends.
 """
 
 from __future__ import annotations

@@ -18,35 +18,38 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from gsv.errors import Cancelled, ServerError
 from gsv.serving.backend.heartbeat import stopping_file
+from gsv.serving.backend.tracing import ENDPOINT as TRACE_ENDPOINT
 from gsv.serving.server import gpus, installation, mps, processes
 from gsv.serving.server.janitor import Janitor
 from gsv.serving.server.log import ServerLog
 from gsv.serving.server.options import (
     CONTROL_HEADER,
+    CONTROL_KEY_VARIABLE,
     PlainPaths,
     ServerOptions,
     check_repository,
     choose_ports,
+    trace_endpoint,
 )
 
 __all__ = ["EmbeddedServer", "ServerOptions"]
 
-UNLOAD_SECONDS = 2.0  # what Triton gets to unload its models when no request is left
-LOST_SECONDS = 5.0  # without any progress: what is under way then waits for a process that died
-SETTLE_SECONDS = 0.15  # models tell what they have under way every 0.05 s
+UNLOAD_SECONDS = 2.0  # that Triton gets to unload its models when no request is left
+LOST_SECONDS = 5.0  # without progress; then requests under way wait for a process that died
+SETTLE_SECONDS = 0.15  # models publish their number of requests every 0.05 s
 REQUEST_SECONDS = 5.0
 WAIT_STEP_SECONDS = 0.2
 DRAIN_STEP_SECONDS = 0.05
 GPU_THREADS = "2"  # of each model on a machine with GPUs, as the adapter sets it for networks
 OUR_METRICS = re.compile(r"^gsv_.*\n", re.MULTILINE)
-IN_FLIGHT = re.compile(r"^gsv_requests_in_flight\{.*\} (\S+)$", re.MULTILINE)
+IN_FLIGHT = re.compile(r"^gsv_requests_in_flight\{(.*)\} (\S+)$", re.MULTILINE)
 
 
 class _Crash(ServerError):
@@ -164,7 +167,7 @@ class EmbeddedServer:
                 self._on_line(f"{crash}; starting again", True)
                 self._launch_again()
                 self._wait_until_ready(models)
-        except BaseException:
+        except BaseException:  # Ctrl-C too: no process may stay behind
             self.stop(kill=True)
             raise
 
@@ -179,7 +182,7 @@ class EmbeddedServer:
         self._launch_again()
         try:
             self._wait_until_ready(check_repository(self.repository))
-        except BaseException:
+        except BaseException:  # Ctrl-C too: no process may stay behind
             self.kill()
             raise
 
@@ -233,15 +236,30 @@ class EmbeddedServer:
         return self.ask(method, path, body, timeout)[0]
 
     def ask(
-        self, method: str, path: str, body: Any = None, timeout: float = REQUEST_SECONDS
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        timeout: float = REQUEST_SECONDS,
+        give_up: Callable[[], bool] = lambda: False,
     ) -> tuple[int, str]:
-        """As :meth:`request`, with the answer's text."""
-        return self._exchange(self.ports[0], method, path, body, timeout)
+        """As :meth:`request`, with the answer's text; ``give_up`` ends the waiting before it."""
+        return self._exchange(self.ports[0], method, path, body, timeout, give_up)
 
-    def requests_in_flight(self) -> float | None:
-        """Requests that the models have under way, by their own count; None: no answer."""
+    def requests_in_flight(
+        self, model: str = "", instances: Container[str] | None = None
+    ) -> float | None:
+        """Requests under way in all models, one, or some of its instances; None: no answer.
+
+        By the models' own count: of an instance that has died, what it had when it died.
+        """
         text = self._metrics()
-        return sum(map(float, IN_FLIGHT.findall(text))) if text else None
+        total = 0.0
+        for labels, count in IN_FLIGHT.findall(text):
+            of = dict(re.findall(r'(\w+)="([^"]*)"', labels))
+            wanted = instances is None or of.get("model_instance", "") in instances
+            total += float(count) * (wanted and model in ("", of.get("model", "")))
+        return total if text else None
 
     def gpus_of(self, model: str) -> frozenset[int]:
         """The GPUs that a model's instances are on; none for one on the CPU or one that is gone."""
@@ -257,7 +275,13 @@ class EmbeddedServer:
         return self._mps is not None
 
     def _exchange(
-        self, port: int, method: str, path: str, body: Any, timeout: float
+        self,
+        port: int,
+        method: str,
+        path: str,
+        body: Any,
+        timeout: float,
+        give_up: Callable[[], bool] = lambda: False,
     ) -> tuple[int, str]:
         wait = min(timeout, REQUEST_SECONDS)
         connection = http.client.HTTPConnection(f"{self._reachable_host()}:{port}", timeout=wait)
@@ -271,7 +295,7 @@ class EmbeddedServer:
             # The connection of a server that has died stays open: its stubs have inherited it.
             while not select.select([connection.sock], [], [], WAIT_STEP_SECONDS)[0]:
                 patient = self._interruptions < (1 if timeout > REQUEST_SECONDS else 2)
-                if self.ended() or not patient or time.monotonic() > limit:
+                if self.ended() or not patient or time.monotonic() > limit or give_up():
                     return 0, ""
             answer = connection.getresponse()
             return answer.status, answer.read().decode("utf-8", "replace")
@@ -313,7 +337,7 @@ class EmbeddedServer:
         self.log.join()
 
     def _drain(self, process: subprocess.Popen[bytes]) -> None:
-        # Tells the public models to refuse who comes now; regions are removed with it.
+        # Tells the public models to refuse new requests; removed with the shared memory.
         with contextlib.suppress(OSError):
             stopping_file(self.files).touch()
         self._await_idle(
@@ -322,9 +346,9 @@ class EmbeddedServer:
         )
         process.send_signal(signal.SIGTERM)
         limit = time.monotonic() + UNLOAD_SECONDS
-        # Triton waits its whole exit timeout for connections that are kept open, and for requests
-        # that were lost with a process. Once the last living stub has said goodbye, or its time is
-        # up, there is nothing worth waiting for.
+        # Triton waits its whole exit timeout for connections that clients keep open, and for
+        # requests that were lost with a process. We stop waiting when the last living stub has
+        # ended, or when its time is up.
         while process.poll() is None and self._interruptions < 2 and time.monotonic() < limit:
             self.wait(DRAIN_STEP_SECONDS)
             if not processes.living_stubs(process.pid):
@@ -332,15 +356,15 @@ class EmbeddedServer:
 
     def _await_idle(self, limit: float, dead_model: bool) -> None:
         """Wait until no request is under way, or none of those that will ever be answered."""
-        # From SIGTERM on Triton lets no model call another: a request that is half-way through
-        # would fail. So the models first finish what they have, by their own count.
+        # After SIGTERM Triton refuses calls between models, so a request half-way through its
+        # stages would fail. So first wait until the models' own counts say that they are idle.
         before, changed = "", time.monotonic()
         settled = changed + SETTLE_SECONDS
         while not self.ended() and self._interruptions < 2 and time.monotonic() < limit:
             metrics = "".join(OUR_METRICS.findall(self._metrics()))
             now = time.monotonic()
-            # Once is enough: those who came since are being refused, which takes no time.
-            if now >= settled and sum(map(float, IN_FLIGHT.findall(metrics))) <= 0:
+            # One look is enough: requests that have come since are refused at once.
+            if now >= settled and sum(float(n) for _, n in IN_FLIGHT.findall(metrics)) <= 0:
                 return
             if metrics != before:
                 before, changed = metrics, now
@@ -361,11 +385,12 @@ class EmbeddedServer:
         )
         command = [str(found.binary), *arguments]
         environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name != CONTROL_KEY_VARIABLE},
             **found.environment,
             **self._gpu_environment,
             **(self._mps.environment if self._mps else {}),
             "GSV_SERVER_FILES": self.files,
+            **self._trace_environment(),
         }
         try:
             self._process = subprocess.Popen(
@@ -384,6 +409,11 @@ class EmbeddedServer:
         assert self._process.stdout is not None
         self.log.follow(self._process.stdout)
 
+    def _trace_environment(self) -> dict[str, str]:
+        """Tells the models where Triton's options send spans, unless the variable says it."""
+        url = trace_endpoint(self.options.extra)
+        return {TRACE_ENDPOINT: url} if url and TRACE_ENDPOINT not in os.environ else {}
+
     def _launch_again(self) -> None:
         assert self.installation is not None
         processes.remove_regions(self.region_prefix)
@@ -395,7 +425,11 @@ class EmbeddedServer:
     def _wait_until_ready(self, models: int) -> None:
         limit = time.monotonic() + self.options.ready_timeout
         told: set[str] = set()
+        shown = bool(self.options.control_key)
         while True:
+            if shown and self.log.began:
+                self._hide_control_key()
+                shown = False
             # The status comes first: whatever made the server ready is in the log by then.
             ready = self.request("GET", "/v2/health/ready") == 200
             for name in [n for n, state in self.log.models.items() if state == "ready"]:
@@ -418,6 +452,11 @@ class EmbeddedServer:
                     f"{', '.join(waiting) or 'nothing'}; give more time with --ready-timeout"
                 )
             self.wait(WAIT_STEP_SECONDS)
+
+    def _hide_control_key(self) -> None:
+        """Triton takes the key as an argument only, where every user of the machine can see it."""
+        if not processes.hide_argument(self.pid, self.options.control_key):
+            self._on_line("the control key can be read on tritonserver's command line", True)
 
     def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError, OSError):

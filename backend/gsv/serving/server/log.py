@@ -56,6 +56,7 @@ class ServerLog:
     def __init__(self, on_line: Callable[[str, bool], None], on_end: Callable[[], None]) -> None:
         self.models: dict[str, str] = {}
         self.failures: dict[str, str] = {}
+        self.began = False  # a line of Triton's own has come, so it has read its arguments
         self.broken_sink: BaseException | None = None
         self._errors: collections.deque[str] = collections.deque(maxlen=KEPT_LINES)
         self._others: collections.deque[str] = collections.deque(maxlen=KEPT_LINES)
@@ -96,6 +97,7 @@ class ServerLog:
         harmless = any(text in line for text in HARMLESS)
         important = not harmless and match is not None and match["level"] in "WEF"
         if match:
+            self.began = True
             message = _unquote(match["message"])
             self._note_model(message)
             if match["level"] in "EF" and not harmless:

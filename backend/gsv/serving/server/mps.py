@@ -112,7 +112,7 @@ class MpsDaemon:
                 if self._process.poll() is not None or time.monotonic() > limit:
                     raise ServerError(f"MPS can't be used: {CONTROL}: {self._complaint()}")
                 time.sleep(0.1)
-        except BaseException:
+        except BaseException:  # Ctrl-C too: no process may stay behind
             self.stop()
             raise
 
@@ -143,7 +143,10 @@ class MpsDaemon:
         return done.returncode == 0
 
     def _surroundings(self) -> dict[str, str]:
-        """The daemon sees all GPUs: it would number those of a choice anew, for its clients too."""
+        """The environment of the daemon, which sees all GPUs.
+
+        With CUDA_VISIBLE_DEVICES it would renumber the GPUs, for its clients too.
+        """
         inherited = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
         return {**inherited, **self.environment}
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import re
 import shlex
 import socket
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from gsv.errors import ServerError
 
 CONTROL_HEADER = "gsv-control-key"
+CONTROL_KEY_VARIABLE = "GSV_CONTROL_KEY"
+DEFAULT_TRACE_ENDPOINT = "http://localhost:4318/v1/traces"  # OpenTelemetry's
 _CALLS_OF_A_REQUEST = 3  # of one public request, at once
 
 
@@ -57,6 +61,18 @@ class ServerOptions:
             arguments.append(f"--http-restricted-api={restriction}")
             arguments.append(f"--grpc-restricted-protocol={restriction}")
         return [*arguments, *self.extra]
+
+
+def trace_endpoint(options: Sequence[str]) -> str:
+    """Where Triton's options send OpenTelemetry's spans; empty: nowhere."""
+    flag = "--trace-config"
+    settings = [value for name, value in itertools.pairwise(options) if name == flag]
+    settings += [o.removeprefix(f"{flag}=") for o in options if o.startswith(f"{flag}=")]
+    if "mode=opentelemetry" not in settings:
+        return ""
+    prefix = "opentelemetry,url="
+    urls = [s.removeprefix(prefix) for s in settings if s.startswith(prefix)]
+    return urls[-1] if urls else DEFAULT_TRACE_ENDPOINT
 
 
 def call_threads(repository: Path) -> int:

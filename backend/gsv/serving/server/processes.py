@@ -16,25 +16,34 @@ from pathlib import Path
 from gsv.serving.server.installation import STUB
 
 SHARED_MEMORY = Path("/dev/shm")
-# A number that was given anew to another process has another start. Versions before 0.2 named no
-# start, but eight digits drawn by chance.
+# The process's start time tells it from a later process with the same number. Versions before 0.2
+# had eight random digits in its place.
 REGION_PATTERN = re.compile(
     r"gsv-(?P<namespace>\d+)-(?P<pid>\d+)-((?P<start>[0-9a-f]{8})[0-9a-f]{4}|[0-9a-f]{8})-.*"
 )
 
 # Runs in place of a program for a moment: asks the kernel for a signal when the launcher dies
 # (prctl PR_SET_PDEATHSIG), then becomes the program. Not preexec_fn, which is unsafe with threads.
+# Each connection takes a file descriptor, and the usual 1024 are few.
 # Arguments: the launcher's process number, the signal's and the command.
-GUARD = """
-import ctypes, os, signal, sys
+FILES = 65_536
+GUARD = f"""
+import ctypes, os, resource, signal, sys
 ctypes.CDLL(None).prctl(1, int(sys.argv[2]))
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+most = {FILES} if hard == resource.RLIM_INFINITY else min({FILES}, hard)
+if soft != resource.RLIM_INFINITY and soft < most:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 if os.getppid() == int(sys.argv[1]):
     os.execv(sys.argv[3], sys.argv[3:])
 """
 
 
 def guarded(command: list[str], number: signal.Signals) -> list[str]:
-    """``command``, as a process that gets the signal ``number`` when this one dies."""
+    """``command``, as a process that gets the signal ``number`` when this one dies.
+
+    It may also open more files than this one, as far as the system allows that.
+    """
     return [sys.executable, "-I", "-S", "-c", GUARD, str(os.getpid()), str(int(number)), *command]
 
 
@@ -100,6 +109,27 @@ def start_of(pid: int) -> int:
     """When the process started, in the kernel's ticks, modulo 2³²; 0: there is no such process."""
     words = _stat(pid)
     return int(words[19]) & 0xFFFFFFFF if len(words) > 19 else 0
+
+
+def hide_argument(pid: int, secret: str) -> bool:
+    """Write stars over ``secret`` on a child's command line, which every user can read.
+
+    Only once the child has read its arguments. Whether it is hidden now.
+    """
+    words = _stat(pid)
+    if len(words) < 47:
+        return True  # ended
+    start, end = int(words[45]), int(words[46])  # of the arguments, proc(5) fields 48 and 49
+    hidden = secret.encode()
+    try:
+        with Path(f"/proc/{pid}/mem").open("r+b", buffering=0) as memory:
+            memory.seek(start)
+            arguments = memory.read(end - start)
+            memory.seek(start)
+            memory.write(arguments.replace(hidden, b"*" * len(hidden)))
+        return hidden not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return ended(pid)
 
 
 def region_prefix() -> str:

@@ -30,9 +30,9 @@ class _Seen:
 
     stub: Stub
     handle: int | None  # a file descriptor that can be read once the process has ended
-    beat: int | None = None  # time of its file, in ns; None: it has none
-    silent: float = 0.0  # since that changed
-    stopped: float = 0.0  # since the kernel says so
+    beat: int | None = None  # time of its heartbeat file, in ns; None: it has none
+    silent: float = 0.0  # seconds since that time changed
+    stopped: float = 0.0  # seconds since the kernel first said that it is stopped
 
 
 class StubWatch:

@@ -1,10 +1,9 @@
 """Brings back what died: a model whose process is gone or hangs, and tritonserver itself.
 
-What is wished for is Triton's life cycle: a model that is loaded shall answer. What is there are
-its processes. The two differ when a stub dies (killed, out of memory), which no version of Triton
-mends. Such a loss is remembered until it is handled, in three steps: the model is unloaded and
-loaded; where that does not work, tritonserver is started anew; where that does not work either,
-this ends.
+Triton's life cycle says which models are loaded; each of their instances must have a living
+process. When such a process dies (killed, out of memory), no version of Triton starts another. The
+supervisor then unloads the model and loads it again. If that fails, it restarts tritonserver; if
+that fails too, it gives up and ends.
 """
 
 from __future__ import annotations
@@ -19,25 +18,32 @@ import threading
 import time
 from collections.abc import Callable
 
+from gsv.constants import PUBLIC_PREFIX, STREAM_MODEL
 from gsv.errors import Cancelled, ServerError
+from gsv.serving.server.connections import UnreadConnections, end_waiting
 from gsv.serving.server.launcher import REQUEST_SECONDS, WAIT_STEP_SECONDS, EmbeddedServer
 from gsv.serving.server.processes import Stub, living_stubs
 from gsv.serving.server.stub_watch import Loss, StubWatch
 
 LOADS_BEFORE_RESTART = 2  # of one model that fail one after the other
 PROBES_BEFORE_RESTART = 2
+LONGEST_BACKOFF_SECONDS = 10.0
+READER_LOOKS = 10  # at each connection, before its caller counts as one that reads nothing
 
 
 @dataclasses.dataclass(frozen=True)
 class RecoveryPolicy:
     """How often to look and how often to try; times are in seconds.
 
-    Within ``window`` a model is brought back ``attempts`` times, and tritonserver as often; the
-    n-th time waits ``backoff`` · 2ⁿ⁻² first, the very first one not at all. A model that dies more
-    often is left out until the window has moved on; the others go on. ``grace`` is what the model's
-    other instances get to finish their requests. A process may be ``stopped`` so long, may show no
-    heartbeat for ``silent``, and tritonserver may leave ``mute`` unanswered. Every ``probe``
-    seconds (0: never) in which nobody asked, the server is asked to speak.
+    Within ``window`` a model is brought back up to ``attempts`` times, and so is tritonserver.
+    The first time comes at once, the n-th after ``backoff`` · 2ⁿ⁻² seconds, 10 at most. A model
+    that dies more often stays away until the window has moved on; the others go on. ``grace`` is
+    what the model's other instances get to finish their requests. ``stopped`` is how long a
+    process may be stopped, ``silent`` how long it may show no heartbeat, ``mute`` how long
+    tritonserver may not answer. After every ``probe`` seconds without a request (0: never) the
+    server is asked to speak. A load that has not begun after ``stuck`` never will. Callers of a
+    public model whose process died wait ``lost``; those that take nothing of their answer for
+    ``unread`` are disconnected (0: never).
     """
 
     interval: float = 1.0
@@ -49,6 +55,9 @@ class RecoveryPolicy:
     silent: float = 5.0
     mute: float = 15.0
     probe: float = 0.0
+    stuck: float = 10.0
+    lost: float = 1.5
+    unread: float = 60.0
 
 
 class _Budget:
@@ -66,7 +75,10 @@ class _Budget:
         if len(self._times) >= self._policy.attempts:
             return None
         self._times.append(now)
-        return self._policy.backoff * 2 ** (self.spent - 2) if self.spent > 1 else 0.0
+        if self.spent == 1:
+            return 0.0
+        wait: float = self._policy.backoff * 2.0 ** (self.spent - 2)
+        return min(wait, LONGEST_BACKOFF_SECONDS)
 
     @property
     def spent(self) -> int:
@@ -84,10 +96,10 @@ class _Budget:
 class _Case:
     """A model that has to be brought back."""
 
-    due: float  # by time.monotonic
-    instance: str | None = None  # that was lost; None: more than that
-    failed: int = 0  # loads, one after the other
-    unloaded: bool = False  # by us: Triton does not remember that it is wanted
+    due: float  # when to try, by time.monotonic
+    instance: str | None = None  # the one instance that was lost; None: several
+    failed: int = 0  # attempts to load it that failed in a row
+    unloaded: bool = False  # by us, so that Triton no longer lists it as wanted
 
 
 class Supervisor:
@@ -111,6 +123,8 @@ class Supervisor:
         self._budgets: dict[str, _Budget] = {}
         self._restarts = _Budget(self._policy)
         self._probe = _OwnProbe(probe, self._policy.probe) if probe else None
+        self._callers = _LostCallers(server, self._policy.lost, on_event)
+        self._readers = _Readers(server, self._policy.unread, on_event)
         self._answered = time.monotonic()
         self._watch = self._new_watch()
 
@@ -122,6 +136,7 @@ class Supervisor:
                     self._restart(reason)
                     continue
                 self.look()
+                self._readers.look()
                 for model in self._due():
                     self._recover(model)
                 if not (self._server.interrupted or self._server.ended()):
@@ -137,6 +152,7 @@ class Supervisor:
         self._kill({loss.stub.pid for loss in losses})
         for loss in losses:
             self._note(loss)
+            self._callers.of(loss.stub.model)
         self._note_companions(sorted({loss.stub.model for loss in losses}))
         return sorted(self._cases)
 
@@ -261,17 +277,30 @@ class Supervisor:
 
     def _reload(self, model: str, case: _Case) -> tuple[int, str]:
         """HTTP status of the load (0: no answer), and what was said if it failed."""
-        siblings = {s.pid for s in living_stubs(self._server.pid) if s.model == model}
+        others = [stub for stub in living_stubs(self._server.pid) if stub.model == model]
+        siblings = {stub.pid for stub in others}
+        lost = self._server.requests_in_flight(model, (case.instance or "",))
         case.unloaded = True
         if not self._server.request("POST", f"/v2/repository/models/{model}/unload", {}):
             return 0, "Triton does not answer"
-        self._end(siblings)
+        working = {stub.instance for stub in others} if lost else None
+        self._end(siblings, model, working)
         limit = self._server.options.ready_timeout
         path = f"/v2/repository/models/{model}/load"
-        status, text = self._server.ask("POST", path, {}, timeout=limit)
+        started = time.monotonic()
+
+        def is_stuck() -> bool:
+            # Ending a process that died with requests in hand can stop Triton's own thread for
+            # good (2.51); a load that begins at all starts its processes at once.
+            waited = time.monotonic() - started
+            return waited > self._policy.stuck and not self._stubs_of(model) - siblings
+
+        status, text = self._server.ask("POST", path, {}, timeout=limit, give_up=is_stuck)
         self.look()  # the processes that are new, and what was lost meanwhile
         if status == 0:
-            return 0, f"no answer within {limit:g} s"
+            if is_stuck():
+                return 0, f"it has not begun within {self._policy.stuck:g} s"
+            return 0, f"no answer after {time.monotonic() - started:.0f} s"
         return status, _message(text) or f"HTTP {status}"
 
     def _restart(self, reason: str) -> None:
@@ -308,23 +337,105 @@ class Supervisor:
         while not self._server.interrupted and (left := limit - time.monotonic()) > 0:
             self._server.wait(left)
 
-    def _end(self, stubs: set[int]) -> None:
+    def _stubs_of(self, model: str) -> set[int]:
+        return {s.pid for s in living_stubs(self._server.pid) if s.model == model}
+
+    def _end(self, stubs: set[int], model: str, working: set[str] | None) -> None:
         """Wait until these processes have ended; kill those that do not.
 
         A request that was lost with the dead instance keeps Triton from ending the others, and
         their memory (a GPU's, perhaps) is needed by those that come.
+
+        Args:
+            stubs: of other instances of the model.
+            model: whose.
+            working: those instances, if requests were lost: nothing but their own requests is then
+                worth waiting for. None: Triton will end them.
         """
         limit = time.monotonic() + self._policy.grace
         while stubs := stubs & {stub.pid for stub in living_stubs(self._server.pid)}:
             if time.monotonic() > limit or self._server.ended():
                 break
             self._server.wait(WAIT_STEP_SECONDS)
+            if working and self._server.requests_in_flight(model, working) == 0:
+                break
         self._kill(stubs)
 
     def _kill(self, stubs: set[int]) -> None:
         for pid in stubs & {stub.pid for stub in living_stubs(self._server.pid)}:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+class _LostCallers:
+    """Ends the connections of those who wait for a public model whose process died.
+
+    In threads of its own, since loading the model again may take longer.
+    """
+
+    def __init__(
+        self, server: EmbeddedServer, seconds: float, on_event: Callable[[str], None]
+    ) -> None:
+        self._server, self._seconds, self._on_event = server, seconds, on_event
+
+    def of(self, model: str) -> None:
+        """Note a death; without effect for models that answer other models only."""
+        if model.startswith(PUBLIC_PREFIX):
+            # A daemon: nobody waits any more once the server has ended.
+            arguments = model, self._server.pid, time.monotonic()
+            threading.Thread(target=self._run, args=arguments, name="callers", daemon=True).start()
+
+    def _run(self, model: str, server: int, died: float) -> None:
+        waiting = self._server.requests_in_flight(model) or 0  # as the dead one said
+        time.sleep(self._seconds)
+        if self._server.ended() or self._server.pid != server:
+            return
+        http, grpc, _ = self._server.ports
+        ports = {http: model == STREAM_MODEL, grpc: True}
+        try:
+            ended = end_waiting(server, ports, time.monotonic() - died)
+            if ended < waiting:
+                # The others share a gRPC connection with calls that go on, and can't be told apart.
+                ended += end_waiting(server, {grpc: True}, -1.0)
+        except OSError as error:
+            self._on_event(
+                f"model {model}: its callers wait until their own time limit, because their "
+                f"connections can't be ended here ({error.strerror}; a container needs SYS_PTRACE)"
+            )
+        else:
+            if ended:
+                self._on_event(f"model {model}: {ended} connections ended that waited in vain")
+
+
+class _Readers:
+    """Disconnects callers that take nothing of their answers for ``seconds`` (0: nobody)."""
+
+    def __init__(
+        self, server: EmbeddedServer, seconds: float, on_event: Callable[[str], None]
+    ) -> None:
+        self._server, self._seconds, self._on_event = server, seconds, on_event
+        self._unread = UnreadConnections(seconds)
+        self._next = 0.0
+
+    def look(self) -> None:
+        """Look at the connections, if it is time to."""
+        if not self._seconds or time.monotonic() < self._next or self._server.ended():
+            return
+        self._next = time.monotonic() + self._seconds / READER_LOOKS
+        try:
+            ended = self._unread.end(self._server.pid, self._server.ports[:2])
+        except OSError as error:
+            self._seconds = 0.0
+            if not self._server.ended():
+                self._on_event(
+                    "callers that read nothing of their answers can't be told here "
+                    f"({error.strerror}; a container needs SYS_PTRACE)"
+                )
+        else:
+            if ended:
+                self._on_event(
+                    f"{ended} connections ended whose callers took nothing for {self._seconds:g} s"
+                )
 
 
 class _OwnProbe:

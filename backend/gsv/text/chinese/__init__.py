@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
+from gsv.text.aligned import AlignedText
 from gsv.text.chinese import g2p, segment
 from gsv.text.chinese.lexicon import SyllableLexicon
 from gsv.text.chinese.normalize import MANDARIN_MARKS, collapse_marks, spoken
@@ -25,7 +26,6 @@ from gsv.text.chinese.polyphones import G2PW, open_g2pw
 from gsv.text.chinese.simplify import Simplifier
 from gsv.text.chinese.syllables import can_read, parse_pinyin, word_reading
 from gsv.text.symbols import MARKS, UNKNOWN
-from gsv.text.traced import Traced
 from gsv.text.types import Phonemes
 
 
@@ -51,7 +51,7 @@ class Chinese:
         return self.normalize_with_offsets(text)[0]
 
     def normalize_with_offsets(
-        self, text: str | Traced, *, all_characters: bool = False
+        self, text: str | AlignedText, *, all_characters: bool = False
     ) -> tuple[str, tuple[int, ...]]:
         """As ``normalize``, and for each character the index in ``text`` that it was written at.
 
@@ -63,9 +63,9 @@ class Chinese:
             text: a segment; with offsets of its own, which are those that are returned.
             all_characters: keep characters outside U+4E00–9FA5 that have a reading.
         """
-        traced = Traced.of(text) if isinstance(text, str) else text
+        aligned = AlignedText.of(text) if isinstance(text, str) else text
         readable = can_read if all_characters else None
-        result = collapse_marks(spoken(traced, self._simplifier, MANDARIN_MARKS, readable))
+        result = collapse_marks(spoken(aligned, self._simplifier, MANDARIN_MARKS, readable))
         return result.text, result.sources
 
     def reads(self, char: str, *, all_characters: bool = False) -> bool:
@@ -97,7 +97,8 @@ class Chinese:
         """Words and their readings (``{"重庆": ("chong2", "qing4")}``), checked.
 
         Raises:
-            ConfigurationError: a word has too few or too many readings, or one is no pinyin.
+            ConfigurationError: a word has too few or too many readings, or a reading is not
+                pinyin.
         """
         return SyllableLexicon(words, self._simplifier.simplify_text, parse_pinyin)
 

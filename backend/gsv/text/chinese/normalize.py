@@ -11,9 +11,9 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping
 
+from gsv.text.aligned import AlignedText
 from gsv.text.chinese.rules import rules
 from gsv.text.chinese.simplify import Simplifier
-from gsv.text.traced import Traced
 
 _NOT_READ = dict.fromkeys(" —《》【】<>{}()（）#&@“”^_|\\", "")
 _PIECE_END = re.compile("[：、，；。？！,;?!]’?")
@@ -39,11 +39,11 @@ CANTONESE_MARKS = {**_MARKS, "~": "-", "～": "-"}
 
 
 def spoken(
-    text: Traced,
+    text: AlignedText,
     simplifier: Simplifier,
     marks: Mapping[str, str],
     readable: Callable[[str], bool] | None = None,
-) -> Traced:
+) -> AlignedText:
     """The text in words and kept marks.
 
     Runs of marks are not collapsed: Mandarin does that, Cantonese does not (``collapse_marks``).
@@ -55,27 +55,27 @@ def spoken(
         readable: whether a character outside U+4E00–9FA5 is read; without it none is.
     """
     pieces = (_spoken_piece(piece, simplifier) for piece in _pieces(text))
-    return Traced.join(_kept(piece, marks, readable) for piece in pieces)
+    return AlignedText.join(_kept(piece, marks, readable) for piece in pieces)
 
 
-def collapse_marks(text: Traced) -> Traced:
+def collapse_marks(text: AlignedText) -> AlignedText:
     """Of each run of marks the first: what follows would leak the reference's prosody."""
     return text.sub(_REPEATED_MARKS, lambda match: match.group(1))
 
 
-def _pieces(text: Traced) -> list[Traced]:
+def _pieces(text: AlignedText) -> list[AlignedText]:
     lines = text.translate(_NOT_READ).sub(_PIECE_END, lambda match: f"{match.group()}\n")
     return [piece.strip() for piece in lines.strip().split(_LINE_ENDS)]
 
 
-def _spoken_piece(piece: Traced, simplifier: Simplifier) -> Traced:
+def _spoken_piece(piece: AlignedText, simplifier: Simplifier) -> AlignedText:
     piece = _ascii(simplifier.simplify(piece))
     for rule in rules():
         piece = rule.apply(piece)
     return piece
 
 
-def _ascii(text: Traced) -> Traced:
+def _ascii(text: AlignedText) -> AlignedText:
     """Latin letters and digits of other widths and scripts as ASCII.
 
     Upstream knows the full-width ones only, and fails on all other decimal digits.
@@ -94,8 +94,8 @@ def _ascii_character(char: str) -> str:
 
 
 def _kept(
-    piece: Traced, marks: Mapping[str, str], readable: Callable[[str], bool] | None
-) -> Traced:
+    piece: AlignedText, marks: Mapping[str, str], readable: Callable[[str], bool] | None
+) -> AlignedText:
     def rest(match: re.Match[str]) -> str:
         if readable is None:
             return ""

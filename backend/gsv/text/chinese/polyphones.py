@@ -187,7 +187,7 @@ class _Network:
             self._session: Any = onnxruntime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # their common base
+        except Exception as error:  # the only common base of onnxruntime's errors
             raise ConfigurationError(f"{path}: onnxruntime can't load it: {error}") from error
         self._one_row = False
         self._one_row = self._shares_a_row(labels)

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TypeAlias
 
+from gsv.text.aligned import AlignedText
 from gsv.text.chinese.numbers import cardinal, digits, number, telephone
 from gsv.text.chinese.words import words
-from gsv.text.traced import Traced
 
 Match: TypeAlias = "re.Match[str]"
 
@@ -40,7 +40,7 @@ class Rule:
     spoken: Callable[[Match], str]
     repeat: bool = False
 
-    def apply(self, text: Traced) -> Traced:
+    def apply(self, text: AlignedText) -> AlignedText:
         """The text with every match spoken."""
         spoken = text.sub(self.pattern, self.spoken)
         while self.repeat and spoken is not text:

@@ -17,8 +17,8 @@ from functools import cache
 from pathlib import Path
 
 from gsv.errors import ConfigurationError
+from gsv.text.aligned import AlignedText
 from gsv.text.chinese.words import read_data
-from gsv.text.traced import Traced
 
 FIRST, LAST = "\u4e00", "\u9fa5"  # the characters that are read
 TABLE_FILE = "simplified.json"
@@ -40,13 +40,13 @@ class Simplifier:
         self.exact = own is not None and own.is_file()
         self._table = _read_table(own) if own and self.exact else _opencc_table()
 
-    def simplify(self, text: Traced) -> Traced:
+    def simplify(self, text: AlignedText) -> AlignedText:
         """The text with every character in its simplified form."""
         return text.translate(self._table)
 
     def simplify_text(self, text: str) -> str:
         """As ``simplify``, for a plain string."""
-        return self.simplify(Traced.of(text)).text
+        return self.simplify(AlignedText.of(text)).text
 
 
 def _read_table(path: Path) -> dict[str, str]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from gsv.text.traced import NOWHERE, Traced
+from gsv.text.aligned import NOWHERE, AlignedText
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +35,13 @@ class Draft:
         changes: the replacements, in the order in which they were made.
     """
 
-    text: Traced
+    text: AlignedText
     changes: list[Change] = field(default_factory=list)
 
     @classmethod
     def of(cls, text: str) -> Draft:
         """The text as written."""
-        return cls(Traced.of(text))
+        return cls(AlignedText.of(text))
 
     def sub(
         self, pattern: re.Pattern[str], spoken: str | Callable[[re.Match[str]], str], reason: str

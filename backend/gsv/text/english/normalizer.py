@@ -2,7 +2,7 @@
 
 The steps and their order are upstream's, with what they get wrong: acronyms are spelled, "km/h"
 loses its slash, most full-width marks vanish. The models have been used with these readings; the
-table of what is done differently is ``gsv.text.differences``.
+table of what is done differently is ``gsv.text.deviations``.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ export async function chosen() {
 
 async function record(failed) {
   let stream;
+  $("record").disabled = true; // until the browser has given the microphone, or not
   try {
     stream = await navigator.mediaDevices.getUserMedia({
       audio: { echoCancellation: false, noiseSuppression: false, autoGainControl: false },
@@ -36,6 +37,8 @@ async function record(failed) {
   } catch {
     failed(say("no_microphone"));
     return;
+  } finally {
+    $("record").disabled = false;
   }
   const parts = [];
   recorder = new MediaRecorder(stream);

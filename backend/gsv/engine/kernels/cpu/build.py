@@ -22,7 +22,7 @@ TIMEOUT = 120  # seconds for the compiler
 
 
 def load_kernel(name: str, cache: Path | None = None) -> ctypes.CDLL | None:
-    """The library of ``name.c``; None, with a line in the log, where it can't be downloaded.
+    """The library of ``name.c``; None, with a line in the log, where it can't be compiled.
 
     Args:
         name: file name beside this module, without ``.c``.

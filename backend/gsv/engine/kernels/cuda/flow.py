@@ -44,7 +44,7 @@ def accelerate(flow: FlowMatching, *, early: bool = False) -> bool:
             estimator, early=early and torch.cuda.get_device_capability(flow.device) >= (9, 0)
         )
         _probe(flow)
-    except Exception:
+    except Exception:  # whatever Triton's compiler raises
         logger.warning("the flow runs without its Triton kernels", exc_info=True)
         unset_kernels(estimator)
         return False

@@ -30,7 +30,7 @@ def accelerate(vocoder: Vocoder) -> bool:
         with torch.inference_mode(), torch.cuda.device(device):
             vocoder(mel)
             torch.cuda.synchronize()
-    except Exception:
+    except Exception:  # whatever Triton's compiler raises
         logger.warning("the vocoder runs without its Triton kernels", exc_info=True)
         for layer in _layers(vocoder):
             layer.kernel = None

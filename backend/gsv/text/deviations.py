@@ -1,8 +1,8 @@
 """What the frontend does otherwise than upstream, on purpose.
 
 Upstream's phonemes are what the models were trained on, so its readings are kept, odd ones too,
-except where it fails, leaves words out or changes amounts. ``DIFFERENCES`` are those of both
-readings: ``gsv.text.agreement`` counts a case that upstream raised on, or that shows one of them,
+except where it fails, leaves words out or changes amounts. ``DEVIATIONS`` are those of both
+readings: ``gsv.text.parity`` counts a case that upstream raised on, or that shows one of them,
 apart. ``CORRECTIONS`` are those of the reading ``corrected`` alone, each with examples.
 """
 
@@ -15,8 +15,8 @@ from gsv.text.split import MAX_SENTENCE, SENTENCE_MARKS
 
 
 @dataclass(frozen=True)
-class Difference:
-    """One difference.
+class Deviation:
+    """One deviation.
 
     Attributes:
         upstream: what upstream does.
@@ -42,67 +42,67 @@ class Difference:
 
 _MARKS = re.escape("".join(sorted(SENTENCE_MARKS)))
 
-DIFFERENCES = (
-    Difference(
+DEVIATIONS = (
+    Deviation(
         "raises on blank text, and on text that has nothing but marks",
         "no sentences; a request without any is refused (INVALID_ARG)",
     ),
-    Difference(
+    Deviation(
         "a text of which nothing but marks is read (Cyrillic in `en`) is a second of noise",
         "it is refused (INVALID_ARG), with the characters that have no reading; so is a transcript",
     ),
-    Difference(
+    Deviation(
         "a run of more than 510 characters without a mark gives an empty sentence, which raises or "
         "is spoken as a pause, and a sentence that is too long for BERT",
         "no empty sentence; the run is cut at its last 、 ; or space within the limit, or at it",
         re.compile(rf"[^{_MARKS}\n]{{{MAX_SENTENCE - 1},}}"),
     ),
-    Difference(
+    Deviation(
         "a Mandarin sentence of more than 510 characters when written out is too long for BERT",
         "it is cut near its middle until its parts fit",
     ),
-    Difference(
+    Deviation(
         "repeated marks are not collapsed when streaming",
         "they always are",
     ),
-    Difference(
+    Deviation(
         "an empty Mandarin segment raises in the BERT step",
         "it is left out",
     ),
-    Difference(
+    Deviation(
         "characters without a reading raise: 兙, 甅 and ten more in Mandarin, 讠, 钅 and 17 more "
         "radicals in Cantonese",
         "they are read as UNK",
     ),
-    Difference(
+    Deviation(
         "decimal digits of scripts other than ASCII and full-width raise in Mandarin and Cantonese",
         "they are read",
     ),
-    Difference(
+    Deviation(
         "in a time range (9:30-10:15) the first time's minutes decide whether either is 半",
         "each time's own minutes are read",
         re.compile(r"\d:\d\d(:\d\d)?[~-]\d{1,2}:\d\d"),
         ("zh", "yue"),
     ),
-    Difference(
+    Deviation(
         "a character whose simplified form lies outside U+4E00–9FA5 is dropped (綵, 訢 and others)",
         "it stays as it is and is read",
         re.compile("[儸綵訢撝瞜讌螮貙鰆鷈鷉鷿鸊]"),
         ("zh", "yue"),
     ),
-    Difference(
+    Deviation(
         "榜 is taken for a traditional character, and read as 搒 (bàng)",
         "it is read as it is (bǎng)",
         re.compile("榜"),
         ("zh", "yue"),
     ),
-    Difference(
+    Deviation(
         "a character with two syllables in Cantonese (卅, 瓩) is read as a broken one",
         "both are read",
         re.compile("[兙兛兝兞兡兣卄卅卌嗧瓧瓩瓰瓱瓸甅竍竏竓竕竡竰籿粀粁粌粍粨粴糎]"),
         ("yue",),
     ),
-    Difference(
+    Deviation(
         "a Korean number before a counted noun is also replaced inside other numbers of the "
         "sentence; one of more than 16 digits raises",
         "each number is replaced where it stands; long ones are read digit by digit",
@@ -112,23 +112,23 @@ DIFFERENCES = (
         ),
         ("ko",),
     ),
-    Difference(
+    Deviation(
         "in `auto`, Chinese that is taken for Japanese fails where Japanese can't be read",
         "it is read as Chinese unless it has kana",
     ),
-    Difference(
+    Deviation(
         "very long runs of Japanese overflow OpenJTalk's buffers and crash the process",
         "they are read in parts",
     ),
-    Difference(
+    Deviation(
         "English amounts such as (5$) or ,5£ raise",
         "five dollars, five pounds",
     ),
-    Difference(
+    Deviation(
         "English numbers of more than 36 digits raise",
         "they are read digit by digit",
     ),
-    Difference(
+    Deviation(
         "the possessive of an English word that no dictionary has and the network is silent about "
         "raises",
         "'s is read alone",
@@ -138,7 +138,7 @@ DIFFERENCES = (
 
 @dataclass(frozen=True)
 class Correction:
-    """One difference of the reading ``corrected``.
+    """One deviation of the reading ``corrected``.
 
     Attributes:
         written: what is written.
@@ -204,7 +204,7 @@ CORRECTIONS = (
     Correction(
         "a short text that begins with a number",
         "a point is put before it: 10元 becomes 0.10",
-        "what is put before it is no decimal point",
+        "what is put before it is not a decimal point",
         (("zh", "10元", "十元"), ("yue", "10蚊", "十蚊")),
     ),
     Correction(
@@ -296,13 +296,13 @@ CORRECTIONS = (
 
 
 def table() -> str:
-    """The differences of both readings as a Markdown table."""
-    rows = [f"| {difference.upstream} | {difference.here} |" for difference in DIFFERENCES]
+    """The deviations of both readings as a Markdown table."""
+    rows = [f"| {deviation.upstream} | {deviation.here} |" for deviation in DEVIATIONS]
     return "\n".join(["| upstream | here |", "|---|---|", *rows]) + "\n"
 
 
 def corrections_table() -> str:
-    """The differences of the reading ``corrected`` as a Markdown table."""
+    """The deviations of the reading ``corrected`` as a Markdown table."""
     rows = [f"| {c.written} | {c.upstream} | {c.here} | {_examples(c)} |" for c in CORRECTIONS]
     head = ["| written | upstream | here | for example |", "|---|---|---|---|"]
     return "\n".join([*head, *rows]) + "\n"

@@ -1,4 +1,4 @@
-"""The list of differences on purpose."""
+"""The list of deviations from upstream on purpose."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from pathlib import Path
 import pytest
 from golden_text import text_frontend
 
-from gsv.text.agreement import compare
 from gsv.text.data_files import TextData
-from gsv.text.differences import CORRECTIONS, DIFFERENCES, corrections_table, table
+from gsv.text.deviations import CORRECTIONS, DEVIATIONS, corrections_table, table
+from gsv.text.parity import compare
 from gsv.text.readings import Case, check
 
 
 def test_the_documentation_has_the_tables() -> None:
     path = Path(__file__).parents[2] / "docs" / "upstream-differences.md"
     page = path.read_text(encoding="utf-8")
-    for name, expected in (("differences", table()), ("corrections", corrections_table())):
-        _, _, rest = page.partition(f"<!-- {name}: gsv.text.differences -->\n")
+    for name, expected in (("deviations", table()), ("corrections", corrections_table())):
+        _, _, rest = page.partition(f"<!-- {name}: gsv.text.deviations -->\n")
         assert rest.partition(f"<!-- end of {name} -->")[0] == expected
 
 
 def test_the_tables_are_markdown() -> None:
     for made, count, columns in (
-        (table(), len(DIFFERENCES), 2),
+        (table(), len(DEVIATIONS), 2),
         (corrections_table(), len(CORRECTIONS), 4),
     ):
         rows = made.splitlines()
@@ -69,7 +69,7 @@ def test_each_example_is_read_so_and_otherwise_by_upstream(
     ],
 )
 def test_only_texts_that_can_differ_are_set_apart(text: str, mode: str, shown: bool) -> None:
-    assert any(d.can_show(text, mode) for d in DIFFERENCES) is shown
+    assert any(d.can_show(text, mode) for d in DEVIATIONS) is shown
 
 
 def test_a_difference_on_purpose_is_counted_apart(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
-"""Stages in the place of text_frontend and reference_encoder, whose packages may be missing.
+"""Placeholders for the stages text_frontend and reference_encoder, whose packages may be missing.
 
-They answer at once, whatever is asked for: in one process and, through ``stand_ins/``, in Triton.
+They answer any request at once: in one process and, through ``placeholders/``, in Triton.
 """
 
 from __future__ import annotations
@@ -25,25 +25,29 @@ class TextSettings(BaseSettings):
     bert_cache: int = 512
 
 
-class TextStandIn:
+class Placeholder:
+    """What needs no files and no warming up."""
+
+    def __init__(self, place: Place, settings: BaseSettings) -> None:
+        """Nothing is loaded."""
+
+    def warm_up(self) -> None:
+        """Nothing to warm up."""
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+class TextPlaceholder(Placeholder):
     """Fixed phonemes of as many sentences as the text says (``3``)."""
 
     request_type = TextRequest
     result_type = TextResult
     settings_type = TextSettings
 
-    def __init__(self, place: Place, settings: TextSettings) -> None:
-        """Nothing is loaded."""
-
-    def warm_up(self) -> None:
-        """Nothing to warm up."""
-
     def run_batch(self, requests: Sequence[TextRequest]) -> list[TextResult]:
         """The same numbers for the same number of sentences."""
         return [text(int(request.text)) for request in requests]
-
-    def close(self) -> None:
-        """Nothing to end."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +60,7 @@ class ReferenceSettings(BaseSettings):
     cache: int = 64
 
 
-class ReferenceStandIn:
+class ReferencePlaceholder(Placeholder):
     """The same reference for every voice, as from its cache."""
 
     request_type = ReferenceRequest
@@ -64,14 +68,9 @@ class ReferenceStandIn:
     settings_type = ReferenceSettings
 
     def __init__(self, place: Place, settings: ReferenceSettings) -> None:
+        super().__init__(place, settings)
         self._result = reference()
-
-    def warm_up(self) -> None:
-        """Nothing to warm up."""
 
     def run_batch(self, requests: Sequence[ReferenceRequest]) -> list[ReferenceResult]:
         """The same for all."""
         return [self._result for _ in requests]
-
-    def close(self) -> None:
-        """Nothing to end."""

@@ -1,12 +1,12 @@
-"""Agreement with upstream's front end on cases that were recorded from it.
+"""Parity with upstream's front end on cases that were recorded from it.
 
-    python -m gsv.text.agreement FOLDER [--text-data FOLDER] [--packages-only] [--list]
+    python -m gsv.text.parity FOLDER [--text-data FOLDER] [--packages-only] [--list]
 
 The texts are read in the reading ``upstream``. A case counts as exact when its phoneme ids (and
 where there are any, its counts of phonemes per character) are all equal; splitting and marks are
 compared as text. Three kinds of cases are counted apart: those that upstream raised on, those that
 were recorded with a substitute for data which the recorder did not have, and those that differ on
-purpose (``gsv.text.differences``).
+purpose (``gsv.text.deviations``).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 from gsv.errors import InvalidRequest
 from gsv.text import split
 from gsv.text.data_files import TextData
-from gsv.text.differences import DIFFERENCES
+from gsv.text.deviations import DEVIATIONS
 from gsv.text.frontend import TextFrontend
 from gsv.text.symbols import SILENT, symbol_ids
 from gsv.text.types import Segment, Sentence
@@ -34,7 +34,7 @@ _REFUSED = object()  # in place of ours
 
 
 @dataclass
-class Tally:
+class CaseCount:
     """Cases counted together."""
 
     exact: int = 0
@@ -69,9 +69,9 @@ class Report:
     """
 
     name: str
-    cases: Tally = field(default_factory=Tally)
-    modes: dict[str, Tally] = field(default_factory=dict)
-    substitutes: Tally = field(default_factory=Tally)
+    cases: CaseCount = field(default_factory=CaseCount)
+    modes: dict[str, CaseCount] = field(default_factory=dict)
+    substitutes: CaseCount = field(default_factory=CaseCount)
     raised: int = 0
     on_purpose: list[str] = field(default_factory=list)
     mismatches: list[tuple[str, str, object, object]] = field(default_factory=list)
@@ -111,7 +111,7 @@ def _count(report: Report, case: Case, ours: object, theirs: Any) -> None:
         if all(isinstance(ids, list) and silent.issuperset(ids) for ids in theirs):
             report.on_purpose.append(case["id"])
             return
-    if ours != theirs and any(d.can_show(text, mode) for d in DIFFERENCES):
+    if ours != theirs and any(d.can_show(text, mode) for d in DEVIATIONS):
         report.on_purpose.append(case["id"])
         return
     if str(case.get("oracle", "")).startswith("reference-substitute"):
@@ -119,7 +119,7 @@ def _count(report: Report, case: Case, ours: object, theirs: Any) -> None:
     else:
         report.cases.add(ours == theirs)
         if _comparison(report.name) is _sentence:
-            report.modes.setdefault(case["lang"], Tally()).add(ours == theirs)
+            report.modes.setdefault(case["lang"], CaseCount()).add(ours == theirs)
     if ours != theirs:
         report.mismatches.append((case["id"], text, ours, theirs))
 
@@ -214,7 +214,7 @@ def _marks(frontend: TextFrontend, case: Case) -> Answer:
 
 def main(arguments: list[str] | None = None) -> int:
     """Count, and list on request; exit code 1 if a case differs."""
-    parser = argparse.ArgumentParser(prog="python -m gsv.text.agreement", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m gsv.text.parity", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("folder", type=Path, help="recorded cases, *.jsonl")
     parser.add_argument("--text-data", type=Path, help="text data, as `gsv prepare` lays it out")

@@ -10,10 +10,11 @@ from typing import Generic, TypeVar
 Value = TypeVar("Value")
 
 
-class Kept(Generic[Value]):
+class CachedValue(Generic[Value]):
     """The last value of a question, at most `seconds` old.
 
-    Many who ask at once share one question; its error goes to all of them, and is not kept.
+    Callers who ask at the same time share one question. Its error goes to all of them and is not
+    kept.
     """
 
     def __init__(self, seconds: float, ask: Callable[[], Awaitable[Value]]) -> None:
@@ -36,7 +37,7 @@ class Kept(Generic[Value]):
     async def _keep(self) -> Value:
         try:
             value = await self._ask()
-        except BaseException:
+        except BaseException:  # cancelled too: the next caller asks anew
             self._until = 0.0
             raise
         self._until = time.monotonic() + self._seconds

@@ -15,7 +15,7 @@ _PARTS = re.compile("-")
 _POSSESSIVE = re.compile("['’][sS]$")
 
 
-class StandIns:
+class Placeholders:
     """The made-up words of one text.
 
     Attributes:
@@ -30,7 +30,7 @@ class StandIns:
         while self._marker in text.lower():
             self._marker += "q"
 
-    def stand_in(self, word: str, phones: tuple[str, ...]) -> str:
+    def placeholder(self, word: str, phones: tuple[str, ...]) -> str:
         """A made-up word for one that is pronounced so."""
         number, letters = len(self.phones), ""
         while number or not letters:
@@ -51,10 +51,10 @@ class StandIns:
 
         def replaced(word: str) -> str | None:
             if phones := known.get(word.lower()):
-                return self.stand_in(word, phones)
+                return self.placeholder(word, phones)
             base = _POSSESSIVE.sub("", word)
             if base != word and (phones := known.get(base.lower())):
-                return self.stand_in(base, phones) + "'s"
+                return self.placeholder(base, phones) + "'s"
             return None
 
         def compound(match: re.Match[str]) -> str:

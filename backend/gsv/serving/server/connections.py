@@ -1,0 +1,179 @@
+"""The connections of tritonserver's callers: who waits in vain, who reads nothing, and their end.
+
+A public model answers through response senders, after its ``execute`` has returned. When its
+process dies, no version of Triton ends the requests that it had in hand, and unloading and loading
+the model changes nothing about them (2.51): their callers would wait for their own time limit. All
+that can be done from outside is to end their connections, without restarting the server. The kernel
+tells when a connection last carried something in each direction.
+
+Nor does Triton notice a caller that opens a stream and reads nothing of it: what is made for it is
+kept in the server's memory (2.51). The kernel tells whether the other side still takes bytes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import errno
+import os
+import re
+import socket
+import struct
+import time
+from collections.abc import Callable, Container, Iterator, Mapping
+from pathlib import Path
+
+_PIDFD_GETFD = 438  # the same number on every architecture; Linux 5.6
+_ESTABLISHED = "01"
+_GONE = (errno.EBADF, errno.ENOTSOCK, errno.ENOTCONN)  # closed meanwhile
+_SOCKET = re.compile(r"socket:\[(\d+)\]")
+# struct tcp_info of linux/tcp.h: packets that are not acknowledged, milliseconds since data was
+# last sent and last received, bytes acknowledged, bytes not sent yet.
+_TCP_INFO = struct.Struct("=24xI16xI4xI64xQ16xI")
+
+
+@dataclasses.dataclass(frozen=True)
+class Traffic:
+    """What the kernel knows of a connection.
+
+    Attributes:
+        server, caller: seconds since it last carried bytes from either.
+        taken: bytes that the caller has taken, in all.
+        held: whether there are more for it.
+    """
+
+    server: float
+    caller: float
+    taken: int = 0
+    held: bool = False
+
+    def waits_since(self, seconds: float, *, begun: bool) -> bool:
+        """Whether its caller may wait for an answer for so long.
+
+        Args:
+            begun: the answer may have begun. If not, what came last must be the request; this holds
+                for HTTP, where connections that are kept open between requests can be told apart.
+        """
+        quiet = self.server > seconds and self.caller > seconds
+        # The kernel's clock is coarse: a connection may be made and used in one tick of it.
+        asked = self.caller < self.server or (self.caller == self.server and self.taken <= 1)
+        return quiet and (begun or asked)
+
+
+def end_waiting(server: int, ports: Mapping[int, bool], seconds: float) -> int:
+    """End the connections to the process ``server`` on which nothing has come or gone for so long.
+
+    Args:
+        server: process number of tritonserver.
+        ports: of those connections; for each whether an answer may have begun, as in
+            :meth:`Traffic.waits_since`.
+        seconds: since the death of the model whose callers wait; below 0, whatever comes and goes.
+
+    Returns:
+        How many were ended.
+
+    Raises:
+        PermissionError: this process may not look into the other's (a container without the
+            capability SYS_PTRACE).
+        OSError: the kernel can't (before Linux 5.6), or the server has ended.
+    """
+    return _end_some(
+        server, ports, lambda one: one.traffic.waits_since(seconds, begun=ports[one.port])
+    )
+
+
+class UnreadConnections:
+    """Ends connections whose callers have taken nothing of what is held for them for too long.
+
+    Args:
+        seconds: how long.
+        clock: seconds.
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds, self._clock = seconds, clock
+        self._seen: dict[str, tuple[int, float]] = {}  # bytes taken, and since when no more
+
+    def end(self, server: int, ports: Container[int]) -> int:
+        """Look at the connections to a server's ports; call it often.
+
+        Returns:
+            How many were ended.
+
+        Raises:
+            OSError: as :func:`end_waiting`.
+        """
+        before, self._seen = self._seen, {}
+
+        def is_stuck(one: _Connection) -> bool:
+            now = self._clock()
+            taken, since = before.get(one.name, (-1, now))
+            moved = taken != one.traffic.taken or not one.traffic.held
+            self._seen[one.name] = one.traffic.taken, now if moved else since
+            return not moved and now - since > self._seconds
+
+        return _end_some(server, ports, is_stuck)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Connection:
+    """One of the server's; ``name`` is of its socket, the same at each look."""
+
+    name: str
+    port: int
+    traffic: Traffic
+
+
+def _end_some(server: int, ports: Container[int], is_over: Callable[[_Connection], bool]) -> int:
+    ended = 0
+    handle = os.pidfd_open(server)
+    try:
+        for name, descriptor, port in _sockets(server, ports):
+            try:
+                with _duplicate(handle, descriptor) as connection:
+                    if is_over(_Connection(name, port, _traffic(connection))):
+                        connection.shutdown(socket.SHUT_RDWR)
+                        ended += 1
+            except OSError as error:
+                if error.errno not in _GONE:
+                    raise
+    finally:
+        os.close(handle)
+    return ended
+
+
+def _sockets(server: int, ports: Container[int]) -> Iterator[tuple[str, int, int]]:
+    """Name, descriptor in the process ``server``, and local port of its connections."""
+    found = {}
+    for name in ("tcp", "tcp6"):
+        try:
+            lines = Path(f"/proc/{server}/net/{name}").read_text(encoding="ascii").splitlines()[1:]
+        except FileNotFoundError:
+            continue  # a machine without IPv6
+        for words in map(str.split, lines):
+            port = int(words[1].rpartition(":")[2], 16)
+            if port in ports and words[3] == _ESTABLISHED:
+                found[words[9]] = port
+    for entry in os.listdir(f"/proc/{server}/fd"):
+        try:
+            match = _SOCKET.fullmatch(os.readlink(f"/proc/{server}/fd/{entry}"))
+        except FileNotFoundError:
+            continue  # closed meanwhile
+        if match and match[1] in found:
+            yield match[1], int(entry), found[match[1]]
+
+
+def _duplicate(handle: int, descriptor: int) -> socket.socket:
+    """A socket of another process, as one of this process too."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    ours = libc.syscall(_PIDFD_GETFD, handle, descriptor, 0)
+    if ours < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return socket.socket(fileno=ours)
+
+
+def _traffic(connection: socket.socket) -> Traffic:
+    facts = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+    unacknowledged, sent, received, taken, unsent = _TCP_INFO.unpack(facts)
+    return Traffic(sent / 1000, received / 1000, taken, bool(unacknowledged or unsent))
