@@ -25,6 +25,7 @@ from gsv_client.transport.base import (
 )
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 5.0  # seconds, doubled each time
+SHORTEST = 0.1  # seconds that there must be left for an attempt
 SPREAD = 0.2  # of a pause, by chance: callers who failed together must not come back together
 
 
@@ -89,7 +90,7 @@ class Attempts:
             raise error
         pause = error.wait if error.wait is not None else self._pause
         pause *= 1 + random.uniform(0, SPREAD)
-        if self._clock() - self._began + pause >= self._request.timeout:
+        if self._clock() - self._began + pause + SHORTEST > self._request.timeout:
             raise error
         self._left -= 1
         self._failed = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,15 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gsv_client import Audio, Client, SpeechOptions
-from gsv_client.bench.judges import Score, WordJudge, edits, mean, needed, words
+from gsv_client.bench.judges import (
+    Score,
+    SpeakerJudge,
+    WordJudge,
+    edits,
+    mean,
+    needed,
+    words,
+)
 from gsv_client.bench.load import Text
 from gsv_client.bench.quality import (
     Answer,
@@ -138,6 +147,29 @@ def test_the_recogniser_hears_each_wave_by_itself() -> None:
 def test_what_a_judge_needs_is_named() -> None:
     with pytest.raises(GsvClientError, match=r"'dnsmos' needs no_such_package.*\[quality\]"):
         needed("no_such_package", "dnsmos")
+
+
+def test_the_speaker_judge_does_without_old_setuptools(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A package that asks as webrtcvad does."""
+    (tmp_path / "resemblyzer.py").write_text(
+        "import pkg_resources\n"
+        "version = pkg_resources.get_distribution('numpy').version\n"
+        "preprocess_wav = lambda samples, source_sr: samples\n"
+        "class VoiceEncoder:\n"
+        "    def __init__(self, device, verbose): pass\n"
+        "    def embed_utterance(self, samples): return samples[:2] / abs(samples[:2]).max()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.delitem(sys.modules, "pkg_resources", raising=False)
+    audio = Audio(np.array([0.5, 0.0, 0.1], np.float32), 16_000)
+    try:
+        assert SpeakerJudge(audio).score("", audio).value == pytest.approx(1.0)
+    finally:
+        sys.modules.pop("resemblyzer", None)
+    assert "pkg_resources" not in sys.modules
 
 
 def bench(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Result:

@@ -30,7 +30,7 @@ from gsv.models.vocoder import Vocoder
 from gsv.repository import demo_voice
 from gsv.voices import load_voice
 
-MEGABYTES = 25
+MEGABYTES = 30
 
 
 @functools.cache

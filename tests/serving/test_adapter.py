@@ -253,6 +253,10 @@ def test_names_that_nobody_reads_are_refused_with_the_nearest(adapter: Any) -> N
     with pytest.raises(InvalidRequest, match="sped: no such .*nearest is SPEED"):
         adapter.check_parameters(given, wire)
     adapter.check_parameters(SimpleNamespace(parameters=lambda: ""), wire)
+    declined = SimpleNamespace(parameters=lambda: '{"TIMES": false, "report": false}')
+    adapter.check_parameters(declined, wire, {"TIMES", "REPORT"})
+    with pytest.raises(InvalidRequest, match="TIMES: no such"):
+        adapter.check_parameters(declined, wire)
     named = SimpleNamespace(inputs=lambda: [SimpleNamespace(name=lambda: "VOICES")])
     with pytest.raises(InvalidRequest, match="VOICES: no such input; allowed: TEXT, SPEED"):
         adapter.read_request(named, wire)
@@ -442,6 +446,7 @@ def test_what_the_guard_has_done_is_told_once(adapter: Any) -> None:
         ("", {"AUDIO", "TIMES"}),
         ('{"TIMES": true}', {"AUDIO", "TIMES"}),
         ('{"TIMES": false, "AUDIO": false}', {"AUDIO"}),
+        ('{"times": false}', {"AUDIO"}),
     ],
 )
 def test_optional_outputs_may_be_declined(adapter: Any, parameters: str, wanted: set[str]) -> None:

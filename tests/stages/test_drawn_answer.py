@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
+from gsv.engine.gpt.alignment import Alignment
 from gsv.engine.gpt.judge import BoundsTable
 from gsv.engine.gpt.sequence import SamplingParams, SequenceRequest
 from gsv.errors import Cancelled, GsvError, Overloaded
 from gsv.stages.drawn_answer import DrawnAnswer
-from gsv.stages.messages import SemanticRequest, SemanticResult
+from gsv.stages.messages import Details, SemanticRequest, SemanticResult
 from gsv.stages.sentence_list import GuardSettings, SentenceList
 from gsv.stages.sentence_report import GuardCounts
 
@@ -74,7 +76,31 @@ class Engine:
         return drawing
 
 
-def begun(engine: Engine, at_once: int = 8) -> tuple[DrawnAnswer, Reply]:
+class Aligner:
+    """Keeps what it is to align until a test ends it."""
+
+    def __init__(self) -> None:
+        self.jobs: list[tuple[Any, ...]] = []
+
+    def align(self, *job: Any) -> None:
+        self.jobs.append(job)
+
+    def end(self, number: int) -> None:
+        sentence, on_aligned, on_error, has_left = self.jobs.pop(number)
+        if has_left():
+            on_error(Cancelled("the alignment was given up"))
+            return
+        borders = np.linspace(0, len(sentence.tokens), sentence.own + 1)
+        nowhere = np.zeros(0, np.int64)
+        on_aligned(Alignment(borders, nowhere, 0.5, nowhere))
+
+
+def begun(
+    engine: Engine,
+    at_once: int = 8,
+    details: Details = Details.NONE,
+    aligner: Aligner | None = None,
+) -> tuple[DrawnAnswer, Reply]:
     counts = np.full(SENTENCES, 3, np.int32)
     request = SemanticRequest(
         phonemes=np.arange(3 * SENTENCES, dtype=np.int32),
@@ -86,10 +112,11 @@ def begun(engine: Engine, at_once: int = 8) -> tuple[DrawnAnswer, Reply]:
         prompt_bert_rows=np.zeros(1, np.int32),
         prompt_tokens=np.array([9], np.int32),
         guard=0,
+        details=details,
     )
     sentences = SentenceList(request, SamplingParams(seed=1), "")
     guards = GuardSettings(BoundsTable(), 2, frozenset())
-    answer = DrawnAnswer(reply := Reply(), sentences, guards, None, GuardCounts())  # type: ignore[arg-type]
+    answer = DrawnAnswer(reply := Reply(), sentences, guards, aligner, GuardCounts())  # type: ignore[arg-type]
     answer.begin(engine.submit, at_once)
     return answer, reply
 
@@ -146,3 +173,47 @@ def test_an_engine_that_stops_meanwhile_ends_the_answer() -> None:
     engine.drawings[0].end()
     assert [str(error) for error in reply.answers] == ["the engine has been stopped"]
     assert engine.drawings == []
+
+
+def test_sentences_are_aligned_as_they_end_and_told_in_order() -> None:
+    draw = np.random.default_rng(5)
+    for _ in range(20):
+        engine, aligner = Engine(), Aligner()
+        _, reply = begun(engine, details=Details.TIMES, aligner=aligner)
+        aligned = 0
+        while engine.drawings or aligner.jobs:
+            assert not reply.answers
+            of = [*[engine] * bool(engine.drawings), *[aligner] * bool(aligner.jobs)]
+            chosen = of[draw.integers(len(of))]
+            if chosen is engine:
+                engine.drawings[draw.integers(len(engine.drawings))].end()
+            else:
+                aligner.end(int(draw.integers(len(aligner.jobs))))
+                aligned += 1
+        (result,) = reply.answers
+        assert aligned == SENTENCES
+        assert result.tokens.tolist() == np.repeat(np.arange(SENTENCES), 2).tolist()
+        told = json.loads(result.drawn)
+        assert [entry["borders"][-1] for entry in told] == [2] * SENTENCES
+        assert {entry["confidence"] for entry in told} == {0.5}
+
+
+def test_a_report_needs_no_alignment() -> None:
+    engine = Engine()
+    _, reply = begun(engine, details=Details.REPORT)
+    while engine.drawings:
+        engine.drawings[0].end()
+    (result,) = reply.answers
+    assert [entry["tokens"] for entry in json.loads(result.drawn)] == [2] * SENTENCES
+
+
+@pytest.mark.parametrize("at", [0, SENTENCES - 1])
+def test_whoever_leaves_while_sentences_are_aligned_is_answered_once(at: int) -> None:
+    engine, aligner = Engine(), Aligner()
+    answer, reply = begun(engine, details=Details.TIMES, aligner=aligner)
+    for _ in range(at + 1):
+        engine.drawings[0].end()
+    answer.cancel()
+    while aligner.jobs:
+        aligner.end(0)
+    assert [type(error) for error in reply.answers] == [Cancelled]

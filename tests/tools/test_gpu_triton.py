@@ -33,7 +33,7 @@ from gpu_steps.placeholder_stages import (  # noqa: E402
 from gpu_steps.setup import Setup, write_weights  # noqa: E402
 
 from gsv.checkpoints.manifest import verify_manifest  # noqa: E402
-from gsv.constants import MEL_CHANNELS  # noqa: E402
+from gsv.constants import MEL_CHANNELS, OUTPUT_RATE  # noqa: E402
 from gsv.stages.base import Place  # noqa: E402
 from gsv.stages.messages import (  # noqa: E402
     MelResult,
@@ -147,7 +147,7 @@ def test_the_pipeline_answers_whole_and_streamed(setup: Setup) -> None:
         whole = pipeline.whole(2, seed=1, steps=1)
         called = {model for model, _, _ in pipeline.calls}
         assert called == {*PLACEHOLDERS, "semantic_gpt", "sovits_v4", "vocoder"}
-        assert len(whole.audio) == 2 * 30 / 25 * whole.sample_rate
+        assert len(whole.audio) == 2 * 30 / 25 * OUTPUT_RATE
         chunks = list(pipeline.stream(2, seed=1, steps=1))
         assert sum(len(chunk.audio) for chunk in chunks) == len(whole.audio)
         assert {chunk.sentence_index for chunk in chunks} == {0, 1}

@@ -12,6 +12,7 @@ from gpu_steps.pipeline import Pipeline, vocoder_dtype
 from gpu_steps.report import Report, Section
 from gpu_steps.setup import Setup, tidy
 from gpu_steps.timing import MILLI, memory
+from gsv.constants import OUTPUT_RATE
 
 SENTENCE_TOKENS = 125  # five seconds
 SENTENCES = 3  # of a text
@@ -96,7 +97,7 @@ def wholes(setup: Setup, pipeline: Pipeline, count: int, steps: int) -> dict[str
         samples = 0.0
         for turn in range(rounds):
             answer = pipeline.whole(sentences, 1000 * caller + turn, steps)
-            samples += len(answer.audio) / answer.sample_rate
+            samples += len(answer.audio) / OUTPUT_RATE
         return samples
 
     made = Parallel(count, ask)

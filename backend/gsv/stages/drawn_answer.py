@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -54,7 +53,9 @@ class DrawnAnswer:
         self._details = Details(sentences.request.details)
         self._chunks: list[list[NDArray[np.int32]]] = [[] for _ in range(count)]
         self._outcomes: list[Outcome | None] = [None] * count
-        self._requests: dict[int, SequenceRequest] = {}  # that details are told of
+        self._requests: dict[int, SequenceRequest] = {}  # of sentences that are to be aligned
+        self._described: dict[int, dict[str, Any]] = {}  # what is told of those that are over
+        self._given: SemanticResult | None = None  # the last tokens, until all are described
         self._handles: dict[int, Cancellable] = {}  # of the sentences that are with the engine
         self._next = 0  # sentence to be submitted
         self._open = count  # sentences that are not over
@@ -133,6 +134,8 @@ class DrawnAnswer:
             self._chunks[index].append(tokens)
             self._open -= done
             finished = self._open == 0 and not self._failed
+        if done and self._details:
+            self._describe(index)
         if self._streaming:
             given = SemanticResult(tokens, np.array([len(tokens)], np.int32), int(done), attempt)
         elif finished:
@@ -144,7 +147,9 @@ class DrawnAnswer:
                 self._follow(index)
             return
         if finished and self._details:
-            self._tell(given)
+            with self._lock:
+                self._given = given
+            self._send_described()
         else:
             self._reply.send(given, final=finished)
 
@@ -156,27 +161,32 @@ class DrawnAnswer:
         except BaseException as error:  # whatever it is, the caller hears of it
             self._fail(error)
 
-    def _tell(self, given: SemanticResult) -> None:
-        """Send the last tokens with what is to be told of the sentences."""
-        sentences, prefix = self._sentences, self._sentences.prefix
-        tokens = [np.concatenate([prefix, *chunks]) for chunks in self._chunks]
-        phonemes = [sentences.phonemes(index) for index in range(len(tokens))]
+    def _describe(self, index: int) -> None:
+        """Find out what is to be told of a sentence that is over."""
+        phonemes = self._sentences.phonemes(index)
+        tokens = np.concatenate([self._sentences.prefix, *self._chunks[index]])
+        entry = self._drawn(index, phonemes, tokens)
 
-        told = [self._drawn(index, phonemes[index], of) for index, of in enumerate(tokens)]
-
-        def send(alignments: Sequence[Alignment] = ()) -> None:
-            for entry, found in zip(told, alignments, strict=False):
-                entry |= _aligned(found)
-            self._reply.send(dataclasses.replace(given, drawn=json.dumps(told)), final=True)
+        def on_aligned(found: Alignment) -> None:
+            self._described[index] = entry | _aligned(found)
+            self._send_described()
 
         if self._details is Details.TIMES:
-            drawn = [
-                DrawnSentence(self._requests[index], own, of)
-                for index, (own, of) in enumerate(zip(phonemes, tokens, strict=True))
-            ]
-            self._aligner.align(drawn, send, self._reply.fail, lambda: self._cancelled)
+            sentence = DrawnSentence(self._requests.pop(index), phonemes, tokens)
+            self._aligner.align(
+                sentence, on_aligned, self._fail, lambda: self._cancelled or self._failed
+            )
         else:
-            send()
+            self._described[index] = entry
+
+    def _send_described(self) -> None:
+        """Send the last tokens, once they are there and every sentence has been described."""
+        with self._lock:
+            ready = len(self._described) == len(self._chunks) and not self._failed
+            given, self._given = self._given, None if ready else self._given
+        if ready and given is not None:
+            drawn = json.dumps([self._described[index] for index in range(len(self._chunks))])
+            self._reply.send(dataclasses.replace(given, drawn=drawn), final=True)
 
     def _drawn(self, index: int, phonemes: int, tokens: NDArray[np.int32]) -> dict[str, Any]:
         """How a sentence was drawn, for JSON."""

@@ -5,11 +5,15 @@ Each imports its packages when it is made, so that nobody needs those of the oth
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import importlib
+import importlib.metadata
+import importlib.util
 import re
+import sys
+import types
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -83,7 +87,8 @@ class SpeakerJudge:
     """
 
     def __init__(self, recording: Audio) -> None:
-        found = needed("resemblyzer", "speaker")
+        with _pkg_resources():
+            found = needed("resemblyzer", "speaker")
         needed("soxr", "speaker")
         self._prepare = found.preprocess_wav
         self._encoder = found.VoiceEncoder("cpu", verbose=False)
@@ -121,6 +126,25 @@ class Recogniser:
         self._decoder.end_utt()
         found = self._decoder.hyp()
         return str(found.hypstr) if found else ""
+
+
+@contextlib.contextmanager
+def _pkg_resources() -> Iterator[None]:
+    """Within: webrtcvad, which resemblyzer imports, finds the `pkg_resources` of old setuptools.
+
+    It asks it for its own version and nothing else; setuptools has no such module from 81 on.
+    """
+    name = "pkg_resources"
+    if name in sys.modules or importlib.util.find_spec(name) is not None:
+        yield
+        return
+    placeholder = types.ModuleType(name)
+    placeholder.get_distribution = importlib.metadata.distribution  # type: ignore[attr-defined]
+    sys.modules[name] = placeholder
+    try:
+        yield
+    finally:
+        del sys.modules[name]
 
 
 def words(text: str) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -57,24 +57,24 @@ class Aligner:
 
     def align(
         self,
-        sentences: Sequence[DrawnSentence],
-        on_aligned: Callable[[list[Alignment]], None],
+        sentence: DrawnSentence,
+        on_aligned: Callable[[Alignment], None],
         on_error: Callable[[BaseException], None],
         has_left: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Align the sentences of one request; returns at once.
+        """Align a sentence; returns at once.
 
         Args:
-            sentences: whose models stay resident until one of the callbacks has returned.
-            on_aligned: gets the alignment of each.
+            sentence: whose model stays resident until one of the callbacks has returned.
+            on_aligned: gets its alignment.
             on_error: gets what went wrong instead, Cancelled among it. One of the two is called
                 once, on the aligner's thread.
-            has_left: whether nobody waits any more; asked before each sentence.
+            has_left: whether nobody waits any more; asked when its turn comes.
         """
 
         def work() -> None:
             try:
-                found = [self._align(sentence, has_left) for sentence in sentences]
+                found = self._align(sentence, has_left)
             except BaseException as error:  # whatever it is, the request is answered
                 end_if_fatal(error)
                 on_error(error)

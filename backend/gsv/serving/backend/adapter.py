@@ -92,7 +92,9 @@ def check_parameters(request: Any, wire: list[Wire], optional: Iterable[str] = (
         wire: the model's inputs.
         optional: names of outputs, which may be parameters; see :func:`wanted_outputs`.
     """
-    names = [name for name in _parameters(request) if name != TIMEOUT]
+    optional = set(optional)
+    given = _parameters(request)
+    names = [name for name in given if name != TIMEOUT and name.upper() not in optional]
     _check_names("input or request parameter", names, wire, optional)
 
 
@@ -163,7 +165,8 @@ def wanted_outputs(request: Any, optional: Collection[str]) -> frozenset[str]:
     """The outputs that a request asks for.
 
     Triton's ``generate`` asks for all, and has no way to ask for fewer: there, and anywhere else, a
-    request parameter of an ``optional`` output's name that is false leaves that one out.
+    request parameter of an ``optional`` output's name, in upper or lower case (which perf_analyzer
+    makes of it), that is false leaves that one out.
 
     Raises:
         InvalidRequest: such a parameter is neither true nor false.
@@ -171,12 +174,12 @@ def wanted_outputs(request: Any, optional: Collection[str]) -> frozenset[str]:
     wanted = set(request.requested_output_names())
     if not wanted.isdisjoint(optional):
         for name, value in _parameters(request).items():
-            if name not in optional:
+            if name.upper() not in optional:
                 continue
             if not isinstance(value, bool):
                 raise InvalidRequest.value(name, value, "true or false, as a request parameter")
             if not value:
-                wanted.discard(name)
+                wanted.discard(name.upper())
     return frozenset(wanted)
 
 
