@@ -49,7 +49,11 @@ class Fuzzer:
     def run(self, requests: int) -> str:
         """Send so many; what they were, in a few words."""
         with concurrent.futures.ThreadPoolExecutor(WORKERS) as pool:
-            list(pool.map(self._one, range(requests)))
+            try:
+                list(pool.map(self._one, range(requests)))
+            except KeyboardInterrupt:
+                pool.shutdown(cancel_futures=True)
+                raise
         return f"{requests} requests"
 
     def _one(self, number: int) -> None:
