@@ -235,7 +235,8 @@ def test_histograms_agree_with_the_counters(prometheus: Prometheus) -> None:
         whole = _now(prometheus, f'sum by (model) ({name}_bucket{{le="+Inf"}})')
         assert whole == _now(prometheus, f"sum by (model) ({name}_count)")
     streams = answered["gpt_sovits_v4_stream"]
-    assert _now(prometheus, "sum(gsv_first_audio_seconds_count)")[""] == streams
+    # Streams that were left after it have had their first audio as well.
+    assert _now(prometheus, "sum(gsv_first_audio_seconds_count)")[""] >= streams
     # A chunk of every sentence, all but the first of an answer.
     assert _now(prometheus, "sum(gsv_chunk_late_seconds_count)")[""] >= 2 * streams
 

@@ -69,7 +69,8 @@ def test_serves_from_a_path_with_spaces_and_leaves_nothing(tmp_path: Path) -> No
     assert server.ended()
     assert regions(server) == []
     assert not link.parent.exists()
-    assert not Path(f"/proc/{stubs[0].pid}").exists()
+    # Whoever waits for orphans may take a moment.
+    assert processes.state(stubs[0].pid) in ("", "Z")
 
 
 def test_a_model_that_fails_is_one_clear_line(tmp_path: Path) -> None:
