@@ -142,16 +142,20 @@ class Call:
         return SimpleNamespace(has_error=lambda: False, output_tensors=lambda: tensors)
 
 
+def calling_client(monkeypatch: pytest.MonkeyPatch, folder: Path, kind: type[Call] = Call) -> Any:
+    """A BlsClient whose requests are of that kind, and whose board lies in a folder of its own."""
+    bls = importlib.import_module(OURS + "bls_client")
+    monkeypatch.setattr(bls, "CallBoard", lambda: CallBoard(folder))
+    bls.pb_utils.InferenceRequest, Call.made = kind, []
+    bls.pb_utils.TRITONSERVER_MEMORY_CPU = "cpu"
+    bls.pb_utils.PreferredMemory = lambda kind, device: (kind, device)
+    return bls.BlsClient(REPOSITORY)
+
+
 def test_a_call_between_models_is_typed_by_the_configuration(
     adapter: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    bls = importlib.import_module(OURS + "bls_client")
-    monkeypatch.setattr(bls, "CallBoard", lambda: CallBoard(tmp_path))
-    wire = bls.pb_utils
-    wire.InferenceRequest, Call.made = Call, []
-    wire.TRITONSERVER_MEMORY_CPU = "cpu"
-    wire.PreferredMemory = lambda kind, device: (kind, device)
-    client = bls.BlsClient(REPOSITORY)
+    client = calling_client(monkeypatch, tmp_path)
     token = client.token("mine")
     mel = np.zeros((100, 3), np.float32)
     asked = WaveRequest(mel=mel, mel_counts=np.array([3], np.int32))
@@ -172,12 +176,7 @@ def test_a_call_between_models_is_typed_by_the_configuration(
 def test_a_sequence_goes_into_the_requests_flags(
     adapter: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    bls = importlib.import_module(OURS + "bls_client")
-    monkeypatch.setattr(bls, "CallBoard", lambda: CallBoard(tmp_path))
-    bls.pb_utils.InferenceRequest, Call.made = Call, []
-    bls.pb_utils.TRITONSERVER_MEMORY_CPU = "cpu"
-    bls.pb_utils.PreferredMemory = lambda kind, device: (kind, device)
-    client = bls.BlsClient(REPOSITORY)
+    client = calling_client(monkeypatch, tmp_path)
     for start, end in ((True, False), (False, False), (False, True), (True, True)):
         step = SequenceStep(7, start, end)
         client(StageCall("semantic_gpt", MoreTokens(5), SemanticResult, step), client.token(""))
@@ -216,7 +215,6 @@ def test_a_call_that_never_comes_back_is_given_up(
 ) -> None:
     bls = importlib.import_module(OURS + "bls_client")
     board = importlib.import_module(OURS + "call_board")
-    monkeypatch.setattr(bls, "CallBoard", lambda: CallBoard(tmp_path))
     for name in ("LOOK_SECONDS", "GRACE_SECONDS", "CANCELLED_SECONDS"):
         monkeypatch.setattr(bls, name, 0.02)
     dead: set[int] = set()
@@ -233,10 +231,7 @@ def test_a_call_that_never_comes_back_is_given_up(
             assert ever.wait(10)
             return super().exec()
 
-    bls.pb_utils.InferenceRequest, Call.made = Hanging, []
-    bls.pb_utils.TRITONSERVER_MEMORY_CPU = "cpu"
-    bls.pb_utils.PreferredMemory = lambda kind, device: (kind, device)
-    client = bls.BlsClient(REPOSITORY)
+    client = calling_client(monkeypatch, tmp_path, Hanging)
     token = client.token("mine")
     step = SequenceStep(7, start=True, end=True)
     with pytest.raises(Unreachable if why == "died" else Cancelled):
@@ -463,12 +458,7 @@ def test_optional_outputs_may_be_declined(adapter: Any, parameters: str, wanted:
 def test_a_field_that_a_call_also_wants_is_asked_for(
     adapter: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    bls = importlib.import_module(OURS + "bls_client")
-    monkeypatch.setattr(bls, "CallBoard", lambda: CallBoard(tmp_path))
-    bls.pb_utils.InferenceRequest, Call.made = Call, []
-    bls.pb_utils.TRITONSERVER_MEMORY_CPU = "cpu"
-    bls.pb_utils.PreferredMemory = lambda kind, device: (kind, device)
-    client = bls.BlsClient(REPOSITORY)
+    client = calling_client(monkeypatch, tmp_path)
     plain = StageCall("semantic_gpt", MoreTokens(5), SemanticResult, SequenceStep(7, True, True))
     client(plain, client.token(""))
     client(dataclasses.replace(plain, also=("attempt",)), client.token(""))
