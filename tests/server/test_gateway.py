@@ -107,6 +107,23 @@ def test_lower_rates_have_their_length(
         assert -1 <= len(heard) * rate / found - count <= frame
 
 
+@pytest.mark.parametrize("form", ["mp3", "aac"])
+def test_a_text_that_ends_without_a_pause_has_its_length(
+    gateway: Gateway, server: EmbeddedServer, form: str
+) -> None:
+    text, options = TEXT + "[pause:0s]", {**OPTIONS, "sample_rate": 24_000}
+    with Client(server.grpc_url, protocol="grpc") as client:
+        expected = len(Audio.join(client.stream(text, **options)).samples)
+    answer = httpx.post(
+        f"{gateway.url}/v1/audio/speech",
+        json={"input": text, "response_format": form, "stream": True, **options},
+        timeout=60,
+    ).raise_for_status()
+    heard, rate = decoded(answer.content, form, 24_000)
+    frame = EXTRA[form] // (2 if form == "mp3" else 1)
+    assert -1 <= len(heard) * 24_000 / rate - expected <= frame
+
+
 def level(wave: np.ndarray, size: int) -> np.ndarray:
     count = len(wave) // size
     return np.sqrt((wave[: count * size].reshape(count, size) ** 2).mean(1))

@@ -69,7 +69,11 @@ def adapter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     stand_in.triton_string_to_numpy = numpy_types.get  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, stand_in.__name__, stand_in)
     before = set(sys.modules)
+    package_log = logging.getLogger("gsv")
+    was = list(package_log.handlers), package_log.level, package_log.propagate
     yield importlib.import_module(OURS + "adapter")
+    # A model that a test doesn't finalize leaves its handler.
+    package_log.handlers[:], package_log.level, package_log.propagate = was
     for name in {n for n in sys.modules if n.startswith(OURS)} - before:
         del sys.modules[name]
 

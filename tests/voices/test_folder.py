@@ -313,6 +313,36 @@ def test_a_slow_folder_holds_up_nobody_else(
     waiting.join(10)
 
 
+def test_a_voice_that_goes_away_while_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no broken voice: there is none of that name, or what took its place."""
+    read = folder_module.load_entry
+    made = make_voice(tmp_path / "voices" / "coming")
+    monkeypatch.setattr(folder_module, "_REPLACING_SECONDS", 0.0)
+    steps: list[str] = []
+
+    def leaving(folder: Path) -> VoiceEntry:
+        step = steps.pop(0)
+        if step == "leave":
+            made.rename(tmp_path / "gone")
+        elif step == "replaced":
+            made.rename(tmp_path / "old")
+            (tmp_path / "gone").rename(made)
+            raise FileNotFoundError(2, "No such file or directory", "reference.wav")
+        return read(folder)
+
+    monkeypatch.setattr(folder_module, "load_entry", leaving)
+    voices, _ = folder_of(tmp_path)
+    steps += ["leave"] + ["read"] * 2
+    with pytest.raises(InvalidRequest, match="VOICE"):
+        voices.get("coming")
+    make_voice(tmp_path / "voices" / "coming")
+    steps[:] = ["replaced", "read"]
+    assert voices.get("coming").name == "coming"
+    assert steps == []
+
+
 def test_odd_things_in_the_folder(tmp_path: Path) -> None:
     root = tmp_path / "voices"
     make_voice(root / "good")

@@ -169,6 +169,10 @@ class VoiceFolder:
                 and signature(folder, known.entry) == known.entry.signature
             ):
                 known.entry = self._read(folder, known.entry)
+                if known.entry is None:
+                    with self._lock:
+                        self._known.pop(name, None)
+                    return None
             known.looked = now
             return known.entry
 
@@ -180,17 +184,26 @@ class VoiceFolder:
             time.sleep(_REPLACING_SECONDS)
         return patient and os.path.isfile(folder / VOICE_FILE)
 
-    def _read(self, folder: Path, known: VoiceEntry | VoiceError | None) -> VoiceEntry | VoiceError:
-        """The folder's content at one moment, though it may be replaced while it is read."""
+    def _read(
+        self, folder: Path, known: VoiceEntry | VoiceError | None
+    ) -> VoiceEntry | VoiceError | None:
+        """The folder's content at one moment, though it may be replaced while it is read.
+
+        None when it was removed while it was read.
+        """
         was_fine = isinstance(known, VoiceEntry)
         for attempt in range(_READ_ATTEMPTS):
             if attempt:
                 time.sleep(_REPLACING_SECONDS)
+            before = _identity(folder)
             found = _try_to_read(folder)
             if isinstance(found, VoiceEntry) and signature(folder, found) == found.signature:
                 return found
-            if isinstance(found, VoiceError) and not was_fine:
+            same_folder = before is not None and _identity(folder) == before
+            if isinstance(found, VoiceError) and same_folder and not was_fine:
                 break
+        if not os.path.isfile(folder / VOICE_FILE):
+            return None
         text = f"voice {folder.name}: its files change all the time"
         if isinstance(found, VoiceError):
             text = str(found)
@@ -207,6 +220,15 @@ class VoiceFolder:
             text = _shortened(self.names()) or "no voice (the voice folder is empty)"
             self._listed = self._clock(), text
         return text
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """Which folder has this name now; another one after it was replaced, None after removal."""
+    try:
+        status = os.stat(folder)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _try_to_read(folder: Path) -> VoiceEntry | VoiceError:

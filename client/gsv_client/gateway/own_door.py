@@ -136,7 +136,7 @@ async def wants_times(speaker: Speaker, asked: bool | None) -> bool:
 async def _lines(
     speaker: Speaker, order: Order, record: Record, times: bool
 ) -> AsyncGenerator[bytes, None]:
-    encoder = encoder_for(order.form, order.options)
+    encoder = encoder_for(order.form, order.options, order.text)
     pieces = encode_stream(speaker.stream(order, times=times), encoder, record)
     begun, position = False, 0.0
     async with contextlib.aclosing(pieces):

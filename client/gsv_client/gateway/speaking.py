@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import re
 from collections.abc import AsyncGenerator
 
 from gsv_client.answers import TIMES, Chunk, Voices
@@ -24,6 +25,7 @@ READY_SECONDS = 1.0
 ASKED_SECONDS = 5.0  # that readiness may take to tell
 # Encoding more samples than this would hold up other answers: it goes to a thread.
 LONG_FOR_THE_LOOP = 4_096
+_PAUSE = re.compile(r"\[pause:\s*([0-9]+(?:\.[0-9]+)?)(m?)s\s*\]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,19 +118,38 @@ async def encode_stream(
 
 async def audio_of(speaker: Speaker, order: Order, record: Record) -> AsyncGenerator[bytes, None]:
     """The bytes of an answer while it is being made."""
-    pieces = encode_stream(speaker.stream(order), encoder_for(order.form, order.options), record)
+    encoder = encoder_for(order.form, order.options, order.text)
+    pieces = encode_stream(speaker.stream(order), encoder, record)
     async with contextlib.aclosing(pieces):
         async for data, _ in pieces:
             if data:
                 yield data
 
 
-def encoder_for(form: Format, options: SpeechOptions) -> Encoder:
-    """An encoder for an answer that leaves while it is being made."""
-    # The pause follows each sentence, the last one too.
+def encoder_for(form: Format, options: SpeechOptions, text: str = "") -> Encoder:
+    """An encoder for an answer that leaves while it is being made.
+
+    Args:
+        form: what comes out.
+        options: the request's.
+        text: what is spoken, as far as it is known yet.
+    """
+    return open_encoder(
+        form, options.sample_rate or form.rate, silence=silence_at_end(options, text)
+    )
+
+
+def silence_at_end(options: SpeechOptions, text: str) -> float:
+    """Seconds of silence that an answer ends with, at least.
+
+    The pause follows each sentence, the last one too. A ``[pause:...]`` in the text takes its
+    place, whichever is the last after which something is read: the shortest one is certain.
+    """
     pause = options.pause_seconds
-    silence = float(DEFAULTS["PAUSE_SECONDS"]) if pause is None else pause
-    return open_encoder(form, options.sample_rate or form.rate, silence=silence)
+    asked = [float(DEFAULTS["PAUSE_SECONDS"]) if pause is None else pause]
+    for seconds, thousandth in _PAUSE.findall(text):
+        asked.append(float(seconds) / (1000 if thousandth else 1))
+    return min(asked)
 
 
 def no_times() -> InvalidRequest:
