@@ -91,11 +91,14 @@ class AsyncClient(BaseClient):
         request_id: str = "",
         times: bool = False,
         report: bool = False,
+        headers: Mapping[str, str] | None = None,
         **keywords: Unpack[SpeechKeywords],
     ) -> Audio:
         """Speak a text of any length and return all of its audio. Arguments as `Client.say`."""
         return await self._ask(
-            self._say_call(text, options, keywords, request_id, times=times, report=report)
+            self._say_call(
+                text, options, keywords, request_id, times=times, report=report, headers=headers
+            )
         )
 
     def stream(
@@ -106,11 +109,14 @@ class AsyncClient(BaseClient):
         request_id: str = "",
         times: bool = False,
         report: bool = False,
+        headers: Mapping[str, str] | None = None,
         **keywords: Unpack[SpeechKeywords],
     ) -> AsyncSpeechStream:
         """Speak a text and hand out its audio while it is being made. Arguments as `say`."""
         return self._open(
-            self._stream_request(text, options, keywords, request_id, times=times, report=report)
+            self._stream_request(
+                text, options, keywords, request_id, times=times, report=report, headers=headers
+            )
         )
 
     def stream_text(
@@ -120,6 +126,7 @@ class AsyncClient(BaseClient):
         *,
         request_id: str = "",
         times: bool = False,
+        headers: Mapping[str, str] | None = None,
         **keywords: Unpack[SpeechKeywords],
     ) -> AsyncTextStream:
         """Speak a text that is still being written, such as the output of a language model.
@@ -129,7 +136,9 @@ class AsyncClient(BaseClient):
                 is no whole sentence.
             times: ask when each word is spoken (`chunk.times`), counted from its sentence's start.
         """
-        request = self._sentence_requests(options, keywords, request_id, times=times)
+        request = self._sentence_requests(
+            options, keywords, request_id, times=times, headers=headers
+        )
         return AsyncTextStream(pieces, lambda sentence, index: self._open(request(sentence, index)))
 
     async def phones(

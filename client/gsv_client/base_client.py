@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Generic, TypeVar
 
 from gsv_client.answers import (
@@ -81,10 +81,13 @@ class BaseClient:
         *,
         times: bool,
         report: bool,
+        headers: Mapping[str, str] | None,
     ) -> Call[Audio]:
         inputs = self._speech(text, options, keywords)
         extra = extra_outputs(times, report)
-        request = Request(MODEL, inputs, (*SPOKEN, *extra), request_id, self.timeout)
+        request = Request(
+            MODEL, inputs, (*SPOKEN, *extra), request_id, self.timeout, headers=headers or {}
+        )
         return Call(request, functools.partial(audio_of, asked=extra))
 
     def _stream_request(
@@ -96,11 +99,15 @@ class BaseClient:
         *,
         times: bool,
         report: bool = False,
+        headers: Mapping[str, str] | None = None,
     ) -> Request:
         inputs = self._speech(text, options, keywords)
         extra = extra_outputs(times, report)
         outputs, declined = (*STREAMED, *extra), declined_outputs(extra)
-        return Request(STREAM_MODEL, inputs, outputs, request_id, self.timeout, declined)
+        return Request(
+            STREAM_MODEL, inputs, outputs, request_id, self.timeout, declined,
+            headers=headers or {},
+        )  # fmt: skip
 
     def _sentence_requests(
         self,
@@ -109,6 +116,7 @@ class BaseClient:
         request_id: str,
         *,
         times: bool = False,
+        headers: Mapping[str, str] | None = None,
     ) -> Callable[[str, int], Request]:
         """What makes the request of each sentence, from the sentence and its index."""
         chosen = choose_options(options, keywords)
@@ -116,7 +124,7 @@ class BaseClient:
         def request(sentence: str, index: int) -> Request:
             own_id = f"{request_id}/{index}" if request_id else ""
             return self._stream_request(
-                sentence, chosen.for_sentence(index), {}, own_id, times=times
+                sentence, chosen.for_sentence(index), {}, own_id, times=times, headers=headers
             )
 
         return request

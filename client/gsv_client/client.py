@@ -102,6 +102,7 @@ class Client(BaseClient):
         request_id: str = "",
         times: bool = False,
         report: bool = False,
+        headers: Mapping[str, str] | None = None,
         **keywords: Unpack[SpeechKeywords],
     ) -> Audio:
         """Speak a text of any length and return all of its audio.
@@ -118,9 +119,12 @@ class Client(BaseClient):
             request_id: appears in the server's log.
             times: ask when each word is spoken (`audio.times`).
             report: ask how each sentence came about (`audio.report`).
+            headers: sent with this request beside the client's own, such as `traceparent`.
         """
         return self._ask(
-            self._say_call(text, options, keywords, request_id, times=times, report=report)
+            self._say_call(
+                text, options, keywords, request_id, times=times, report=report, headers=headers
+            )
         )
 
     def stream(
@@ -131,6 +135,7 @@ class Client(BaseClient):
         request_id: str = "",
         times: bool = False,
         report: bool = False,
+        headers: Mapping[str, str] | None = None,
         **keywords: Unpack[SpeechKeywords],
     ) -> SpeechStream:
         """Speak a text and hand out its audio while it is being made.
@@ -147,7 +152,9 @@ class Client(BaseClient):
         Args: as `say`.
         """
         stream = self._open(
-            self._stream_request(text, options, keywords, request_id, times=times, report=report)
+            self._stream_request(
+                text, options, keywords, request_id, times=times, report=report, headers=headers
+            )
         )
         self._streams.add(stream)
         return stream
@@ -158,6 +165,7 @@ class Client(BaseClient):
         options: SpeechOptions | None = None,
         *,
         request_id: str = "",
+        headers: Mapping[str, str] | None = None,
         **keywords: Unpack[SpeechKeywords],
     ) -> TextStream:
         """Speak a text that is still being written, such as the output of a language model.
@@ -172,7 +180,7 @@ class Client(BaseClient):
         Args: as `say`, except
             pieces: the text in pieces cut anywhere.
         """
-        request = self._sentence_requests(options, keywords, request_id)
+        request = self._sentence_requests(options, keywords, request_id, headers=headers)
         stream = TextStream(pieces, lambda sentence, index: self._open(request(sentence, index)))
         self._streams.add(stream)
         return stream

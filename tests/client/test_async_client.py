@@ -242,3 +242,16 @@ def test_nobody_there() -> None:
 def test_only_grpc_addresses() -> None:
     with pytest.raises(InvalidRequest, match="protocol"):
         AsyncClient("http://localhost:8000")
+
+
+def test_headers_of_one_request(address: str, models: Models) -> None:
+    async def work(client: AsyncClient) -> None:
+        await client.say("x", headers={"traceparent": "a"})
+        [_ async for _ in client.stream("x", headers={"traceparent": "b"})]
+        [_ async for _ in client.stream_text(pieces("x"), headers={"traceparent": "c"})]
+        await client.say("x")
+
+    run(work, AsyncClient(address, headers={"x-token": "secret"}))
+    seen = [headers for *_, headers in models.seen]
+    assert [headers.get("traceparent") for headers in seen] == ["a", "b", "c", None]
+    assert {headers["x-token"] for headers in seen} == {"secret"}

@@ -255,6 +255,18 @@ def test_headers_go_with_every_request(address: str, models: Models) -> None:
         assert {name.lower(): value for name, value in headers.items()}["x-token"] == "secret"
 
 
+def test_headers_of_one_request(address: str, models: Models) -> None:
+    with Client(address, headers={"X-Token": "secret"}) as client:
+        client.say("x", headers={"traceparent": "a"})
+        list(client.stream("x", headers={"traceparent": "b"}))
+        list(client.stream_text(["x"], headers={"traceparent": "c"}))
+        client.say("x")
+        list(client.stream("x"))
+    seen = [{name.lower(): value for name, value in headers.items()} for *_, headers in models.seen]
+    assert [headers.get("traceparent") for headers in seen] == ["a", "b", "c", None, None]
+    assert {headers["x-token"] for headers in seen} == {"secret"}
+
+
 def test_a_restricted_list_of_models(address: str, models: Models) -> None:
     models.key = "secret"
     with Client(address) as client, pytest.raises(AccessDenied, match="expecting header 'x-key'"):

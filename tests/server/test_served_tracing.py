@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import re
+import secrets
 import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
+from gateway.running import running
 from serving.collector import Collector, Seen, collecting
 
 from gsv.serving.backend.tracing import EXPORT_SECONDS
 from gsv.serving.server.launcher import EmbeddedServer, ServerOptions
-from gsv_client import Client
+from gsv_client import AsyncClient, Client
 from gsv_client.errors import InvalidRequest
+from gsv_client.gateway.settings import Settings
 
 pytestmark = pytest.mark.server
 
@@ -146,6 +150,26 @@ def test_the_tree_hangs_below_the_callers_span(
     with Client(traced.http_url, headers={"traceparent": f"00-{trace}-{span}-01"}) as client:
         client.say(TEXT, request_id="below", **OPTIONS)
     spans = of_request(collector, "below", "gpt_sovits_v4")
+    assert root_of(spans).parent == span
+    assert {s.trace for s in spans} == {trace}
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_the_tree_hangs_below_the_span_of_the_gateways_caller(
+    traced: EmbeddedServer, collector: Collector, streamed: bool
+) -> None:
+    trace, span = secrets.token_hex(16), secrets.token_hex(8)
+    own = f"gateway-{streamed}"
+    headers = {"traceparent": f"00-{trace}-{span}-01", "X-Request-Id": own}
+    body = {"input": TEXT, "response_format": "pcm", "stream": streamed, **OPTIONS}
+    with running(AsyncClient(traced.grpc_url), Settings(local=True)) as gateway:
+        answer = httpx.post(
+            f"{gateway.url}/v1/audio/speech", json=body, headers=headers, timeout=60
+        )
+    assert answer.status_code == 200
+    public = PUBLIC[streamed]
+    spans = of_request(collector, own, public)
+    assert set(check_tree(collector, spans, public, own)) == STAGES
     assert root_of(spans).parent == span
     assert {s.trace for s in spans} == {trace}
 

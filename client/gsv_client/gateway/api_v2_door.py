@@ -101,7 +101,7 @@ def api_v2_router(settings: Settings, speaker: Speaker, names: VoiceNames) -> AP
         check_text(fields.text, settings, "text")
         options = await _options(fields, upload, names)
         form = FORMATS[_FORMATS[fields.media_type]]
-        order = Order(fields.text, options, form, record.request_id)
+        order = Order(fields.text, options, form, record.request_id, record.headers)
         media_type = f"audio/{fields.media_type}"
         if int(fields.streaming_mode) in _STREAMS:
             return StreamedAnswer(audio_of(speaker, order, record), media_type, shaped)

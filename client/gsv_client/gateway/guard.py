@@ -24,6 +24,8 @@ from gsv_client.gateway.settings import Settings, is_loopback
 
 logger = logging.getLogger("gsv_client.gateway")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+# W3C Trace Context: version – trace – parent – flags; others are to be ignored.
+_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _TOO_BIG, _TOO_SLOW = 413, 408
 _CLOSE_POLICY = 1008  # WebSocket close code of a refused caller
 # A refused caller who is still sending its body would get a reset instead of the answer. So the
@@ -266,7 +268,8 @@ def _record(scope: Scope) -> Record:
     method = scope.get("method", "WS")
     # Bounded and printable: it goes to the log.
     path = re.sub(r"[^!-~]", "?", scope["path"])[:200]
-    return Record(request_id, method, path)
+    trace = Headers(scope=scope).get("traceparent", "").strip()
+    return Record(request_id, method, path, trace=trace if _TRACEPARENT.fullmatch(trace) else "")
 
 
 def _too_big(most: int) -> HTTPException:

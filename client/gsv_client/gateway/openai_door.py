@@ -59,7 +59,7 @@ def openai_router(settings: Settings, speaker: Speaker, names: VoiceNames) -> AP
         voice = await names.resolve(_voice_name(fields.voice))
         options = await fields.options(voice, rate_for(form, fields.sample_rate))
         record = record_of(request.scope)
-        order = Order(text, options, form, record.request_id)
+        order = Order(text, options, form, record.request_id, record.headers)
         if fields.stream_format == "sse":
             events = _events(speaker, order, record)
             return StreamedAnswer(events, "text/event-stream", Problem.response)

@@ -50,7 +50,8 @@ def own_router(settings: Settings, speaker: Speaker, names: VoiceNames) -> APIRo
         text = check_text(fields.text, settings, "text")
         voice = await names.resolve(fields.voice)
         options = await fields.options(voice, rate_for(form, fields.sample_rate))
-        return Order(text, options, form, record_of(request.scope).request_id)
+        record = record_of(request.scope)
+        return Order(text, options, form, record.request_id, record.headers)
 
     @router.post("/v1/speech", openapi_extra=json_body(OwnFields))
     async def speech(request: Request) -> Response:

@@ -21,6 +21,7 @@ class Record:
         first_audio: seconds until the first chunk came from Triton.
         audio_seconds: of audio that went to the encoder.
         status: HTTP status that was sent; 0 while none was.
+        trace: the header `traceparent` of the caller's span, for Triton; empty: none came.
         problem: what went wrong, in full: for the log, not for the caller.
         left: the caller went before the end.
     """
@@ -33,6 +34,7 @@ class Record:
     first_audio: float | None = None
     audio_seconds: float = 0.0
     status: int = 0
+    trace: str = ""
     problem: str = ""
     left: bool = False
 
@@ -41,6 +43,11 @@ class Record:
         if self.first_audio is None:
             self.first_audio = self.elapsed()
         self.audio_seconds += seconds
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What Triton is to get with this request."""
+        return {"traceparent": self.trace} if self.trace else {}
 
     def elapsed(self) -> float:
         """Seconds since the request's first byte."""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 
 from gsv_client.answers import TIMES, Chunk, Voices
 from gsv_client.async_client import AsyncClient
@@ -30,12 +30,16 @@ _PAUSE = re.compile(r"\[pause:\s*([0-9]+(?:\.[0-9]+)?)(m?)s\s*\]")
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """A text to speak, how, and as what. `options.sample_rate` is one that the format carries."""
+    """A text to speak, how, and as what.
+
+    `options.sample_rate` is one that the format carries; `headers` go to Triton with the request.
+    """
 
     text: str
     options: SpeechOptions
     form: Format
     request_id: str
+    headers: Mapping[str, str]
 
 
 class Speaker:
@@ -49,7 +53,9 @@ class Speaker:
 
     async def whole(self, order: Order, record: Record) -> bytes:
         """All of an answer, with headers that tell its length."""
-        audio = await self.client.say(order.text, order.options, request_id=order.request_id)
+        audio = await self.client.say(
+            order.text, order.options, request_id=order.request_id, headers=order.headers
+        )
         record.heard(audio.duration)
         return await asyncio.to_thread(encoded, audio, order.form)
 
@@ -58,7 +64,11 @@ class Speaker:
         if not await self.offers_times():
             raise no_times()
         audio = await self.client.say(
-            order.text, order.options, request_id=order.request_id, times=True
+            order.text,
+            order.options,
+            request_id=order.request_id,
+            times=True,
+            headers=order.headers,
         )
         record.heard(audio.duration)
         return audio
@@ -66,7 +76,11 @@ class Speaker:
     def stream(self, order: Order, *, times: bool = False) -> AsyncSpeechStream:
         """The chunks of an answer."""
         return self.client.stream(
-            order.text, order.options, request_id=order.request_id, times=times
+            order.text,
+            order.options,
+            request_id=order.request_id,
+            times=times,
+            headers=order.headers,
         )
 
     async def offers_times(self) -> bool:

@@ -112,10 +112,10 @@ class _Talk:
             }
         )  # fmt: skip
         pieces: asyncio.Queue[str | None | _End] = asyncio.Queue(64)
-        request_id = self._record.request_id
         stream = speaker.client.stream_text(
-            _until_end(pieces), options, request_id=request_id, times=times
-        )
+            _until_end(pieces), options, request_id=self._record.request_id, times=times,
+            headers=self._record.headers,
+        )  # fmt: skip
         listening = asyncio.ensure_future(self._listen(pieces))
         speaking = asyncio.ensure_future(self._speak(stream, encoder_for(form, options)))
         try:

@@ -89,6 +89,7 @@ class Request:
     `timeout` is in seconds: to the whole answer, or in a stream to each next part of it;
     `first_timeout`, if given, to the answer, or to a stream's first part.
     `declined` are outputs that the server need not make, for a protocol that asks for all of them.
+    `headers` go with this request, beside those that go with every one.
     """
 
     model: str
@@ -98,6 +99,7 @@ class Request:
     timeout: float = 60.0
     declined: tuple[str, ...] = ()
     first_timeout: float | None = None
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def patience(self, *, begun: bool = False) -> float:
         """Seconds to wait for the answer; in a stream, for the first part or another one."""

@@ -63,7 +63,8 @@ class GRPCTransport:
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     def infer(self, request: Request) -> Tensors:
-        return tensors_of(self._call("ModelInfer", infer_message(request), request.patience()))
+        message, timeout = infer_message(request), request.patience()
+        return tensors_of(self._call("ModelInfer", message, timeout, request.headers))
 
     def stream(self, request: Request) -> GRPCStream:
         return GRPCStream(self._stub, self._metadata, self.address, request)
@@ -92,9 +93,12 @@ class GRPCTransport:
     def close(self) -> None:
         self._channel.close()
 
-    def _call(self, method: str, message: Any, timeout: float) -> Any:
+    def _call(
+        self, method: str, message: Any, timeout: float, headers: Mapping[str, str] | None = None
+    ) -> Any:
+        metadata = (*self._metadata, *metadata_of(headers))
         with grpc_errors(self.address, timeout):
-            return getattr(self._stub, method)(message, timeout=timeout, metadata=self._metadata)
+            return getattr(self._stub, method)(message, timeout=timeout, metadata=metadata)
 
 
 class GRPCStream:
@@ -104,7 +108,7 @@ class GRPCStream:
         self, stub: Any, metadata: tuple[Any, ...], address: str, request: Request
     ) -> None:
         self._stub = stub
-        self._metadata = metadata
+        self._metadata = (*metadata, *metadata_of(request.headers))
         self._address = address
         self._request = request
         self._lock = threading.Lock()  # guards _call and _closed

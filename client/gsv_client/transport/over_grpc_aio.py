@@ -36,9 +36,8 @@ class AioGRPCTransport:
         self._opened_stub: Any = None
 
     async def infer(self, request: Request) -> Tensors:
-        return tensors_of(
-            await self._call("ModelInfer", infer_message(request), request.patience())
-        )
+        message, timeout = infer_message(request), request.patience()
+        return tensors_of(await self._call("ModelInfer", message, timeout, request.headers))
 
     def stream(self, request: Request) -> AioGRPCStream:
         return AioGRPCStream(self._stub(), self._metadata, self.address, request)
@@ -74,10 +73,12 @@ class AioGRPCTransport:
         if self._channel is not None:
             await self._channel.close()
 
-    async def _call(self, method: str, message: Any, timeout: float) -> Any:
-        stub = self._stub()
+    async def _call(
+        self, method: str, message: Any, timeout: float, headers: Mapping[str, str] | None = None
+    ) -> Any:
+        stub, metadata = self._stub(), (*self._metadata, *metadata_of(headers))
         with grpc_errors(self.address, timeout):
-            return await getattr(stub, method)(message, timeout=timeout, metadata=self._metadata)
+            return await getattr(stub, method)(message, timeout=timeout, metadata=metadata)
 
     def _stub(self) -> Any:
         if self._opened_stub is None:
@@ -99,7 +100,7 @@ class AioGRPCStream:
         self, stub: Any, metadata: tuple[Any, ...], address: str, request: Request
     ) -> None:
         self._stub = stub
-        self._metadata = metadata
+        self._metadata = (*metadata, *metadata_of(request.headers))
         self._address = address
         self._request = request
         self._call: Any = None

@@ -46,7 +46,11 @@ class HTTPTransport:
 
     def infer(self, request: Request) -> Tensors:
         body, json_length = wire.infer_body(request)
-        headers = {"Content-Type": "application/octet-stream", JSON_LENGTH: str(json_length)}
+        headers = {
+            **request.headers,
+            "Content-Type": "application/octet-stream",
+            JSON_LENGTH: str(json_length),
+        }
         answer, length = self._call(
             "POST", f"/v2/models/{_name(request.model)}/infer", request.patience(), body, headers
         )
@@ -132,7 +136,7 @@ class HTTPStream:
         self._address = str(endpoint)
         self._request = request
         self._path = f"{endpoint.path}/v2/models/{_name(request.model)}/generate_stream"
-        self._headers = {**headers, "Content-Type": "application/json"}
+        self._headers = {**headers, **request.headers, "Content-Type": "application/json"}
         self._connection = _connection(endpoint, request.patience())
         self._socket: socket.socket | None = None
         self._events: Iterator[bytes] | None = None
