@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import shutil
 import subprocess
@@ -11,6 +12,8 @@ import venv
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import gsv
 import gsv_client
@@ -20,6 +23,8 @@ sys.path.append(str(ROOT / "tools"))
 
 import set_version  # noqa: E402
 
+PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+FOUND = "import importlib.util as u; there = lambda name: u.find_spec(name) is not None"
 CARRIED = ("backend", "client", "model_repository", "voices")
 
 
@@ -56,35 +61,53 @@ def test_the_tool_writes_and_checks(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program folder of an environment into which both wheels were installed.
-
-    Dependencies are those of the running environment, whose editable installs don't count there.
-    """
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The wheels of both packages, by the name of the package's folder."""
     folder = tmp_path_factory.mktemp("wheels")
     for name in CARRIED:
         ignore = shutil.ignore_patterns("__pycache__", "*.egg-info", "build")
         shutil.copytree(ROOT / name, folder / "source" / name, ignore=ignore)
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    wheels = folder / "wheels"
-    sources = [str(folder / "source" / name) for name in ("client", "backend")]
-    build = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(wheels), *sources]
-    subprocess.run([*pip, *build], check=True)
-    made = folder / "environment"
-    venv.create(made, symlinks=True, with_pip=False)
-    install = ["install", "--no-deps", *map(str, sorted(wheels.glob("*.whl")))]
-    subprocess.run([*pip, "--python", str(made / "bin" / "python"), *install], check=True)
-    purelib = sysconfig.get_path("purelib", vars={"base": str(made), "platbase": str(made)})
-    # Sorted after ours; .pth files in a folder that one names are not read.
-    (Path(purelib) / "dependencies.pth").write_text(f"{Path(click_folder()).parent}\n")
-    return made / "bin"
+    made = {}
+    for name in ("client", "backend"):
+        build = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder / name)]
+        subprocess.run([*PIP, *build, str(folder / "source" / name)], check=True)
+        (made[name],) = (folder / name).glob("*.whl")
+    return made
 
 
-def click_folder() -> str:
-    """Where the dependencies are installed."""
-    import click
+def environment(folder: Path, *wheels: Path) -> Path:
+    """The program folder of an environment that holds wheels, what they ask for, and no more.
 
-    return str(Path(click.__file__).parent)
+    What they ask for are links to the packages of the running environment, without its others.
+    """
+    venv.create(folder, symlinks=True, with_pip=False)
+    install = ["install", "--no-deps", *map(str, wheels)]
+    subprocess.run([*PIP, "--python", str(folder / "bin" / "python"), *install], check=True)
+    purelib = Path(
+        sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})
+    )
+    own = {canonicalize_name(d.name): d for d in importlib.metadata.distributions(path=[purelib])}
+    todo, asked = [(name, "") for name in own], set[tuple[str, str]]()
+    while todo:
+        name, extra = todo.pop()
+        if (name, extra) in asked:
+            continue
+        asked.add((name, extra))
+        distribution = own.get(name) or importlib.metadata.distribution(name)
+        if name not in own:
+            link(distribution, purelib)
+        for requirement in map(Requirement, distribution.requires or ()):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+                inner = canonicalize_name(requirement.name)
+                todo += [(inner, inner_extra) for inner_extra in ("", *requirement.extras)]
+    return folder / "bin"
+
+
+def link(distribution: importlib.metadata.Distribution, purelib: Path) -> None:
+    """Links to everything of a distribution that can be imported."""
+    for name in {file.parts[0] for file in distribution.files or ()} - {"..", "__pycache__"}:
+        if not (purelib / name).exists():  # namespace packages share a folder
+            (purelib / name).symlink_to(Path(str(distribution.locate_file(name))))
 
 
 def run(program: Path, *arguments: str | Path) -> str:
@@ -95,16 +118,40 @@ def run(program: Path, *arguments: str | Path) -> str:
     return done.stdout
 
 
-def test_wheels_work_by_themselves(installed: Path, tmp_path: Path) -> None:
+def test_both_wheels_work_with_what_they_ask_for(wheels: dict[str, Path], tmp_path: Path) -> None:
+    programs = environment(tmp_path / "environment", *wheels.values())
     where = "import gsv, gsv_client; print(gsv.__file__); print(gsv_client.__file__)"
-    for path in run(installed / "python", "-I", "-c", where).split():
-        assert Path(path).is_relative_to(installed.parent)
-    assert gsv.__version__ in run(installed / "gsv", "--version")
+    for path in run(programs / "python", "-I", "-c", where).split():
+        assert Path(path).is_relative_to(tmp_path)
+    assert gsv.__version__ in run(programs / "gsv", "--version")
     for command in ("say", "prepare", "serve", "voices", "doctor", "bench", "gateway", "phones"):
-        assert "Usage" in run(installed / "gsv", command, "--help")
+        assert "Usage" in run(programs / "gsv", command, "--help")
     repository = tmp_path / "repository"
-    run(installed / "gsv", "prepare", "--demo", "tiny", "--out", repository)
+    run(programs / "gsv", "prepare", "--demo", "tiny", "--out", repository)
     assert len(list(repository.glob("*/config.pbtxt"))) == len(
         list((ROOT / "model_repository").glob("*/config.pbtxt"))
     )
     assert (tmp_path / "voices" / "sample" / "voice.toml").is_file()
+    # What no dependency brings along is not there by chance either.
+    assert run(programs / "python", "-c", f"{FOUND}; print(there('fastapi'), there('torch'))") == (
+        "False True\n"
+    )
+
+
+def test_the_clients_wheel_works_alone(wheels: dict[str, Path], tmp_path: Path) -> None:
+    programs = environment(tmp_path / "environment", wheels["client"])
+    assert run(programs / "python", "-c", f"{FOUND}; print(there('gsv'), there('torch'))") == (
+        "False False\n"
+    )
+    assert gsv.__version__ in run(programs / "gsv", "--version")
+    for command in ("say", "doctor", "bench", "gateway", "phones", "probe"):
+        assert "Usage" in run(programs / "gsv", command, "--help")
+    speak = "from gsv_client import Client; from gsv_client.testing import FakeTransport as T; "
+    speak += "print(Client(transport=T()).say('Hello.').duration)"
+    assert run(programs / "python", "-c", speak) == "0.6\n"
+    for url in ("localhost:1", "grpc://localhost:1"):
+        done = subprocess.run(
+            [programs / "gsv", "probe", "--url", url], capture_output=True, text=True
+        )
+        assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
+        assert "localhost:1" in done.stdout + done.stderr

@@ -68,6 +68,7 @@ environment() {
         install ${TORCH_ARGS:-} torch
         install --requirement requirements-dev.txt --editable 'client[gateway,bench]' \
             --editable 'backend[text,japanese,g2pw]'
+        "$folder/bin/python" -m gsv.checkpoints.text_install --pip-options="${PIP_ARGS:-}"
     else
         install pytest hypothesis httpx openai requests selenium axe-core-python \
             'tritonclient[http]' "tomli; python_version<'3.11'" --editable 'client[gateway,bench]'

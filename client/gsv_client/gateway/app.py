@@ -170,6 +170,12 @@ class _Page(StaticFiles):
             return
         await super().__call__(scope, receive, send)
 
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        if scope["method"] not in ("GET", "HEAD"):
+            # As Starlette does, which leaves out the header up to 1.7.
+            raise HTTPException(_NO_METHOD, headers={"Allow": "GET, HEAD"})
+        return await super().get_response(path, scope)
+
     def file_response(self, *args: Any, **values: Any) -> Response:
         response = super().file_response(*args, **values)
         response.headers.update(PAGE_HEADERS)
