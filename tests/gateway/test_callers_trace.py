@@ -65,6 +65,8 @@ def test_every_sentence_of_a_socket_has_it(gateway: Gateway, triton: FakeTranspo
         f"00-{'0' * 32}-00f067aa0ba902b7-01",
         f"00-{TRACE}-{'0' * 16}-01",
         f"{PARENT}-more",
+        f"{PARENT[:-2]}00",  # nobody records the caller's spans
+        f"{PARENT[:-2]}02",
     ],
 )
 def test_what_is_no_trace_is_left_out(

@@ -21,7 +21,8 @@ class Record:
         first_audio: seconds until the first chunk came from Triton.
         audio_seconds: of audio that went to the encoder.
         status: HTTP status that was sent; 0 while none was.
-        trace: the header `traceparent` of the caller's span, for Triton; empty: none came.
+        trace: the header `traceparent` of the caller's span, for Triton; empty: none came that is
+            recorded.
         problem: what went wrong, in full: for the log, not for the caller.
         left: the caller went before the end.
     """
