@@ -24,9 +24,8 @@ from gsv_client.gateway.settings import Settings, is_loopback
 
 logger = logging.getLogger("gsv_client.gateway")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
-# W3C Trace Context: version – trace – parent – flags; others are to be ignored. The last bit of the
-# flags says that the caller's spans are recorded. Triton 2.51 does not look at it: left out here are
-# those that are not.
+# W3C Trace Context: version – trace – parent – flags; others are to be ignored. The flags' last bit
+# says that the caller's span is recorded. Triton 2.51 does not look at it, so the gateway does.
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f][13579bdf]")
 _TOO_BIG, _TOO_SLOW = 413, 408
 _CLOSE_POLICY = 1008  # WebSocket close code of a refused caller
