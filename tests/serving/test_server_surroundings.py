@@ -270,6 +270,25 @@ class TestInstallation:
         with pytest.raises(ServerError, match="not an executable file"):
             installation.installed(tmp_path / "tritonserver")
 
+    @pytest.mark.parametrize(
+        ("folder", "expected"), [("", "/given:{}"), ("/usr/lib/x86_64-linux-gnu", None)]
+    )
+    def test_installed_server_finds_the_library_of_our_python(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: str, expected: str | None
+    ) -> None:
+        (tmp_path / "tritonserver").touch(0o755)
+        library = f"libpython{installation.PYTHON}.so.1.0"
+        (tmp_path / library).touch()
+        place = folder or str(tmp_path)
+        monkeypatch.setattr("sysconfig.get_config_var", lambda name: place)
+        monkeypatch.setenv("LD_LIBRARY_PATH", "/given")
+        environment = installation.installed(tmp_path / "tritonserver").environment
+        wanted = expected and expected.format(tmp_path)
+        assert environment.get("LD_LIBRARY_PATH") == wanted
+        (tmp_path / library).unlink()
+        environment = installation.installed(tmp_path / "tritonserver").environment
+        assert "LD_LIBRARY_PATH" not in environment
+
     def test_installed_server_of_another_python(self, tmp_path: Path) -> None:
         binary = tmp_path / "bin" / "tritonserver"
         stub = tmp_path / "backends" / "python" / installation.STUB

@@ -92,7 +92,7 @@ def installed(binary: Path) -> Installation:
         name=str(binary),
         binary=binary,
         backend_directory=backends if backends.is_dir() else None,
-        environment=_python_first(),
+        environment={**_python_first(), **_own_library()},
     )
 
 
@@ -134,6 +134,16 @@ def _require_shared_python() -> None:
             f"{sys.executable} has no shared library, and Triton's Python backend needs {library}; "
             f"install it (Debian: libpython{PYTHON}) or use a Python built with --enable-shared"
         )
+
+
+def _own_library() -> dict[str, str]:
+    # The stub's libpython must be this Python's and not another of the same version in the system.
+    # Last, so that nothing else of that folder is preferred; a system's own is found anyway.
+    folder = sysconfig.get_config_var("LIBDIR") or ""
+    is_systems = folder.startswith(("/lib", "/usr/lib"))
+    if is_systems or not Path(folder, f"libpython{PYTHON}.so.1.0").is_file():
+        return {}
+    return {"LD_LIBRARY_PATH": _join(os.environ.get("LD_LIBRARY_PATH", ""), folder)}
 
 
 def _python_first() -> dict[str, str]:
