@@ -78,7 +78,7 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "OPEN_JTALK_DICT_DIR": ("text frontend", "Folder of the Japanese dictionary (naist-jdic)."),
     "LD_LIBRARY_PATH": (
         "`gsv serve`, `tools/perf_analyzer.py`",
-        "Kept, behind the embedded binary's own libraries; with `--tritonserver` before our Python's.",
+        "Kept, behind the embedded binary's libraries; with `--tritonserver` before our Python's.",
     ),
     "GOMP_SPINCOUNT": (
         "`gsv serve`",
