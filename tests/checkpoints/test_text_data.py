@@ -150,12 +150,19 @@ def test_the_user_dictionary_is_compiled_once(tmp_path: Path) -> None:
     assert [s for s in read if s.isalpha()] == ["n", "u"] * 3
 
 
-def test_a_broken_user_dictionary_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"nothing,of,the,kind\n", "line 1 has 4 fields; allowed: word, "),
+        ("語,,,1,名詞\n".encode("shift-jis"), "'utf-8' codec can't decode"),
+    ],
+)
+def test_a_broken_user_dictionary_is_told(tmp_path: Path, content: bytes, why: str) -> None:
     if not (installed_folder() / "naist-jdic").is_dir():
         pytest.skip("no naist-jdic: python -m gsv.checkpoints.text_install")
     (tmp_path / "given").mkdir()
-    (tmp_path / "given" / "userdict.csv").write_text("nothing,of,the,kind\n")
+    (tmp_path / "given" / "userdict.csv").write_bytes(content)
     lines: list[str] = []
     install(Sources(folder=tmp_path / "given", installed=None), tmp_path / "out", lines.append)
-    assert any("userdict.csv: can't be compiled" in line for line in lines)
+    assert any(f"userdict.csv: can't be compiled: {why}" in line for line in lines)
     assert not (tmp_path / "out" / "ja_userdic" / "user.dict").exists()

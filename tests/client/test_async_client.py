@@ -203,12 +203,14 @@ def test_leaving_reaches_the_server(address: str, models: Models) -> None:
             await stream.__anext__()
 
     async def is_cancelled(client: AsyncClient) -> None:
+        heard = asyncio.Event()
+
         async def listen() -> None:
             async for _ in client.stream("count 1000"):
-                pass
+                heard.set()
 
         task = asyncio.create_task(listen())
-        await asyncio.sleep(0.2)
+        await heard.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -6,6 +6,7 @@ layout that ``gsv.text.data_files`` reads; that module also says what each absen
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import io
 import json
@@ -25,6 +26,7 @@ from gsv.text.japanese import DictionaryMissing, find_dictionary
 
 _TAGGER = "averaged_perceptron_tagger_eng"
 _COMPILING = 300.0  # seconds for the user dictionary; it takes less than one
+_WORD_FIELDS = 5  # of a line of MeCab's dictionaries, at least (mecab, dictionary.cpp)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,6 +219,7 @@ def _compile_words(source: Path, target: Path) -> None:
         dictionary = find_dictionary(inside if inside.is_dir() else None)
     except DictionaryMissing as error:
         raise CheckpointError(f"{source}: can't be compiled: {error}") from error
+    _check_words(source)
     program = (
         "import os, sys, pyopenjtalk; source, target, dictionary = sys.argv[1:]; "
         "pyopenjtalk.mecab_dict_index(source, target, os.fsencode(dictionary))"
@@ -234,6 +237,20 @@ def _compile_words(source: Path, target: Path) -> None:
         target.unlink(missing_ok=True)
         why = (done.stderr.strip().splitlines() or ["no file came of it"])[-1]
         raise CheckpointError(f"{source}: can't be compiled: {why}")
+
+
+def _check_words(source: Path) -> None:
+    """What pyopenjtalk, as it was compiled, may crash over or take for a dictionary."""
+    try:
+        with source.open(encoding="utf-8", newline="") as file:
+            for row in (lines := csv.reader(file)):
+                if row and len(row) < _WORD_FIELDS:
+                    raise CheckpointError(
+                        f"{source}: can't be compiled: line {lines.line_num} has {len(row)} fields; "
+                        "allowed: word, two context ids, cost and features, as in MeCab's dictionaries"
+                    )
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CheckpointError(f"{source}: can't be compiled: {error}") from error
 
 
 def _is_entry(entry: tuple[Any, Any]) -> bool:
