@@ -246,8 +246,8 @@ def _check_words(source: Path) -> None:
             for row in (lines := csv.reader(file)):
                 if row and len(row) < _WORD_FIELDS:
                     raise CheckpointError(
-                        f"{source}: can't be compiled: line {lines.line_num} has {len(row)} fields; "
-                        "allowed: word, two context ids, cost and features, as in MeCab's dictionaries"
+                        f"{source}: can't be compiled: line {lines.line_num} has {len(row)} "
+                        "fields; allowed: word, two context ids, cost and MeCab's features"
                     )
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CheckpointError(f"{source}: can't be compiled: {error}") from error
