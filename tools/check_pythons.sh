@@ -39,7 +39,8 @@ whole_only=(tests/client/test_cli.py::test_every_command_has_help_with_examples
     tests/gateway/test_own_door.py::test_a_voice_is_added
     'tests/gateway/test_gateway_docs.py::test_the_python_runs[gateway-page.md-0]'
     'tests/gateway/test_gateway_docs.py::test_the_curl_runs[gateway-page.md-0]'
-    tests/client/test_quality_bench.py::test_the_recogniser_hears_each_wave_by_itself)
+    tests/client/test_quality_bench.py::test_the_recogniser_hears_each_wave_by_itself
+    tests/client/test_quality_bench.py::test_the_speaker_judge_does_without_old_setuptools)
 
 environment() {
     # $1: Python, $2: 1 or 2, $3: folder
