@@ -1,7 +1,7 @@
 """Runs NVIDIA's perf_analyzer; fetches it into build/perf_analyzer/ the first time.
 
     .venv/bin/python tools/perf_analyzer.py -m gpt_sovits_v4 -u 127.0.0.1:8000 \\
-        --input-data tools/perf_input.json --concurrency-range 1:4
+        --input-data benchmarks/perf_analyzer/unary.json --concurrency-range 4 --request-count 40
 
 The wheel tritonclient 2.50.0 for manylinux1 carries the binary (newer ones need a newer glibc, or
 carry none). Its two libraries, libcudart.so.12 and libb64.so.0d, lie in the wheel nvidia-pytriton
