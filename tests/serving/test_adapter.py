@@ -78,8 +78,13 @@ def adapter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         del sys.modules[name]
 
 
+def part(name: str) -> Any:
+    """A module beside the adapter, upon the same stand-in."""
+    return sys.modules[OURS + name]
+
+
 def test_outputs_that_nobody_asked_for_are_not_made(adapter: Any) -> None:
-    wire = adapter.read_wire(
+    wire = part("wire").read_wire(
         [
             {"name": "AUDIO", "data_type": "TYPE_FP32", "dims": [-1]},
             {"name": "SAMPLE_RATE", "data_type": "TYPE_INT32", "dims": [1]},
@@ -87,10 +92,10 @@ def test_outputs_that_nobody_asked_for_are_not_made(adapter: Any) -> None:
     )
     result = Spoken(np.zeros(3), 48_000)
     Tensor.made = 0
-    (rate,) = adapter.write_response(result, wire, ["SAMPLE_RATE"]).output_tensors
+    (rate,) = part("request").write_response(result, wire, ["SAMPLE_RATE"]).output_tensors
     assert Tensor.made == 1
     assert (rate.name, rate.array.tolist(), rate.array.dtype) == ("SAMPLE_RATE", [[48_000]], "i4")
-    both = adapter.write_response(result, wire, {"AUDIO", "SAMPLE_RATE"}).output_tensors
+    both = part("request").write_response(result, wire, {"AUDIO", "SAMPLE_RATE"}).output_tensors
     assert [tensor.array.shape for tensor in both] == [(1, 3), (1, 1)]
 
 
@@ -104,7 +109,7 @@ def test_what_the_package_logs_goes_to_the_servers_log(adapter: Any) -> None:
     adapter.pb_utils.Logger = server_log
     for level in (logging.INFO, logging.WARNING, logging.CRITICAL):
         record = logging.LogRecord("gsv.x", level, "", 1, "%d slots", (3,), None)
-        adapter.TritonLogHandler("vocoder").emit(record)
+        part("log_handler").TritonLogHandler("vocoder").emit(record)
     text = "vocoder: 3 slots"
     assert written == [("info", text), ("warn", text), ("error", text)]
 
@@ -122,7 +127,7 @@ def test_a_batch_that_breaks_the_gpu_ends_the_process(
     adapter: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended: list[BaseException] = []
-    monkeypatch.setattr(adapter, "_end_if_fatal", ended.append)
+    monkeypatch.setattr(adapter, "end_if_fatal", ended.append)
     model = adapter.BatchedModel()
     model._stage = OneStage()
     (answer,) = model._run([object()])
@@ -202,15 +207,15 @@ def test_a_timeout_is_an_option_or_a_parameter(
     adapter: Any, option: int, parameters: str, seconds: float
 ) -> None:
     request = SimpleNamespace(timeout=lambda: option, parameters=lambda: parameters)
-    assert adapter.timeout_of(request) == seconds
-    adapter.check_parameters(request, [])
+    assert part("request").timeout_of(request) == seconds
+    part("request").check_parameters(request, [])
 
 
 @pytest.mark.parametrize("given", ['"soon"', "-1", "null"])
 def test_a_timeout_that_is_none_is_refused(adapter: Any, given: str) -> None:
     request = SimpleNamespace(timeout=lambda: 0, parameters=lambda: f'{{"timeout": {given}}}')
     with pytest.raises(InvalidRequest, match="timeout: got .*; allowed: microseconds"):
-        adapter.timeout_of(request)
+        part("request").timeout_of(request)
 
 
 @pytest.mark.parametrize("why", ["died", "called off"])
@@ -245,20 +250,20 @@ def test_a_call_that_never_comes_back_is_given_up(
 
 
 def test_names_that_nobody_reads_are_refused_with_the_nearest(adapter: Any) -> None:
-    wire = adapter.read_wire(
+    wire = part("wire").read_wire(
         [{"name": name, "data_type": "TYPE_STRING", "dims": [1]} for name in ("TEXT", "SPEED")]
     )
     given = SimpleNamespace(parameters=lambda: '{"sped": 1}')
     with pytest.raises(InvalidRequest, match="sped: no such .*nearest is SPEED"):
-        adapter.check_parameters(given, wire)
-    adapter.check_parameters(SimpleNamespace(parameters=lambda: ""), wire)
+        part("request").check_parameters(given, wire)
+    part("request").check_parameters(SimpleNamespace(parameters=lambda: ""), wire)
     declined = SimpleNamespace(parameters=lambda: '{"TIMES": false, "report": false}')
-    adapter.check_parameters(declined, wire, {"TIMES", "REPORT"})
+    part("request").check_parameters(declined, wire, {"TIMES", "REPORT"})
     with pytest.raises(InvalidRequest, match="TIMES: no such"):
-        adapter.check_parameters(declined, wire)
+        part("request").check_parameters(declined, wire)
     named = SimpleNamespace(inputs=lambda: [SimpleNamespace(name=lambda: "VOICES")])
     with pytest.raises(InvalidRequest, match="VOICES: no such input; allowed: TEXT, SPEED"):
-        adapter.read_request(named, wire)
+        part("request").read_request(named, wire)
 
 
 class QuietStage:
@@ -302,10 +307,12 @@ def test_only_networks_keep_freed_memory(
 ) -> None:
     """Threads of a model without one would each keep up to 64 MiB for nothing."""
     called: list[str] = []
-    monkeypatch.setattr(adapter, "verify_manifest", lambda folder: None)
-    monkeypatch.setattr(adapter, "RequestMetrics", lambda name, instance: None)
-    monkeypatch.setattr(adapter, "keep_freed_memory", lambda: called.append("keeps"))
-    monkeypatch.setattr(adapter, "_set_up_torch", lambda device, threads: called.append("torch"))
+    monkeypatch.setattr(part("model"), "verify_manifest", lambda folder: None)
+    monkeypatch.setattr(part("model"), "RequestMetrics", lambda name, instance: None)
+    monkeypatch.setattr(part("model"), "keep_freed_memory", lambda: called.append("keeps"))
+    monkeypatch.setattr(
+        part("model"), "_set_up_torch", lambda device, threads: called.append("torch")
+    )
     if network:
         monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))
     else:
@@ -332,9 +339,9 @@ def test_a_model_is_put_on_its_device(
     threads: list[int],
 ) -> None:
     called: list[Any] = []
-    monkeypatch.setattr(adapter, "verify_manifest", lambda folder: None)
-    monkeypatch.setattr(adapter, "RequestMetrics", lambda name, instance: None)
-    monkeypatch.setattr(adapter, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(part("model"), "verify_manifest", lambda folder: None)
+    monkeypatch.setattr(part("model"), "RequestMetrics", lambda name, instance: None)
+    monkeypatch.setattr(part("model"), "keep_freed_memory", lambda: None)
     monkeypatch.setattr("gsv.device.prepare", called.append)
     monkeypatch.setattr("gsv.device.end_on_fatal", lambda: called.append("ends on fatal errors"))
     monkeypatch.setattr("torch.set_num_threads", called.append)
@@ -362,8 +369,8 @@ class OwnMetrics:
 def test_a_model_that_fails_to_load_leaves_no_metrics(
     adapter: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adapter, "verify_manifest", lambda folder: None)
-    monkeypatch.setattr(adapter, "RequestMetrics", OwnMetrics)
+    monkeypatch.setattr(part("model"), "verify_manifest", lambda folder: None)
+    monkeypatch.setattr(part("model"), "RequestMetrics", OwnMetrics)
     config = {"input": [], "output": [], "parameters": {"sped": {"string_value": "1"}}}
     model = type("Model", (adapter.BatchedModel,), {"stage": QuietStage})()
     arguments = ARGUMENTS | {"model_config": json.dumps(config), "model_instance_kind": "CPU"}
@@ -378,7 +385,7 @@ def test_a_model_that_can_not_be_closed_ends_all_the_same(
 ) -> None:
     written: list[str] = []
     adapter.pb_utils.Logger = SimpleNamespace(log_error=written.append)
-    monkeypatch.setattr(adapter, "leave", lambda: written.append("left"))
+    monkeypatch.setattr(part("model"), "leave", lambda: written.append("left"))
     adapter.BatchedModel().finalize()  # it was never loaded
     assert written[0].startswith("model not closed: AttributeError")
     assert written[1:] == ["left"]
@@ -415,7 +422,7 @@ def test_what_the_guard_has_done_is_told_once(adapter: Any) -> None:
     adapter.pb_utils.MetricFamily = MetricFamily
     Series.told.clear()
     counts = GuardCounts()
-    families = adapter.GuardFamilies("semantic_gpt", "semantic_gpt_0_1")
+    families = part("metrics").GuardFamilies("semantic_gpt", "semantic_gpt_0_1")
 
     def attempt(*signals: Signal) -> Attempt:
         return Attempt(1, 0, np.ones(9, np.int32), Verdict(signals, 9, 9, 1, 0, 0, 0))
@@ -452,11 +459,11 @@ def test_optional_outputs_may_be_declined(adapter: Any, parameters: str, wanted:
     request = SimpleNamespace(
         requested_output_names=lambda: ["AUDIO", "TIMES"], parameters=lambda: parameters
     )
-    assert adapter.wanted_outputs(request, {"TIMES"}) == wanted
-    assert adapter.wanted_outputs(request, set()) == {"AUDIO", "TIMES"}
+    assert part("request").wanted_outputs(request, {"TIMES"}) == wanted
+    assert part("request").wanted_outputs(request, set()) == {"AUDIO", "TIMES"}
     request.parameters = lambda: '{"TIMES": 1}'
     with pytest.raises(InvalidRequest, match="TIMES: got 1; allowed: true or false"):
-        adapter.wanted_outputs(request, {"TIMES"})
+        part("request").wanted_outputs(request, {"TIMES"})
 
 
 def test_a_field_that_a_call_also_wants_is_asked_for(
@@ -483,14 +490,14 @@ def test_a_span_begins_below_tritons_or_the_public_models(adapter: Any) -> None:
     outside = SimpleNamespace(request_id=lambda: "mine", trace=lambda: trace)
     inside = SimpleNamespace(request_id=lambda: f"gsv!1!2!3!4!5!{PARENT}!mine")
     untraced = SimpleNamespace(request_id=lambda: "gsv!1!2!3!4!5!mine")
-    model._tagged = False
-    model._begin_span(outside)
-    model._tagged = True
-    model._begin_span(inside)
-    model._begin_span(untraced)
+    model.tagged = False
+    model.begin_span(outside)
+    model.tagged = True
+    model.begin_span(inside)
+    model.begin_span(untraced)
     assert begun == [(PARENT, "mine"), (PARENT, "mine"), ("", "mine")]
     model._tracer = None  # nobody collects: Triton is not even asked
-    assert model._begin_span(SimpleNamespace()) is None
+    assert model.begin_span(SimpleNamespace()) is None
 
 
 @pytest.mark.parametrize(("wanted", "lines"), [(False, 0), (True, 1)])
@@ -502,10 +509,10 @@ def test_an_ended_request_is_logged_where_that_is_wanted(
     adapter.pb_utils.Logger = SimpleNamespace(log_info=written.append)
     model = adapter.StreamingModel()
     model._name, model._logs_requests = "vocoder", wanted
-    model._metrics = SimpleNamespace(observe=lambda outcome, seconds: None)
+    model.metrics = SimpleNamespace(observe=lambda outcome, seconds: None)
     span = SimpleNamespace(end=lambda outcome, error: ended.append((outcome, error)))
     error = InvalidRequest("no")
-    model._ended(f"gsv!1!2!3!4!5!{PARENT}!mine", span, time.monotonic(), error)
+    model.ended(f"gsv!1!2!3!4!5!{PARENT}!mine", span, time.monotonic(), error)
     assert ended == [("refused", error)]
     assert len(written) == lines
     assert all("vocoder: request id='mine' refused after 0.0" in line for line in written)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from gsv.bench import acoustic, coverage, guard, kernels, semantic, turns, voices
+from gsv.bench import acoustic, coverage, drawn, guard, kernels, semantic, turns, voices
 
 
 @click.group()
@@ -19,6 +19,7 @@ main.add_command(turns.main, "turns")
 main.add_command(voices.main, "voices")
 main.add_command(guard.main, "guard")
 main.add_command(coverage.main, "coverage")
+main.add_command(drawn.main, "drawn")
 
 if __name__ == "__main__":
     main(prog_name="python -m gsv.bench")
