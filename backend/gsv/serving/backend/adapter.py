@@ -55,7 +55,9 @@ from gsv.voices.metrics import VoiceMetrics, outcome_of
 CANCEL_CHECK_SECONDS = 0.02
 IDLE_CHECK_SECONDS = 5.0  # between looks for removed voices while there are no requests
 GPU_THREADS = 2  # CPU threads of a process that computes on a GPU; more slow down the others
-TIMEOUT = "timeout"  # the one request parameter that is Triton's and that models see
+# Request parameters that are Triton's and that models see.
+TIMEOUT = "timeout"
+REQUEST_ID = "id"  # of `generate`, whose id is a parameter like any other (2.51)
 LOG_REQUESTS = "GSV_LOG_REQUESTS"  # variable: each model logs every request that has ended
 
 _START, _END = 1, 2  # TRITONSERVER_REQUEST_FLAG_SEQUENCE_START and _END
@@ -94,7 +96,8 @@ def check_parameters(request: Any, wire: list[Wire], optional: Iterable[str] = (
     """
     optional = set(optional)
     given = _parameters(request)
-    names = [name for name in given if name != TIMEOUT and name.upper() not in optional]
+    own = (TIMEOUT, REQUEST_ID)
+    names = [name for name in given if name not in own and name.upper() not in optional]
     _check_names("input or request parameter", names, wire, optional)
 
 
@@ -403,7 +406,7 @@ class _Model:
 
 def request_id(request: Any) -> str:
     """The caller's request id, or an empty string."""
-    return str(request.request_id())
+    return str(request.request_id() or _parameters(request).get(REQUEST_ID, ""))
 
 
 class BatchedModel(_Model):
