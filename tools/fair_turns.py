@@ -3,7 +3,9 @@
     .venv/bin/python tools/fair_turns.py [--size voice] [--instances 1] [--json FILE]
 
 A listener asks for one sentence now and then: of an idle server, beside one whole answer of sixty
-sentences, and beside four. The long answers are timed without the listener as well.
+sentences, and beside four. The long answers are timed without the listener as well. What they
+lose they may lose to the listener's own work, so that is measured too: a stream's share of the
+machine.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import json
+import os
 import shutil
 import statistics
 import tempfile
@@ -24,6 +27,7 @@ import click
 from demo_server import BUILD, SIZES, prepared, served, voice_of
 
 from gsv.errors import GsvError
+from gsv.serving.server import processes
 from gsv.serving.server.launcher import EmbeddedServer
 from gsv_client import Client, GsvClientError
 
@@ -45,27 +49,34 @@ def main(
 ) -> None:
     """Measure, and print the ratios."""
     options = {"voice": voice_of(size), "language": "en", "sample_steps": steps}
+    cores = len(os.sched_getaffinity(0))
     try:
         with _instances(prepared(size), instances) as repository, served(repository) as server:
             listener = _Listener(server, options, every)
             for _ in range(3):
                 listener.hear()
+            used = _cpu_seconds(server)
             idle = [listener.hear() for _ in range(streams)]
+            used = (_cpu_seconds(server) - used) / streams
             figures: dict[str, Any] = {"size": size, "instances": instances, "idle": _of(idle)}
-            click.echo(f"idle: {_told(idle)}")
+            figures["stream_cpu_s"] = used
+            click.echo(f"idle: {_told(idle)}, {used:.2f} CPU seconds each")
             for count in (1, 4):
                 alone = _long_answers(server, options, count)
                 with listener.running() as beside:
                     together = _long_answers(server, options, count)
                 kept = alone / together
+                taken = used * len(beside) / together / cores
                 ratio = _p95(beside) / _p95(idle)
                 click.echo(
                     f"beside {count} of {SENTENCES} sentences: {_told(beside)}, {ratio:.2f} times "
                     f"the idle p95; long answers {alone:.1f} s alone, {together:.1f} s with them "
-                    f"({kept:.0%} of their throughput)"
+                    f"({kept:.0%} of their throughput; the short streams take {taken:.0%} of "
+                    f"{cores} cores)"
                 )
                 figures[f"beside {count}"] = _of(beside) | {
                     "p95_ratio": ratio, "alone_s": alone, "together_s": together, "kept": kept,
+                    "taken": taken,
                 }  # fmt: skip
     except (GsvError, GsvClientError, OSError) as error:
         raise click.ClickException(str(error)) from error
@@ -122,6 +133,16 @@ def _long_answers(server: EmbeddedServer, options: dict[str, Any], count: int) -
     with concurrent.futures.ThreadPoolExecutor(count) as pool:
         list(pool.map(say, range(count)))
     return time.monotonic() - began
+
+
+def _cpu_seconds(server: EmbeddedServer) -> float:
+    """CPU seconds that the server and its models have used."""
+    ticks = 0
+    for pid in [server.pid, *(stub.pid for stub in processes.living_stubs(server.pid))]:
+        # The name before the last bracket may hold blanks; user and system time are fields 14, 15.
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _p95(seconds: list[float]) -> float:

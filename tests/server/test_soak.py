@@ -14,6 +14,7 @@ import threading
 import time
 import urllib.request
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -86,11 +87,11 @@ def under_way(server: EmbeddedServer) -> dict[str, float]:
     return {k: v for k, v in metrics(server).items() if k.startswith(names) and v}
 
 
-def wait_until_idle(server: EmbeddedServer) -> None:
+def wait_until_idle(server: EmbeddedServer, pause: float = 0.2) -> None:
     limit = time.monotonic() + IDLE_SECONDS
     while left := under_way(server):
         assert time.monotonic() < limit, f"still under way: {left}"
-        time.sleep(0.2)
+        time.sleep(pause)
 
 
 def speak(server: EmbeddedServer, number: int, until: float, outcomes: Outcomes) -> None:
@@ -126,9 +127,17 @@ def client_number(server: EmbeddedServer, number: int) -> Client:
     return Client(server.http_url) if number % 2 else Client(server.grpc_url, protocol="grpc")
 
 
-@pytest.mark.parametrize("caller", [speak, listen], ids=["unary", "stream"])
-def test_many_clients_leave_nothing_behind(server: EmbeddedServer, caller: object) -> None:
-    assert callable(caller)
+Caller = Callable[[EmbeddedServer, int, float, Outcomes], None]
+CALLERS = [pytest.param(speak, id="unary"), pytest.param(listen, id="stream")]
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+def test_many_clients_leave_nothing_behind(server: EmbeddedServer, caller: Caller) -> None:
+    soak(server, caller)
+
+
+def soak(server: EmbeddedServer, caller: Caller) -> None:
+    """Many clients of one kind."""
 
     def run(seconds: float) -> Outcomes:
         outcomes = Outcomes()

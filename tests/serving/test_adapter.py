@@ -249,6 +249,18 @@ def test_a_call_that_never_comes_back_is_given_up(
     client.close()
 
 
+@pytest.mark.parametrize(
+    ("own", "parameters", "expected"),
+    [("mine", "", "mine"), ("", '{"id": "mine"}', "mine"), ("", '{"id": 7}', "7"), ("", "", "")],
+)
+def test_an_id_is_an_option_or_a_parameter(
+    adapter: Any, own: str, parameters: str, expected: str
+) -> None:
+    request = SimpleNamespace(request_id=lambda: own, parameters=lambda: parameters)
+    assert adapter.request_id(request) == expected
+    part("request").check_parameters(request, [])
+
+
 def test_names_that_nobody_reads_are_refused_with_the_nearest(adapter: Any) -> None:
     wire = part("wire").read_wire(
         [{"name": name, "data_type": "TYPE_STRING", "dims": [1]} for name in ("TEXT", "SPEED")]

@@ -233,9 +233,10 @@ class Dying(FakeModels):
 
 def test_a_call_whose_process_is_gone_is_made_again() -> None:
     models = Dying([Unreachable("gone")] * 3)
-    whole = dataclasses.replace(echo(1), sequence=SequenceStep.alone())
+    whole = dataclasses.replace(echo(1), sequence=SequenceStep(7, start=True, end=True))
     assert CancelScope(models)(whole) == Echo(1)
     assert len({step.id for step in models.sequences}) == 4, "an old sequence may be held up"
+    assert all(step.start and step.end for step in models.sequences)
 
 
 @pytest.mark.parametrize(
@@ -247,6 +248,30 @@ def test_other_calls_are_made_once(error: GsvError, sequence: SequenceStep | Non
     with pytest.raises(type(error)):
         CancelScope(models)(dataclasses.replace(echo(1), sequence=sequence))
     assert len(models.sequences) == 1
+
+
+def end_of(sequence: int) -> StageCall[Echo]:
+    step = SequenceStep(sequence, start=False, end=True)
+    return dataclasses.replace(echo(0), sequence=step)
+
+
+@pytest.mark.parametrize("fault", [None, GsvError("a fault"), Cancelled("left")])
+def test_a_call_keeps_its_place_until_the_scope_is_closed(fault: GsvError | None) -> None:
+    models = Dying([Unreachable("gone")] + [fault] * (fault is not None))
+    scope = CancelScope(models)
+    asked = dataclasses.replace(echo(1), sequence=SequenceStep.first(), ending=end_of)
+    if fault is None:
+        assert scope.inner()(asked) == Echo(1)
+    else:
+        with pytest.raises(type(fault)):
+            scope.inner()(asked)
+    lost, held = models.sequences
+    assert (held.start, held.end) == (True, False)
+    assert lost.id != held.id
+    models.errors = [GsvError("never heard of it")]  # which is nobody's business any more
+    scope.close()
+    scope.close()
+    assert models.sequences[2:] == [SequenceStep(held.id, start=False, end=True)]
 
 
 def test_a_request_that_ends_processes_is_tried_twice(monkeypatch: pytest.MonkeyPatch) -> None:

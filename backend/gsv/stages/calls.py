@@ -44,9 +44,9 @@ class SequenceStep:
     end: bool
 
     @classmethod
-    def alone(cls) -> SequenceStep:
-        """The only call of a sequence, which starts and ends at once."""
-        return cls(new_sequence(), start=True, end=True)
+    def first(cls) -> SequenceStep:
+        """The first call of a new sequence, which stays open."""
+        return cls(new_sequence(), start=True, end=False)
 
 
 def new_sequence() -> int:
@@ -60,6 +60,9 @@ class StageCall(Generic[Answer]):
 
     Attributes:
         also: fields of ``answer`` with a default that are wanted all the same.
+        ending: of a call that starts a sequence and needs nothing after it: makes the call that
+            ends the sequence of that name. Until then the sequence has a place at its instance,
+            so that Triton's batcher gives the next one to another.
     """
 
     model: str
@@ -67,16 +70,21 @@ class StageCall(Generic[Answer]):
     answer: type[Answer]
     sequence: SequenceStep | None = None
     also: tuple[str, ...] = ()
+    ending: Callable[[int], StageCall[Any]] | None = None
 
     @property
     def is_whole(self) -> bool:
-        """Whether it needs no call before it, so that it may be made again."""
-        return self.sequence is None or (self.sequence.start and self.sequence.end)
+        """Whether it needs no call before or after it, so that it may be made again."""
+        step = self.sequence
+        return step is None or (step.start and (step.end or self.ending is not None))
 
     def again(self) -> StageCall[Answer]:
         """The same call once more; its old sequence may hold the place of a process that died."""
-        sequence = None if self.sequence is None else SequenceStep.alone()
-        return dataclasses.replace(self, sequence=sequence)
+        if self.sequence is None:
+            return self
+        return dataclasses.replace(
+            self, sequence=dataclasses.replace(self.sequence, id=new_sequence())
+        )
 
 
 class Recovery:
@@ -151,6 +159,7 @@ class CancelScope:
         self._resting = resting
         self._token = call.token(request_id)
         self._inner: list[CancelScope] = []
+        self._open: list[StageCall[Any]] = []  # calls that end sequences
         self._lock = threading.Lock()
         self.cancelled = threading.Event()
 
@@ -165,13 +174,19 @@ class CancelScope:
             if self.cancelled.is_set():
                 raise Cancelled("the caller went away")
             began = time.monotonic()
+            ending = _ending(call)
             try:
                 return self._call(call, self._token)
             except Unreachable as error:
+                ending = None  # nobody may be there to be told
                 if not call.is_whole:
                     raise
                 recovery.wait(error, time.monotonic() - began)
                 call = call.again()
+            finally:
+                if ending is not None:
+                    with self._lock:
+                        self._open.append(ending)
 
     def last(self, call: StageCall[Answer]) -> Answer:
         """A call that ends something, made also after the caller has left."""
@@ -202,12 +217,26 @@ class CancelScope:
         self._token.cancel()
 
     def close(self) -> None:
-        """Release the names; nothing is under way any more."""
+        """End open sequences and release the names; nothing is under way any more."""
         with self._lock:
             inner, self._inner = self._inner, []
+            endings, self._open = self._open, []
         for scope in inner:
             scope.close()
+        for ending in endings:
+            try:
+                self.last(ending)
+            except GsvError as error:
+                # The caller has left, or its request failed before it had a place. Otherwise the
+                # place is freed when the sequence has been idle for long enough.
+                logger.debug("sequence %s was not ended: %s", ending.sequence, error)
         self._token.release()
+
+
+def _ending(call: StageCall[Any]) -> StageCall[Any] | None:
+    if call.ending is None or call.sequence is None:
+        return None
+    return call.ending(call.sequence.id)
 
 
 @dataclasses.dataclass(eq=False)

@@ -49,7 +49,7 @@ class DrawnAnswer:
         self._guards = guards
         self._aligner = aligner
         self._counts = counts
-        self._streaming = not sentences.request.end
+        self._streaming = sentences.request.in_chunks
         self._details = Details(sentences.request.details)
         self._chunks: list[list[NDArray[np.int32]]] = [[] for _ in range(count)]
         self._outcomes: list[Outcome | None] = [None] * count

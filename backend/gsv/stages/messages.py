@@ -219,7 +219,7 @@ class SemanticRequest:
     drawn_attempt: int = 0  # the guard's attempt that drew the last of them
     listener_waits: int = 0  # 1: nothing of the answer has been heard yet; goes before others
     listener_seconds: float = math.inf  # until a listener has nothing left to play
-    # What Triton's sequence batcher says of the request: a whole answer starts and ends at once.
+    # What Triton's sequence batcher says of the request.
     sequence: int = 0
     end: bool = True
     owner: str = ""  # the public request, among whose sentences turns are shared
@@ -258,22 +258,27 @@ class SemanticRequest:
                 )
         if not self.listener_seconds >= 0:
             raise InvalidRequest.value("LISTENER_SECONDS", self.listener_seconds, "0 or more")
-        if self.chunk_tokens < 0 or (self.chunk_tokens > 0) == self.end:
+        if self.chunk_tokens < 0 or (self.in_chunks and self.end):
             raise InvalidRequest.value(
                 "CHUNK_TOKENS",
                 self.chunk_tokens,
-                "1 or more in a sequence that goes on, 0 in one that starts and ends at once",
+                "1 or more in a sequence that goes on, 0 for a whole answer",
             )
         if self.drawn_tokens is not None:
             check_ids("DRAWN_TOKENS", self.drawn_tokens, EOS)
         if self.first_sentence < 0:
             raise InvalidRequest.value("FIRST_SENTENCE", self.first_sentence, "0 or more")
-        if not self.end and len(self.phoneme_counts) != 1:
+        if self.in_chunks and len(self.phoneme_counts) != 1:
             raise InvalidRequest.value(
                 "PHONEME_COUNTS",
                 f"{len(self.phoneme_counts)} sentences",
-                "one sentence in a sequence that goes on",
+                "one sentence where it is fetched in chunks",
             )
+
+    @property
+    def in_chunks(self) -> bool:
+        """Whether its one sentence is fetched in chunks, by further requests of its sequence."""
+        return self.chunk_tokens > 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -162,7 +162,7 @@ class SemanticGPTStage:
         """
         if isinstance(request, MoreTokens):
             return self._continue(request, reply)
-        if request.end:
+        if not request.in_chunks:
             return self._start(request, reply)
         session = self._sessions.begin(request.sequence, _chunk)
         try:

@@ -111,5 +111,6 @@ class GuardSettings:
         """The guard of one sentence."""
         request, limits = sentences.request, self.limits(sentences, index)
         # What a stream asks for at first is what its first chunk needs.
-        first = None if request.end or request.chunk_tokens >= MAX_TOKENS else request.chunk_tokens
+        in_chunks = request.in_chunks and request.chunk_tokens < MAX_TOKENS
+        first = request.chunk_tokens if in_chunks else None
         return Guard(limits, self._retries, first, request.drawn_attempt)

@@ -34,7 +34,7 @@ from gsv.stages.base import Settings as BaseSettings
 from gsv.stages.calls import CallModel, CallPool, CancelScope, SequenceStep, StageCall
 from gsv.stages.messages import Details, PipelineResult, SpeechRequest
 from gsv.stages.metered_reply import MeteredReply
-from gsv.stages.synthesis import pipeline_details
+from gsv.stages.synthesis import end_sequence, pipeline_details
 from gsv.stages.waiting_line import LineLimits
 from gsv.timings import Timings
 from gsv.voices import VoiceFolder
@@ -243,8 +243,8 @@ class SpeechStage:
 
         def speak(pinned: SpeechRequest, scope: CancelScope) -> None:
             also = pipeline_details(pinned)
-            alone = SequenceStep.alone()
-            answer = scope(StageCall(PIPELINE, pinned, PipelineResult, alone, also))
+            first = SequenceStep.first()
+            answer = scope(StageCall(PIPELINE, pinned, PipelineResult, first, also, end_sequence))
             times, report = told_of(answer, pinned.details) if also else (None, None)
             counted.send(SpeechResult(answer.audio, request.sample_rate, times, report), final=True)
 

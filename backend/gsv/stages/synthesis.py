@@ -119,10 +119,10 @@ class Speech:
     reference: ReferenceResult
 
     def semantic(self) -> StageCall[SemanticResult]:
-        """The tokens of all sentences; a sequence of one call, which starts and ends at once."""
+        """The tokens of all sentences, by one call of a sequence."""
         asked = _fill(SemanticRequest, self.request, self.text, self.reference)
-        sequence, also = SequenceStep.alone(), _drawn(asked)
-        return StageCall(SEMANTIC_GPT, asked, SemanticResult, sequence, also)
+        first, also = SequenceStep.first(), _drawn(asked)
+        return StageCall(SEMANTIC_GPT, asked, SemanticResult, first, also, end_sequence)
 
     def mel(self, tokens: SemanticResult) -> StageCall[MelResult]:
         """The mel of all sentences."""
@@ -232,8 +232,8 @@ def continue_sentence(
     return StageCall(SEMANTIC_GPT, asked, SemanticResult, step, ("attempt", *_drawn(request)))
 
 
-def end_sentence(sequence: int) -> StageCall[SemanticResult]:
-    """The end of a sentence's sequence, whose place in Triton's batcher becomes free."""
+def end_sequence(sequence: int) -> StageCall[SemanticResult]:
+    """The end of a sequence, whose place in Triton's batcher becomes free."""
     asked = MoreTokens(end=True)
     return StageCall(
         SEMANTIC_GPT, asked, SemanticResult, SequenceStep(sequence, start=False, end=True)

@@ -20,7 +20,7 @@ from gsv.stages.messages import SemanticRequest
 from gsv.stages.synthesis import (
     Listener,
     continue_sentence,
-    end_sentence,
+    end_sequence,
     start_sentence,
 )
 
@@ -205,7 +205,7 @@ class TokenFeed:
     def _end(self, sequence: int) -> None:
         """Free the sequence's place in Triton's batcher; the engine is done with it or is told."""
         try:
-            self._call.last(end_sentence(sequence))
+            self._call.last(end_sequence(sequence))
         except Cancelled:
             pass  # the engine has seen that nobody waits, and the place is free
         except GsvError as error:

@@ -13,12 +13,14 @@ from gsv.errors import InvalidRequest
 from gsv.serving.backend.bls_client import to_tensor
 from gsv.serving.backend.wire import Wire
 
-TIMEOUT = "timeout"  # the one request parameter that is Triton's and that models see
+# Request parameters that are Triton's and that models see.
+TIMEOUT = "timeout"
+REQUEST_ID = "id"  # of `generate`, whose id is a parameter like any other (2.51)
 
 
 def request_id(request: Any) -> str:
     """The caller's request id, or an empty string."""
-    return str(request.request_id())
+    return str(request.request_id() or _parameters(request).get(REQUEST_ID, ""))
 
 
 def read_request(request: Any, wire: list[Wire]) -> dict[str, Any]:
@@ -52,7 +54,8 @@ def check_parameters(request: Any, wire: list[Wire], optional: Iterable[str] = (
     """
     optional = set(optional)
     given = _parameters(request)
-    names = [name for name in given if name != TIMEOUT and name.upper() not in optional]
+    own = (TIMEOUT, REQUEST_ID)
+    names = [name for name in given if name not in own and name.upper() not in optional]
     _check_names("input or request parameter", names, wire, optional)
 
 
