@@ -41,11 +41,22 @@ COUNT = "count: 1 kind: KIND_AUTO"
 @click.option("--size", type=click.Choice(SIZES), default="tiny", show_default=True)
 @click.option("--instances", default=1, show_default=True, help="Of each model with a network.")
 @click.option("--steps", default=8, show_default=True, help="Of flow matching.")
-@click.option("--streams", default=20, show_default=True, help="Short streams on an idle server.")
+@click.option(
+    "--streams", default=20, show_default=True, help="Short streams of each kind, at the least."
+)
 @click.option("--every", default=2.0, show_default=True, help="Seconds between short streams.")
+@click.option(
+    "--beside", default=(1, 4), show_default=True, multiple=True, help="So many long answers."
+)
 @click.option("--json", "file", type=click.Path(path_type=Path), help="Write the figures there.")
 def main(
-    size: str, instances: int, steps: int, streams: int, every: float, file: Path | None
+    size: str,
+    instances: int,
+    steps: int,
+    streams: int,
+    every: float,
+    beside: tuple[int, ...],
+    file: Path | None,
 ) -> None:
     """Measure, and print the ratios."""
     options = {"voice": voice_of(size), "language": "en", "sample_steps": steps}
@@ -61,20 +72,23 @@ def main(
             figures: dict[str, Any] = {"size": size, "instances": instances, "idle": _of(idle)}
             figures["stream_cpu_s"] = used
             click.echo(f"idle: {_told(idle)}, {used:.2f} CPU seconds each")
-            for count in (1, 4):
-                alone = _long_answers(server, options, count)
-                with listener.running() as beside:
-                    together = _long_answers(server, options, count)
+            for count in beside:
+                alone = together = 0.0
+                heard: list[float] = []
+                while len(heard) < streams:
+                    alone += _long_answers(server, options, count)
+                    with listener.running(heard):
+                        together += _long_answers(server, options, count)
                 kept = alone / together
-                taken = used * len(beside) / together / cores
-                ratio = _p95(beside) / _p95(idle)
+                taken = used * len(heard) / together / cores
+                ratio = _p95(heard) / _p95(idle)
                 click.echo(
-                    f"beside {count} of {SENTENCES} sentences: {_told(beside)}, {ratio:.2f} times "
+                    f"beside {count} of {SENTENCES} sentences: {_told(heard)}, {ratio:.2f} times "
                     f"the idle p95; long answers {alone:.1f} s alone, {together:.1f} s with them "
                     f"({kept:.0%} of their throughput; the short streams take {taken:.0%} of "
                     f"{cores} cores)"
                 )
-                figures[f"beside {count}"] = _of(beside) | {
+                figures[f"beside {count}"] = _of(heard) | {
                     "p95_ratio": ratio, "alone_s": alone, "together_s": together, "kept": kept,
                     "taken": taken,
                 }  # fmt: skip
@@ -104,9 +118,8 @@ class _Listener:
             return first
 
     @contextlib.contextmanager
-    def running(self) -> Iterator[list[float]]:
-        """Streams every few seconds while the block runs."""
-        heard: list[float] = []
+    def running(self, heard: list[float]) -> Iterator[None]:
+        """Streams every few seconds while the block runs; their seconds go to ``heard``."""
         over = threading.Event()
 
         def run() -> None:
@@ -116,7 +129,7 @@ class _Listener:
         thread = threading.Thread(target=run)
         thread.start()
         try:
-            yield heard
+            yield
         finally:
             over.set()
             thread.join()
