@@ -420,6 +420,7 @@ class BatchedModel(_Model):
         parsed: list[tuple[int, Any]] = []
         for index, request in enumerate(requests):
             try:
+                self._calls.take(request_id(request))
                 left = self._calls.watch(request_id(request))
                 if left is not None and left():
                     raise Cancelled("the caller went away")
