@@ -213,6 +213,16 @@ class TestInstancesThatTritonCanTellApart:
             assert set(after) == set(before)
             assert not {*after.values()} & {*before.values()}
 
+    def test_one_that_triton_can_not_leave_out_ends_in_a_restart(self, tmp_path: Path) -> None:
+        policy = dataclasses.replace(QUICK, stuck=0.4, mute=60.0)
+        with watched(tmp_path, policy=policy, instances=2, apart=True) as one:
+            (stuck := one.server.repository / "a" / "stuck").touch()
+            os.kill(one.stubs("a")["a_1_0"], signal.SIGKILL)
+            one.wait_for("the lost instance can't be replaced: it has not begun within 0.4 s")
+            stuck.unlink()
+            one.wait_for("tritonserver: ready again")
+            assert set(one.stubs("a")) == {"a_0_0", "a_1_0"}
+
 
 class TestReplacement:
     GROUPS: ClassVar = [

@@ -30,6 +30,7 @@ from gsv.serving.server.stub_watch import Loss, StubWatch
 
 LOADS_BEFORE_RESTART = 2  # of one model that fail one after the other
 PROBES_BEFORE_RESTART = 2
+LEAVE_SECONDS = 5.0  # for an instance that died to be left out; it takes up to 2 on a busy machine
 LONGEST_BACKOFF_SECONDS = 10.0
 READER_LOOKS = 10  # at each connection, before its caller counts as one that reads nothing
 
@@ -270,9 +271,13 @@ class Supervisor:
                 case.due = time.monotonic() + self._policy.interval
                 return
         started = time.monotonic()
-        if self._replace(model, case):
-            seconds = time.monotonic() - started
-            self._on_event(f"model {model}: ready again after {seconds:.1f} s; its others went on")
+        if (replaced := self._replace(model, case)) is not None:
+            if replaced:
+                self._restart(f"model {model}: {replaced}")
+            elif not self._server.ended():
+                seconds = time.monotonic() - started
+                text = f"ready again after {seconds:.1f} s; its others went on"
+                self._on_event(f"model {model}: {text}")
             return
         status, why = self._reload(model, case)
         seconds = time.monotonic() - started
@@ -289,30 +294,39 @@ class Supervisor:
             if status == 0 or case.failed >= LOADS_BEFORE_RESTART:
                 self._restart(f"model {model} can't be loaded: {why}")
 
-    def _replace(self, model: str, case: _Case) -> bool:
+    def _replace(self, model: str, case: _Case) -> str | None:
         """Put a new instance in the place of the lost one while the model's others go on.
 
         Returns:
-            Whether that is done; if not, nothing is lost but time.
+            None if that can't be done, and nothing is lost but time; empty when it is done; else
+            why tritonserver has to be started anew.
         """
         others = self._stubs_of(model)
         if len(case.lost) != 1 or not others or case.failed or case.unloaded:
-            return False
+            return None
         status, text = self._server.ask("GET", f"/v2/models/{model}/config")
         found = replacement(json.loads(text), case.lost[0]) if status == 200 else None
         if found is None:
-            return False
-        for config in (found.without, found.complete):
-            status, why = self._load(model, others, {"parameters": {"config": config}})
+            return None
+        for config, patience in (
+            (found.without, min(LEAVE_SECONDS, self._policy.stuck)),
+            (found.complete, self._policy.stuck),
+        ):
+            body = {"parameters": {"config": config}}
+            status, why = self._load(model, others, body, patience)
+            if self._server.interrupted or self._server.ended():
+                return ""
+            if status == 0:  # a process that was killed in a bad moment keeps a lock of Triton's
+                return f"the lost instance can't be replaced: {why}"
             if status != 200:
                 self._on_event(f"model {model}: the lost instance can't be replaced alone: {why}")
-                return False
+                return None
         del self._cases[model]  # what is lost from now on is another case
         self.look()
         if model not in self._cases and len(self._stubs_of(model)) < case.stubs:
             lost = Stub(0, model, case.lost[0])  # so soon that it was never seen
             self._note(Loss(lost, "its process died"), case.stubs)
-        return True
+        return ""
 
     def _reload(self, model: str, case: _Case) -> tuple[int, str]:
         """HTTP status of the load (0: no answer), and what was said if it failed."""
@@ -324,17 +338,20 @@ class Supervisor:
             return 0, "Triton does not answer"
         working = {stub.instance for stub in others} if lost else None
         self._end(siblings, model, working)
-        answer = self._load(model, siblings, {})
+        answer = self._load(model, siblings, {}, self._policy.stuck)
         self.look()  # the processes that are new, and what was lost meanwhile
         return answer
 
-    def _load(self, model: str, known: set[int], body: dict[str, Any]) -> tuple[int, str]:
+    def _load(
+        self, model: str, known: set[int], body: dict[str, Any], patience: float
+    ) -> tuple[int, str]:
         """Have a model loaded; HTTP status (0: no answer), and what was said if it failed.
 
         Args:
             model: its name.
             known: its processes that are there already.
             body: of Triton's load request.
+            patience: seconds until it must have begun, or be over.
         """
         started = time.monotonic()
 
@@ -342,14 +359,14 @@ class Supervisor:
             # Ending a process that died with requests in hand can stop Triton's own thread for
             # good (2.51); a load that begins at all starts its processes at once.
             waited = time.monotonic() - started
-            return waited > self._policy.stuck and not self._stubs_of(model) - known
+            return waited > patience and not self._stubs_of(model) - known
 
         path = f"/v2/repository/models/{model}/load"
         limit = self._server.options.ready_timeout
         status, text = self._server.ask("POST", path, body, timeout=limit, give_up=is_stuck)
         if status == 0:
             if is_stuck():
-                return 0, f"it has not begun within {self._policy.stuck:g} s"
+                return 0, f"it has not begun within {patience:g} s"
             return 0, f"no answer after {time.monotonic() - started:.0f} s"
         return status, _message(text) or f"HTTP {status}"
 
