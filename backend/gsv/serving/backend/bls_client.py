@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 _START, _END = 1, 2  # TRITONSERVER_REQUEST_FLAG_SEQUENCE_START and _END
 
 LOOK_SECONDS = 0.25  # between looks at a call that has not been answered
-GRACE_SECONDS = 1.0  # for an answer that was on its way when its process died
+GRACE_SECONDS = 0.5  # for an answer that was on its way when its process died
 # A stage notices within a step that its caller has left; one that doesn't may be stopped or hang.
 CANCELLED_SECONDS = 30.0
 
