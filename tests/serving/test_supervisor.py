@@ -495,10 +495,20 @@ def test_nothing_is_brought_back_with_no_attempts(tmp_path: Path) -> None:
         assert "model a: its process died" in str(one.error)
 
 
+def test_a_server_that_is_stopped_is_started_again(tmp_path: Path) -> None:
+    with watched(tmp_path, policy=dataclasses.replace(QUICK, mute=60.0)) as one:
+        before = one.server.pid
+        os.kill(before, signal.SIGSTOP)
+        one.wait_for("tritonserver was stopped for 0.3 s; starting it again")
+        one.wait_for("tritonserver: ready again")
+        assert one.server.pid != before
+
+
 def test_a_server_that_does_not_answer_is_started_again(tmp_path: Path) -> None:
     with watched(tmp_path) as one:
         before = one.server.pid
-        os.kill(before, signal.SIGSTOP)
+        (mute := one.server.repository / "mute").touch()
+        threading.Timer(1.5, mute.unlink).start()  # the next one answers
         one.wait_for("tritonserver has not answered for 0.5 s; starting it again")
         one.wait_for("tritonserver: ready again")
         assert one.server.pid != before

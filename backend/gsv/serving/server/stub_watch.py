@@ -59,6 +59,7 @@ class StubWatch:
         self._stopped_seconds, self._silent_seconds = stopped_seconds, silent_seconds
         # By process number: instances on several GPUs have the same name where one group has all.
         self._seen: dict[int, _Seen] = {}
+        self.server_stopped = 0.0  # seconds since the kernel first said that the server is
         self._looked = clock()
         self._server_handle = _handle_of(server)
 
@@ -81,6 +82,8 @@ class StubWatch:
         """
         now = self._clock()
         passed, self._looked = min(now - self._looked, patience), now
+        is_stopped = state(self._server) == "T"
+        self.server_stopped = self.server_stopped + passed if is_stopped else 0.0
         living = {stub.pid: stub for stub in living_stubs(self._server)}
         heirs = [stub for pid, stub in living.items() if pid not in self._seen]
         lost = []

@@ -25,7 +25,7 @@ from gsv.errors import Cancelled, ServerError
 from gsv.serving.server.connections import UnreadConnections, end_waiting
 from gsv.serving.server.instance_groups import replacement
 from gsv.serving.server.launcher import REQUEST_SECONDS, WAIT_STEP_SECONDS, EmbeddedServer
-from gsv.serving.server.processes import Stub, living_stubs
+from gsv.serving.server.processes import Stub, living_stubs, state
 from gsv.serving.server.stub_watch import Loss, StubWatch
 
 LOADS_BEFORE_RESTART = 2  # of one model that fail one after the other
@@ -177,9 +177,16 @@ class Supervisor:
         """Why tritonserver itself has to be started anew; empty while it is well."""
         if self._server.ended():
             return self._server.end_reason()
+        if self._watch.server_stopped > self._policy.stopped:
+            return f"tritonserver was stopped for {self._policy.stopped:g} s"
         now = time.monotonic()
         timeout = min(REQUEST_SECONDS, self._policy.mute)
-        if self._server.request("GET", "/v2/health/live", timeout=timeout):
+
+        def is_stopped() -> bool:
+            return state(self._server.pid) == "T"
+
+        path = "/v2/health/live"
+        if self._server.ask("GET", path, timeout=timeout, give_up=is_stopped)[0]:
             self._answered = now
         elif not self._server.ended() and now - self._answered > self._policy.mute:
             return f"tritonserver has not answered for {self._policy.mute:g} s"
