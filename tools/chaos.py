@@ -244,29 +244,28 @@ class Chaos:
         """Let clients ask, do the harm, wait until they are all served again."""
         row = Row(fault, what)
         triton = self.served.triton
-        clients = Clients(self.served, self._count)
-        warm = time.monotonic() + WARM_SECONDS
-        while len(clients.calls) < WARM_CALLS * self._count and time.monotonic() < warm:
-            time.sleep(0.1)
-        begun = time.monotonic()
-        row.normal = max((call.ended - call.began for call in list(clients.calls)), default=0.0)
-        said = len(self.served.lines)
-        row.note = hurt() or ""
-        limit, again = time.monotonic() + BACK_SECONDS, 0.0
-        while time.monotonic() < limit:
-            time.sleep(0.1)
-            if not again and settled():
-                again = time.monotonic() - begun
-            ended = [call for call in clients.calls if call.ended > begun]
-            failures = [call.ended for call in ended if call.error]
-            last = max(failures, default=begun)
-            good = [c for c in ended if not c.error and c.began >= last]
-            calm = time.monotonic() - last > QUIET_SECONDS
-            if calm and len(good) >= self._count and again:
-                served = min(c.ended for c in good) - begun if failures else 0.0
-                row.back = max(again, served)
-                break
-        clients.close()
+        with contextlib.closing(Clients(self.served, self._count)) as clients:
+            warm = time.monotonic() + WARM_SECONDS
+            while len(clients.calls) < WARM_CALLS * self._count and time.monotonic() < warm:
+                time.sleep(0.1)
+            begun = time.monotonic()
+            row.normal = max((call.ended - call.began for call in list(clients.calls)), default=0.0)
+            said = len(self.served.lines)
+            row.note = hurt() or ""
+            limit, again = time.monotonic() + BACK_SECONDS, 0.0
+            while time.monotonic() < limit:
+                time.sleep(0.1)
+                if not again and settled():
+                    again = time.monotonic() - begun
+                ended = [call for call in clients.calls if call.ended > begun]
+                failures = [call.ended for call in ended if call.error]
+                last = max(failures, default=begun)
+                good = [c for c in ended if not c.error and c.began >= last]
+                calm = time.monotonic() - last > QUIET_SECONDS
+                if calm and len(good) >= self._count and again:
+                    served = min(c.ended for c in good) - begun if failures else 0.0
+                    row.back = max(again, served)
+                    break
         calls = [call for call in clients.calls if call.ended > begun]
         row.answered = sum(not call.error for call in calls)
         row.failed = len(calls) - row.answered
