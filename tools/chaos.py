@@ -4,6 +4,7 @@
     .venv/bin/python tools/chaos.py --short             # a minute, for continuous integration
     .venv/bin/python tools/chaos.py --only kill,fuzz --seed 7 -o chaos.json
     .venv/bin/python tools/chaos.py --only kill --models vocoder --repeat 10 --clients 16
+    .venv/bin/python tools/chaos.py --only kill,stop,hang --instances 2 --clients 16
     .venv/bin/python tools/chaos.py --only soak --minutes 60 --clients 16
 
 A `gsv serve` of its own is started on free ports of the loopback address, clients speak all the
@@ -22,6 +23,7 @@ import http.client
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -55,7 +57,9 @@ SHORT = {
 }  # whose processes are hurt in a minute
 BACK_SECONDS = 60.0  # until something that was hurt has to be back
 QUIET_SECONDS = 2.0  # without a failure: it is
-CALL_SECONDS = 20.0  # a caller's own time limit
+WARM_CALLS = 2  # of each client, before the fault
+WARM_SECONDS = 30.0  # for these at the most
+CALL_SECONDS = 30.0  # a caller's own time limit
 STREAMS_LEFT = 64
 UNREAD_SECONDS = 6  # after which gsv serve disconnects who reads nothing
 IDLE, HALF_OPEN = 500, 300  # connections
@@ -91,6 +95,7 @@ class Row:
     answered: int = 0
     failed: int = 0
     longest: float = 0.0  # wait of a caller
+    normal: float = 0.0  # the longest before the fault
     restarted: bool = False  # tritonserver
     errors: dict[str, int] = dataclasses.field(default_factory=dict)
     log: list[str] = dataclasses.field(default_factory=list)  # what `gsv serve` said of it
@@ -158,8 +163,11 @@ class Served:
 
     def stub(self, model: str) -> int:
         """Process number of a model's first stub; 0 while there is none."""
-        stubs = processes.living_stubs(self.triton)
-        return next((stub.pid for stub in stubs if stub.model == model), 0)
+        return next(iter(self.stubs(model)), 0)
+
+    def stubs(self, model: str) -> list[int]:
+        """Process numbers of a model's stubs."""
+        return [stub.pid for stub in processes.living_stubs(self.triton) if stub.model == model]
 
     def left_over(self) -> list[str]:
         """Shared memory that is there although the server is not."""
@@ -236,30 +244,32 @@ class Chaos:
         """Let clients ask, do the harm, wait until they are all served again."""
         row = Row(fault, what)
         triton = self.served.triton
-        clients = Clients(self.served, self._count)
-        time.sleep(1.5)
-        begun = time.monotonic()
-        said = len(self.served.lines)
-        row.note = hurt() or ""
-        limit, again = time.monotonic() + BACK_SECONDS, 0.0
-        while time.monotonic() < limit:
-            time.sleep(0.1)
-            if not again and settled():
-                again = time.monotonic() - begun
-            ended = [call for call in clients.calls if call.ended > begun]
-            failures = [call.ended for call in ended if call.error]
-            last = max(failures, default=begun)
-            good = [c for c in ended if not c.error and c.began >= last]
-            calm = time.monotonic() - last > QUIET_SECONDS
-            if calm and len(good) >= self._count and again:
-                served = min(c.ended for c in good) - begun if failures else 0.0
-                row.back = max(again, served)
-                break
-        clients.close()
+        with contextlib.closing(Clients(self.served, self._count)) as clients:
+            warm = time.monotonic() + WARM_SECONDS
+            while len(clients.calls) < WARM_CALLS * self._count and time.monotonic() < warm:
+                time.sleep(0.1)
+            begun = time.monotonic()
+            row.normal = max((call.ended - call.began for call in list(clients.calls)), default=0.0)
+            said = len(self.served.lines)
+            row.note = hurt() or ""
+            limit, again = time.monotonic() + BACK_SECONDS, 0.0
+            while time.monotonic() < limit:
+                time.sleep(0.1)
+                if not again and settled():
+                    again = time.monotonic() - begun
+                ended = [call for call in clients.calls if call.ended > begun]
+                failures = [call.ended for call in ended if call.error]
+                last = max(failures, default=begun)
+                good = [c for c in ended if not c.error and c.began >= last]
+                calm = time.monotonic() - last > QUIET_SECONDS
+                if calm and len(good) >= self._count and again:
+                    served = min(c.ended for c in good) - begun if failures else 0.0
+                    row.back = max(again, served)
+                    break
         calls = [call for call in clients.calls if call.ended > begun]
         row.answered = sum(not call.error for call in calls)
         row.failed = len(calls) - row.answered
-        row.longest = max((call.ended - max(call.began, begun) for call in calls), default=0.0)
+        row.longest = max((call.ended - call.began for call in calls), default=0.0)
         row.errors = dict(Counter(call.error for call in calls if call.error).most_common(6))
         row.log = [line for line in self.served.lines[said:] if line[:1] in "mt"]
         row.restarted = self.served.triton != triton
@@ -274,7 +284,13 @@ class Chaos:
 
     def stub(self, fault: str, model: str) -> None:
         """Kill a model's process, stop it for 10 s or let it hang."""
-        pid = self.served.stub(model)
+        before, said = self.served.stubs(model), len(self.served.lines)
+        pid = random.Random(f"{self.seed}-{len(self.rows)}").choice(before)
+
+        def settled() -> bool:
+            now = self.served.stubs(model)
+            told = any("ready again" in line for line in self.served.lines[said:])
+            return told and pid not in now and len(now) == len(before)
 
         def hurt() -> str | None:
             if fault == "kill":
@@ -293,7 +309,7 @@ class Chaos:
                 return f"{threads} threads" if threads else "ptrace is not allowed here"
             return None
 
-        self.during(fault, model, hurt, settled=lambda: self.served.stub(model) not in (0, pid))
+        self.during(fault, model, hurt, settled=settled)
 
     def _continue(self, pid: int) -> None:
         # Only if it is still the same: a child of our server.
@@ -322,7 +338,10 @@ class Chaos:
                 thread.start()
             for thread in threads:
                 thread.join()
-            return f"{streams} streams"
+            left = time.monotonic()
+            while not self.is_idle() and time.monotonic() - left < BACK_SECONDS:
+                time.sleep(0.05)
+            return f"{streams} streams; none is in work {time.monotonic() - left:.1f} s later"
 
         self.during("leave", "streams", hurt, settled=self.is_idle)
 
@@ -533,24 +552,42 @@ def line_of(row: Row) -> str:
     again = "yes" if row.restarted else ""
     return (
         f"{'BROKEN' if row.broken else '':<7}{row.fault:<7}{row.what:<24}{back}{row.answered:9}"
-        f"{row.failed:8}{row.longest:9.1f}  {again:<7}{row.note}"
+        f"{row.failed:8}{row.longest:10.1f}{row.normal:7.1f}  {again:<6}{row.note}"
     )
 
 
 @contextlib.contextmanager
-def tiny_repository(given: Path | None) -> Iterator[Path]:
-    """The repository given, or one with tiny random weights."""
-    if given is not None:
+def tiny_repository(given: Path | None, instances: int) -> Iterator[Path]:
+    """The repository given, or one with tiny random weights; a copy, for several instances."""
+    if given is not None and instances == 1:
         yield given
         return
     with tempfile.TemporaryDirectory(prefix="gsv-chaos-") as folder:
         made = Path(folder) / "model_repository"
+        if given is not None:
+            shutil.copytree(given, made)
+            shutil.copytree(given.parent / "voices", made.parent / "voices")
+            multiply(made, instances)
+            yield made
+            return
         prepare = "from gsv.commands.prepare import prepare; prepare()"
         subprocess.run(
             [sys.executable, "-c", prepare, "--demo", "tiny", "--out", str(made)],
             check=True, capture_output=True,
         )  # fmt: skip
+        multiply(made, instances)
         yield made
+
+
+def multiply(repository: Path, instances: int) -> None:
+    """Several instances of each model that has one on every GPU, each a group of its own."""
+    groups = ", ".join(
+        f'{{ count: 1 kind: KIND_CPU host_policy: "cpu{n}" }}' for n in range(instances)
+    )
+    for config in repository.glob("*/config.pbtxt") if instances > 1 else []:
+        text = config.read_text(encoding="utf-8")
+        text = text.replace("[ { count: 1 kind: KIND_AUTO } ]", f"[ {groups} ]")
+        config.write_text(text, encoding="utf-8")
 
 
 @click.command(help=__doc__, context_settings={"help_option_names": ["-h", "--help"]})
@@ -568,6 +605,10 @@ def tiny_repository(given: Path | None) -> Iterator[Path]:
 @click.option(
     "--fatal", is_flag=True, help="Fuzz also with what is known to end Triton (docs/versions.md)."
 )
+@click.option(
+    "--streams", default=STREAMS_LEFT, show_default=True, help="That leave, or are not read."
+)
+@click.option("--instances", default=1, show_default=True, help="Of each model with a network.")
 @click.option("--repeat", default=1, show_default=True, help="Times of each kill, stop and hang.")
 @click.option("--minutes", default=10.0, show_default=True, help="Of the soak.")
 @click.option("--seed", default=1, show_default=True, help="Of the fuzzing and of who leaves.")
@@ -581,6 +622,8 @@ def main(
     clients: int,
     requests: int,
     fatal: bool,
+    streams: int,
+    instances: int,
     repeat: int,
     minutes: float,
     seed: int,
@@ -595,7 +638,7 @@ def main(
         clients, requests = min(clients, 4), min(requests, 60)
         wanted = [fault for fault in wanted if fault in (*SHORT, "server", "fuzz", "end")]
     with (
-        tiny_repository(repository) as served,
+        tiny_repository(repository, instances) as served,
         contextlib.nullcontext(logs)
         if logs
         else tempfile.TemporaryDirectory(prefix="gsv-chaos-log-") as folder,
@@ -603,7 +646,7 @@ def main(
         Path(folder).mkdir(parents=True, exist_ok=True)
         chaos = Chaos(served, Path(folder), clients, seed)
         click.echo(
-            "       fault  what                      back s answered  failed longest s  anew"
+            "       fault  what                      back s answered  failed longest s before  anew"
         )
         try:
             for fault in ("kill", "stop", "hang"):
@@ -615,9 +658,9 @@ def main(
                 if not short:
                     chaos.server(signal.SIGSTOP)
             if "leave" in wanted:
-                chaos.leave(STREAMS_LEFT)
+                chaos.leave(streams)
             if "unread" in wanted:
-                chaos.unread(STREAMS_LEFT)
+                chaos.unread(streams)
             if "idle" in wanted:
                 chaos.idle()
             if "soak" in wanted:
@@ -637,6 +680,7 @@ def main(
         facts = {
             "seed": seed,
             "clients": clients,
+            "instances": instances,
             "rows": list(map(dataclasses.asdict, chaos.rows)),
         }
         output.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")

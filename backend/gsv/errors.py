@@ -45,7 +45,13 @@ class TimedOut(Cancelled):
 
 
 class Unreachable(GsvError):
-    """A model can't answer: its process is gone, or it is being loaded; soon it may again."""
+    """A model can't answer: its process is gone, or it is being loaded; soon it may again.
+
+    Attributes:
+        begun: the process that is gone had begun to work on the request.
+    """
+
+    begun = False
 
 
 class SequenceLost(GsvError):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from safetensors.torch import save_file
 from transformers import BertConfig, BertModel, HubertConfig, HubertModel
 
 from gsv.errors import CheckpointError
-from gsv.stages import pretrained
 from gsv.stages.pretrained import load_bert, load_hubert
 
 pytestmark = pytest.mark.usefixtures("no_grad")
@@ -94,16 +92,29 @@ def test_hubert_hears_the_wave_as_it_is(tmp_path: Path) -> None:
     torch.testing.assert_close(features, model(wave).last_hidden_state.mT)
 
 
-def test_both_places_of_transformers_own_switch_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Up to 4 it is in ``modeling_utils``, from 5 on in ``initialization``."""
-    path = Path(pretrained.__file__)
-    for name, other in (("initialization", "modeling_utils"), ("modeling_utils", "initialization")):
-        module, absent = ModuleType(f"transformers.{name}"), ModuleType(f"transformers.{other}")
-        module.no_init_weights = object()  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-        monkeypatch.setitem(sys.modules, absent.__name__, absent)
-        spec = importlib.util.spec_from_file_location("pretrained_again", path)
-        assert spec is not None
-        again = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(again)  # type: ignore[union-attr]
-        assert again.no_init_weights is module.no_init_weights
+def test_rows_of_several_lengths_are_as_alone(bert: tuple[Path, BertModel]) -> None:
+    features = load_bert(bert[0], "cpu", cache_size=0)
+    texts = ["你好世界天气", "天", "天气"]
+    for text, together in zip(texts, features(texts), strict=True):
+        np.testing.assert_allclose(together, features([text])[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("hidden_act", "relu"), ("position_embedding_type", "relative_key")]
+)
+def test_another_network_is_refused(bert: tuple[Path, BertModel], field: str, value: str) -> None:
+    folder, model = bert
+    config = model.config.to_dict() | {field: value}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=rf"{field} is '{value}'; allowed: '"):
+        load_bert(folder, "cpu")
+    (folder / "config.json").unlink()
+    with pytest.raises(CheckpointError, match="config.json.*gsv prepare"):
+        load_bert(folder, "cpu")
+
+
+def test_nothing_of_transformers_is_imported() -> None:
+    """It takes as long as PyTorch itself, at each start of a process."""
+    stages = "gsv.stages.text_frontend, gsv.stages.reference_encoder"
+    program = f"import sys, {stages}; sys.exit('transformers' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -20,8 +20,7 @@ LOADING = {
 ALLOWED = {
     Site("audio.py", "log_mel"): "filters go up, once a reference",
     Site("audio.py", "resample_sinc"): "filters go up, once a reference",
-    Site("models/pretrained.py", "forward"): "BERT's features come down; transformers looks at its "
-    "mask",
+    Site("models/pretrained.py", "forward"): "BERT's features come down",
     Site("stages/reference_encoder.py", "_encode"): "a reference's features come down, once",
     Site("stages/reference_encoder.py", "_encode_voice"): "a voice's recording goes up, once",
     Site("engine/transfers.py", "wait"): "numbers come down: copied behind their step, waited for "

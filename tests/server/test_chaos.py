@@ -34,3 +34,23 @@ def test_what_dies_comes_back(demo_repository: Path, tmp_path: Path) -> None:
     assert public["longest"] < 12.0, "its callers waited for their own time limit"
     assert rows["server", "SIGKILL"]["restarted"]
     assert rows["end", "idle, a connection open"]["back"] <= 3.0
+
+
+def test_one_of_two_dies_and_nobody_notices(demo_repository: Path, tmp_path: Path) -> None:
+    report = tmp_path / "chaos.json"
+    done = subprocess.run(
+        [
+            sys.executable, str(CHAOS), "--only=kill", "--models=semantic_gpt", "--instances=2",
+            "--clients=4", f"--repository={demo_repository}", f"-o{report}",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    (row,) = json.loads(report.read_text())["rows"]
+    if row["restarted"]:  # a process that is killed in a bad moment keeps a lock of Triton's
+        assert "the lost instance can't be replaced" in row["log"][1]
+    else:
+        assert row["failed"] == 0, row["errors"]
+        assert row["log"][-1].endswith("its others went on"), row["log"]

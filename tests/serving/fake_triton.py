@@ -9,11 +9,13 @@ on 24.10:
     26.04  and so is ``/v2/health/ready``
 
 In all of them the index of the repository tells the life cycle only: READY, whatever has died, and
-``load`` does nothing for a model that is READY. Files in the repository make it misbehave:
-``mute`` (no answer to anything), ``holds`` (SIGTERM changes nothing for 30 s), ``MODEL/broken``
-(can't load), ``MODEL/stuck`` (to load takes for ever), ``MODEL/clings`` (unloading doesn't end its
-processes), ``metrics`` (what the metrics are). A request for inference is answered after a
-second; one whose model has died meanwhile never is. ``/v2/flood`` answers with a gigabyte.
+``load`` does nothing for a model that is READY, unless it brings other instance groups: then those
+instances that are in both stay as they are. Files in the repository make it misbehave: ``mute`` (no
+answer to anything), ``holds`` (SIGTERM changes nothing for 30 s), ``MODEL/broken`` (can't load),
+``MODEL/stuck`` (to load takes for ever), ``MODEL/clings`` (unloading doesn't end its processes),
+``MODEL/whole`` (other instance groups are refused), ``metrics`` (what the metrics are). A request
+for inference is answered after a second; one whose model has died meanwhile never is. ``/v2/flood``
+answers with a gigabyte.
 """
 
 from __future__ import annotations
@@ -53,11 +55,15 @@ def install(folder: Path, release: str) -> Path:
     return program
 
 
-def write_models(folder: Path, *names: str, instances: int = 1) -> Path:
-    """A repository for it."""
+def write_models(folder: Path, *names: str, instances: int = 1, apart: bool = False) -> Path:
+    """A repository for it; ``apart``: each instance is a group that is like no other."""
+    groups = [{"name": "", "count": instances, "kind": "KIND_CPU"}]
+    if apart:
+        groups = [{"name": "", "count": 1, "host_policy": f"p{n}"} for n in range(instances)]
     for name in names:
         (folder / name / "1").mkdir(parents=True)
-        (folder / name / "config.pbtxt").write_text(f"count: {instances}\n")
+        own = [{**group, "name": f"{name}_{n}"} for n, group in enumerate(groups)]
+        (folder / name / "config.pbtxt").write_text(json.dumps({"instance_group": own}))
         (folder / name / "1" / "model.py").write_text(STUB_PROGRAM)
     return folder
 
@@ -66,6 +72,11 @@ def log(line: str) -> None:
     """Write a line of the server's log."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
+
+
+def instances_of(groups: list[dict[str, object]]) -> list[str]:
+    """The names of all instances."""
+    return [f"{group['name']}_{n}" for group in groups for n in range(int(str(group["count"])))]
 
 
 class Server:
@@ -77,6 +88,7 @@ class Server:
         self.repository = Path(given["model-repository"])
         self.ports = [int(given[f"{name}-port"]) for name in ("http", "metrics")]
         self.stubs: dict[str, list[subprocess.Popen[bytes]]] = {}
+        self.groups: dict[str, list[dict[str, object]]] = {}
         self.states: dict[str, tuple[str, str]] = {}
         self.lock = threading.Lock()
 
@@ -114,29 +126,49 @@ class Server:
     def is_alive(self, name: str) -> bool:
         return all(stub.poll() is None for stub in self.stubs.get(name, []))
 
-    def load(self, name: str) -> str:
+    def start_stub(self, name: str, instance: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [
+                "/opt/triton_python_backend_stub", str(self.repository / name / "1" / "model.py"),
+                "region", "1", "1", str(os.getpid()), "folder", "0", instance, "DEFAULT",
+            ],
+            executable=sys.executable,
+            env={**os.environ, "PYTHONHOME": sys.base_prefix},
+        )  # fmt: skip
+
+    def update(self, name: str, groups: list[dict[str, object]]) -> None:
+        """Other instances of a model that is loaded; those that stay are left alone."""
+        with self.lock:
+            wanted = instances_of(groups)
+            kept = {}
+            for stub in self.stubs[name]:
+                instance = list(stub.args)[8]  # type: ignore[arg-type]
+                if instance in wanted:
+                    kept[instance] = stub
+                else:
+                    stub.kill()
+                    stub.wait()
+            self.stubs[name] = [kept.get(one) or self.start_stub(name, one) for one in wanted]
+            self.groups[name] = groups
+
+    def load(self, name: str, given: str = "") -> str:
         """Error text; empty when it is loaded."""
         folder = self.repository / name
         while (folder / "stuck").exists():
             time.sleep(0.02)
+        if self.states.get(name, ("",))[0] == "READY":
+            if given and (folder / "whole").exists():
+                return "Invalid argument: no"
+            if given:
+                self.update(name, json.loads(given)["instance_group"])
+            return ""
         with self.lock:
-            if self.states.get(name, ("",))[0] == "READY":
-                return ""
             if (folder / "broken").exists():
                 self.states[name] = ("UNAVAILABLE", "Internal: ValueError: broken")
                 return "Internal: ValueError: broken"
-            count = int((folder / "config.pbtxt").read_text().split()[1])
-            self.stubs[name] = [
-                subprocess.Popen(
-                    [
-                        "/opt/triton_python_backend_stub", str(folder / "1" / "model.py"), "region",
-                        "1", "1", str(os.getpid()), "folder", "0", f"{name}_0_{number}", "DEFAULT",
-                    ],
-                    executable=sys.executable,
-                    env={**os.environ, "PYTHONHOME": sys.base_prefix},
-                )
-                for number in range(count)
-            ]  # fmt: skip
+            groups = json.loads((folder / "config.pbtxt").read_text())["instance_group"]
+            self.groups[name] = groups
+            self.stubs[name] = [self.start_stub(name, one) for one in instances_of(groups)]
             self.states[name] = ("READY", "")
             log(f"I1127 1:1:1 1 m.cc:1] \"successfully loaded '{name}'\"")
             return ""
@@ -155,7 +187,7 @@ class Server:
                     stub.wait()
             self.states[name] = ("UNAVAILABLE", "unloaded")
 
-    def answer(self, path: str) -> tuple[int, object]:
+    def answer(self, path: str, body: bytes) -> tuple[int, object]:
         words = path.strip("/").split("/")
         if words[1:] == ["health", "live"]:
             return 200, ""
@@ -171,6 +203,8 @@ class Server:
             ready = self.states.get(words[2], ("",))[0] == "READY"
             alive = self.release < (25, 12) or self.is_alive(words[2])
             return (200 if ready and alive else 400), ""
+        if words[3:] == ["config"]:
+            return 200, {"name": words[2], "instance_group": self.groups[words[2]]}
         if words[3:] == ["infer"]:
             self.infer(words[2])
             return 200, ""
@@ -178,7 +212,7 @@ class Server:
             if words[4] == "unload":
                 self.unload(words[3])
                 return 200, ""
-            error = self.load(words[3])
+            error = self.load(words[3], json.loads(body).get("parameters", {}).get("config", ""))
             return (400, {"error": error}) if error else (200, "")
         return 404, {"error": "no such path"}
 
@@ -192,11 +226,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         while (self.triton.repository / "mute").exists():
             time.sleep(0.05)
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        given = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.path == "/v2/flood":
             for _ in range(1024):
                 self.wfile.write(bytes(1 << 20))
-        status, answer = self.triton.answer(self.path)
+        status, answer = self.triton.answer(self.path, given)
         body = json.dumps(answer).encode() if answer != "" else b""
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))

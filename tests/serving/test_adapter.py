@@ -261,6 +261,28 @@ def test_an_id_is_an_option_or_a_parameter(
     part("request").check_parameters(request, [])
 
 
+@pytest.mark.parametrize("begun", [True, False])
+def test_an_error_says_whether_the_dead_process_had_begun(
+    adapter: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, begun: bool
+) -> None:
+    board = importlib.import_module(OURS + "call_board")
+    monkeypatch.setattr(board, "lives", lambda process: False)
+
+    class Refused(Call):
+        def exec(self) -> Any:
+            if begun:
+                BoardReader(tmp_path).take(Call.made[-1]["request_id"])
+            error = SimpleNamespace(message=lambda: "Stub process 'm_0_0' is not healthy.")
+            return SimpleNamespace(has_error=lambda: True, error=lambda: error)
+
+    client = calling_client(monkeypatch, tmp_path, Refused)
+    step = SequenceStep(7, start=True, end=True)
+    with pytest.raises(Unreachable) as caught:
+        client(StageCall("semantic_gpt", MoreTokens(5), SemanticResult, step), client.token(""))
+    assert caught.value.begun is begun
+    client.close()
+
+
 def test_names_that_nobody_reads_are_refused_with_the_nearest(adapter: Any) -> None:
     wire = part("wire").read_wire(
         [{"name": name, "data_type": "TYPE_STRING", "dims": [1]} for name in ("TEXT", "SPEED")]

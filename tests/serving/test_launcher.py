@@ -73,6 +73,16 @@ def test_serves_from_a_path_with_spaces_and_leaves_nothing(tmp_path: Path) -> No
     assert processes.state(stubs[0].pid) in ("", "Z")
 
 
+def test_a_model_is_imported_once(tmp_path: Path) -> None:
+    """Imports are most of the time until a model is ready."""
+    repository = write_repository(tmp_path / "repository")
+    program = repository / "double" / "1" / "model.py"
+    mark = 'with open(__file__ + ".imports", "a") as file:\n    file.write("x")\n'
+    program.write_text(mark + program.read_text())
+    with EmbeddedServer(repository, OPTIONS):
+        assert program.with_name("model.py.imports").read_text() == "x"
+
+
 def test_a_model_that_fails_is_one_clear_line(tmp_path: Path) -> None:
     broken = "raise ValueError('gpt.safetensors is missing; run gsv prepare')"
     repository = write_repository(tmp_path / "repository", initialize=broken)

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import errno
 import http.client
+import json
 import os
 import select
 import signal
@@ -14,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from fake_triton import install, write_models
@@ -22,6 +24,7 @@ from gsv.errors import ServerError
 from gsv.serving.backend.heartbeat import Heartbeat, beat_file, stopping_file
 from gsv.serving.server import processes
 from gsv.serving.server.connections import Traffic, UnreadConnections
+from gsv.serving.server.instance_groups import replacement
 from gsv.serving.server.launcher import EmbeddedServer, ServerOptions
 from gsv.serving.server.supervisor import RecoveryPolicy, Supervisor
 
@@ -56,6 +59,10 @@ class Watched:
         stubs = processes.living_stubs(self.server.pid)
         return next((stub.pid for stub in stubs if stub.model == model), 0)
 
+    def stubs(self, model: str) -> dict[str, int]:
+        stubs = processes.living_stubs(self.server.pid)
+        return {stub.instance: stub.pid for stub in stubs if stub.model == model}
+
     def wait_for(self, words: str) -> None:
         wait_until(lambda: any(words in event for event in self.events))
 
@@ -70,9 +77,10 @@ def watched(
     policy: RecoveryPolicy = QUICK,
     probe: object = None,
     instances: int = 1,
+    apart: bool = False,
     models: tuple[str, ...] = ("a", "b"),
 ) -> Iterator[Watched]:
-    repository = write_models(tmp_path / "repository", *models, instances=instances)
+    repository = write_models(tmp_path / "repository", *models, instances=instances, apart=apart)
     options = ServerOptions(
         tritonserver=install(tmp_path / "triton", release), ready_timeout=10, exit_timeout=5
     )
@@ -159,6 +167,109 @@ def test_one_of_two_instances(tmp_path: Path) -> None:
         one.wait_for("model a: ready again")
         stubs = processes.living_stubs(one.server.pid)
         assert sorted(stub.instance for stub in stubs) == ["a_0_0", "a_0_1", "b_0_0", "b_0_1"]
+
+
+class TestInstancesThatTritonCanTellApart:
+    def test_the_others_go_on(self, tmp_path: Path) -> None:
+        with watched(tmp_path, instances=3, apart=True) as one:
+            for names in (
+                {"a_0_0", "a_2_0", "a_1_again1_0"},
+                {"a_0_0", "a_2_0", "a_1_again2_0"},
+            ):
+                before = one.stubs("a")
+                dead = next(name for name in before if name.startswith("a_1"))
+                told = len(one.events)
+                os.kill(before[dead], signal.SIGKILL)
+                wait_until(lambda told=told: len(one.events) == told + 2)
+                after = one.stubs("a")
+                assert set(after) == names
+                assert {n: after[n] for n in ("a_0_0", "a_2_0")} == {
+                    n: before[n] for n in ("a_0_0", "a_2_0")
+                }
+                assert one.events[-1].endswith("its others went on")
+            assert [event for event in one.events if "loading it again" in event] == [
+                f"model a: its process died; loading it again (attempt {n} of 5)" for n in (1, 2)
+            ]
+
+    def test_two_at_once_are_loaded_with_the_model(self, tmp_path: Path) -> None:
+        with watched(tmp_path, instances=3, apart=True) as one:
+            before = one.stubs("a")
+            for name in ("a_0_0", "a_2_0"):
+                os.kill(before[name], signal.SIGKILL)
+            one.wait_for("model a: ready again")
+            wait_until(lambda: len(one.stubs("a")) == 3)
+            lost = {before["a_0_0"], before["a_2_0"]}
+            assert not lost & {*one.stubs("a").values()}
+        assert one.error is None
+
+    def test_one_that_can_not_be_replaced_is_loaded_with_the_model(self, tmp_path: Path) -> None:
+        with watched(tmp_path, instances=2, apart=True) as one:
+            (one.server.repository / "a" / "whole").touch()
+            before = one.stubs("a")
+            os.kill(before["a_0_0"], signal.SIGKILL)
+            one.wait_for("the lost instance can't be replaced alone: Invalid argument: no")
+            one.wait_for("model a: ready again")
+            after = one.stubs("a")
+            assert set(after) == set(before)
+            assert not {*after.values()} & {*before.values()}
+
+    def test_one_that_triton_can_not_leave_out_ends_in_a_restart(self, tmp_path: Path) -> None:
+        policy = dataclasses.replace(QUICK, stuck=0.4, mute=60.0)
+        with watched(tmp_path, policy=policy, instances=2, apart=True) as one:
+            (stuck := one.server.repository / "a" / "stuck").touch()
+            os.kill(one.stubs("a")["a_1_0"], signal.SIGKILL)
+            one.wait_for("the lost instance can't be replaced: it has not begun within 0.4 s")
+            stuck.unlink()
+            one.wait_for("tritonserver: ready again")
+            assert set(one.stubs("a")) == {"a_0_0", "a_1_0"}
+
+
+class TestReplacement:
+    GROUPS: ClassVar = [
+        {"name": "m_0", "count": 1, "kind": "KIND_GPU", "gpus": [0]},
+        {"name": "m_1", "count": 1, "kind": "KIND_GPU", "gpus": [1]},
+    ]
+
+    def groups(self, groups: list[dict[str, Any]], lost: str) -> list[list[str]] | None:
+        found = replacement({"name": "m", "instance_group": groups}, lost)
+        if found is None:
+            return None
+        loaded = [json.loads(config) for config in (found.without, found.complete)]
+        assert all(config["name"] == "m" for config in loaded)
+        return [[group["name"] for group in config["instance_group"]] for config in loaded]
+
+    def test_a_gpu_of_its_own(self) -> None:
+        assert self.groups(self.GROUPS, "m_1_0") == [["m_0"], ["m_0", "m_1_again1"]]
+
+    @pytest.mark.parametrize(
+        "groups",
+        [
+            [GROUPS[0]],
+            [{**GROUPS[0], "gpus": [0, 1]}],
+            [{**GROUPS[0], "gpus": [0, 2]}, GROUPS[1]],
+            [{**GROUPS[0], "count": 2}, GROUPS[1]],
+            [GROUPS[0], {**GROUPS[0], "name": "m_1"}],
+        ],
+    )
+    def test_one_of_several_alike_can_not_be_named(self, groups: list[dict[str, Any]]) -> None:
+        assert self.groups(groups, "m_0_0") is None
+
+
+def test_two_instances_of_one_name_are_both_watched(tmp_path: Path) -> None:
+    """As Triton names them where one group is on several GPUs."""
+    with watched(tmp_path) as one:
+        config = one.server.repository / "a" / "config.pbtxt"
+        groups = json.loads(config.read_text())["instance_group"]
+        config.write_text(json.dumps({"instance_group": groups * 2}))
+        os.kill(one.stub("a"), signal.SIGKILL)
+        one.wait_for("model a: ready again")
+        for count in (2, 3):
+            stubs = [s.pid for s in processes.living_stubs(one.server.pid) if s.model == "a"]
+            assert len(stubs) == 2
+            os.kill(stubs[count % 2], signal.SIGKILL)
+            wait_until(
+                lambda count=count: sum("ready again" in event for event in one.events) == count
+            )
 
 
 @pytest.mark.parametrize(("lost", "shortest", "longest"), [(1, 0.0, 2.5), (0, 3.0, 6.0)])
@@ -384,10 +495,20 @@ def test_nothing_is_brought_back_with_no_attempts(tmp_path: Path) -> None:
         assert "model a: its process died" in str(one.error)
 
 
+def test_a_server_that_is_stopped_is_started_again(tmp_path: Path) -> None:
+    with watched(tmp_path, policy=dataclasses.replace(QUICK, mute=60.0)) as one:
+        before = one.server.pid
+        os.kill(before, signal.SIGSTOP)
+        one.wait_for("tritonserver was stopped for 0.3 s; starting it again")
+        one.wait_for("tritonserver: ready again")
+        assert one.server.pid != before
+
+
 def test_a_server_that_does_not_answer_is_started_again(tmp_path: Path) -> None:
     with watched(tmp_path) as one:
         before = one.server.pid
-        os.kill(before, signal.SIGSTOP)
+        (mute := one.server.repository / "mute").touch()
+        threading.Timer(1.5, mute.unlink).start()  # the next one answers
         one.wait_for("tritonserver has not answered for 0.5 s; starting it again")
         one.wait_for("tritonserver: ready again")
         assert one.server.pid != before

@@ -276,10 +276,21 @@ def test_a_call_keeps_its_place_until_the_scope_is_closed(fault: GsvError | None
 
 def test_a_request_that_ends_processes_is_tried_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gsv.stages.calls.WORK_SECONDS", 0.0)
-    models = Dying([Unreachable("gone")] * 3)
+    error = Unreachable("gone")
+    error.begun = True
+    models = Dying([error] * 3)
     with pytest.raises(Unreachable):
         CancelScope(models)(echo(1))
     assert len(models.sequences) == 2
+
+
+def test_a_request_that_meets_a_dead_process_is_no_such_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However long the stages before it have taken."""
+    monkeypatch.setattr("gsv.stages.calls.WORK_SECONDS", 0.0)
+    models = Dying([Unreachable("gone")] * 3)
+    assert CancelScope(models)(echo(1)) == Echo(1)
 
 
 def test_nobody_waits_for_a_model_when_the_caller_has_left() -> None:

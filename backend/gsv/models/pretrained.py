@@ -1,7 +1,4 @@
-"""The two encoders made by others, HuBERT and BERT, cut to what is needed of them.
-
-The networks come from ``transformers`` and are handed in; nothing of that library is imported here.
-"""
+"""The two encoders made by others, HuBERT and BERT, cut to what is needed of them."""
 
 from __future__ import annotations
 
@@ -11,18 +8,16 @@ import numpy as np
 from torch import Tensor, nn
 
 from gsv.device import upload
+from gsv.models.bert import Bert
+from gsv.models.hubert import Hubert
 
 BERT_SKIPPED_LAYERS = 2  # the third hidden state from the end is read; later layers needn't run
 
 
 class SpeechFeatures(nn.Module):
-    """HuBERT's last hidden state.
+    """HuBERT's last hidden state."""
 
-    Args:
-        hubert: a ``HubertModel``.
-    """
-
-    def __init__(self, hubert: nn.Module) -> None:
+    def __init__(self, hubert: Hubert) -> None:
         super().__init__()
         self.hubert = hubert
 
@@ -33,7 +28,7 @@ class SpeechFeatures(nn.Module):
         would change every frame.
         """
         parameter = next(self.hubert.parameters())
-        hidden: Tensor = self.hubert(wave.to(parameter.dtype)).last_hidden_state
+        hidden: Tensor = self.hubert(wave.to(parameter.dtype))
         return hidden.mT.float()
 
 
@@ -41,17 +36,17 @@ class CharacterFeatures(nn.Module):
     """BERT's third hidden state from the end, without the first and the last token.
 
     Args:
-        bert: a ``BertModel`` built without its last two layers.
+        bert: without its last two layers.
     """
 
-    def __init__(self, bert: nn.Module) -> None:
+    def __init__(self, bert: Bert) -> None:
         super().__init__()
         self.bert = bert
 
     @property
     def width(self) -> int:
         """Values of a row."""
-        return int(self.bert.config.hidden_size)  # type: ignore[union-attr, arg-type]
+        return self.bert.width
 
     def forward(self, tokens: Tensor, lengths: Sequence[int]) -> list[Tensor]:
         """Features of a batch of token rows.
@@ -63,8 +58,10 @@ class CharacterFeatures(nn.Module):
         Returns:
             float32 [characters, 1024] of each row, on the CPU.
         """
-        mask = np.arange(tokens.shape[1]) < np.array(lengths)[:, None]
-        given = upload(mask.astype(np.int64), tokens.device)
-        hidden: Tensor = self.bert(tokens, attention_mask=given).last_hidden_state
+        mask = None
+        if min(lengths) < tokens.shape[1]:
+            within = np.arange(tokens.shape[1]) < np.array(lengths)[:, None]
+            mask = upload(within, tokens.device)
+        hidden: Tensor = self.bert(tokens, mask)
         read = hidden.float().cpu()  # one copy for all rows
         return [row[1 : length - 1] for row, length in zip(read, lengths, strict=True)]

@@ -113,7 +113,7 @@ class Recovery:
         """
         now = time.monotonic()
         self._give_up = self._give_up or now + RECOVERY_SECONDS
-        self._broken_off += seconds >= WORK_SECONDS
+        self._broken_off += getattr(error, "begun", False) and seconds >= WORK_SECONDS
         if now > self._give_up or self._broken_off > 1 or self._cancelled.wait(self._pause):
             raise error
         logger.info("made again in %.2f s: %s", self._pause, error)

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
-from transformers import BertConfig, BertModel, HubertConfig, HubertModel
 
 from gsv.checkpoints.store import load_module_state
 from gsv.device import upload
 from gsv.errors import CheckpointError
+from gsv.models.bert import Bert, BertSizes
+from gsv.models.hubert import Hubert, HubertSizes
 from gsv.models.pretrained import BERT_SKIPPED_LAYERS, CharacterFeatures, SpeechFeatures
 
-try:
-    from transformers.initialization import no_init_weights  # from 5 on
-except ImportError:
-    from transformers.modeling_utils import no_init_weights
+Sizes = TypeVar("Sizes", BertSizes, HubertSizes)
+Module = TypeVar("Module", Bert, Hubert)
 
+# What the published networks have, and ours know no other of; by the names of config.json.
+_BERT = {"hidden_act": "gelu", "position_embedding_type": "absolute"}
+_HUBERT = {
+    "hidden_act": "gelu", "feat_extract_activation": "gelu", "feat_extract_norm": "group",
+    "conv_bias": False, "do_stable_layer_norm": False, "feat_proj_layer_norm": True,
+    "conv_pos_batch_norm": False,
+}  # fmt: skip
 _MAX_CHARACTERS = 510  # BERT has 512 positions, two of them for [CLS] and [SEP]
 _BATCH_TOKENS = 4_096  # of a padded batch; bounds the memory
 
@@ -34,8 +41,8 @@ def load_hubert(folder: Path, device: str, dtype: torch.dtype = torch.float32) -
     Raises:
         CheckpointError: the files don't fit together.
     """
-    config = HubertConfig.from_json_file(folder / "config.json")
-    hubert = _load(HubertModel, folder, config)
+    config = _config(folder, _HUBERT)
+    hubert = _load(Hubert, _sizes(HubertSizes, config), folder)
     return SpeechFeatures(hubert).to(device, dtype).eval().requires_grad_(False)
 
 
@@ -47,20 +54,43 @@ def load_bert(
     Raises:
         CheckpointError: the files don't fit together.
     """
-    config = BertConfig.from_json_file(folder / "config.json")
-    config.num_hidden_layers -= BERT_SKIPPED_LAYERS
-    bert = _load(BertModel, folder, config, add_pooling_layer=False)
+    config = _config(folder, _BERT)
+    sizes = _sizes(BertSizes, config)
+    layers = sizes.num_hidden_layers - BERT_SKIPPED_LAYERS
+    bert = _load(Bert, dataclasses.replace(sizes, num_hidden_layers=layers), folder)
     model = CharacterFeatures(bert).to(device, dtype).eval().requires_grad_(False)
     # Not splitlines: some tokens are characters that Python takes for line ends as well.
     tokens = (folder / "vocab.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")
     return BertFeatures(model, {token: i for i, token in enumerate(tokens)}, device, cache_size)
 
 
-def _load(kind: Any, folder: Path, config: Any, **arguments: Any) -> nn.Module:
-    with no_init_weights():  # random numbers for 300 million weights take seconds
-        module: nn.Module = kind(config, **arguments)
+def _config(folder: Path, required: dict[str, Any]) -> dict[str, Any]:
+    """``config.json``; CheckpointError when a field has another value than the required one."""
+    path = folder / "config.json"
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: {error}; prepare the model repository with `gsv prepare`"
+        ) from error
+    for name, value in required.items():
+        if (given := config.get(name, value)) != value:
+            raise CheckpointError(f"{path}: {name} is {given!r}; allowed: {value!r}")
+    return config
+
+
+def _sizes(kind: type[Sizes], config: dict[str, Any]) -> Sizes:
+    names = [field.name for field in dataclasses.fields(kind)]
+    values: dict[str, Any] = {name: config[name] for name in names if name in config}
+    for name, value in values.items():
+        values[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**values)
+
+
+def _load(kind: Callable[[Sizes], Module], sizes: Sizes, folder: Path) -> Module:
+    module = kind(sizes)
     state = load_module_state(folder / "model.safetensors")
-    layers: int = config.num_hidden_layers
+    layers: int = sizes.num_hidden_layers
     state = {key: value for key, value in state.items() if _layer(key) < layers}
     try:
         module.load_state_dict(state, strict=True)

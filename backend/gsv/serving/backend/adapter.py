@@ -41,6 +41,7 @@ class BatchedModel(Model):
         parsed: list[tuple[int, Any]] = []
         for index, request in enumerate(requests):
             try:
+                self.calls.take(request_id(request))
                 left = self.calls.watch(request_id(request))
                 if left is not None and left():
                     raise Cancelled("the caller went away")

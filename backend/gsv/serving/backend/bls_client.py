@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 _START, _END = 1, 2  # TRITONSERVER_REQUEST_FLAG_SEQUENCE_START and _END
 
 LOOK_SECONDS = 0.25  # between looks at a call that has not been answered
-GRACE_SECONDS = 1.0  # for an answer that was on its way when its process died
+GRACE_SECONDS = 0.5  # for an answer that was on its way when its process died
 # A stage notices within a step that its caller has left; one that doesn't may be stopped or hang.
 CANCELLED_SECONDS = 30.0
 
@@ -76,9 +76,17 @@ class BlsClient:
         except BaseException:  # whatever it is, the cell is free again
             placed.release()
             raise
-        response = self._response(call.model, request, placed, token)
+        answer = self._threads.submit(request.exec)
+        try:
+            response = self._response(call.model, answer, placed, token)
+            begun = placed.handler_died()
+        finally:  # the cell of a call that was given up is taken until Triton answers it
+            answer.add_done_callback(lambda _: placed.release())
         if response.has_error():
-            raise from_message(response.error().message())
+            error = from_message(response.error().message())
+            if isinstance(error, Unreachable):
+                error.begun = begun
+            raise error
         tensors = {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
         values = {w.field: _value(tensors[w.name], w) for w in wire.outputs if w.name in tensors}
         return call.answer(**values)
@@ -91,14 +99,18 @@ class BlsClient:
         """Take the board away."""
         self._board.close()
 
-    def _response(self, model: str, request: Any, placed: BoardCall, token: BoardToken) -> Any:
+    def _response(
+        self,
+        model: str,
+        answer: concurrent.futures.Future[Any],
+        placed: BoardCall,
+        token: BoardToken,
+    ) -> Any:
         """Triton's answer, unless there never will be one.
 
         ``exec`` can't be interrupted, so it waits on a thread of its own, which is left behind
         with a call whose process died.
         """
-        answer = self._threads.submit(request.exec)
-        answer.add_done_callback(lambda _: placed.release())
         cancelled = 0.0
         while True:
             with contextlib.suppress(concurrent.futures.TimeoutError):
@@ -107,7 +119,9 @@ class BlsClient:
                 with contextlib.suppress(concurrent.futures.TimeoutError):
                     return answer.result(GRACE_SECONDS)
                 self._give_up(model, "the process that worked on it died")
-                raise Unreachable(f"{model}: the process that worked on the request died")
+                error = Unreachable(f"{model}: the process that worked on the request died")
+                error.begun = True
+                raise error
             cancelled += LOOK_SECONDS * token.cancelled
             if cancelled > CANCELLED_SECONDS:
                 self._give_up(model, f"it was called off {CANCELLED_SECONDS:g} s ago")

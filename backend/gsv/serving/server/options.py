@@ -44,6 +44,9 @@ class ServerOptions:
             # Explicit control lets a supervisor unload and load a model whose process died.
             "--model-control-mode=explicit",
             "--load-model=*",
+            # Every config.pbtxt is whole. To complete one, Triton would start each model's process,
+            # imports and all, end it, and start it again.
+            "--disable-auto-complete-config",
             f"--http-address={self.host}",
             f"--http-port={ports[0]}",
             f"--grpc-address={self.host}",

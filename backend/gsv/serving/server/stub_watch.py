@@ -57,7 +57,9 @@ class StubWatch:
     ) -> None:
         self._server, self._files, self._clock = server, files, clock
         self._stopped_seconds, self._silent_seconds = stopped_seconds, silent_seconds
-        self._seen: dict[tuple[str, str], _Seen] = {}
+        # By process number: instances on several GPUs have the same name where one group has all.
+        self._seen: dict[int, _Seen] = {}
+        self.server_stopped = 0.0  # seconds since the kernel first said that the server is
         self._looked = clock()
         self._server_handle = _handle_of(server)
 
@@ -80,27 +82,32 @@ class StubWatch:
         """
         now = self._clock()
         passed, self._looked = min(now - self._looked, patience), now
-        living = {_key(stub): stub for stub in living_stubs(self._server)}
+        is_stopped = state(self._server) == "T"
+        self.server_stopped = self.server_stopped + passed if is_stopped else 0.0
+        living = {stub.pid: stub for stub in living_stubs(self._server)}
+        heirs = [stub for pid, stub in living.items() if pid not in self._seen]
         lost = []
-        for key, seen in list(self._seen.items()):
-            if key not in living:
-                lost.append(Loss(seen.stub, "its process died"))
-            elif living[key].pid == seen.stub.pid:
+        for pid, seen in list(self._seen.items()):
+            if pid in living:
                 reason = self._fault(seen, passed)
                 if not reason:
                     continue
                 lost.append(Loss(seen.stub, reason))
-                del living[key]  # as good as dead
-            self._forget(key)
-        for key, stub in living.items():
-            if key not in self._seen:
-                self._seen[key] = _Seen(stub, _handle_of(stub.pid))
+                del living[pid]  # as good as dead
+            elif (heir := _heir(seen.stub, heirs)) is not None:
+                heirs.remove(heir)  # somebody has loaded the model again
+            else:
+                lost.append(Loss(seen.stub, "its process died"))
+            self._forget(pid)
+        for pid, stub in living.items():
+            if pid not in self._seen:
+                self._seen[pid] = _Seen(stub, _handle_of(pid))
         return lost
 
     def close(self) -> None:
         """Let go of the file descriptors."""
-        for key in list(self._seen):
-            self._forget(key)
+        for pid in list(self._seen):
+            self._forget(pid)
         if self._server_handle is not None:
             os.close(self._server_handle)
             self._server_handle = None
@@ -121,17 +128,18 @@ class StubWatch:
             return f"its process hangs: no sign of life for {self._silent_seconds:g} s"
         return ""
 
-    def _forget(self, key: tuple[str, str]) -> None:
-        seen = self._seen.pop(key)
+    def _forget(self, pid: int) -> None:
+        seen = self._seen.pop(pid)
         if seen.handle is not None:
             os.close(seen.handle)
         with contextlib.suppress(OSError):
-            beat_file(self._files, seen.stub.pid).unlink(missing_ok=True)
+            beat_file(self._files, pid).unlink(missing_ok=True)
 
 
-def _key(stub: Stub) -> tuple[str, str]:
-    """What a stub is called that takes the place of this one."""
-    return stub.model, stub.instance or str(stub.pid)
+def _heir(stub: Stub, newcomers: list[Stub]) -> Stub | None:
+    """The one that has taken the place of a stub that is gone."""
+    name = stub.model, stub.instance
+    return next((one for one in newcomers if (one.model, one.instance) == name), None)
 
 
 def _handle_of(pid: int) -> int | None:

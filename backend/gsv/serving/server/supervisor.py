@@ -2,7 +2,8 @@
 
 Triton's life cycle says which models are loaded; each of their instances must have a living
 process. When such a process dies (killed, out of memory), no version of Triton starts another. The
-supervisor then unloads the model and loads it again. If that fails, it restarts tritonserver; if
+supervisor then replaces the instance that was lost, where Triton can tell it from the model's
+others; else it unloads the model and loads it again. If that fails, it restarts tritonserver; if
 that fails too, it gives up and ends.
 """
 
@@ -17,16 +18,19 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from gsv.constants import PUBLIC_PREFIX, STREAM_MODEL
 from gsv.errors import Cancelled, ServerError
 from gsv.serving.server.connections import UnreadConnections, end_waiting
+from gsv.serving.server.instance_groups import replacement
 from gsv.serving.server.launcher import REQUEST_SECONDS, WAIT_STEP_SECONDS, EmbeddedServer
-from gsv.serving.server.processes import Stub, living_stubs
+from gsv.serving.server.processes import Stub, living_stubs, state
 from gsv.serving.server.stub_watch import Loss, StubWatch
 
 LOADS_BEFORE_RESTART = 2  # of one model that fail one after the other
 PROBES_BEFORE_RESTART = 2
+LEAVE_SECONDS = 5.0  # for an instance that died to be left out; it takes up to 2 on a busy machine
 LONGEST_BACKOFF_SECONDS = 10.0
 READER_LOOKS = 10  # at each connection, before its caller counts as one that reads nothing
 
@@ -97,7 +101,8 @@ class _Case:
     """A model that has to be brought back."""
 
     due: float  # when to try, by time.monotonic
-    instance: str | None = None  # the one instance that was lost; None: several
+    lost: list[str] = dataclasses.field(default_factory=list)  # instances; empty: not known
+    stubs: int = 0  # processes that the model had
     failed: int = 0  # attempts to load it that failed in a row
     unloaded: bool = False  # by us, so that Triton no longer lists it as wanted
 
@@ -150,8 +155,10 @@ class Supervisor:
         if self._server.ended():
             return []  # its stubs are nobody's children any more
         self._kill({loss.stub.pid for loss in losses})
+        stubs = collections.Counter(s.model for s in self._watch.stubs)
+        stubs.update(loss.stub.model for loss in losses)
         for loss in losses:
-            self._note(loss)
+            self._note(loss, stubs[loss.stub.model])
             self._callers.of(loss.stub.model)
         self._note_companions(sorted({loss.stub.model for loss in losses}))
         return sorted(self._cases)
@@ -170,9 +177,16 @@ class Supervisor:
         """Why tritonserver itself has to be started anew; empty while it is well."""
         if self._server.ended():
             return self._server.end_reason()
+        if self._watch.server_stopped > self._policy.stopped:
+            return f"tritonserver was stopped for {self._policy.stopped:g} s"
         now = time.monotonic()
         timeout = min(REQUEST_SECONDS, self._policy.mute)
-        if self._server.request("GET", "/v2/health/live", timeout=timeout):
+
+        def is_stopped() -> bool:
+            return state(self._server.pid) == "T"
+
+        path = "/v2/health/live"
+        if self._server.ask("GET", path, timeout=timeout, give_up=is_stopped)[0]:
             self._answered = now
         elif not self._server.ended() and now - self._answered > self._policy.mute:
             return f"tritonserver has not answered for {self._policy.mute:g} s"
@@ -180,9 +194,13 @@ class Supervisor:
             return self._probe.fault(self._server)
         return ""
 
-    def _note(self, loss: Loss) -> None:
+    def _note(self, loss: Loss, stubs: int) -> None:
+        """Note that one of a model's processes was lost; ``stubs`` is how many it had."""
         model = loss.stub.model
-        if model in self._cases or self._is_unwanted(model):
+        if case := self._cases.get(model):
+            case.lost.append(loss.stub.instance)
+            return
+        if self._is_unwanted(model):
             return
         if not self._policy.attempts:
             raise ServerError(f"model {model}: {loss.reason}; nothing is to be brought back")
@@ -199,7 +217,7 @@ class Supervisor:
                 f"model {model}: {loss.reason}; loading it again "
                 f"(attempt {budget.spent} of {self._policy.attempts})"
             )
-        self._cases[model] = _Case(time.monotonic() + wait, loss.stub.instance)
+        self._cases[model] = _Case(time.monotonic() + wait, [loss.stub.instance], stubs)
 
     def _note_companions(self, dead: list[str]) -> None:
         """Models that have to be started anew with the dead ones; their processes are ended.
@@ -227,8 +245,8 @@ class Supervisor:
 
     def _is_back(self, model: str, case: _Case) -> bool:
         """Whether somebody else has loaded it meanwhile."""
-        stubs = {(stub.model, stub.instance) for stub in self._watch.stubs}
-        return (model, case.instance) in stubs
+        stubs = [stub for stub in self._watch.stubs if stub.model == model]
+        return bool(case.stubs) and len(stubs) >= case.stubs
 
     def _lifecycle(self) -> dict[str, tuple[str, str]]:
         """What Triton was told to have loaded: state and reason of each model."""
@@ -260,14 +278,22 @@ class Supervisor:
                 case.due = time.monotonic() + self._policy.interval
                 return
         started = time.monotonic()
+        if (replaced := self._replace(model, case)) is not None:
+            if replaced:
+                self._restart(f"model {model}: {replaced}")
+            elif not self._server.ended():
+                seconds = time.monotonic() - started
+                text = f"ready again after {seconds:.1f} s; its others went on"
+                self._on_event(f"model {model}: {text}")
+            return
         status, why = self._reload(model, case)
         seconds = time.monotonic() - started
         if status == 200:
             del self._cases[model]
             self._on_event(f"model {model}: ready again after {seconds:.1f} s")
-            if case.instance is not None and not self._is_back(model, case):
-                lost = Stub(0, model, case.instance)  # so soon that it was never seen
-                self._note(Loss(lost, "its process died"))
+            if case.stubs and not self._is_back(model, case):
+                lost = Stub(0, model, case.lost[0])  # so soon that it was never seen
+                self._note(Loss(lost, "its process died"), case.stubs)
         elif not (self._server.interrupted or self._server.ended()):
             case.failed += 1
             self._on_event(f"model {model}: loading failed after {seconds:.1f} s ({why})")
@@ -275,31 +301,79 @@ class Supervisor:
             if status == 0 or case.failed >= LOADS_BEFORE_RESTART:
                 self._restart(f"model {model} can't be loaded: {why}")
 
+    def _replace(self, model: str, case: _Case) -> str | None:
+        """Put a new instance in the place of the lost one while the model's others go on.
+
+        Returns:
+            None if that can't be done, and nothing is lost but time; empty when it is done; else
+            why tritonserver has to be started anew.
+        """
+        others = self._stubs_of(model)
+        if len(case.lost) != 1 or not others or case.failed or case.unloaded:
+            return None
+        status, text = self._server.ask("GET", f"/v2/models/{model}/config")
+        found = replacement(json.loads(text), case.lost[0]) if status == 200 else None
+        if found is None:
+            return None
+        for config, patience in (
+            (found.without, min(LEAVE_SECONDS, self._policy.stuck)),
+            (found.complete, self._policy.stuck),
+        ):
+            body = {"parameters": {"config": config}}
+            status, why = self._load(model, others, body, patience)
+            if self._server.interrupted or self._server.ended():
+                return ""
+            if status == 0:  # a process that was killed in a bad moment keeps a lock of Triton's
+                return f"the lost instance can't be replaced: {why}"
+            if status != 200:
+                self._on_event(f"model {model}: the lost instance can't be replaced alone: {why}")
+                return None
+        del self._cases[model]  # what is lost from now on is another case
+        self.look()
+        if model not in self._cases and len(self._stubs_of(model)) < case.stubs:
+            lost = Stub(0, model, case.lost[0])  # so soon that it was never seen
+            self._note(Loss(lost, "its process died"), case.stubs)
+        return ""
+
     def _reload(self, model: str, case: _Case) -> tuple[int, str]:
         """HTTP status of the load (0: no answer), and what was said if it failed."""
         others = [stub for stub in living_stubs(self._server.pid) if stub.model == model]
         siblings = {stub.pid for stub in others}
-        lost = self._server.requests_in_flight(model, (case.instance or "",))
+        lost = self._server.requests_in_flight(model, case.lost)
         case.unloaded = True
         if not self._server.request("POST", f"/v2/repository/models/{model}/unload", {}):
             return 0, "Triton does not answer"
         working = {stub.instance for stub in others} if lost else None
         self._end(siblings, model, working)
-        limit = self._server.options.ready_timeout
-        path = f"/v2/repository/models/{model}/load"
+        answer = self._load(model, siblings, {}, self._policy.stuck)
+        self.look()  # the processes that are new, and what was lost meanwhile
+        return answer
+
+    def _load(
+        self, model: str, known: set[int], body: dict[str, Any], patience: float
+    ) -> tuple[int, str]:
+        """Have a model loaded; HTTP status (0: no answer), and what was said if it failed.
+
+        Args:
+            model: its name.
+            known: its processes that are there already.
+            body: of Triton's load request.
+            patience: seconds until it must have begun, or be over.
+        """
         started = time.monotonic()
 
         def is_stuck() -> bool:
             # Ending a process that died with requests in hand can stop Triton's own thread for
             # good (2.51); a load that begins at all starts its processes at once.
             waited = time.monotonic() - started
-            return waited > self._policy.stuck and not self._stubs_of(model) - siblings
+            return waited > patience and not self._stubs_of(model) - known
 
-        status, text = self._server.ask("POST", path, {}, timeout=limit, give_up=is_stuck)
-        self.look()  # the processes that are new, and what was lost meanwhile
+        path = f"/v2/repository/models/{model}/load"
+        limit = self._server.options.ready_timeout
+        status, text = self._server.ask("POST", path, body, timeout=limit, give_up=is_stuck)
         if status == 0:
             if is_stuck():
-                return 0, f"it has not begun within {self._policy.stuck:g} s"
+                return 0, f"it has not begun within {patience:g} s"
             return 0, f"no answer after {time.monotonic() - started:.0f} s"
         return status, _message(text) or f"HTTP {status}"
 
