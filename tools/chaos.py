@@ -630,6 +630,7 @@ def main(
     output: Path | None,
     logs: Path | None,
 ) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # its server must not stay behind
     wanted = only.split(",")
     if unknown := set(wanted) - set(FAULTS):
         raise click.UsageError(f"--only {','.join(sorted(unknown))}: allowed: {','.join(FAULTS)}")
