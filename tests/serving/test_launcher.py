@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from gsv.serving.server.supervisor import RecoveryPolicy, Supervisor
 pytestmark = pytest.mark.server
 
 OPTIONS = ServerOptions(ready_timeout=60, exit_timeout=20)
+ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-c", "from gsv.commands.serve import serve; serve()"]
 ANY_PORTS = ["--http-port=0", "--grpc-port=0", "--metrics-port=0"]
 
@@ -361,3 +363,27 @@ class TestCommand:
     def regions_of(self, process: subprocess.Popen[str]) -> list[Path]:
         namespace = os.stat("/proc/self/ns/pid").st_ino
         return list(processes.SHARED_MEMORY.glob(f"gsv-{namespace}-{process.pid}-*"))
+
+
+@pytest.mark.parametrize(
+    ("files", "complete"),
+    [
+        ({}, True),
+        ({"other/config.pbtxt": 'input [ { name: "A" } ]\noutput [ { name: "B" } ]'}, True),
+        ({"other/config.pbtxt": 'backend: "onnxruntime"'}, False),
+        ({"other/1/model.onnx": ""}, False),
+        ({".kept/notes": "", "notes": ""}, True),
+    ],
+)
+def test_only_whole_configurations_are_not_completed(
+    tmp_path: Path, files: dict[str, str], complete: bool
+) -> None:
+    """Somebody's ONNX file beside our models is loaded as ever."""
+    shutil.copytree(ROOT / "model_repository", tmp_path / "models")
+    for name, text in files.items():
+        path = tmp_path / "models" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    flag = "--disable-auto-complete-config"
+    given = ServerOptions().arguments(tmp_path / "models", None, (1, 2, 3), "x")
+    assert (flag in given) == complete

@@ -44,9 +44,6 @@ class ServerOptions:
             # Explicit control lets a supervisor unload and load a model whose process died.
             "--model-control-mode=explicit",
             "--load-model=*",
-            # Every config.pbtxt is whole. To complete one, Triton would start each model's process,
-            # imports and all, end it, and start it again.
-            "--disable-auto-complete-config",
             f"--http-address={self.host}",
             f"--http-port={ports[0]}",
             f"--grpc-address={self.host}",
@@ -57,6 +54,10 @@ class ServerOptions:
             f"--backend-config=python,shm-region-prefix-name={regions}",
             f"--backend-config=python,thread-pool-size={call_threads(repository)}",
         ]
+        if is_complete(repository):
+            # To complete configurations, Triton would start each model's process, imports and all,
+            # end it, and start it again.
+            arguments.append("--disable-auto-complete-config")
         if backends is not None:
             arguments.append(f"--backend-directory={backends}")
         if self.control_key:
@@ -89,6 +90,23 @@ def call_threads(repository: Path) -> int:
         text = config.read_text(encoding="utf-8", errors="replace")
         found += map(int, re.findall(r'key: "concurrency"\s+value: \{ string_value: "(\d+)"', text))
     return _CALLS_OF_A_REQUEST * max(found)
+
+
+def is_complete(repository: Path) -> bool:
+    """Whether every model's configuration tells its tensors, as ours do.
+
+    Other people's models, such as an ONNX file, may lie beside ours and leave that to Triton.
+    """
+    for folder in repository.iterdir():
+        if not folder.is_dir() or folder.name.startswith("."):
+            continue
+        try:
+            text = (folder / "config.pbtxt").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return False
+        if not all(re.search(rf"^\s*{side}\b", text, re.MULTILINE) for side in ("input", "output")):
+            return False
+    return True
 
 
 def check_repository(repository: Path) -> int:
