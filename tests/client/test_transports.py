@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import subprocess
 import sys
@@ -316,6 +317,12 @@ class OtherServer(threading.Thread):
             with connection:
                 connection.recv(65_536)
                 connection.sendall(self._answer)
+                # Closing with something unread would reset the connection, answer and all.
+                connection.shutdown(socket.SHUT_WR)
+                connection.settimeout(1.0)
+                with contextlib.suppress(OSError):
+                    while connection.recv(65_536):
+                        pass
 
     def close(self) -> None:
         self._socket.shutdown(socket.SHUT_RDWR)
