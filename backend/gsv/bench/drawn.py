@@ -21,9 +21,9 @@ from gsv.options import DEFAULTS
 from gsv.stages.calls import StageCall
 from gsv.stages.messages import Details, SemanticResult, SpeechRequest
 from gsv.stages.synthesis import Speech, prepare, run
+from gsv_client.bench.quality import LONG
 
 AT_ONCE = 16  # answers whose sentences share the running batch
-LONG = 2.0  # times the expected tokens from which on a sentence is far too long
 Drawn = dict[str, Any]  # a sentence as ``DRAWN`` tells of it, with its text
 
 

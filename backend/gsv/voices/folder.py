@@ -160,8 +160,7 @@ class VoiceFolder:
                 return known.entry
             if not self._exists(folder, patient=known.entry is not None or fresh):
                 known.entry = None
-                with self._lock:
-                    self._known.pop(name, None)
+                self._forget(name)
                 return None
             # A broken voice may be waiting for a file whose name isn't known here: always read.
             if not (
@@ -170,11 +169,14 @@ class VoiceFolder:
             ):
                 known.entry = self._read(folder, known.entry)
                 if known.entry is None:
-                    with self._lock:
-                        self._known.pop(name, None)
+                    self._forget(name)
                     return None
             known.looked = now
             return known.entry
+
+    def _forget(self, name: str) -> None:
+        with self._lock:
+            self._known.pop(name, None)
 
     def _exists(self, folder: Path, *, patient: bool) -> bool:
         """Whether it is there; a voice that has just been seen may be about to be replaced."""
