@@ -30,6 +30,6 @@ def run(toy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "run"
     shutil.copytree(toy_run, folder)
     monkeypatch.setattr(places, "RUN", folder)
-    for name in ("data.HELD_OUT", "gpt.HELD_OUT", "sovits.HELD_OUT"):
+    for name in ("data.HELD_OUT", "gpt.HELD_OUT"):
         monkeypatch.setattr(name, 4)
     return folder

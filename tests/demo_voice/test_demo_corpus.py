@@ -9,7 +9,8 @@ import corpus
 import numpy as np
 import pytest
 import teachers
-from data import Corpus
+import torch
+from data import Corpus, Cutter
 from toy_teachers import PHONE_SECONDS, TEXTS, ToyTeacher
 
 from gsv.constants import MEL_HOP
@@ -122,3 +123,45 @@ class TestCodes:
         labels = codes.class_labels(read, 0)
         silent = book.targets(read, 0)[: len(labels)][labels == 0]
         assert (silent[:, codes.PITCH] == 0).all()
+
+
+class TestParts:
+    """Of parts whose rows alone are there, texts and phonemes can be learned, but no sound."""
+
+    def test_a_part_without_sound_has_empty_waves(self, part: Path) -> None:
+        corpus.speak(part.with_name("0001"), "slt", TEXTS[5:9], corpus.Reader())
+        for kind in ("waves", "mels"):
+            part.with_name(f"0001.{kind}.npy").unlink()
+        read = Corpus.parts(part.parents[1], ["slt"])
+        assert len(read) == 9
+        assert len(read.phonemes[8]) > 0
+        assert (read.mels.lengths() > 0).tolist() == [True] * 5 + [False] * 4
+        assert len(read.waves[8]) == 0
+
+    def test_what_is_held_out_has_sound(self, run: Path) -> None:
+        last = run / "corpus" / "slt" / "0001"
+        for kind in ("waves", "mels"):
+            last.with_name(f"{last.name}.{kind}.npy").unlink()
+        read = codes.read("corpus")
+        held, learned = read.held_out(), read.learned()
+        assert not set(held) & set(learned)
+        assert (read.mels.lengths()[np.concatenate([held, learned])] > 0).all()
+        assert (read.teachers[held] == 0).sum() == 4
+
+    def test_so_many_of_each_teacher_are_named(
+        self, run: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        found = [(stem.name, teacher) for stem, teacher in corpus.parts(1)]
+        assert found == [("rms", "rms"), ("slt", "slt"), ("0000", "rms"), ("0000", "slt")]
+
+
+@pytest.mark.parametrize("kind", ["waves", "mels"])
+def test_spans_are_the_same_from_memory_as_from_files(run: Path, kind: str) -> None:
+    rows = getattr(codes.read("corpus"), kind)
+    device = torch.device("cpu")
+    files, memory = Cutter(rows, device), Cutter(rows, device)
+    memory._flat = rows.joined(device)
+    chosen, firsts = np.array([3, 0, len(rows) - 1]), np.array([2, 0, 5])
+    one, other = (cutter.spans(chosen, firsts, 7) for cutter in (files, memory))
+    assert torch.equal(one, other)
+    assert torch.equal(one[0], torch.from_numpy(rows[3][2:9].astype(np.float32)))

@@ -60,7 +60,7 @@ def train_hubert(steps: int) -> tuple[Trainer[Any], Losses]:
     module = hubert.Ear().train()
     trainer = Trainer("hubert", module, 1e-3, 0.0, steps, seed=2)
     said, book = codes.Tokenized.load("corpus"), codes.Codebook.load()
-    source = hubert.Source(codes.read("corpus"), said, book, trainer.random, 2)
+    source = hubert.Source(codes.read("corpus"), said, book, trainer.random, trainer.device, 2)
     return trainer, lambda: hubert.losses(module, *source.batch())
 
 

@@ -76,5 +76,5 @@ def make_run(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
             corpus.speak(stem, name, TEXTS[part * 20 : part * 20 + 20], reader)
     main = codes.main.callback
     assert main is not None
-    main()
+    main(1)
     return folder

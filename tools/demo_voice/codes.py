@@ -15,11 +15,13 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
 
 import click
 import numpy as np
 import pitch
 import places
+import torch
 from corpus import LEAD_SECONDS
 from data import Array, Corpus
 from scipy.cluster.vq import kmeans2
@@ -46,6 +48,7 @@ _MIDDLE = 0.55  # of a token, where its phoneme is looked up (HuBERT's frames li
 _UNIT = 10_000  # of the corpus's phone times
 _SAMPLE = 600  # utterances of each teacher that the codebook is made from
 _FEWEST = 50  # tokens that a code stands for at least
+_CHUNK = 20  # utterances that a process is handed at once
 PHONES = [
     "AA", "AE", "AH", "AO", "AW", "AY", "B", "CH", "D", "DH", "EH", "ER", "EY", "F", "G", "HH",
     "IH", "IY", "JH", "K", "L", "M", "N", "NG", "OW", "OY", "P", "R", "S", "SH", "T", "TH",
@@ -288,8 +291,29 @@ def read(name: str) -> Corpus:
     return Corpus.parts(places.RUN / name, teacher_names())
 
 
+_part: Corpus  # of one of the processes of :func:`tokens`
+_book: Codebook
+
+
+def _begin(name: str) -> None:
+    global _part, _book
+    torch.set_num_threads(1)
+    _part, _book = read(name), Codebook.load()
+
+
+def _row(index: int) -> Array:
+    return _book.tokens(_book.targets(_part, index))
+
+
+def tokens(name: str, count: int, processes: int) -> list[Array]:
+    """Those of every utterance of ``corpus`` or ``judged``, which has ``count``."""
+    with ProcessPoolExecutor(processes, initializer=_begin, initargs=(name,)) as pool:
+        return list(pool.map(_row, range(count), chunksize=_CHUNK))
+
+
 @click.command()
-def main() -> None:
+@click.option("--processes", default=1, show_default=True)
+def main(processes: int) -> None:
     """Make the codebook and the tokens."""
     log = places.logger("codes")
     corpus = read("corpus")
@@ -297,7 +321,7 @@ def main() -> None:
         make(corpus).store()  # what was trained with one would not understand another
     book = Codebook.load()
     for name, part in (("corpus", corpus), ("judged", read("judged"))):
-        rows = [book.tokens(book.targets(part, i)) for i in range(len(part))]
+        rows = tokens(name, len(part), processes)
         everything = np.concatenate(rows)
         phonemes = [part.phonemes[i] for i in range(len(part))]
         np.savez_compressed(

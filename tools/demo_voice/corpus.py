@@ -195,13 +195,18 @@ def _job_again(arguments: tuple[Path, str]) -> int:
     return speak_again(*arguments)
 
 
-def parts() -> list[tuple[Path, str]]:
-    """The parts of which at least the rows are there, the judged sentences first."""
+def parts(most: int | None = None) -> list[tuple[Path, str]]:
+    """The parts of which at least the rows are there, the judged sentences first.
+
+    ``most`` is how many of each teacher's corpus are wanted.
+    """
     found = []
-    for kind in ("judged", "corpus"):
-        for path in sorted((places.RUN / kind).rglob("*.rows.npz")):
-            stem = path.with_name(path.name.removesuffix(".rows.npz"))
-            found.append((stem, stem.name if kind == "judged" else stem.parent.name))
+    for path in sorted((places.RUN / "judged").glob("*.rows.npz")):
+        stem = path.with_name(path.name.removesuffix(".rows.npz"))
+        found.append((stem, stem.name))
+    for folder in sorted((places.RUN / "corpus").glob("*")):
+        for path in sorted(folder.glob("*.rows.npz"))[:most]:
+            found.append((path.with_name(path.name.removesuffix(".rows.npz")), folder.name))
     return found
 
 
@@ -222,13 +227,14 @@ def jobs(names: Sequence[str], count: int) -> list[tuple[Path, str, list[str]]]:
 @click.option("--teachers", "names", default="slt,rms", show_default=True)
 @click.option("--processes", default=1, show_default=True)
 @click.option("--again", is_flag=True, help="Make waves and mels for the rows that are there.")
-def main(count: int, names: str, processes: int, again: bool) -> None:
+@click.option("--most", type=int, help="With --again: parts of each teacher; by default all.")
+def main(count: int, names: str, processes: int, again: bool, most: int | None) -> None:
     """Speak the training texts and, for the judge, the judged ones."""
     log = places.logger("corpus")
     if again:
         with ProcessPoolExecutor(processes) as pool:
-            other = sum(pool.map(_job_again, parts()))
-        log.info("%d parts; %d waves are not the very same as before", len(parts()), other)
+            made = list(pool.map(_job_again, parts(most)))
+        log.info("%d parts; %d waves are not the very same as before", len(made), sum(made))
         return
     chosen = names.split(",")
     if unknown := set(chosen) - set(teachers.TEACHERS):

@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+
+from gsv.constants import MEL_CHANNELS
 
 Array = NDArray[Any]
 HELD_OUT = 50  # last utterances of each teacher, which no step learns from
+_SOUNDLESS = {"waves": np.zeros(0, np.int16), "mels": np.zeros((0, MEL_CHANNELS), np.float16)}
 
 
 class Rows:
@@ -34,10 +39,39 @@ class Rows:
         """Of every row."""
         return np.concatenate([np.diff(borders) for _, borders in self._parts])
 
+    def starts(self) -> Array:
+        """Of every row, in :meth:`joined`."""
+        sizes = np.cumsum([0, *(len(flat) for flat, _ in self._parts)])
+        found = zip(self._parts, sizes[:-1], strict=True)
+        return np.concatenate([first + borders[:-1] for (_, borders), first in found])
+
+    def joined(self, device: torch.device) -> Tensor:
+        """All rows in one flat tensor on ``device``."""
+        return torch.cat([torch.from_numpy(np.array(flat)).to(device) for flat, _ in self._parts])
+
+
+class Cutter:
+    """Cuts spans of rows: from the files, or on a GPU from its memory, where all rows are kept."""
+
+    def __init__(self, rows: Rows, device: torch.device) -> None:
+        self._rows, self._device = rows, device
+        self._flat = rows.joined(device) if device.type == "cuda" else None
+        self._starts = rows.starts()
+
+    def spans(self, rows: Array, firsts: Array, size: int) -> Tensor:
+        """[B, size, ...] float32 on the device, each from its place ``firsts`` on."""
+        if self._flat is None:
+            cut = [self._rows[int(r)][f : f + size] for r, f in zip(rows, firsts, strict=True)]
+            return torch.from_numpy(np.stack(cut).astype(np.float32)).to(self._device)
+        begin = torch.from_numpy(self._starts[rows] + firsts).to(self._device)
+        return self._flat[begin[:, None] + torch.arange(size, device=self._device)].float()
+
 
 class Corpus:
     """Utterances: ``texts``, ``teachers`` (a number each), ``waves`` (int16, 32 kHz), ``mels``
-    [T, 100] (float16, normalised), ``phonemes`` and their ``ends`` (in 0.1 ms)."""
+    [T, 100] (float16, normalised), ``phonemes`` and their ``ends`` (in 0.1 ms).
+
+    Waves and mels are empty in parts of which only the rows are there."""
 
     def __init__(self, stems: Sequence[tuple[int, Path]]) -> None:
         """Parts, each with the number of its teacher."""
@@ -49,17 +83,12 @@ class Corpus:
             np.full(len(part["texts"]), number)
             for (number, _), part in zip(stems, rows, strict=True)
         ])  # fmt: skip
-        self.waves = self._rows(stems, "waves", [part["wave_borders"] for part in rows])
-        self.mels = self._rows(stems, "mels", [part["mel_borders"] for part in rows])
+        self.waves = _sounds(stems, "waves", [part["wave_borders"] for part in rows])
+        self.mels = _sounds(stems, "mels", [part["mel_borders"] for part in rows])
         self.phonemes = Rows([(part["phonemes"], part["phoneme_borders"]) for part in rows])
         self.ends = Rows([(part["ends"], part["phoneme_borders"]) for part in rows])
         self.stems = [stem for _, stem in stems]
         self.sizes = [len(part["texts"]) for part in rows]
-
-    @staticmethod
-    def _rows(stems: Sequence[tuple[int, Path]], kind: str, borders: Sequence[Array]) -> Rows:
-        flats = [np.load(_beside(stem, f"{kind}.npy"), mmap_mode="r") for _, stem in stems]
-        return Rows(list(zip(flats, borders, strict=True)))
 
     @classmethod
     def parts(cls, folder: Path, names: Sequence[str]) -> Corpus:
@@ -70,9 +99,29 @@ class Corpus:
         return len(self.texts)
 
     def learned(self) -> Array:
-        """Places of the utterances that are for learning; the others are held out."""
-        parts = [np.flatnonzero(self.teachers == t)[:-HELD_OUT] for t in set(self.teachers)]
-        return np.sort(np.concatenate(parts))
+        """Places of the utterances with sound that are for learning."""
+        return np.sort(np.concatenate([places[:-HELD_OUT] for places in self._with_sound()]))
+
+    def held_out(self) -> Array:
+        """Places of those that no step learns the sound of."""
+        return np.sort(np.concatenate([places[-HELD_OUT:] for places in self._with_sound()]))
+
+    def _with_sound(self) -> list[Array]:
+        """By teacher."""
+        there = self.mels.lengths() > 0
+        numbers = np.unique(self.teachers)
+        return [np.flatnonzero((self.teachers == number) & there) for number in numbers]
+
+
+def _sounds(stems: Sequence[tuple[int, Path]], kind: str, borders: Sequence[Array]) -> Rows:
+    parts = []
+    for (_, stem), own in zip(stems, borders, strict=True):
+        file = _beside(stem, f"{kind}.npy")
+        if file.is_file():
+            parts.append((np.load(file, mmap_mode="r"), own))
+        else:
+            parts.append((_SOUNDLESS[kind], np.zeros_like(own)))
+    return Rows(parts)
 
 
 def _stems(folder: Path, name: str) -> Iterator[Path]:

@@ -30,6 +30,7 @@ CONFIG = GPTConfig(hidden_dim=192, heads=6, layers=6)
 TOKENS = 3_600  # of a batch, prompts included
 _PROMPT = 120  # tokens that a prompt has at most; batches without one count from up to here
 _GUIDED_LAYERS = (1, 2)  # their heads 0 and 1 are to look at the present and the next phone
+_DROPPED = 0.1
 _CORRUPTED = 0.08  # share of input tokens that are replaced, so that the GPT forgives its mistakes
 _PROMPTED = (0.3, 0.85)  # share of batches with a prompt, at the beginning and at the end
 _OWN_PROMPT = 0.6  # share of those whose prompt is the teacher's own reference
@@ -191,8 +192,13 @@ def padded(rows: list[Array], value: int) -> Tensor:
 def forward(gpt: SemanticGPT, rows: list[Row], tokens: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Logits [B, audio, V] of the token after each one, and the guided heads' scores.
 
-    The same sums as the product's ``prefill``, whose rows have their text's padding elsewhere.
+    The same sums as the product's ``prefill``, whose rows have their text's padding elsewhere; in
+    training some of what the layers add is dropped.
     """
+
+    def dropped(values: Tensor) -> Tensor:
+        return functional.dropout(values, _DROPPED, gpt.training)
+
     device = tokens.device
     ids = padded([row.phonemes for row in rows], -1)
     known = (ids >= 0).to(device)
@@ -221,8 +227,9 @@ def forward(gpt: SemanticGPT, rows: list[Row], tokens: Tensor) -> tuple[Tensor, 
             scores = q[:, :2, words:] @ k[:, :2].mT / q.shape[-1] ** 0.5
             guided.append(scores.float() + mask[:, :, words:])
         mixed = attend(q, k, v, mask.to(q.dtype))
-        x = layer.attention_norm(x + heads.output(mixed.transpose(1, 2).flatten(2)))
-        x = layer.feed_forward_norm(x + layer.contract(functional.relu(layer.expand(x))))
+        x = layer.attention_norm(x + dropped(heads.output(mixed.transpose(1, 2).flatten(2))))
+        hidden = functional.relu(layer.expand(x))
+        x = layer.feed_forward_norm(x + dropped(layer.contract(hidden)))
     return gpt.head(x[:, words:]).float(), guided
 
 

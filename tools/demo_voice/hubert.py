@@ -10,7 +10,7 @@ import numpy as np
 import places
 import torch
 from codes import CLASSES, CODES, PITCH, WIDTH, Codebook, Tokenized, read
-from data import Array, Corpus
+from data import Array, Corpus, Cutter
 from loop import Trainer, limits
 from numpy.random import Generator
 from torch import Tensor, nn
@@ -36,6 +36,7 @@ CONFIG = HubertConfig(  # type: ignore[no-untyped-call]
 )  # fmt: skip
 BATCH = 8
 _LONGEST = 200  # tokens of a training sentence; references are shorter
+_STEP = 10  # tokens that lengths are multiples of, for cuDNN plans anew for each new shape
 _TAIL = 14  # tokens of the zeros behind a reference that are surely silent
 _JUDGED = 60  # held-out sentences
 _SHARPNESS = 8.0  # of the classes' softmax: their values are to be 0 and 1, not logits
@@ -85,11 +86,14 @@ class Source:
     """Batches of sentences cut to the same length, each followed by a reference's zeros."""
 
     def __init__(
-        self, corpus: Corpus, said: Tokenized, book: Codebook, random: Generator, size: int = BATCH
-    ) -> None:
-        self._corpus, self._said, self._random, self._size = corpus, said, random, size
-        self._codes = book.codes
+        self, corpus: Corpus, said: Tokenized, book: Codebook, random: Generator,
+        device: torch.device, size: int = BATCH,
+    ) -> None:  # fmt: skip
+        self._said, self._random, self._size = said, random, size
+        self._waves = Cutter(corpus.waves, device)
+        self._codes, self._device = torch.from_numpy(book.codes).to(device), device
         learned = corpus.learned()
+        learned = learned[said.frames[learned] >= _STEP * FRAMES_PER_TOKEN]
         self._by_length = learned[np.argsort(said.frames[learned], kind="stable")]
 
     def batch(self) -> tuple[Tensor, Tensor]:
@@ -98,14 +102,15 @@ class Source:
         first = self._random.integers(len(self._by_length) - span + 1)
         chosen = self._random.permutation(self._by_length[first : first + span])[: self._size]
         count = min(int(self._said.frames[chosen].min()) // FRAMES_PER_TOKEN, _LONGEST)
-        size = count * SSL_RATE // TOKEN_RATE
-        tail = np.zeros(SSL_TAIL_SAMPLES, np.float32)
-        waves, wanted = [], []
-        for index in chosen:
-            waves.append(np.concatenate([heard(self._corpus.waves[index])[:size], tail]))
-            said = self._said.tokens[index]
-            wanted.append(self._codes[np.append(said[:count], np.full(_TAIL, said[-1]))])
-        return torch.from_numpy(np.stack(waves)), torch.from_numpy(np.stack(wanted))
+        count = count // _STEP * _STEP
+        size = count * REFERENCE_RATE // TOKEN_RATE
+        waves = self._waves.spans(chosen, np.zeros(len(chosen), np.int64), size) / 32768
+        # On the device; what the product's own filter makes of a recording is next to the same.
+        waves = audio.resample_sinc(waves, REFERENCE_RATE, SSL_RATE)
+        said = [self._said.tokens[index] for index in chosen]
+        wanted = np.stack([np.append(row[:count], np.full(_TAIL, row[-1])) for row in said])
+        places = torch.from_numpy(wanted).to(self._device)
+        return functional.pad(waves, (0, SSL_TAIL_SAMPLES)), self._codes[places]
 
 
 def losses(ear: Ear, waves: Tensor, wanted: Tensor) -> dict[str, Tensor]:
@@ -130,17 +135,17 @@ def main(minutes: float, steps: int | None, device: str) -> None:
     corpus, said, book = read("corpus"), Tokenized.load("corpus"), Codebook.load()
     ear = Ear().train()
     trainer = Trainer("hubert", ear, 2e-3, minutes, steps, device, seed=1)
-    source = Source(corpus, said, book, trainer.random, BATCH * trainer.scale)
+    source = Source(corpus, said, book, trainer.random, trainer.device, BATCH * trainer.scale)
 
     def step() -> dict[str, Tensor]:
         waves, wanted = source.batch()
-        return losses(ear, waves.to(trainer.device), wanted.to(trainer.device))
+        return losses(ear, waves, wanted)
 
     trainer.finish(step)
     mean: Ear = trainer.mean.cpu()
-    held = sorted(set(range(len(corpus))) - set(corpus.learned().tolist()))[:_JUDGED]
+    held = corpus.held_out()
     codes, phones = [], []
-    for index in held:
+    for index in held[:: max(1, len(held) // _JUDGED)].tolist():
         found = tokens(mean, book.codes, corpus.waves[index])
         wanted = said.tokens[index][: len(found)]
         found = found[: len(wanted)]

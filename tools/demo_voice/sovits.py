@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import click
 import numpy as np
 import torch
 from codes import CODES, WIDTH, Codebook, Tokenized, read
-from data import HELD_OUT, Array
+from data import Array, Corpus, Cutter
 from hubert import SSL_DIM
 from loop import Trainer, attend, limits
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from torch.nn import functional
 
 from gsv import audio
 from gsv.config import SoVITSConfig
-from gsv.constants import FRAMES_PER_TOKEN, STYLE_BINS
+from gsv.constants import FRAMES_PER_TOKEN, MEL_HOP, STYLE_BINS
 from gsv.models.dit import Block, DiT, ResponseNorm
 from gsv.models.sovits import SoVITS
 from gsv.models.text_encoder import RelativeAttention
@@ -33,6 +34,8 @@ CONFIG = SoVITSConfig(
 STEPS = 8  # of the voice's own flow
 FRAMES = 3_200  # of a batch
 _LONGEST = 1_200  # frames of a sentence
+_STEP, _TEXT_STEP = 32, 32  # frames and phonemes that lengths are multiples of
+_MOST_ROWS = 128
 _STEP_SIZES = (0.0, 1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4)
 _FARTHEST = 400  # frames of prompt that may stand before a sentence
 _REFERENCE = 0.6  # share of batches whose prompt and timbre are the teacher's own reference's
@@ -107,54 +110,84 @@ class Batch:
     mel: Tensor  # [B, 100, 4 N]
     prompt_tokens: Tensor  # [1, n]
     prompt_phonemes: Tensor  # [1, p]
+    prompt_lengths: list[int]
     prompt_mel: Tensor  # [100, frames]
     prompt_wave: Tensor  # [samples] at 32 kHz
     frames: int  # how many of the prompt's last frames are the prompt
     offset: int  # the place at which it begins
 
 
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """The corpus or the judged sentences."""
+
+    corpus: Corpus
+    said: Tokenized
+    mels: Cutter
+    waves: Cutter
+
+    @classmethod
+    def load(cls, name: str, device: torch.device) -> Part:
+        """From the run."""
+        corpus = read(name)
+        mels, waves = Cutter(corpus.mels, device), Cutter(corpus.waves, device)
+        return cls(corpus, Tokenized.load(name), mels, waves)
+
+
+def _padded(rows: Sequence[Array]) -> Array:
+    """[B, a multiple of ``_TEXT_STEP``]"""
+    size = -(-max(map(len, rows)) // _TEXT_STEP) * _TEXT_STEP
+    return np.stack([np.pad(row, (0, size - len(row))) for row in rows])
+
+
 class Source:
-    """Draws batches of whole sentences of like lengths, a teacher at a time."""
+    """Draws batches of sentences of like lengths, a teacher at a time.
+
+    Lengths are multiples of ``_STEP`` and ``_TEXT_STEP``: cuDNN plans anew for each new shape.
+    """
 
     def __init__(
         self, random: np.random.Generator, device: torch.device, frames: int = FRAMES
     ) -> None:
         self._random, self._device, self._frames = random, device, frames
-        self._parts = {name: (read(name), Tokenized.load(name)) for name in ("corpus", "judged")}
-        said = self._parts["corpus"][1]
+        self._parts = {name: Part.load(name, device) for name in ("corpus", "judged")}
+        self._said, self._mels = self._parts["corpus"].said, self._parts["corpus"].mels
+        frames_of = self._said.frames
+        learned = self._parts["corpus"].corpus.learned()
+        learned = learned[(frames_of[learned] <= _LONGEST) & (frames_of[learned] >= _STEP)]
         self._rows: dict[int, Array] = {}
-        for teacher in sorted(set(said.teachers.tolist())):
-            own = np.flatnonzero(said.teachers == teacher)[:-HELD_OUT]
-            own = own[said.frames[own] <= _LONGEST]
-            self._rows[teacher] = own[np.argsort(said.frames[own], kind="stable")]
-        self._judged = self._parts["judged"][1].teachers
+        for teacher in np.unique(self._said.teachers).tolist():
+            own = learned[self._said.teachers[learned] == teacher]
+            self._rows[teacher] = own[np.argsort(frames_of[own], kind="stable")]
+        self._judged = self._parts["judged"].said.teachers
 
     def batch(self) -> Batch:
         """On the device."""
         teacher = int(self._random.choice(list(self._rows)))
         rows = self._rows[teacher]
-        corpus, said = self._parts["corpus"]
         at = int(self._random.integers(len(rows)))
-        count = int(np.clip(self._frames // said.frames[rows[at]], 2, 64))
-        first = max(0, min(at - 2 * count, len(rows) - 4 * count))
+        size = int(self._said.frames[rows[at]]) // _STEP * _STEP  # frames
+        count = int(np.clip(self._frames // size, 2, _MOST_ROWS))
+        # Sentences that are as long, and little longer ones, whose ends are cut off.
+        first = int(np.searchsorted(self._said.frames[rows], size))
         chosen = self._random.choice(rows[first : first + 4 * count], count)
-        size = int(said.frames[chosen].min()) // FRAMES_PER_TOKEN
-        mels = [np.asarray(corpus.mels[i][: size * FRAMES_PER_TOKEN]) for i in chosen]
-        phonemes = [said.phonemes[i] for i in chosen]
-        longest = max(map(len, phonemes))
+        tokens = size // FRAMES_PER_TOKEN
+        phonemes = [self._said.phonemes[i] for i in chosen]
         part, row = self._prompt(teacher)
-        prompts, prompt_said = self._parts[part]
-        mel = self._on(np.asarray(prompts.mels[row]).astype(np.float32)).T
-        frames, offset = self._prompt_frames(mel.shape[-1])
+        prompt = self._parts[part]
+        whole = int(prompt.said.frames[row]) // _STEP * _STEP
+        frames, offset = self._prompt_frames(whole)
+        one, start = np.array([row]), np.array([0])
         return Batch(
-            self._on(np.stack([said.tokens[i][:size] for i in chosen])),
-            self._on(np.stack([np.pad(row, (0, longest - len(row))) for row in phonemes])),
+            self._on(np.stack([self._said.tokens[i][:tokens] for i in chosen])),
+            self._on(_padded(phonemes)),
             [len(row) for row in phonemes],
-            self._on(np.stack(mels).astype(np.float32)).mT,
-            self._on(prompt_said.tokens[row][None]),
-            self._on(prompt_said.phonemes[row][None]),
-            mel,
-            self._on(np.asarray(prompts.waves[row]).astype(np.float32) / 32768),
+            self._mels.spans(chosen, np.zeros(count, np.int64), size).mT,
+            self._on(prompt.said.tokens[row][None, : whole // FRAMES_PER_TOKEN]),
+            self._on(_padded([prompt.said.phonemes[row]])),
+            [len(prompt.said.phonemes[row])],
+            prompt.mels.spans(one, start, whole)[0].T,
+            prompt.waves.spans(one, start, whole * MEL_HOP)[0] / 32768,
             frames,
             offset,
         )
@@ -201,7 +234,9 @@ def losses(learner: Learner, batch: Batch) -> dict[str, Tensor]:
     whole = batch.prompt_mel.shape[-1]
     prompt = batch.prompt_mel[:, whole - frames :]
     if frames:
-        before, _ = sovits.condition(batch.prompt_tokens, None, batch.prompt_phonemes, None, timbre)
+        before, _ = sovits.condition(
+            batch.prompt_tokens, None, batch.prompt_phonemes, batch.prompt_lengths, timbre
+        )
         before = before[..., whole - frames : whole].expand(rows, -1, -1)
         condition = torch.cat([before, condition], dim=-1)
     # Drawn on the processor, so that a run on any device draws the same.

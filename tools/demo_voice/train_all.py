@@ -1,11 +1,13 @@
 """Makes the whole voice with one command: on a GPU in minutes, on a processor over nights.
 
+    export PYTHONPATH=backend:client
     python tools/demo_voice/train_all.py --device cuda --minutes 9 --bundle build/demo_voice_bundle
     python tools/demo_voice/train_all.py --minutes 960
 
 With a bundle nothing else is needed but PyTorch, NumPy, SciPy, transformers and click. On a GPU all
-steps train side by side, each until the time is over: small networks leave most of a GPU idle. On a
-processor one after another gets its share of the minutes. Stopped and called again, it goes on.
+steps train side by side, each until the time is over: small networks leave most of a GPU idle, and
+NVIDIA's MPS, where it can be had, lets their kernels run at once. On a processor one after another
+gets its share of the minutes. Stopped and called again, it goes on.
 """
 
 from __future__ import annotations
@@ -25,10 +27,13 @@ import bundle as bundles
 import click
 import places
 
+from gsv.serving.server import gpus, mps
+
 TOOLS = Path(__file__).resolve().parent
 SHARES = {"gpt": 0.34, "sovits": 0.32, "vocoder": 0.26, "hubert": 0.08}  # on a processor
 _EXPORT_SECONDS = 40  # kept for the export at the end
 _THREADS = 2  # of each step on a GPU's machine
+_PARTS = 40  # of each teacher's corpus that are spoken once more; the GPT needs no sound
 _GRACE = 60.0  # seconds that a step has to save its state when it is stopped
 
 
@@ -109,23 +114,36 @@ def prepare(bundle: Path | None) -> dict[str, str]:
 def make_corpus(plan: Plan, bundled: bool, count: int, environment: dict[str, str]) -> None:
     """The corpus and its tokens; with a bundle only the waves."""
     options = ["--processes", str(plan.processes)]
-    options += ["--again"] if bundled else ["--count", str(count)]
+    options += ["--again", "--most", str(_PARTS)] if bundled else ["--count", str(count)]
     run_all([command("corpus", *options)], environment)
     if not (places.RUN / "corpus_tokens.npz").is_file():
-        run_all([command("codes")], environment)
+        run_all([command("codes", "--processes", str(plan.processes))], environment)
 
 
 def side_by_side(plan: Plan, bundled: bool, count: int, environment: dict[str, str]) -> None:
     """On a GPU. The GPT needs no waves, so it begins before they are there."""
     if not bundled:
         make_corpus(plan, bundled, count, environment)
-    with _process(command("gpt", *plan.limit(plan.left)), environment) as gpt:
-        if bundled:
-            make_corpus(plan, bundled, count, environment)
-        others = [step for step in SHARES if step != "gpt"]
-        run_all([command(step, *plan.limit(plan.left)) for step in others], environment)
-        if gpt.wait():
-            raise click.ClickException("gpt failed; its message stands above")
+    with _mps() as variables:
+        shared = environment | variables
+        with _process(command("gpt", *plan.limit(plan.left)), shared) as gpt:
+            if bundled:
+                make_corpus(plan, bundled, count, environment)
+            others = [step for step in SHARES if step != "gpt"]
+            run_all([command(step, *plan.limit(plan.left)) for step in others], shared)
+            if gpt.wait():
+                raise click.ClickException("gpt failed; its message stands above")
+
+
+@contextlib.contextmanager
+def _mps() -> Iterator[dict[str, str]]:
+    """What processes that share the GPU must have in their environment; a daemon meanwhile."""
+    daemon = mps.start("auto", gpus.listed(), click.echo)
+    try:
+        yield {} if daemon is None else daemon.environment
+    finally:
+        if daemon is not None:
+            daemon.stop()
 
 
 def in_turn(plan: Plan, bundled: bool, count: int, environment: dict[str, str]) -> None:

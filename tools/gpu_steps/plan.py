@@ -47,6 +47,7 @@ STEPS = [
     Step("decode_graphs", "decode_graphs", 60, "GPT: graphs on and off, unloading"),
     Step("flow_graphs", "flow_graphs", 40, "DiT: graphs on and off"),
     Step("precision", "precision", 40, "bfloat16 and float16"),
+    Step("encoders", "encoders", 40, "BERT and HuBERT"),
     Step("company", "company", 50, "tokens alone and in batches"),
     Step("vocoder", "voice", 40, "vocoder: windows and precisions"),
     Step("attention", "attention", 30, "attention kernels, cuDNN on and off"),
