@@ -75,7 +75,7 @@ def train_vocoder(steps: int) -> tuple[Trainer[Any], Losses]:
         mel, wave = crops.batch(1)
         made = module(mel)[:, 0, 480:-480]
         wanted = wave[:, 480:-480]
-        against.learn(made.detach(), wanted, 1.0)
+        against.learn(made.detach(), wanted)
         return spectral(made, wanted) | against.losses(made, wanted)
 
     return trainer, losses
@@ -210,9 +210,9 @@ class TestAdversary:
         against = adversary.Adversary("cpu")
         times = torch.arange(4_800) / 48_000
         tone = torch.sin(2 * torch.pi * 200 * times)[None]
-        first = against.learn(torch.randn(1, 4_800), tone, 1.0)
+        first = against.learn(torch.randn(1, 4_800), tone)
         for _ in range(15):
-            last = against.learn(torch.randn(1, 4_800), tone, 1.0)
+            last = against.learn(torch.randn(1, 4_800), tone)
         assert last < 0.7 * first
 
     def test_its_losses_reach_the_vocoder_alone(self) -> None:

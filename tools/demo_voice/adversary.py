@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from loop import adam, load_optimizer, set_rate
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
@@ -93,12 +94,15 @@ class Adversary:
 
     def __init__(self, device: str) -> None:
         self._module = Discriminators().to(device)
-        self._optimizer = torch.optim.AdamW(self._module.parameters(), _RATE, betas=(0.8, 0.99))
+        values = list(self._module.parameters())
+        self._optimizer = adam(values, _RATE, torch.device(device), (0.8, 0.99))
 
-    def learn(self, made: Tensor, wanted: Tensor, share: float) -> Tensor:
+    def set_share(self, share: float) -> None:
+        """How much of its rate it learns by."""
+        set_rate(self._optimizer, _RATE * share)
+
+    def learn(self, made: Tensor, wanted: Tensor) -> Tensor:
         """One step of telling the made from the real; how well it went (0: all told apart)."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = _RATE * share
         self._module.requires_grad_(True)
         loss = _mean([
             (1 - real[-1]).square().mean() + fake[-1].square().mean()
@@ -131,7 +135,7 @@ class Adversary:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Of both."""
         self._module.load_state_dict(state["module"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self._optimizer, state["optimizer"])
 
 
 def _mean(values: Sequence[Tensor]) -> Tensor:

@@ -16,7 +16,7 @@ from alignment import MARKS
 from codes import CLASSES, Codebook, Tokenized, classes, token_phones
 from corpus import LEAD_SECONDS
 from data import HELD_OUT, Array
-from loop import Trainer, attend, limits
+from loop import Trainer, attend, limits, on
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -201,9 +201,9 @@ def forward(gpt: SemanticGPT, rows: list[Row], tokens: Tensor) -> tuple[Tensor, 
 
     device = tokens.device
     ids = padded([row.phonemes for row in rows], -1)
-    known = (ids >= 0).to(device)
-    phonemes = ids.clamp(min=0).to(device)
-    offsets = torch.tensor([[row.text_offset, row.audio_offset] for row in rows]).to(device)
+    known = on(ids >= 0, device)
+    phonemes = on(ids.clamp(min=0), device)
+    offsets = on(torch.tensor([[row.text_offset, row.audio_offset] for row in rows]), device)
     table = gpt.position_table
     words, heard = phonemes.shape[1], tokens.shape[1]
     text = gpt.text_embedding(phonemes) + gpt.bert_projection.bias
@@ -219,6 +219,7 @@ def forward(gpt: SemanticGPT, rows: list[Row], tokens: Tensor) -> tuple[Tensor, 
     mask = torch.zeros(len(rows), 1, size, size, device=device)
     mask = mask.masked_fill(~visible[:, None], -torch.inf)
     guided = []
+    bias: Tensor | None = None  # the mask in the queries' precision
     for index, layer in enumerate(gpt.layers):
         assert isinstance(layer, Block)
         heads = layer.attention
@@ -226,7 +227,8 @@ def forward(gpt: SemanticGPT, rows: list[Row], tokens: Tensor) -> tuple[Tensor, 
         if index in _GUIDED_LAYERS:
             scores = q[:, :2, words:] @ k[:, :2].mT / q.shape[-1] ** 0.5
             guided.append(scores.float() + mask[:, :, words:])
-        mixed = attend(q, k, v, mask.to(q.dtype))
+        bias = mask.to(q.dtype) if bias is None else bias
+        mixed = attend(q, k, v, bias)
         x = layer.attention_norm(x + dropped(heads.output(mixed.transpose(1, 2).flatten(2))))
         hidden = functional.relu(layer.expand(x))
         x = layer.feed_forward_norm(x + dropped(layer.contract(hidden)))
@@ -256,16 +258,16 @@ def losses(
     device = gpt.position_table.device
     tokens = padded([row.tokens for row in rows], EOS)
     told = tokens if source is None else source.corrupt(tokens)
-    logits, guided = forward(gpt, rows, told.to(device))
+    logits, guided = forward(gpt, rows, on(told, device))
     # Position j predicts token j + 1; after the last one comes the end.
     wanted = functional.pad(tokens[:, 1:], (0, 1), value=EOS)
     judged = padded([np.append(row.judged[1:], True) for row in rows], 0).bool()
-    wanted, judged = wanted.masked_fill(~judged, _IGNORED).to(device), judged.to(device)
+    wanted, judged = on(wanted.masked_fill(~judged, _IGNORED), device), on(judged, device)
     parts = {"token": functional.cross_entropy(logits.mT, wanted, ignore_index=_IGNORED)}
     now = padded([row.places for row in rows], _IGNORED)
     last = torch.tensor([[len(row.phonemes) - 1] for row in rows])
     following = torch.where(now < 0, now, torch.minimum(now + 1, last))
-    sought = torch.stack([now, following], dim=1).to(device)  # [B, 2, audio]
+    sought = on(torch.stack([now, following], dim=1), device)  # [B, 2, audio]
     each = [
         functional.cross_entropy(scores.permute(0, 3, 1, 2), sought, ignore_index=_IGNORED)
         for scores in guided

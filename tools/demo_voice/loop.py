@@ -23,10 +23,11 @@ import click
 import numpy as np
 import places
 import torch
+from recorded import Drawn, Recorder
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gsv.device import prepare
+from gsv.device import prepare, upload
 
 _WARM_UP_STEPS = 200
 _CLIP = 1.0  # of the gradient's norm
@@ -67,6 +68,11 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     return mixed
 
 
+def on(values: Tensor, device: torch.device) -> Tensor:
+    """A processor's tensor on the device, without waiting for what a GPU still has to do."""
+    return upload(values.numpy(), device)
+
+
 def limits(minutes: float) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """The options that every step has."""
     options = (
@@ -82,6 +88,34 @@ def limits(minutes: float) -> Callable[[Callable[..., None]], Callable[..., None
         return command
 
     return add
+
+
+def adam(
+    values: list[nn.Parameter], rate: float, device: torch.device, betas: tuple[float, float]
+) -> torch.optim.AdamW:
+    """On a GPU one whose steps can be recorded, so that its rate lies on the device."""
+    on_gpu = device.type == "cuda"
+    first = torch.tensor(rate, device=device) if on_gpu else rate
+    return torch.optim.AdamW(
+        values, first, betas=betas, weight_decay=0.01, fused=on_gpu, capturable=on_gpu
+    )
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Of learning, from the next step on."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Its state; the tensor of its rate stays the one that recorded steps read."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
 
 
 def _prepare_gpu(device: torch.device) -> None:
@@ -123,10 +157,11 @@ class Trainer(Generic[Learner]):
         self._beside = dict(beside or {})
         self.mean: Learner = copy.deepcopy(module)
         self.mean.eval().requires_grad_(False)
+        self._pairs: list[tuple[Tensor, Tensor]] | None = None  # of the mean and of the module
         learning = [value for value in module.parameters() if value.requires_grad]
-        self._optimizer = torch.optim.AdamW(
-            learning, rate, betas=(0.9, 0.98), weight_decay=0.01, fused=self.device.type == "cuda"
-        )
+        self._optimizer = adam(learning, rate, self.device, (0.9, 0.98))
+        on_gpu = self.device.type == "cuda"
+        self._recorder = Recorder(self._learn, self.device) if on_gpu else None
         self.random = np.random.default_rng(seed)
         torch.manual_seed(seed)
         self.steps, self._spent, self._stopped = 0, 0.0, False
@@ -159,12 +194,18 @@ class Trainer(Generic[Learner]):
         """Take steps until the run is over; the sum of ``losses()`` is what falls.
 
         Args:
-            losses: called once a step.
+            losses: called once a step; :class:`Drawn` ones are recorded on a GPU.
             stop_after: break off after so many steps, as SIGTERM would; for tests.
 
         Returns:
             Whether the run is over.
         """
+        with self._recorder.stream() if self._recorder else contextlib.nullcontext():
+            self._take_steps(losses, stop_after)
+            self.save()
+        return self.progress >= 1
+
+    def _take_steps(self, losses: Callable[[], dict[str, Tensor]], stop_after: int | None) -> None:
         self._began = saved = self._clock()
         started, first = time.monotonic(), self.steps
         sums: dict[str, Tensor] = {}
@@ -172,12 +213,16 @@ class Trainer(Generic[Learner]):
         # Whoever ends the run early gets what it has learned so far.
         before = signal.signal(signal.SIGTERM, lambda number, frame: self.stop())
         while self.progress < 1 and not self._stopped:
-            parts = losses()
-            self._update(parts)
+            set_rate(self._optimizer, self._rate * self.schedule())
+            if self._recorder is not None and isinstance(losses, Drawn):
+                parts = self._recorder.take(losses)
+            else:
+                parts = losses()
+                self._learn(parts)
             self.steps += 1
             self._follow()
             for name, value in parts.items():
-                sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value.detach()
+                sums[name] = sums[name] + value.detach() if name in sums else value.detach().clone()
             counted += 1
             if self.steps % _LOG_STEPS == 0 or self.progress >= 1:
                 speed = (self.steps - first) / max(time.monotonic() - started, 1e-9)
@@ -189,8 +234,6 @@ class Trainer(Generic[Learner]):
             if stop_after is not None and self.steps - first >= stop_after:
                 self.stop()
         signal.signal(signal.SIGTERM, before)
-        self.save()
-        return self.progress >= 1
 
     def finish(self, losses: Callable[[], dict[str, Tensor]]) -> None:
         """:meth:`run`, and an exit that says so if it was stopped before it was over."""
@@ -223,7 +266,7 @@ class Trainer(Generic[Learner]):
         state = torch.load(self.path, weights_only=True, map_location="cpu")
         self._module.load_state_dict(state["module"])
         self.mean.load_state_dict(state["mean"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self._optimizer, state["optimizer"])
         for name, part in self._beside.items():
             if name in state["beside"]:
                 part.load_state_dict(state["beside"][name])
@@ -234,9 +277,7 @@ class Trainer(Generic[Learner]):
         self.steps, self._spent = state["steps"], state["spent"]
         self._log.info("going on after step %d", self.steps)
 
-    def _update(self, parts: dict[str, Tensor]) -> None:
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._rate * self.schedule()
+    def _learn(self, parts: dict[str, Tensor]) -> None:
         self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(torch.stack(list(parts.values())).sum())
         norm = nn.utils.clip_grad_norm_(self._module.parameters(), _CLIP)
@@ -256,13 +297,16 @@ class Trainer(Generic[Learner]):
     @torch.no_grad()
     def _follow(self) -> None:
         momentum = min(self._momentum, (1 + self.steps) / (10 + self.steps))
-        means, values = self.mean.state_dict(), self._module.state_dict()
-        floats = [name for name, value in means.items() if value.is_floating_point()]
+        if self._pairs is None:
+            means, values = self.mean.state_dict(), self._module.state_dict()
+            self._pairs = [(means[name], values[name]) for name in means]
+        floats = [pair for pair in self._pairs if pair[0].is_floating_point()]
         torch._foreach_lerp_(  # type: ignore[attr-defined]
-            [means[name] for name in floats], [values[name] for name in floats], 1 - momentum
+            [mean for mean, _ in floats], [value for _, value in floats], 1 - momentum
         )
-        for name in means.keys() - set(floats):
-            means[name].copy_(values[name])
+        for mean, value in self._pairs:
+            if not mean.is_floating_point():
+                mean.copy_(value)
 
     def _report(self, means: dict[str, float], speed: float) -> None:
         values = " ".join(f"{name} {value:.4f}" for name, value in means.items())

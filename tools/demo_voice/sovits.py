@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 
 import click
 import numpy as np
@@ -15,12 +16,14 @@ from codes import CODES, WIDTH, Codebook, Tokenized, read
 from data import Array, Corpus, Cutter
 from hubert import SSL_DIM
 from loop import Trainer, attend, limits
+from recorded import Drawn
 from torch import Tensor, nn
 from torch.nn import functional
 
 from gsv import audio
 from gsv.config import SoVITSConfig
 from gsv.constants import FRAMES_PER_TOKEN, MEL_HOP, STYLE_BINS
+from gsv.device import upload
 from gsv.models.dit import Block, DiT, ResponseNorm
 from gsv.models.sovits import SoVITS
 from gsv.models.text_encoder import RelativeAttention
@@ -33,9 +36,11 @@ CONFIG = SoVITSConfig(
 )  # fmt: skip
 STEPS = 8  # of the voice's own flow
 FRAMES = 3_200  # of a batch
+SIZES = (64, 128, 192, 256, 320, 384, 512, 640, 800, 1_024)  # frames of a batch's rows
 _LONGEST = 1_200  # frames of a sentence
-_STEP, _TEXT_STEP = 32, 32  # frames and phonemes that lengths are multiples of
 _MOST_ROWS = 128
+PROMPT = 320  # frames of the sentence before
+_PROMPT_FRAMES, _PROMPT_SHARES = (0, 48, PROMPT), (0.4, 0.4, 0.2)  # of it that are given as mel
 _STEP_SIZES = (0.0, 1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4)
 _FARTHEST = 400  # frames of prompt that may stand before a sentence
 _REFERENCE = 0.6  # share of batches whose prompt and timbre are the teacher's own reference's
@@ -44,9 +49,12 @@ _REFERENCE = 0.6  # share of batches whose prompt and timbre are the teacher's o
 class Learner(nn.Module):
     """SoVITS, and the projection of its condition to a mel that only training has."""
 
+    step_sizes: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.sovits = SoVITS(CONFIG)
+        self.register_buffer("step_sizes", torch.tensor(_STEP_SIZES), persistent=False)
         self.linear_mel = nn.Conv1d(CONFIG.condition_channels, CONFIG.mel_channels, 1)
         _begin(self.sovits)
 
@@ -105,16 +113,18 @@ class Batch:
     """Sentences of one teacher, and another sentence of it that stands before them."""
 
     tokens: Tensor  # [B, N]
+    heard: Tensor  # bool [B, 2 N], all true
     phonemes: Tensor  # [B, P]
-    lengths: list[int]  # of the phonemes
+    said: Tensor  # bool [B, P]
     mel: Tensor  # [B, 100, 4 N]
     prompt_tokens: Tensor  # [1, n]
+    prompt_heard: Tensor
     prompt_phonemes: Tensor  # [1, p]
-    prompt_lengths: list[int]
-    prompt_mel: Tensor  # [100, frames]
-    prompt_wave: Tensor  # [samples] at 32 kHz
+    prompt_said: Tensor
+    prompt_mel: Tensor  # [100, 4 n]
+    prompt_spectrum: Tensor  # [1, 704, T]
+    offset: Tensor  # int64 [1]: the place at which the prompt begins
     frames: int  # how many of the prompt's last frames are the prompt
-    offset: int  # the place at which it begins
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,16 +144,20 @@ class Part:
         return cls(corpus, Tokenized.load(name), mels, waves)
 
 
-def _padded(rows: Sequence[Array]) -> Array:
-    """[B, a multiple of ``_TEXT_STEP``]"""
-    size = -(-max(map(len, rows)) // _TEXT_STEP) * _TEXT_STEP
-    return np.stack([np.pad(row, (0, size - len(row))) for row in rows])
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Sentences of one teacher that are cut to the same length."""
+
+    places: Array
+    size: int  # frames
+    words: int  # phonemes that all of them are padded to
 
 
 class Source:
     """Draws batches of sentences of like lengths, a teacher at a time.
 
-    Lengths are multiples of ``_STEP`` and ``_TEXT_STEP``: cuDNN plans anew for each new shape.
+    Their shapes are few, so that a GPU can repeat steps as graphs; what a sentence has beyond the
+    next lower one of ``SIZES`` is cut off.
     """
 
     def __init__(
@@ -151,68 +165,97 @@ class Source:
     ) -> None:
         self._random, self._device, self._frames = random, device, frames
         self._parts = {name: Part.load(name, device) for name in ("corpus", "judged")}
-        self._said, self._mels = self._parts["corpus"].said, self._parts["corpus"].mels
-        frames_of = self._said.frames
-        learned = self._parts["corpus"].corpus.learned()
-        learned = learned[(frames_of[learned] <= _LONGEST) & (frames_of[learned] >= _STEP)]
-        self._rows: dict[int, Array] = {}
-        for teacher in np.unique(self._said.teachers).tolist():
-            own = learned[self._said.teachers[learned] == teacher]
-            self._rows[teacher] = own[np.argsort(frames_of[own], kind="stable")]
-        self._judged = self._parts["judged"].said.teachers
+        corpus, said = self._parts["corpus"].corpus, self._parts["corpus"].said
+        learned = corpus.learned()
+        places = [learned[said.teachers[learned] == t] for t in np.unique(said.teachers)]
+        words = _words(said, np.concatenate(places))
+        self._rows = [list(_by_size(said, own, words)) for own in places]
+        self._shares = [
+            np.array([len(rows.places) for rows in found], float) for found in self._rows
+        ]
+        lengths = said.frames
+        self._prompts = [
+            own[(lengths[own] >= PROMPT) & (lengths[own] < 2 * PROMPT)] for own in places
+        ]
+        self._own_prompts = [
+            int(np.flatnonzero(self._parts["judged"].said.teachers == t)[-1])
+            for t in range(len(places))
+        ]
+        counts = [len(said.phonemes[i]) for own in self._prompts for i in own]
+        counts += [len(self._parts["judged"].said.phonemes[i]) for i in self._own_prompts]
+        self._prompt_words = max(counts)
 
     def batch(self) -> Batch:
         """On the device."""
-        teacher = int(self._random.choice(list(self._rows)))
-        rows = self._rows[teacher]
-        at = int(self._random.integers(len(rows)))
-        size = int(self._said.frames[rows[at]]) // _STEP * _STEP  # frames
-        count = int(np.clip(self._frames // size, 2, _MOST_ROWS))
-        # Sentences that are as long, and little longer ones, whose ends are cut off.
-        first = int(np.searchsorted(self._said.frames[rows], size))
-        chosen = self._random.choice(rows[first : first + 4 * count], count)
-        tokens = size // FRAMES_PER_TOKEN
-        phonemes = [self._said.phonemes[i] for i in chosen]
+        teacher = int(self._random.integers(len(self._rows)))
+        shares = self._shares[teacher]
+        rows = self._rows[teacher][int(self._random.choice(len(shares), p=shares / shares.sum()))]
+        corpus = self._parts["corpus"]
+        count = int(np.clip(self._frames // rows.size, 2, _MOST_ROWS))
+        chosen = self._random.choice(rows.places, count)
+        tokens = rows.size // FRAMES_PER_TOKEN
+        phonemes, said = _padded([corpus.said.phonemes[i] for i in chosen], rows.words)
         part, row = self._prompt(teacher)
         prompt = self._parts[part]
-        whole = int(prompt.said.frames[row]) // _STEP * _STEP
-        frames, offset = self._prompt_frames(whole)
+        size = min(PROMPT, int(prompt.said.frames[row]) // FRAMES_PER_TOKEN * FRAMES_PER_TOKEN)
+        prompt_phonemes, prompt_said = _padded([prompt.said.phonemes[row]], self._prompt_words)
         one, start = np.array([row]), np.array([0])
+        wave = prompt.waves.spans(one, start, size * MEL_HOP) / 32768
+        heard = functools.partial(torch.ones, dtype=torch.bool, device=self._device)
         return Batch(
-            self._on(np.stack([self._said.tokens[i][:tokens] for i in chosen])),
-            self._on(_padded(phonemes)),
-            [len(row) for row in phonemes],
-            self._mels.spans(chosen, np.zeros(count, np.int64), size).mT,
-            self._on(prompt.said.tokens[row][None, : whole // FRAMES_PER_TOKEN]),
-            self._on(_padded([prompt.said.phonemes[row]])),
-            [len(prompt.said.phonemes[row])],
-            prompt.mels.spans(one, start, whole)[0].T,
-            prompt.waves.spans(one, start, whole * MEL_HOP)[0] / 32768,
-            frames,
-            offset,
+            upload(np.stack([corpus.said.tokens[i][:tokens] for i in chosen]), self._device),
+            heard(count, 2 * tokens),
+            upload(phonemes, self._device),
+            upload(said, self._device),
+            corpus.mels.spans(chosen, np.zeros(count, np.int64), rows.size).mT,
+            upload(prompt.said.tokens[row][None, : size // FRAMES_PER_TOKEN], self._device),
+            heard(1, size // FRAMES_PER_TOKEN * 2),
+            upload(prompt_phonemes, self._device),
+            upload(prompt_said, self._device),
+            prompt.mels.spans(one, start, size)[0].T,
+            audio.spectrum(wave)[:, :STYLE_BINS],
+            upload(self._random.integers(_FARTHEST, size=1), self._device),
+            min(size, int(self._random.choice(_PROMPT_FRAMES, p=_PROMPT_SHARES))),
         )
 
     def _prompt(self, teacher: int) -> tuple[str, int]:
-        if self._random.random() < _REFERENCE:
-            return "judged", int(np.flatnonzero(self._judged == teacher)[-1])
-        rows = self._rows[teacher]
-        return "corpus", int(self._random.choice(rows[: max(1, len(rows) // 2)]))
-
-    def _prompt_frames(self, whole: int) -> tuple[int, int]:
-        kind = self._random.random()
-        if kind < 0.2:
-            return whole, 0
-        frames = 0 if kind < 0.6 else int(self._random.integers(20, 80))
-        return min(frames, whole), int(self._random.integers(_FARTHEST))
-
-    def _on(self, values: Array) -> Tensor:
-        return torch.from_numpy(values).to(self._device)
+        if self._random.random() < _REFERENCE or not len(self._prompts[teacher]):
+            return "judged", self._own_prompts[teacher]
+        return "corpus", int(self._random.choice(self._prompts[teacher]))
 
 
-def embedded(estimator: DiT, condition: Tensor, offset: int) -> Tensor:
+def _cut_to(said: Tokenized, places: Array, size: int) -> Array:
+    """Those of ``places`` that are cut to ``size`` frames."""
+    longer = (*SIZES, _LONGEST)[SIZES.index(size) + 1]
+    return places[(said.frames[places] >= size) & (said.frames[places] < longer)]
+
+
+def _words(said: Tokenized, places: Array) -> dict[int, int]:
+    """Phonemes that the sentences of each size are padded to."""
+    return {
+        size: max((len(said.phonemes[i]) for i in _cut_to(said, places, size)), default=0)
+        for size in SIZES
+    }
+
+
+def _by_size(said: Tokenized, places: Array, words: Mapping[int, int]) -> Iterator[Rows]:
+    for size in SIZES:
+        own = _cut_to(said, places, size)
+        if len(own):
+            yield Rows(own, size, words[size])
+
+
+def _padded(rows: Sequence[Array], size: int) -> tuple[Array, Array]:
+    """[B, size], and which of it is no padding."""
+    lengths = np.array([len(row) for row in rows])
+    padded = np.stack([np.pad(row, (0, size - len(row))) for row in rows])
+    return padded, np.arange(size) < lengths[:, None]
+
+
+def embedded(estimator: DiT, condition: Tensor, offset: Tensor) -> Tensor:
     """``estimator.embed_condition`` of frames [B, T, C] that stand ``offset`` frames late."""
     module = estimator.condition
-    positions = torch.arange(offset, offset + condition.shape[1], device=condition.device)
+    positions = offset + torch.arange(condition.shape[1], device=condition.device)
     angles = positions[:, None] * module.frequencies
     values = condition + torch.cat([angles.cos(), angles.sin()], dim=-1)
     for block in module.blocks:
@@ -224,33 +267,35 @@ def losses(learner: Learner, batch: Batch) -> dict[str, Tensor]:
     """Flow matching towards straight lines, and L1 of the condition's own mel."""
     sovits = learner.sovits
     estimator = sovits.flow.estimator
-    mel, rows = batch.mel, len(batch.tokens)
-    timbre = sovits.style(audio.spectrum(batch.prompt_wave[None])[:, :STYLE_BINS])
-    condition, _ = sovits.condition(
-        batch.tokens, None, batch.phonemes, batch.lengths, timbre.expand(rows, -1, -1)
+    mel, rows, frames = batch.mel, len(batch.tokens), batch.frames
+    timbre = sovits.style(batch.prompt_spectrum)
+    condition = sovits.condition_by_masks(
+        batch.tokens, batch.heard, batch.phonemes, batch.said, timbre.expand(rows, -1, -1)
     )
     linear = (learner.linear_mel(condition) - mel).abs().mean()
-    frames = batch.frames
     whole = batch.prompt_mel.shape[-1]
     prompt = batch.prompt_mel[:, whole - frames :]
     if frames:
-        before, _ = sovits.condition(
-            batch.prompt_tokens, None, batch.prompt_phonemes, batch.prompt_lengths, timbre
+        before = sovits.condition_by_masks(
+            batch.prompt_tokens,
+            batch.prompt_heard,
+            batch.prompt_phonemes,
+            batch.prompt_said,
+            timbre,
         )
         before = before[..., whole - frames : whole].expand(rows, -1, -1)
         condition = torch.cat([before, condition], dim=-1)
-    # Drawn on the processor, so that a run on any device draws the same.
-    time = torch.rand(rows)
-    time = torch.where(torch.rand(rows) < 0.5, (time * STEPS).floor() / STEPS, time)
-    size = torch.tensor(_STEP_SIZES)[torch.randint(len(_STEP_SIZES), (rows,))]
-    time, size = time.to(mel.device), size.to(mel.device)
-    noise = torch.randn(mel.shape).to(mel.device)
+    time = torch.rand(rows, device=mel.device)
+    on_grid = torch.rand(rows, device=mel.device) < 0.5
+    time = torch.where(on_grid, (time * STEPS).floor() / STEPS, time)
+    drawn = torch.randint(len(_STEP_SIZES), (rows,), device=mel.device)
+    noise = torch.randn_like(mel)
     between = torch.lerp(noise, mel, time[:, None, None]).mT
     fixed = functional.pad(prompt.T, (0, 0, 0, mel.shape[-1])).expand(rows, -1, -1)
     velocity = estimator(
         functional.pad(between, (0, 0, frames, 0)),
         estimator.embed_inputs(fixed, embedded(estimator, condition.mT, batch.offset)),
-        estimator.modulate(time, size),
+        estimator.modulate(time, learner.step_sizes[drawn]),
     )[:, frames:]
     flow = (velocity - (mel - noise).mT).square().mean()
     return {"linear": 2 * linear, "flow": 5 * flow}
@@ -265,12 +310,11 @@ def main(minutes: float, steps: int | None, device: str) -> None:
     trainer = Trainer("sovits", learner, 1e-3, minutes, steps, device, seed=3)
     source = Source(trainer.random, trainer.device, FRAMES * trainer.scale)
 
-    def step() -> dict[str, Tensor]:
-        batch = source.batch()
+    def step(batch: Batch) -> dict[str, Tensor]:
         with trainer.autocast():
             return losses(learner, batch)
 
-    trainer.finish(step)
+    trainer.finish(Drawn(source.batch, step))
 
 
 if __name__ == "__main__":

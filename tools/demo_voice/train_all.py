@@ -31,9 +31,9 @@ from gsv.serving.server import gpus, mps
 
 TOOLS = Path(__file__).resolve().parent
 SHARES = {"gpt": 0.34, "sovits": 0.32, "vocoder": 0.26, "hubert": 0.08}  # on a processor
-_EXPORT_SECONDS = 40  # kept for the export at the end
+_EXPORT_SECONDS = 25  # kept for the export at the end
+_SHORTER = {"hubert": 0.4}  # share of a GPU's time after which a step has learned enough
 _THREADS = 2  # of each step on a GPU's machine
-_PARTS = 40  # of each teacher's corpus that are spoken once more; the GPT needs no sound
 _GRACE = 60.0  # seconds that a step has to save its state when it is stopped
 
 
@@ -45,6 +45,7 @@ class Plan:
     minutes: float
     steps: int | None
     processes: int
+    parts: int
     started: float = dataclasses.field(default_factory=time.monotonic)
 
     @property
@@ -114,7 +115,7 @@ def prepare(bundle: Path | None) -> dict[str, str]:
 def make_corpus(plan: Plan, bundled: bool, count: int, environment: dict[str, str]) -> None:
     """The corpus and its tokens; with a bundle only the waves."""
     options = ["--processes", str(plan.processes)]
-    options += ["--again", "--most", str(_PARTS)] if bundled else ["--count", str(count)]
+    options += ["--again", "--most", str(plan.parts)] if bundled else ["--count", str(count)]
     run_all([command("corpus", *options)], environment)
     if not (places.RUN / "corpus_tokens.npz").is_file():
         run_all([command("codes", "--processes", str(plan.processes))], environment)
@@ -130,7 +131,9 @@ def side_by_side(plan: Plan, bundled: bool, count: int, environment: dict[str, s
             if bundled:
                 make_corpus(plan, bundled, count, environment)
             others = [step for step in SHARES if step != "gpt"]
-            run_all([command(step, *plan.limit(plan.left)) for step in others], shared)
+            run_all(
+                [command(s, *plan.limit(_SHORTER.get(s, 1.0) * plan.left)) for s in others], shared
+            )
             if gpt.wait():
                 raise click.ClickException("gpt failed; its message stands above")
 
@@ -164,17 +167,23 @@ def in_turn(plan: Plan, bundled: bool, count: int, environment: dict[str, str]) 
 @click.option("--steps", type=int, help="Stop each step after so many; for rehearsals.")
 @click.option("--bundle", type=click.Path(exists=True, path_type=Path), help="From bundle.py.")
 @click.option("--count", default=4_500, show_default=True, help="Texts a teacher, if no bundle.")
+@click.option(
+    "--parts",
+    default=25,
+    show_default=True,
+    help="Hundreds of each teacher's texts whose sound is learned too, if from a bundle.",
+)
 @click.option("--processes", type=int, help="That speak the corpus; by default all cores but two.")
 @click.option("--out", type=click.Path(path_type=Path), default=places.RUN / "demo_voice",
               help="For the finished voice.")  # fmt: skip
 def main(
     device: str, minutes: float, steps: int | None, bundle: Path | None, count: int,
-    processes: int | None, out: Path,
+    parts: int, processes: int | None, out: Path,
 ) -> None:  # fmt: skip
     """Make the voice."""
     # As an exception, so that the steps are stopped too and save what they have.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    plan = Plan(device, minutes, steps, processes or max(1, (os.cpu_count() or 1) - 2))
+    plan = Plan(device, minutes, steps, processes or max(1, (os.cpu_count() or 1) - 2), parts)
     places.RUN.mkdir(parents=True, exist_ok=True)
     environment = prepare(bundle)
     way = side_by_side if device == "cuda" else in_turn

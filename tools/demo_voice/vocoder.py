@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 
 import click
 import numpy as np
@@ -14,6 +15,7 @@ from adversary import Adversary
 from codes import read
 from data import Corpus, Cutter
 from loop import Trainer, limits
+from recorded import Drawn
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -24,8 +26,8 @@ from gsv.models.layers import RowUpsample
 from gsv.models.vocoder import Vocoder
 
 # Four stages instead of the official five: on a CPU few channels cost as much as sixteen, so the
-# official rates would spend most of the time on stages of two and four channels. For the same reason
-# 256 channels are as fast there as 128; 160 and 192, no powers of two, take fifteen times as long.
+# official rates would spend most of the time on stages of two and four channels. There 256 channels
+# are as fast as 128; 160 and 192, which are no powers of two, take fifteen times as long.
 CONFIG = VocoderConfig(
     initial_channels=256, upsample_rates=(5, 4, 4, 6), upsample_kernels=(10, 8, 8, 12)
 )
@@ -107,6 +109,15 @@ def _magnitude(wave: Tensor, size: int) -> Tensor:
     return (bins.real.square() + bins.imag.square() + 1e-6 * size).sqrt()
 
 
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Crops, and whether the adversary takes part."""
+
+    mel: Tensor  # [B, 100, frames], logarithmic
+    wave: Tensor  # [B, frames * 480]
+    fooling: bool
+
+
 class Crops:
     """Random crops of mels and the waves that belong to them."""
 
@@ -145,19 +156,22 @@ def main(
     size = batch or _BATCH * trainer.scale
     inner = slice(_MARGIN * SAMPLES_PER_FRAME, (_FRAMES - _MARGIN) * SAMPLES_PER_FRAME)
 
-    def losses() -> dict[str, Tensor]:
-        mel, wave = crops.batch(size)
+    def draw() -> Batch:
+        adversary.set_share(trainer.schedule())
+        return Batch(*crops.batch(size), trainer.progress >= gan_from)
+
+    def losses(batch: Batch) -> dict[str, Tensor]:
         with trainer.autocast() if trainer.device.type == "cuda" else contextlib.nullcontext():
-            made = vocoder(mel)[:, 0, inner].float()
-        wanted = wave[:, inner]
+            made = vocoder(batch.mel)[:, 0, inner].float()
+        wanted = batch.wave[:, inner]
         parts: dict[str, Tensor] = loss(made, wanted)
-        if trainer.progress < gan_from:
+        if not batch.fooling:
             nothing = torch.zeros((), device=trainer.device)
             return parts | {"fool": nothing, "feature": nothing, "caught": nothing}
-        caught = adversary.learn(made.detach(), wanted, trainer.schedule())
+        caught = adversary.learn(made.detach(), wanted)
         return parts | adversary.losses(made, wanted) | {"caught": caught}
 
-    trainer.finish(losses)
+    trainer.finish(Drawn(draw, losses))
 
 
 if __name__ == "__main__":
