@@ -12,7 +12,9 @@ from gpt_models import golden_config
 
 from gsv.bench import turns
 from gsv.bench.__main__ import main
+from gsv.bench.acoustic import random_weights
 from gsv.engine.turns import Turn
+from gsv.models.flow import FlowMatching
 
 
 def test_engines_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,3 +53,12 @@ def test_unknown_engine() -> None:
     refused = CliRunner().invoke(main, ["turns", "--engine", "bert"])
     assert refused.exit_code == 2
     assert "must be one of" in refused.output
+
+
+def test_random_weights_leave_nothing_that_a_file_would_fill() -> None:
+    """Memory as it was found can hold NaN."""
+    model = FlowMatching(sovits_config("tiny"))
+    for value in model.state_dict().values():
+        value.fill_(float("nan"))
+    made = random_weights(model, "cpu").state_dict()
+    assert all(value.isfinite().all() for value in made.values())

@@ -222,6 +222,10 @@ def random_weights(module: Module, device: str) -> Module:
     for parameter in module.parameters():
         fan_in = max(1, parameter[0].numel())
         nn.init.normal_(parameter, std=fan_in**-0.5)
+    stored = module.state_dict()
+    for name, buffer in module.named_buffers():
+        if name in stored and buffer.is_floating_point():  # a file would fill it
+            nn.init.uniform_(buffer)
     return module.to(device).eval().requires_grad_(False)
 
 
