@@ -438,6 +438,7 @@ class Chaos:
             "fuzz", f"seed {self.seed}", lambda: fuzzer.run(requests), settled=lambda: True
         )
         row.errors = {**row.errors, **fuzzer.outcomes}
+        row.broken |= any(outcome.endswith((" 500", " INTERNAL")) for outcome in fuzzer.outcomes)
 
     def is_idle(self) -> bool:
         """Whether no request but the clients' own is under way."""
