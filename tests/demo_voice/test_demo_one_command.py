@@ -74,7 +74,9 @@ def test_on_a_gpu_all_steps_end_at_the_same_time(stubs: Path) -> None:
     assert set(made) == {"corpus", "codes", "export", *train_all.SHARES}
     for step in train_all.SHARES:
         assert option(made[step], "--device") == "cuda"
-        assert 8.0 < float(option(made[step], "--minutes")) < 8.4
+        minutes = float(option(made[step], "--minutes"))
+        # HuBERT has learned what it can long before.
+        assert 0.4 * 8.4 < minutes < 0.4 * 8.7 if step == "hubert" else 8.4 < minutes < 8.7
 
 
 def test_a_failed_step_stops_the_others(stubs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

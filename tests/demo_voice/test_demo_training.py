@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 from collections.abc import Callable
@@ -222,3 +223,55 @@ class TestAdversary:
         torch.stack(list(losses.values())).sum().backward()
         assert made.grad is not None
         assert all(value.grad is None for value in against._module.parameters())
+
+
+class TestGoingOn:
+    """From files in the official formats, as the last steps of the shipped voice did."""
+
+    def test_a_vocoder_makes_the_waves_that_the_product_makes(self) -> None:
+        from gsv.checkpoints.convert import fold_weight_norm
+        from gsv.checkpoints.names.vocoder import rename
+        from gsv.models.vocoder import Vocoder
+        from gsv.repository import demo_voice
+
+        path = demo_voice() / "pretrained" / "gsv-v4-pretrained" / "vocoder.pth"
+        file = torch.load(path, weights_only=True)
+        served = Vocoder(vocoder.CONFIG)
+        named = {str(rename(key)): value.float() for key, value in file.items()}
+        served.load_state_dict(fold_weight_norm(named))
+        mel = torch.randn(1, 100, 30) - 5
+        with torch.no_grad():
+            torch.testing.assert_close(
+                vocoder.going_on(path)(mel), served(mel), atol=1e-5, rtol=1e-4
+            )
+
+    def test_sovits_has_all_of_the_file(self, run: Path) -> None:
+        from gsv.repository import demo_voice
+
+        path = demo_voice() / "pretrained" / "gsv-v4-pretrained" / "s2Gv4.pth"
+        made = sovits.going_on(path)
+        stored = torch.load(path, weights_only=True)["weight"]
+        assert torch.equal(made.linear_mel.weight, stored["linear_mel.weight"].float())
+        name = "cfm.estimator.transformer_blocks.0.attn.to_q.weight"
+        assert torch.equal(
+            made.sovits.flow.estimator.blocks[0].attention.query.weight, stored[name].float()
+        )
+
+
+def test_frames_that_are_given_are_not_judged(run: Path) -> None:
+    """What a row has before its new frames is heard, as in a stream, but nothing is learned."""
+    source = sovits.Source(np.random.default_rng(3), torch.device("cpu"), 300)
+    batch = source.batch()
+    assert batch.given.shape == (len(batch.tokens),)
+    assert batch.given.max() < batch.mel.shape[-1]
+    learner = sovits.Learner()
+    learner.sovits.flow.estimator.forward = (  # type: ignore[method-assign]
+        lambda noisy, *rest: torch.zeros_like(noisy)
+    )
+    whole = dataclasses.replace(batch, given=torch.zeros_like(batch.given))
+    late = dataclasses.replace(batch, given=torch.full_like(batch.given, batch.mel.shape[-1] - 1))
+    found = []
+    for one in (whole, late):
+        torch.manual_seed(1)
+        found.append(sovits.losses(learner, one)["flow"])
+    assert not torch.isclose(found[0], found[1])

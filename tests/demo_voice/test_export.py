@@ -99,4 +99,5 @@ def test_prepare_puts_it_through_the_reader(tmp_path: Path) -> None:
     assert "unknown" not in result.stderr
     for manifest in repository.glob("*/1/manifest.json"):
         verify_manifest(manifest.parent)
-    assert [path.name for path in (tmp_path / "voices").iterdir()] == ["demo"]
+    voices = sorted(path.name for path in (tmp_path / "voices").iterdir())
+    assert voices == ["demo", "demo_rms"]

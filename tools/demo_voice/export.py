@@ -2,6 +2,8 @@
 
     .venv/bin/python tools/demo_voice/export.py
 
+What a run has not trained stays as it is, so that a step can go on from the files (``--init``).
+
 Into ``demo_voice/``: ``pretrained`` in upstream's layout (float16, no BERT: English needs none) and
 ``voices/demo``. ``gsv prepare --demo voice`` reads both.
 """
@@ -39,9 +41,9 @@ INFO = "demo voice of gpt-sovits-triton, trained on synthesizers' speech; see NO
 # Near-greedy: such a small GPT says best what it is surest of, and steady sounds repeat tokens.
 SAMPLING = {"top_k": 1, "temperature": 1.0, "repetition_penalty": 1.0, "sample_steps": 8}
 _VOICE_TOML = """\
-# A small voice trained for this project (tools/demo_voice) on the speech of {teacher}, a little
-# slowed down; so is this reference. See NOTICE.
-reference = "reference.wav"
+# A small voice trained for this project (tools/demo_voice). Its teacher, slowed down a little, also
+# speaks this reference: {teacher}. See NOTICE.
+reference = "reference.flac"
 text = "{text}"
 language = "en"
 
@@ -62,6 +64,11 @@ _ARCH = {
     "dit_depth": "dit_depth", "dit_heads": "dit_heads", "dit_dim_head": "dit_head_dim",
     "dit_ff_mult": "dit_ff_mult", "dit_conv_layers": "dit_conv_layers",
 }  # fmt: skip
+
+
+def trained(step: str) -> bool:
+    """Whether this run has."""
+    return (places.RUN / f"{step}.pt").is_file()
 
 
 def official(
@@ -102,13 +109,19 @@ def write_gpt(path: Path, layout: dict[str, Any]) -> None:
 
 
 def write_sovits(path: Path, layout: dict[str, Any]) -> None:
-    """s2Gv4.pth"""
+    """s2Gv4.pth; without a HuBERT of this run the quantizer is that of the file that is there."""
     learner = mean_weights("sovits", sovits_step.Learner())
-    ear = mean_weights("hubert", hubert_step.Ear())
     tensors = dict(learner.sovits.state_dict())
-    quantizer = ear.quantizer(Codebook.load().codes)
-    tensors |= {f"quantizer.{name}": value for name, value in quantizer.state_dict().items()}
-    weight = official(tensors, list(layout["tensors"]), sovits_names.rename)
+    keys = list(layout["tensors"])
+    if trained("hubert"):
+        ear = mean_weights("hubert", hubert_step.Ear())
+        quantizer = ear.quantizer(Codebook.load().codes)
+        tensors |= {f"quantizer.{name}": value for name, value in quantizer.state_dict().items()}
+        weight = official(tensors, keys, sovits_names.rename)
+    else:
+        before = torch.load(path, weights_only=True)["weight"]
+        kept = [key for key in before if (sovits_names.rename(key) or "").startswith("quantizer.")]
+        weight = official(tensors, keys, sovits_names.rename) | {key: before[key] for key in kept}
     weight |= {f"linear_mel.{k}": v.half() for k, v in learner.linear_mel.state_dict().items()}
     config: SoVITSConfig = sovits_step.CONFIG
     model = {
@@ -157,7 +170,9 @@ def write_voices(folder: Path) -> None:
         place = folder / name
         place.mkdir(parents=True, exist_ok=True)
         wave = judged.waves[int(np.flatnonzero(judged.teachers == number)[-1])]
-        soundfile.write(place / "reference.wav", np.asarray(wave), REFERENCE_RATE, subtype="PCM_16")
+        soundfile.write(
+            place / "reference.flac", np.asarray(wave), REFERENCE_RATE, subtype="PCM_16"
+        )
         sampling = "\n".join(f"{key} = {value}" for key, value in SAMPLING.items())
         text = _VOICE_TOML.format(teacher=called, text=sentences.REFERENCE, sampling=sampling)
         (place / "voice.toml").write_text(text, encoding="utf-8")
@@ -173,12 +188,23 @@ def main(out: Path) -> None:
     layouts = json.loads(file.read_text(encoding="utf-8"))
     pretrained = out / "pretrained"
     (pretrained / "gsv-v4-pretrained").mkdir(parents=True, exist_ok=True)
-    write_gpt(pretrained / "s1v3.ckpt", layouts["s1v3"])
-    write_sovits(pretrained / "gsv-v4-pretrained" / "s2Gv4.pth", layouts["s2Gv4"])
-    write_vocoder(pretrained / "gsv-v4-pretrained" / "vocoder.pth", layouts["vocoder"])
-    write_hubert(pretrained / "chinese-hubert-base")
-    write_voices(out / "voices")
     log = places.logger("export")
+    writers: dict[str, Callable[[], None]] = {
+        "gpt": lambda: write_gpt(pretrained / "s1v3.ckpt", layouts["s1v3"]),
+        "sovits": lambda: write_sovits(
+            pretrained / "gsv-v4-pretrained" / "s2Gv4.pth", layouts["s2Gv4"]
+        ),
+        "vocoder": lambda: write_vocoder(
+            pretrained / "gsv-v4-pretrained" / "vocoder.pth", layouts["vocoder"]
+        ),
+        "hubert": lambda: write_hubert(pretrained / "chinese-hubert-base"),
+    }
+    for step, write in writers.items():
+        if trained(step):
+            write()
+        else:
+            log.info("%s: this run has not trained one; what is there stays", step)
+    write_voices(out / "voices")
     files = [path for path in sorted(out.rglob("*")) if path.is_file()]
     for path in files:
         log.info("%10d bytes  %s", path.stat().st_size, path.relative_to(out))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import click
 import numpy as np
@@ -21,6 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gsv import audio
+from gsv.checkpoints.convert import fold_weight_norm
+from gsv.checkpoints.names.sovits import rename
 from gsv.config import SoVITSConfig
 from gsv.constants import FRAMES_PER_TOKEN, MEL_HOP, STYLE_BINS
 from gsv.device import upload
@@ -39,6 +42,8 @@ FRAMES = 3_200  # of a batch
 SIZES = (64, 128, 192, 256, 320, 384, 512, 640, 800, 1_024)  # frames of a batch's rows
 _LONGEST = 1_200  # frames of a sentence
 _MOST_ROWS = 128
+_BEGUN, _LONGEST_BEGINNING = 0.2, 320  # share of such batches; frames
+_CONTINUED = 0.4  # share of rows that go on after frames that are given
 PROMPT = 320  # frames of the sentence before
 _PROMPT_FRAMES, _PROMPT_SHARES = (0, 48, PROMPT), (0.4, 0.4, 0.2)  # of it that are given as mel
 _STEP_SIZES = (0.0, 1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4)
@@ -124,6 +129,7 @@ class Batch:
     prompt_mel: Tensor  # [100, 4 n]
     prompt_spectrum: Tensor  # [1, 704, T]
     offset: Tensor  # int64 [1]: the place at which the prompt begins
+    given: Tensor  # int64 [B]: how many of each row's first frames the flow gets as mel too
     frames: int  # how many of the prompt's last frames are the prompt
 
 
@@ -157,7 +163,8 @@ class Source:
     """Draws batches of sentences of like lengths, a teacher at a time.
 
     Their shapes are few, so that a GPU can repeat steps as graphs; what a sentence has beyond the
-    next lower one of ``SIZES`` is cut off.
+    next lower one of ``SIZES`` is cut off. As in a stream, some batches are beginnings of longer
+    sentences, and some rows begin with frames that were made before.
     """
 
     def __init__(
@@ -169,9 +176,12 @@ class Source:
         learned = corpus.learned()
         places = [learned[said.teachers[learned] == t] for t in np.unique(said.teachers)]
         words = _words(said, np.concatenate(places))
-        self._rows = [list(_by_size(said, own, words)) for own in places]
+        whole = [list(_by_size(said, own, words)) for own in places]
+        begun = [list(_beginnings(said, own, max(words.values()))) for own in places]
+        self._rows = [one + other for one, other in zip(whole, begun, strict=True)]
         self._shares = [
-            np.array([len(rows.places) for rows in found], float) for found in self._rows
+            np.concatenate([(1 - _BEGUN) * _shares(one), _BEGUN * _shares(other)])
+            for one, other in zip(whole, begun, strict=True)
         ]
         lengths = said.frames
         self._prompts = [
@@ -190,6 +200,8 @@ class Source:
         teacher = int(self._random.integers(len(self._rows)))
         shares = self._shares[teacher]
         rows = self._rows[teacher][int(self._random.choice(len(shares), p=shares / shares.sum()))]
+        given = self._random.integers(rows.size, size=_MOST_ROWS)
+        given *= self._random.random(_MOST_ROWS) < _CONTINUED
         corpus = self._parts["corpus"]
         count = int(np.clip(self._frames // rows.size, 2, _MOST_ROWS))
         chosen = self._random.choice(rows.places, count)
@@ -215,6 +227,7 @@ class Source:
             prompt.mels.spans(one, start, size)[0].T,
             audio.spectrum(wave)[:, :STYLE_BINS],
             upload(self._random.integers(_FARTHEST, size=1), self._device),
+            upload(given[:count], self._device),
             min(size, int(self._random.choice(_PROMPT_FRAMES, p=_PROMPT_SHARES))),
         )
 
@@ -243,6 +256,19 @@ def _by_size(said: Tokenized, places: Array, words: Mapping[int, int]) -> Iterat
         own = _cut_to(said, places, size)
         if len(own):
             yield Rows(own, size, words[size])
+
+
+def _beginnings(said: Tokenized, places: Array, words: int) -> Iterator[Rows]:
+    """Sentences of which the first frames are learned alone."""
+    for size in SIZES:
+        own = places[(said.frames[places] >= size) & (said.frames[places] < _LONGEST)]
+        if size <= _LONGEST_BEGINNING and len(own):
+            yield Rows(own, size, words)
+
+
+def _shares(found: Sequence[Rows]) -> Array:
+    counts = np.array([len(rows.places) for rows in found], float)
+    return counts / counts.sum()
 
 
 def _padded(rows: Sequence[Array], size: int) -> tuple[Array, Array]:
@@ -290,24 +316,42 @@ def losses(learner: Learner, batch: Batch) -> dict[str, Tensor]:
     time = torch.where(on_grid, (time * STEPS).floor() / STEPS, time)
     drawn = torch.randint(len(_STEP_SIZES), (rows,), device=mel.device)
     noise = torch.randn_like(mel)
-    between = torch.lerp(noise, mel, time[:, None, None]).mT
-    fixed = functional.pad(prompt.T, (0, 0, 0, mel.shape[-1])).expand(rows, -1, -1)
+    sought = (torch.arange(mel.shape[-1], device=mel.device) >= batch.given[:, None])[..., None]
+    between = torch.lerp(noise, mel, time[:, None, None]).mT * sought
+    fixed = torch.cat([prompt.T.expand(rows, -1, -1), mel.mT * ~sought], dim=1)
     velocity = estimator(
         functional.pad(between, (0, 0, frames, 0)),
         estimator.embed_inputs(fixed, embedded(estimator, condition.mT, batch.offset)),
         estimator.modulate(time, learner.step_sizes[drawn]),
     )[:, frames:]
-    flow = (velocity - (mel - noise).mT).square().mean()
+    errors = (velocity - (mel - noise).mT).square().mean(-1, keepdim=True)
+    flow = (errors * sought).sum() / sought.sum()
     return {"linear": 2 * linear, "flow": 5 * flow}
+
+
+def going_on(path: Path) -> Learner:
+    """SoVITS in the official format, to go on from."""
+    weights = torch.load(path, weights_only=True)["weight"]
+    named = {rename(key): value.float() for key, value in weights.items()}
+    projection = {f"linear_mel.{k}": weights[f"linear_mel.{k}"].float() for k in ("weight", "bias")}
+    state = fold_weight_norm({name: value for name, value in named.items() if name is not None})
+    learner = Learner()
+    # The quantizer's projection in the file is HuBERT's; here only its codes are read.
+    own = {f"sovits.{name}": v for name, v in state.items() if "quantizer" not in name}
+    left = learner.load_state_dict(own | projection, strict=False)
+    if left.unexpected_keys or any("quantizer" not in name for name in left.missing_keys):
+        raise click.ClickException(f"{path}: {left}")
+    return learner
 
 
 @click.command()
 @limits(minutes=120.0)
-def main(minutes: float, steps: int | None, device: str) -> None:
+@click.option("--init", type=click.Path(exists=True, path_type=Path), help="An s2Gv4.pth.")
+def main(minutes: float, steps: int | None, device: str, init: Path | None) -> None:
     """Train, or go on training, SoVITS."""
     torch.manual_seed(3)
-    learner = Learner()
-    trainer = Trainer("sovits", learner, 1e-3, minutes, steps, device, seed=3)
+    learner = going_on(init) if init else Learner()
+    trainer = Trainer("sovits", learner, 3e-4 if init else 1e-3, minutes, steps, device, seed=3)
     source = Source(trainer.random, trainer.device, FRAMES * trainer.scale)
 
     def step(batch: Batch) -> dict[str, Tensor]:

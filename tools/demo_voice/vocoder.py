@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
 
 import click
 import numpy as np
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gsv import audio
+from gsv.checkpoints.convert import fold_weight_norm
+from gsv.checkpoints.names.vocoder import rename
 from gsv.config import VocoderConfig
 from gsv.constants import MEL_CHANNELS, MEL_HOP, OUTPUT_RATE, REFERENCE_RATE, SAMPLES_PER_FRAME
 from gsv.models.layers import RowUpsample
@@ -35,6 +38,7 @@ _FRAMES, _MARGIN, _BATCH = 24, 2, 8  # of a crop; frames at its edges that aren'
 _RESOLUTIONS = (512, 1024, 2048)
 _MEL_WINDOW = 1_920
 _FLOOR = 1e-5
+_ALIKE_SAMPLES = 960  # that are compared with those of earlier frames at once
 
 
 _CENTRE, _SPREAD = -5.0, 3.0  # of log-mels
@@ -76,6 +80,18 @@ def build() -> Learner:
     return vocoder
 
 
+def going_on(path: Path) -> Learner:
+    """A vocoder in the official format, to go on from."""
+    file = torch.load(path, weights_only=True)
+    state = fold_weight_norm({str(rename(key)): value.float() for key, value in file.items()})
+    weight = state["input.weight"] * _SPREAD
+    state["input.bias"] = state["input.bias"] + weight.sum((1, 2)) * (_CENTRE / _SPREAD)
+    state["input.weight"] = weight
+    vocoder = Learner(CONFIG)
+    vocoder.load_state_dict(state)
+    return vocoder
+
+
 class SpectralLoss(nn.Module):
     """Distance between magnitudes at several resolutions, and between log-mels; phase is free."""
 
@@ -99,7 +115,25 @@ class SpectralLoss(nn.Module):
             "linear": torch.stack(linear).mean(),
             "log": torch.stack(logarithmic).mean(),
             "mel": 2 * mel,
+            "buzz": 2 * (_repetition(made) - _repetition(wanted)).abs().mean(),
         }
+
+
+def _repetition(wave: Tensor) -> Tensor:
+    """How alike a wave [B, samples] is to itself one and two mel frames before, from -1 to 1.
+
+    A network without noise of its own makes the same of like frames: hiss becomes a buzz at the
+    frame rate, which magnitudes hardly tell. Once as the wave is, once with its low end taken off,
+    since a voice's own period is louder there.
+    """
+    found = []
+    for values in (wave, wave.diff(n=2)):
+        for lag in (SAMPLES_PER_FRAME, 2 * SAMPLES_PER_FRAME):
+            late, early = values[:, lag:], values[:, :-lag]
+            products = torch.stack([late * early, late.square(), early.square()])
+            mean = functional.avg_pool1d(products, _ALIKE_SAMPLES, _ALIKE_SAMPLES // 4)
+            found.append(mean[0] / (mean[1] * mean[2] + 1e-12).sqrt())
+    return torch.cat(found, dim=-1)
 
 
 def _magnitude(wave: Tensor, size: int) -> Tensor:
@@ -121,16 +155,24 @@ class Batch:
 class Crops:
     """Random crops of mels and the waves that belong to them."""
 
-    def __init__(self, corpus: Corpus, random: np.random.Generator, device: torch.device) -> None:
+    def __init__(
+        self, corpus: Corpus, random: np.random.Generator, device: torch.device,
+        shares: Sequence[float] = (),
+    ) -> None:  # fmt: skip
+        """``shares``: how often each teacher is drawn; by default as it has sentences."""
         self._random = random
         self._mels, self._waves = Cutter(corpus.mels, device), Cutter(corpus.waves, device)
         learned, lengths = corpus.learned(), corpus.mels.lengths()
         self._rows = learned[lengths[learned] > _FRAMES]
         self._lengths = lengths[self._rows]
+        teachers = corpus.teachers[self._rows]
+        counts = np.bincount(teachers)
+        each = np.array(shares) / counts if shares else np.ones(len(counts))
+        self._chances = each[teachers] / each[teachers].sum()
 
     def batch(self, size: int) -> tuple[Tensor, Tensor]:
         """Log-mels [B, 100, frames] and waves [B, frames * 480]."""
-        chosen = self._random.integers(len(self._rows), size=size)
+        chosen = self._random.choice(len(self._rows), size, p=self._chances)
         rows, firsts = self._rows[chosen], self._random.integers(self._lengths[chosen] - _FRAMES)
         mel = self._mels.spans(rows, firsts, _FRAMES).mT.contiguous()
         wave = self._waves.spans(rows, firsts * MEL_HOP, _FRAMES * MEL_HOP) / 32768
@@ -141,18 +183,23 @@ class Crops:
 @limits(minutes=120.0)
 @click.option("--gan-from", default=0.5, show_default=True, help="Share of the run; 1: no GAN.")
 @click.option("--batch", type=int, help="Crops of a batch; by default 8, or 32 on a GPU.")
+@click.option("--init", type=click.Path(exists=True, path_type=Path), help="A vocoder.pth.")
+@click.option("--shares", default="", help="Of the teachers in the batches, such as 3,1.")
 def main(
-    minutes: float, steps: int | None, device: str, gan_from: float, batch: int | None
-) -> None:
+    minutes: float, steps: int | None, device: str, gan_from: float, batch: int | None,
+    init: Path | None, shares: str,
+) -> None:  # fmt: skip
     """Train, or go on training, the vocoder."""
     torch.manual_seed(4)
-    vocoder = build()
+    vocoder = going_on(init) if init else build()
     adversary = Adversary(device)
     trainer = Trainer(
-        "vocoder", vocoder, 2e-3, minutes, steps, device, seed=4, beside={"adversary": adversary}
-    )
+        "vocoder", vocoder, 5e-4 if init else 2e-3, minutes, steps, device, seed=4,
+        beside={"adversary": adversary},
+    )  # fmt: skip
     loss = SpectralLoss().to(trainer.device)
-    crops = Crops(read("corpus"), trainer.random, trainer.device)
+    drawn = [float(share) for share in shares.split(",") if share]
+    crops = Crops(read("corpus"), trainer.random, trainer.device, drawn)
     size = batch or _BATCH * trainer.scale
     inner = slice(_MARGIN * SAMPLES_PER_FRAME, (_FRAMES - _MARGIN) * SAMPLES_PER_FRAME)
 
@@ -161,7 +208,7 @@ def main(
         return Batch(*crops.batch(size), trainer.progress >= gan_from)
 
     def losses(batch: Batch) -> dict[str, Tensor]:
-        with trainer.autocast() if trainer.device.type == "cuda" else contextlib.nullcontext():
+        with trainer.autocast():
             made = vocoder(batch.mel)[:, 0, inner].float()
         wanted = batch.wave[:, inner]
         parts: dict[str, Tensor] = loss(made, wanted)
