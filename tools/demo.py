@@ -38,7 +38,7 @@ REAL_ONE = (
     "to hear the real model, run `gsv prepare --download` (README: Serve the official weights)"
 )
 CLOSING = {
-    "voice": "done; this is the project's own small voice, English on one note, trained on a "
+    "voice": "done; this is the project's own small voice, English, trained on a "
     f"synthesizer's speech (tools/demo_voice); {REAL_ONE}",
     "tiny": f"done; these weights are random: the waves are noise, not speech; {REAL_ONE}",
 }

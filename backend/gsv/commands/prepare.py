@@ -23,8 +23,7 @@ _TO_HEAR_MORE = (
     "To hear a full-size voice, prepare the official files: gsv prepare --download --out REPOSITORY"
 )
 _VOICE_NOTICE = (
-    "This is the small demo voice: English, on one note, trained on a synthesizer's speech. "
-    + _TO_HEAR_MORE
+    "These are two small demo voices: English, trained on synthesizers' speech. " + _TO_HEAR_MORE
 )
 _DEMO_WARNING = (
     "These are RANDOM demo weights: everything runs, but the sound is noise, not speech. "
