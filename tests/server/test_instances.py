@@ -290,10 +290,11 @@ def test_many_clients_leave_nothing_behind(several: EmbeddedServer, caller: Call
     soak(several, caller)
 
 
-@pytest.mark.parametrize("model", ["semantic_gpt", "sovits_v4"])
-def test_answers_go_on_when_an_instance_dies(several: EmbeddedServer, model: str) -> None:
-    """A sentence goes on elsewhere, from its tokens so far; a whole answer is made again."""
-    alone = {seed: whole(several, seed) for seed in range(4)}
+_TRITON_ENDS = 3  # tries; in one of about thirty, Triton ends while it unloads and loads a model
+
+
+def all_go_on(several: EmbeddedServer, model: str, alone: dict[int, np.ndarray]) -> bool:
+    """Kill an instance among callers, and load the model anew; false if Triton ended meanwhile."""
     stubs = [s for s in processes.living_stubs(several.pid) if s.model == model]
     assert len(stubs) == INSTANCES
     with concurrent.futures.ThreadPoolExecutor(24) as pool:
@@ -302,10 +303,29 @@ def test_answers_go_on_when_an_instance_dies(several: EmbeddedServer, model: str
         time.sleep(0.5)
         os.kill(stubs[0].pid, signal.SIGKILL)
         path = f"/v2/repository/models/{model}/"
-        assert several.request("POST", path + "unload", {}, 60) == 200
-        assert several.request("POST", path + "load", {}, 120) == 200
+        told = [several.request("POST", path + what, {}, 120) for what in ("unload", "load")]
+        if told != [200, 200]:
+            limit = time.monotonic() + 10.0
+            while not several.ended() and time.monotonic() < limit:
+                time.sleep(0.1)
+            assert several.ended(), told
+            concurrent.futures.wait([*streams, *answers])
+            return False
         for number, one in enumerate([*streams, *answers]):
             assert len(one.result()) == len(alone[number % 4])
     for number, answer in enumerate(answers):
         np.testing.assert_allclose(answer.result(), alone[number % 4], atol=2e-4)
+    return True
+
+
+@pytest.mark.parametrize("model", ["semantic_gpt", "sovits_v4"])
+def test_answers_go_on_when_an_instance_dies(several: EmbeddedServer, model: str) -> None:
+    """A sentence goes on elsewhere, from its tokens so far; a whole answer is made again."""
+    alone = {seed: whole(several, seed) for seed in range(4)}
+    for _ in range(_TRITON_ENDS):
+        if all_go_on(several, model, alone):
+            break
+        several.restart()  # as `gsv serve` does
+    else:
+        pytest.fail(f"tritonserver ended in each of {_TRITON_ENDS} tries")
     wait_until_idle(several)
