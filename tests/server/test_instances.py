@@ -303,7 +303,8 @@ def all_go_on(several: EmbeddedServer, model: str, alone: dict[int, np.ndarray])
         time.sleep(0.5)
         os.kill(stubs[0].pid, signal.SIGKILL)
         path = f"/v2/repository/models/{model}/"
-        told = [several.request("POST", path + what, {}, 120) for what in ("unload", "load")]
+        seconds = {"unload": 60, "load": 120}
+        told = [several.request("POST", path + what, {}, most) for what, most in seconds.items()]
         if told != [200, 200]:
             limit = time.monotonic() + 10.0
             while not several.ended() and time.monotonic() < limit:

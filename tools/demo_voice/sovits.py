@@ -200,10 +200,10 @@ class Source:
         teacher = int(self._random.integers(len(self._rows)))
         shares = self._shares[teacher]
         rows = self._rows[teacher][int(self._random.choice(len(shares), p=shares / shares.sum()))]
-        given = self._random.integers(rows.size, size=_MOST_ROWS)
-        given *= self._random.random(_MOST_ROWS) < _CONTINUED
         corpus = self._parts["corpus"]
         count = int(np.clip(self._frames // rows.size, 2, _MOST_ROWS))
+        given = self._random.integers(rows.size, size=count)
+        given *= self._random.random(count) < _CONTINUED
         chosen = self._random.choice(rows.places, count)
         tokens = rows.size // FRAMES_PER_TOKEN
         phonemes, said = _padded([corpus.said.phonemes[i] for i in chosen], rows.words)
@@ -227,7 +227,7 @@ class Source:
             prompt.mels.spans(one, start, size)[0].T,
             audio.spectrum(wave)[:, :STYLE_BINS],
             upload(self._random.integers(_FARTHEST, size=1), self._device),
-            upload(given[:count], self._device),
+            upload(given, self._device),
             min(size, int(self._random.choice(_PROMPT_FRAMES, p=_PROMPT_SHARES))),
         )
 
