@@ -61,6 +61,9 @@ class LocalToken:
         """The caller needs no more answers; a stage that still works for it may stop."""
         self.cancel()
 
+    def await_first_audio(self, *, awaited: bool) -> None:
+        """Nobody else is here who could give way."""
+
     def watch(self, call: object, cancel: Callable[[], None]) -> None:
         """Call ``cancel`` when the caller leaves, as long as ``call`` is under way."""
         with self._lock:

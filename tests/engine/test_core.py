@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from gsv.engine.core import EngineThread
+from gsv.engine.give_way import GiveWay
 from gsv.errors import Cancelled, ConfigurationError, GsvError
 
 WAIT = 30  # seconds; only a failing test waits that long
@@ -16,8 +17,8 @@ WAIT = 30  # seconds; only a failing test waits that long
 class Core:
     """Answers pieces of work in order; a piece that is an error is raised."""
 
-    def __init__(self) -> None:
-        self.thread = EngineThread("test", torch.device("cpu"), self)
+    def __init__(self, give_way: GiveWay | None = None) -> None:
+        self.thread = EngineThread("test", torch.device("cpu"), self, give_way)
         self.line: list[object] = []
         self.done: list[object] = []
         self.errors: list[GsvError] = []
@@ -28,6 +29,9 @@ class Core:
 
     def has_work(self) -> bool:
         return bool(self.line)
+
+    def can_rest(self) -> bool:
+        return "urgent" not in self.line
 
     def take_turn(self) -> None:
         with self.thread.changed:
@@ -115,3 +119,45 @@ def test_a_callback_may_stop_its_own_engine() -> None:
     assert thread is not None
     thread.join(WAIT)
     assert (core.done, len(core.errors)) == ([1], 1)
+
+
+def test_work_rests_while_a_listener_waits_elsewhere_unless_it_is_urgent() -> None:
+    awaited, looked = threading.Event(), threading.Semaphore(0)
+
+    def look() -> bool:
+        looked.release()
+        return awaited.is_set()
+
+    core = Core(GiveWay(look, clock=lambda: 0.0))  # time stands still: the rest has no end
+    awaited.set()
+    core.thread.start()
+    core.submit("whole answer")
+    for _ in range(3):
+        assert looked.acquire(timeout=WAIT)
+    assert core.done == []
+    core.submit("urgent")
+    core.wait(2)
+    core.submit("another")
+    for _ in range(3):
+        assert looked.acquire(timeout=WAIT)
+    assert core.done == ["whole answer", "urgent"]
+    awaited.clear()
+    core.wait(1)
+    assert core.done[-1] == "another"
+    core.thread.stop()
+
+
+def test_an_engine_that_rests_can_be_stopped() -> None:
+    looked = threading.Semaphore(0)
+
+    def look() -> bool:
+        looked.release()
+        return True
+
+    core = Core(GiveWay(look, clock=lambda: 0.0))
+    core.thread.start()
+    core.submit("whole answer")
+    assert looked.acquire(timeout=WAIT)
+    core.thread.stop()
+    assert [type(error) for error in core.errors] == [Cancelled]
+    assert core.done == []

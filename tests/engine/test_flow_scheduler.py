@@ -92,6 +92,20 @@ def test_urgent_jobs_go_before_others() -> None:
     assert finish(made)[0] is urgent
 
 
+def test_it_is_urgent_while_a_listener_waits_or_somebody_has_left() -> None:
+    whole = run_of(50)
+    made = scheduler(whole)
+    assert not made.urgent
+    first = run_of(10, urgent=True)
+    made.add(first)
+    assert made.urgent, "also in the line"
+    made.remove(first)
+    made.add(run_of(10, buffered=0.0))
+    assert made.urgent
+    whole.cancel()
+    assert scheduler(whole).urgent
+
+
 def test_urgent_jobs_get_the_next_free_slot() -> None:
     first, other, urgent = run_of(200), run_of(200), run_of(200, urgent=True)
     made = scheduler(first, other, urgent, slots=1)

@@ -97,6 +97,25 @@ def test_hungry_while_anybody_waits_has_left_or_wants_tokens():
     assert scheduler.has_demand
 
 
+def test_it_is_urgent_while_a_listener_wants_tokens_or_somebody_has_left():
+    is_buffered = False
+    request = dataclasses.replace(
+        known_request([1]), turn=Turn(first_audio=True), is_buffered=lambda: is_buffered
+    )
+    heard = Sequence(request, lambda *_: None, lambda *_: None)
+    scheduler = Scheduler(slots=2, waiting_limit=2, prefill_limit=1)
+    whole = sequence()
+    scheduler.add(whole)
+    scheduler.admit()
+    assert not scheduler.urgent
+    scheduler.add(heard)
+    assert scheduler.urgent
+    is_buffered = True
+    assert not scheduler.urgent
+    whole.cancel()
+    assert scheduler.urgent
+
+
 def test_cancelled_ones_leave_the_line_at_once():
     scheduler = Scheduler(slots=1, waiting_limit=3, prefill_limit=1)
     running, waiting, other = sequence(), sequence(), sequence()

@@ -14,6 +14,7 @@ from acoustic_models import vocoder
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gsv.engine.give_way import GiveWay
 from gsv.engine.turns import Turn
 from gsv.engine.vocoder_engine import VocoderEngine, VocoderRequest, WindowLimits
 from gsv.engine.vocoder_windows import GraphedVocoder
@@ -138,6 +139,30 @@ def test_first_audio_waits_for_one_window_of_a_long_answer(
     assert [size for _, size in gate.sizes[:2]] != [30, 30]
     gate.open.release(100)
     assert answers.get()[0] == "long"
+
+
+def test_windows_of_whole_answers_rest_while_somebody_waits_elsewhere(answers: Answers) -> None:
+    awaited = threading.Event()
+    awaited.set()
+    looked = threading.Semaphore(0)
+
+    def look() -> bool:
+        looked.release()
+        return awaited.is_set()
+
+    give_way = GiveWay(look, clock=lambda: 0.0)
+    made = VocoderEngine(Gate(), WindowLimits(40), give_way=give_way)
+    made._vocoder.open.release(1000)  # type: ignore[attr-defined]
+    made.start()
+    answers.submit(made, "whole", 60)
+    for _ in range(3):
+        assert looked.acquire(timeout=WAIT)
+    assert answers.empty()
+    answers.submit(made, "first", 10, first_audio=True)
+    assert answers.get()[0] == "first"
+    awaited.clear()
+    assert answers.get()[0] == "whole"
+    made.stop()
 
 
 def test_requests_share_whatever_their_length(

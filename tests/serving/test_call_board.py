@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import subprocess
@@ -107,6 +108,29 @@ def test_a_board_that_is_closed_counts_as_left_by_all(tmp_path: Path) -> None:
     assert left is not None
     assert left()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_who_waits_for_first_audio_is_seen_by_every_process(tmp_path: Path) -> None:
+    reader = BoardReader(tmp_path)
+    assert not reader.first_audio_awaited()
+    reader._looked = -math.inf  # as if a second had passed
+    board = CallBoard(tmp_path)
+    one, two = board.token("one"), board.token("two")
+    assert not reader.first_audio_awaited()
+    one.await_first_audio(awaited=True)
+    two.await_first_audio(awaited=True)
+    assert reader.first_audio_awaited()
+    one.await_first_audio(awaited=False)
+    assert reader.first_audio_awaited()
+    two.release()
+    assert not reader.first_audio_awaited()
+    two.await_first_audio(awaited=True)  # too late to count
+    assert not reader.first_audio_awaited()
+    other = BoardReader(tmp_path, server=os.getppid() + 1)
+    one.await_first_audio(awaited=True)
+    assert not other.first_audio_awaited(), "of another server"
+    board.close()
+    assert not reader.first_audio_awaited()
 
 
 def test_ids_tell_the_caller_and_the_public_request(tmp_path: Path) -> None:

@@ -29,6 +29,9 @@ class FakeToken:
         self._models.cancelled.append(self.request_id)
         self._models.gate.set()
 
+    def await_first_audio(self, *, awaited: bool) -> None:
+        pass
+
     def release(self) -> None:
         self._models.released.append(self.request_id)
 

@@ -68,6 +68,9 @@ class NoModels:
     def cancel(self) -> None:
         pass
 
+    def await_first_audio(self, *, awaited: bool) -> None:
+        pass
+
     def release(self) -> None:
         pass
 

@@ -43,6 +43,9 @@ class FakeToken:
         self.cancelled = True
         self._models.running.clear()
 
+    def await_first_audio(self, *, awaited: bool) -> None:
+        self._models.awaited.append((awaited, len(self._models.mel_requests)))
+
     def release(self) -> None:
         pass
 
@@ -57,6 +60,7 @@ class FakeModels:
         self.written: dict[int, int] = {}  # tokens of each sentence that were handed out
         self.started: list[tuple[int, int]] = []  # sentence, and tokens that it began after
         self.failures: list[BaseException] = []  # of the next calls for tokens
+        self.awaited: list[tuple[bool, int]] = []  # first audio; chunks of mel made by then
         self.asked_first: list[int] = []  # tokens that each sentence's first call asked for
 
     def token(self, request_id: str) -> FakeToken:
@@ -243,6 +247,15 @@ def test_the_first_chunk_goes_before_others() -> None:
     run(models, ChunkPlan(first=20))
     waits = [request.listener_waits for request in models.mel_requests]
     assert waits == [1] + [0] * (len(waits) - 1)
+
+
+def test_all_stages_are_told_of_a_listener_until_speech_is_there() -> None:
+    models = FakeModels()
+    run(models, ChunkPlan(first=20))
+    (before, chunks), *after = models.awaited
+    assert (before, chunks) == (True, 0)
+    assert after[0] == (False, 1), "the pause before the first sentence is not what it waits for"
+    assert not any(awaited for awaited, _ in after)
 
 
 def test_later_chunks_tell_how_long_the_listener_can_wait() -> None:

@@ -103,6 +103,9 @@ class Pipeline:
     def token(self, request_id: str) -> Pipeline:
         return self
 
+    def await_first_audio(self, *, awaited: bool) -> None:
+        pass
+
     def cancel(self) -> None:
         """Nothing runs."""
 

@@ -17,11 +17,13 @@ from typing import Protocol
 import torch
 
 from gsv.device import end_if_fatal, prepare
+from gsv.engine.give_way import GiveWay
 from gsv.errors import Cancelled, ConfigurationError, GsvError
 
 logger = logging.getLogger(__name__)
 
 OnWait = Callable[[float], None]  # gets the seconds that a piece of work waited in line
+_REST_SECONDS = 0.002  # between looks whether the engine is still to give way
 
 
 def ignore_wait(seconds: float) -> None:
@@ -51,6 +53,10 @@ class EngineCore(Protocol):
         """Whether a turn is wanted; called with the lock held."""
         ...
 
+    def can_rest(self) -> bool:
+        """Whether no listener waits for any of the work; called with the lock held."""
+        ...
+
     def take_turn(self) -> None:
         """Do a step's work, on the engine's thread and without the lock.
 
@@ -70,16 +76,20 @@ class EngineThread:
         name: of the engine, for messages.
         device: that its thread works on.
         core: what it does.
+        give_way: whether work for which no listener waits is to rest.
 
     Attributes:
         changed: guards what callers and the thread share, and wakes the thread. May be taken again
             by whoever holds it.
     """
 
-    def __init__(self, name: str, device: torch.device, core: EngineCore) -> None:
+    def __init__(
+        self, name: str, device: torch.device, core: EngineCore, give_way: GiveWay | None = None
+    ) -> None:
         self._name = name
         self._device = device
         self._core = core
+        self._give_way = give_way or GiveWay()
         self.changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._stopping = False
@@ -160,8 +170,15 @@ class EngineThread:
     def _wait_for_work(self) -> bool:
         """Whether there is a turn to take; false when the engine is to stop."""
         with self.changed:
-            self.changed.wait_for(lambda: self._stopping or self._core.has_work())
-            return not self._stopping
+            while not self._stopping:
+                has_work = self._core.has_work()
+                if self._give_way.rests(able=has_work and self._core.can_rest()):
+                    self.changed.wait(_REST_SECONDS)
+                elif has_work:
+                    return True
+                else:
+                    self.changed.wait()
+            return False
 
     def _stopped(self) -> Cancelled:
         return Cancelled(f"the {self._name} engine has been stopped")

@@ -227,6 +227,10 @@ class Turns(Generic[WorkType]):
             return TurnClass.DEADLINE
         return TurnClass.WHOLE_ANSWER
 
+    def urgent(self, work: WorkType) -> bool:
+        """Whether a listener waits for it, or soon will."""
+        return self.class_of(work) is not TurnClass.WHOLE_ANSWER
+
     def _has_aged(self, work: WorkType) -> bool:
         return self.clock.now - _ticket(work).arrived > self.aging * work.remaining
 

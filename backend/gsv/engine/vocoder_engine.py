@@ -21,6 +21,7 @@ from torch import Tensor
 
 from gsv.device import end_if_fatal, upload
 from gsv.engine.core import EngineThread, Handle, OnWait, ignore_wait
+from gsv.engine.give_way import GiveWay
 from gsv.engine.step_queue import StepQueue
 from gsv.engine.transfers import Download
 from gsv.engine.turns import WHOLE_ANSWER, Ticket, Turn, Turns
@@ -148,6 +149,7 @@ class VocoderEngine:
         limits: of windows and batches.
         waiting_limit: requests that may be there at once; one more gets Overloaded.
         on_wait: gets what each request waited for its first window.
+        give_way: whether whole answers are to rest.
     """
 
     def __init__(
@@ -156,6 +158,7 @@ class VocoderEngine:
         limits: WindowLimits,
         waiting_limit: int = 1024,
         on_wait: OnWait = ignore_wait,
+        give_way: GiveWay | None = None,
     ) -> None:
         self._on_wait = on_wait
         self._vocoder = vocoder
@@ -167,7 +170,7 @@ class VocoderEngine:
         self._tasks: list[VocoderTask] = []  # those with windows left
         self._steps: StepQueue[Answer] = StepQueue(self._device)
         self._stats = VocoderStats()
-        self._thread = EngineThread("vocoder", self._device, self)
+        self._thread = EngineThread("vocoder", self._device, self, give_way)
         self._changed = self._thread.changed  # guards the tasks and their turns
 
     def start(self) -> None:
@@ -203,6 +206,10 @@ class VocoderEngine:
     def has_work(self) -> bool:
         """Whether a window or the end of a batch is waited for; called with the lock held."""
         return bool(self._tasks) or len(self._steps) > 0
+
+    def can_rest(self) -> bool:
+        """Whether no listener waits for any window; called with the lock held."""
+        return not any(task.cancelled or self._turns.urgent(task) for task in self._tasks)
 
     def take_turn(self) -> None:
         """Let the cancelled go, vocode one batch, answer those that are done."""

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from gsv import __version__
 from gsv.checkpoints.manifest import fingerprint
+from gsv.engine.give_way import GiveWay
 from gsv.errors import ConfigurationError, GsvError
 from gsv.reply import Reply
 from gsv.voices import VoiceFolder
@@ -58,10 +59,21 @@ def _convert(key: str, text: str, kind: type) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a stage finds its files and runs its tensors."""
+    """Where a stage finds its files and runs its tensors, and who else is there.
 
-    folder: Path  # the version folder of the model
-    device: str = "cpu"  # "cpu" or "cuda:N"
+    Attributes:
+        folder: the version folder of the model.
+        device: ``cpu`` or ``cuda:N``.
+        first_audio_awaited: whether a listener anywhere on this server waits for first audio.
+    """
+
+    folder: Path
+    device: str = "cpu"
+    first_audio_awaited: Callable[[], bool] = lambda: False
+
+    def give_way(self) -> GiveWay:
+        """When an engine here lets whole answers rest; on a GPU it doesn't."""
+        return GiveWay(self.first_audio_awaited) if self.device == "cpu" else GiveWay()
 
     @property
     def repository(self) -> Path:

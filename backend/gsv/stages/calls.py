@@ -127,6 +127,10 @@ class CancelToken(Protocol):
         """Cancel all calls of this name; from any thread."""
         ...
 
+    def await_first_audio(self, *, awaited: bool) -> None:
+        """Tell every stage of the server whether a listener waits for first audio."""
+        ...
+
     def release(self) -> None:
         """Free the name; no call is under way any more."""
         ...
@@ -191,6 +195,10 @@ class CancelScope:
     def last(self, call: StageCall[Answer]) -> Answer:
         """A call that ends something, made also after the caller has left."""
         return self._call(call, self._token)
+
+    def await_first_audio(self, *, awaited: bool) -> None:
+        """Tell every stage whether the caller waits for first audio; until :meth:`close`."""
+        self._token.await_first_audio(awaited=awaited)
 
     def rest(self, seconds: float) -> None:
         """Do nothing for so long, in nobody's way; Cancelled when the caller leaves."""

@@ -99,6 +99,7 @@ class SemanticGPTStage:
             waiting_limit=settings.waiting,
             max_length=self._max_length,
             on_wait=self.timings.waited,
+            give_way=place.give_way(),
         )
         self._aligner = Aligner(self._engine.model_of, place.device)
         self.guard_counts = GuardCounts()

@@ -93,6 +93,7 @@ class SoVITSStage:
             slots=settings.slots,
             waiting_limit=settings.waiting,
             on_wait=self.timings.waited,
+            give_way=place.give_way(),
         )
         self._voices_of_sovits = SoVITSVoices(place.folder, self._model, self._engine, dtype)
         self._base = SoVITSVoice(self._model)

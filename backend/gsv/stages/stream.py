@@ -142,6 +142,7 @@ def stream(
         clock: seconds, to estimate what the listener has left to play.
     """
     rate = request.sample_rate
+    call.await_first_audio(awaited=True)
     spoken = run(prepare(request), call)
     playback = Playback(clock, lead_seconds)
     feed = TokenFeed(call, spoken.sentences, spoken.sentence, plan, lambda: playback.listener)
@@ -176,6 +177,7 @@ def stream(
                     position += len(silence)
                 if len(samples):
                     playback.sent(len(samples) / rate)
+                    call.await_first_audio(awaited=False)
                     yield ChunkResult(samples, rate, index, *told())
         finished = True
     finally:

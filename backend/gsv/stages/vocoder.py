@@ -87,7 +87,7 @@ class VocoderStage:
         self._graphed = GraphedVocoder(self._model)
         self.timings = Timings("queue")
         self._engine = VocoderEngine(
-            self._graphed, self._limits, settings.waiting, self.timings.waited
+            self._graphed, self._limits, settings.waiting, self.timings.waited, place.give_way()
         )
         # Resampling a long answer takes a while, which no listener's chunk waits for.
         self._joiner = ThreadPoolExecutor(1, thread_name_prefix="vocoder-join")

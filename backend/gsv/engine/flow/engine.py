@@ -22,6 +22,7 @@ from gsv.engine.core import EngineThread, Handle, OnWait, ignore_wait
 from gsv.engine.flow.model_runner import FlowRunner
 from gsv.engine.flow.request import FlowRequest, FlowTask, OnDone, OnError
 from gsv.engine.flow.scheduler import FlowScheduler, headroom
+from gsv.engine.give_way import GiveWay
 from gsv.engine.kernels.cpu import attention as native
 from gsv.engine.kernels.cuda import flow as kernels
 from gsv.engine.step_queue import StepQueue
@@ -71,6 +72,7 @@ class FlowEngine:
         waiting_limit: requests that may wait for a slot; one more gets Overloaded.
         batch_frames: most frames of a batch; 0 chooses for the device.
         on_wait: gets what each request waited for its first step.
+        give_way: whether whole answers are to rest.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class FlowEngine:
         waiting_limit: int = 1024,
         batch_frames: int = 0,
         on_wait: OnWait = ignore_wait,
+        give_way: GiveWay | None = None,
     ) -> None:
         self._on_wait = on_wait
         on_gpu = flow.device.type != "cpu"
@@ -96,7 +99,7 @@ class FlowEngine:
         self._runner = FlowRunner(self._flows, CUDA_ROUND_TO if on_gpu else 1)
         self._stats = FlowStats(slots=slots)
         self._steps: StepQueue[tuple[FlowTask, Download]] = StepQueue(flow.device)
-        self._thread = EngineThread("flow", flow.device, self)
+        self._thread = EngineThread("flow", flow.device, self, give_way)
         self._changed = self._thread.changed  # guards the scheduler
 
     def add_model(self, name: str, flow: FlowMatching) -> None:
@@ -180,6 +183,10 @@ class FlowEngine:
     def has_work(self) -> bool:
         """Whether there is a step to take or to see the end of; called with the lock held."""
         return self._scheduler.busy or len(self._steps) > 0
+
+    def can_rest(self) -> bool:
+        """Whether no listener waits for any chunk; called with the lock held."""
+        return not self._scheduler.urgent
 
     def take_turn(self) -> None:
         """Drop cancelled requests, admit new ones, step one batch, answer those that are done."""

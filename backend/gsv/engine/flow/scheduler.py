@@ -57,6 +57,13 @@ class FlowScheduler:
         """Whether there is anything to do."""
         return bool(self.waiting or self.running)
 
+    @property
+    def urgent(self) -> bool:
+        """Whether a listener waits for any of it, or somebody has left."""
+        return any(
+            task.cancelled or self.turns.urgent(task) for task in (*self.running, *self.waiting)
+        )
+
     def add(self, task: FlowTask) -> None:
         """Put a request in line; Overloaded for a newcomer when the line is full."""
         free = max(0, self.slots - len(self.running))

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from gsv.engine.core import EngineThread, Handle, OnWait, ignore_wait
+from gsv.engine.give_way import GiveWay
 from gsv.engine.gpt.gpu_model_runner import GpuModelRunner
 from gsv.engine.gpt.model_runner import ModelRunner, Noise
 from gsv.engine.gpt.scheduler import Scheduler, headroom
@@ -60,6 +61,7 @@ class Engine:
         noise: where the Exp(1) numbers come from; tests replay recorded ones.
         kernel: decode through the compiled kernel where there is one (on a CPU).
         on_wait: gets what each sequence waited for a slot.
+        give_way: whether whole answers are to rest.
 
     Raises:
         ConfigurationError: a number out of range.
@@ -77,6 +79,7 @@ class Engine:
         noise: Noise = exponential_steps,
         kernel: bool = True,
         on_wait: OnWait = ignore_wait,
+        give_way: GiveWay | None = None,
     ) -> None:
         self._device = torch.device(device)
         self._dtype = dtype
@@ -95,7 +98,7 @@ class Engine:
         ):
             if not lowest <= value <= highest:
                 raise ConfigurationError(f"{name}: got {value}; allowed: {lowest} to {highest}")
-        self._thread = EngineThread("semantic GPT", self._device, self)
+        self._thread = EngineThread("semantic GPT", self._device, self, give_way)
         self._lock = self._thread.changed
         self._counters = Counters()
         self._workers: dict[str, Worker] = {}
@@ -232,6 +235,10 @@ class Engine:
         along, which costs next to nothing.
         """
         return any(worker.busy for worker in self._workers.values())
+
+    def can_rest(self) -> bool:
+        """Whether no listener waits for tokens of any model; called with the lock held."""
+        return all(worker.can_rest for worker in self._workers.values())
 
     def take_turn(self) -> None:
         """A step of every model that wants one; on the engine's thread."""

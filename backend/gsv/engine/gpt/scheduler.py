@@ -88,6 +88,14 @@ class Scheduler:
             s.cancelled or not s.request.is_buffered() for s in running
         )
 
+    @property
+    def urgent(self) -> bool:
+        """Whether a listener waits for tokens, or somebody has left."""
+        return any(
+            s.cancelled or (s.has_listener and not s.request.is_buffered())
+            for s in (*self.running, *self.waiting)
+        )
+
     def add(self, sequence: Sequence) -> None:
         """Put a sequence in line; Overloaded when the line is full.
 

@@ -63,6 +63,11 @@ class Worker:
         """Whether a step is wanted, or one is under way; call it under the lock."""
         return bool(self._queued) or self.scheduler.has_demand
 
+    @property
+    def can_rest(self) -> bool:
+        """Whether no listener waits for any sentence; call it under the lock."""
+        return not self._queued and not self.scheduler.urgent
+
     def step(self) -> None:
         """Drop cancelled sequences, prefill new ones, decode one token of all.
 

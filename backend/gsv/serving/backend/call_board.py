@@ -8,6 +8,9 @@ call has a cell in the second; the process that begins to work on the call write
 there. Stages read the first between their steps, callers read the second while they wait; either
 costs one read of memory.
 
+Before the tables stands how many callers wait for first audio: whole answers give way to them in
+every stage (:mod:`gsv.engine.give_way`).
+
 Only processes of the same user can open the file (mode 0600), so nobody else can cancel anything. A
 request whose id names no board of this server is never cancelled this way. A board whose owner has
 died counts as cleared; the next process that makes a board removes its file.
@@ -16,6 +19,7 @@ died counts as cleared; the next process that makes a board removes its file.
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 import os
 import re
@@ -39,7 +43,9 @@ CALLS = 8192  # calls under way, of one process
 _FILE = re.compile(r"gsv_calls_(\d+)_(\d+)_(\d+)")
 # gsv!server!owner!slot!number!call!the caller's own id
 _ID = re.compile(r"gsv!(\d{1,10})!(\d{1,10})!(\d{1,5})!(\d{1,10})!(\d{1,5})!(.*)", re.S)
-_OWNER_CHECK_SECONDS = 1.0  # between looks whether a board's owner lives
+_Tables = tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32]]
+_OWNER_CHECK_SECONDS = 1.0  # between looks whether a board's owner lives, and for new boards
+_BYTES = 4 * (1 + SLOTS + CALLS)
 
 
 class CallBoard:
@@ -57,11 +63,12 @@ class CallBoard:
             self._path.unlink()  # of a process that had this one's number
         descriptor = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
         try:
-            os.ftruncate(descriptor, 4 * (SLOTS + CALLS))
-            memory = mmap.mmap(descriptor, 4 * (SLOTS + CALLS))
+            os.ftruncate(descriptor, _BYTES)
+            memory = mmap.mmap(descriptor, _BYTES)
         finally:
             os.close(descriptor)
-        self._numbers, self._handlers = _tables(memory)
+        self._awaited, self._numbers, self._handlers = _tables(memory)
+        self._awaiting: set[int] = set()  # slots of callers that wait for first audio
         self._free_slots = list(range(SLOTS))
         self._free_calls = list(range(CALLS))
         self._last = 0
@@ -104,9 +111,19 @@ class CallBoard:
         if self.wanted(slot, number):
             self._numbers[slot] = 0
 
+    def await_first_audio(self, slot: int, *, awaited: bool) -> None:
+        """Tell every stage whether the caller in ``slot`` waits for first audio."""
+        with self._lock:
+            self._set_awaiting(slot, awaited=awaited)
+
+    def _set_awaiting(self, slot: int, *, awaited: bool) -> None:
+        (self._awaiting.add if awaited else self._awaiting.discard)(slot)
+        self._awaited[0] = len(self._awaiting)
+
     def free_slot(self, slot: int) -> None:
         """Take back a caller's slot."""
         with self._lock:
+            self._set_awaiting(slot, awaited=False)
             self._numbers[slot] = 0
             self._free_slots.append(slot)
 
@@ -118,6 +135,7 @@ class CallBoard:
     def close(self) -> None:
         """Take the board away; whatever is under way counts as left."""
         self._numbers[:] = 0
+        self._awaited[0] = 0
         self._path.unlink(missing_ok=True)
 
 
@@ -133,6 +151,11 @@ class BoardToken:
         """Tell every stage that nobody waits for these calls."""
         if self._held:
             self._board.clear(self.slot, self.number)
+
+    def await_first_audio(self, *, awaited: bool) -> None:
+        """Tell every stage whether the caller waits for first audio."""
+        if self._held:
+            self._board.await_first_audio(self.slot, awaited=awaited)
 
     @property
     def cancelled(self) -> bool:
@@ -175,6 +198,19 @@ class BoardReader:
         self._server = os.getppid() if server is None else server
         self._boards: dict[int, _Board] = {}
         self._lock = threading.Lock()
+        self._looked = -math.inf  # for boards
+
+    def first_audio_awaited(self) -> bool:
+        """Whether anybody on this server waits for first audio; costs a read of memory a board."""
+        now = time.monotonic()
+        if now - self._looked > _OWNER_CHECK_SECONDS:
+            self._looked = now
+            for path in self._folder.glob(f"gsv_calls_{_namespace()}_{self._server}_*"):
+                if (match := _FILE.fullmatch(path.name)) is not None:
+                    self._board(int(match[3]))
+        with self._lock:
+            boards = list(self._boards.values())
+        return any(board.awaited() for board in boards)
 
     def watch(self, request_id: str) -> Callable[[], bool] | None:
         """What says whether the caller of a request has left; None if its id is not of a board."""
@@ -247,10 +283,10 @@ def _path(folder: Path, server: int, owner: int) -> Path:
     return folder / f"gsv_calls_{_namespace()}_{server}_{owner}"
 
 
-def _tables(memory: mmap.mmap) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-    """The callers' numbers [SLOTS] and the calls' handlers [CALLS]."""
-    both = np.frombuffer(memory, np.uint32)
-    return both[:SLOTS], both[SLOTS:]
+def _tables(memory: mmap.mmap) -> _Tables:
+    """Who waits for first audio [1], the callers' numbers [SLOTS], the calls' handlers [CALLS]."""
+    values = np.frombuffer(memory, np.uint32)
+    return values[:1], values[1 : 1 + SLOTS], values[1 + SLOTS :]
 
 
 def _taken(free: list[int], full: str) -> int:
@@ -264,12 +300,12 @@ class _Board:
 
     def __init__(self, path: Path, owner: int) -> None:
         self._owner = owner
-        self._tables: tuple[NDArray[np.uint32], NDArray[np.uint32]] | None = None
+        self._tables: _Tables | None = None
         self._looked, self._gone = time.monotonic(), False
         try:
             with path.open("r+b") as file:
                 status = os.fstat(file.fileno())
-                if status.st_uid == os.getuid() and status.st_size == 4 * (SLOTS + CALLS):
+                if status.st_uid == os.getuid() and status.st_size == _BYTES:
                     self._tables = _tables(mmap.mmap(file.fileno(), status.st_size))
         except OSError:
             self._gone = True  # its owner has ended, or there never was one
@@ -283,9 +319,13 @@ class _Board:
 
     def left(self, slot: int, number: int) -> bool:
         """Whether the caller that had ``number`` in ``slot`` has left."""
-        return self.gone() or self._tables is None or int(self._tables[0][slot]) != number
+        return self.gone() or self._tables is None or int(self._tables[1][slot]) != number
+
+    def awaited(self) -> bool:
+        """Whether any of its callers waits for first audio."""
+        return not self.gone() and self._tables is not None and int(self._tables[0][0]) > 0
 
     def take(self, cell: int) -> None:
         """Write that this process works on the call of that cell."""
         if self._tables is not None:
-            self._tables[1][cell] = os.getpid()
+            self._tables[2][cell] = os.getpid()

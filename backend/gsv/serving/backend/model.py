@@ -98,7 +98,7 @@ class Model:
         has_network = "torch" in sys.modules
         if has_network:
             _set_up_torch(device, settings.threads or (GPU_THREADS if on_gpu else 0))
-        self._stage = self._build(Place(folder, device), settings)
+        self._stage = self._build(Place(folder, device, self.calls.first_audio_awaited), settings)
         if has_network:
             keep_freed_memory()  # after loading, whose memory may go back to the kernel
         self._stage.warm_up()
