@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -26,7 +28,7 @@ TURNS = st.builds(
     owner=st.sampled_from(["", "a", "b", "c"]),
     first_audio=st.booleans(),
     buffered=st.sampled_from([math.inf, 0.0, 0.5, 60.0]),
-    priority=st.integers(-1, 1),
+    made_again=st.booleans(),
 )
 PIECES = st.builds(Piece, turn=TURNS, remaining=st.sampled_from([1.0, 10.0, 100.0]))
 
@@ -93,12 +95,12 @@ def test_owners_take_turns() -> None:
         assert set(served[begin : begin + 3]) == {"a", "b", "c"}
 
 
-def test_within_a_class_priority_goes_first_and_not_beyond() -> None:
-    low, high = Piece(Turn(priority=0)), Piece(Turn(priority=1))
-    first = Piece(Turn(first_audio=True, priority=-1))
-    waiting = [low, high, first]
+def test_what_is_made_again_goes_first_within_its_class_and_not_beyond() -> None:
+    new, again = Piece(Turn()), Piece(Turn(made_again=True))
+    first = Piece(Turn(first_audio=True))
+    waiting = [new, again, first]
     turns = entered(*waiting)
-    assert [serve(turns, waiting) for _ in range(3)] == [first, high, low]
+    assert [serve(turns, waiting) for _ in range(3)] == [first, again, new]
 
 
 def test_short_work_does_not_queue_behind_long_work() -> None:
@@ -132,7 +134,7 @@ def test_nobody_starves(early: list[Piece], patience: int) -> None:
         turns.advance(age + 1)
     order = []
     for _ in range(patience * len(early)):
-        newcomer = Piece(Turn(first_audio=True, priority=9), 1.0)
+        newcomer = Piece(Turn(first_audio=True, made_again=True), 1.0)
         turns.enter(newcomer)
         waiting.append(newcomer)
         order.append(serve(turns, waiting))
@@ -186,10 +188,17 @@ def test_work_must_enter() -> None:
         Turns().pick([Piece(Turn())])
 
 
+def asked(waits: int, seconds: float, *, made_again: bool = False) -> Any:
+    return SimpleNamespace(
+        owner="id", listener_waits=waits, listener_seconds=seconds, made_again=made_again
+    )
+
+
 def test_a_turn_from_the_wire() -> None:
-    assert Turn.of("id", 1, math.inf) == Turn("id", first_audio=True)
-    assert Turn.of("", 0, 2.0).has_listener
-    assert not Turn.of("", 0, math.inf).has_listener
+    assert Turn.of(asked(1, math.inf)) == Turn("id", first_audio=True)
+    assert Turn.of(asked(0, 2.0)).has_listener
+    assert not Turn.of(asked(0, math.inf)).has_listener
+    assert Turn.of(asked(0, math.inf, made_again=True)).made_again
 
 
 def test_work_that_comes_again_has_its_old_place() -> None:

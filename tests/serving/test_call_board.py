@@ -19,6 +19,7 @@ from gsv.serving.backend.call_board import (
     BoardReader,
     CallBoard,
     caller_id,
+    is_made_again,
     owner_of,
     sweep,
 )
@@ -143,6 +144,12 @@ def test_ids_tell_the_caller_and_the_public_request(tmp_path: Path) -> None:
     assert caller_id("plain") == "plain"
     assert owner_of(one.request_id) != owner_of(two.request_id)
     assert owner_of("plain") == "plain"
+    third = board.call(mine, made_again=True)
+    assert [is_made_again(call.request_id) for call in (one, third)] == [False, True]
+    assert owner_of(third.request_id) == owner_of(one.request_id)
+    assert caller_id(third.request_id) == "a!b"
+    assert BoardReader(tmp_path).watch(third.request_id) is not None
+    assert not is_made_again("gsv+!")
 
 
 def test_a_board_without_a_free_slot_refuses(tmp_path: Path) -> None:

@@ -226,9 +226,11 @@ class Dying(FakeModels):
         super().__init__()
         self.gate.set()
         self.errors, self.sequences = errors, []
+        self.made_again: list[bool] = []
 
     def __call__(self, call: StageCall[Any], token: FakeToken) -> Any:
         self.sequences.append(call.sequence)
+        self.made_again.append(call.made_again)
         if self.errors:
             raise self.errors.pop(0)
         return super().__call__(call, token)
@@ -239,6 +241,7 @@ def test_a_call_whose_process_is_gone_is_made_again() -> None:
     whole = dataclasses.replace(echo(1), sequence=SequenceStep(7, start=True, end=True))
     assert CancelScope(models)(whole) == Echo(1)
     assert len({step.id for step in models.sequences}) == 4, "an old sequence may be held up"
+    assert models.made_again == [False, True, True, True], "it goes before others from then on"
     assert all(step.start and step.end for step in models.sequences)
 
 

@@ -29,6 +29,19 @@ PATIENCE = 8  # of so many picks one goes to the oldest work that has aged, if t
 _PACE_SHARE = 0.1  # weight of the newest measurement in the mean of seconds per unit
 
 
+class TurnTaking(Protocol):
+    """A request to a stage whose work takes turns; see :mod:`gsv.stages.messages`."""
+
+    @property
+    def owner(self) -> str: ...
+    @property
+    def listener_waits(self) -> int: ...
+    @property
+    def listener_seconds(self) -> float: ...
+    @property
+    def made_again(self) -> bool: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Turn:
     """What a piece of work tells about who waits for it.
@@ -38,18 +51,20 @@ class Turn:
         first_audio: a listener waits for the first sound of the answer.
         buffered: seconds until a listener who hears the answer already has nothing left to play;
             infinite where nobody listens.
-        priority: within a class a higher one goes first.
+        made_again: the process died that worked on it before: it has waited once already, and
+            goes first within its class.
     """
 
     owner: str = ""
     first_audio: bool = False
     buffered: float = math.inf
-    priority: int = 0
+    made_again: bool = False
 
     @classmethod
-    def of(cls, owner: str, listener_waits: int, listener_seconds: float) -> Turn:
-        """As a model's inputs OWNER, LISTENER_WAITS and LISTENER_SECONDS say it."""
-        return cls(owner, first_audio=bool(listener_waits), buffered=listener_seconds)
+    def of(cls, request: TurnTaking) -> Turn:
+        """What a stage's request says of itself."""
+        waits, seconds = bool(request.listener_waits), request.listener_seconds
+        return cls(request.owner, waits, seconds, request.made_again)
 
     @property
     def has_listener(self) -> bool:
@@ -212,11 +227,11 @@ class Turns(Generic[WorkType]):
         self._passed_over[decision] = 0 if chosen is oldest else self._passed_over[decision] + 1
         return chosen
 
-    def place(self, work: WorkType) -> tuple[int, int, float, float, int]:
-        """Sorts work by class, priority, deadline where it counts, fair share and arrival."""
+    def place(self, work: WorkType) -> tuple[int, bool, float, float, int]:
+        """Sorts work by class, loss, deadline where it counts, fair share and arrival."""
         ticket, kind = _ticket(work), self.class_of(work)
         deadline = ticket.deadline if kind is TurnClass.DEADLINE else 0.0
-        return kind, -work.turn.priority, deadline, ticket.finish, ticket.number
+        return kind, not work.turn.made_again, deadline, ticket.finish, ticket.number
 
     def class_of(self, work: WorkType) -> TurnClass:
         """The class of the work as it stands now: a deadline may be far off, and comes nearer."""

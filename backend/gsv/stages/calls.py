@@ -63,6 +63,7 @@ class StageCall(Generic[Answer]):
         ending: of a call that starts a sequence and needs nothing after it: makes the call that
             ends the sequence of that name. Until then the sequence has a place at its instance,
             so that Triton's batcher gives the next one to another.
+        made_again: the process died that worked on it before.
     """
 
     model: str
@@ -71,6 +72,7 @@ class StageCall(Generic[Answer]):
     sequence: SequenceStep | None = None
     also: tuple[str, ...] = ()
     ending: Callable[[int], StageCall[Any]] | None = None
+    made_again: bool = False
 
     @property
     def is_whole(self) -> bool:
@@ -80,11 +82,10 @@ class StageCall(Generic[Answer]):
 
     def again(self) -> StageCall[Answer]:
         """The same call once more; its old sequence may hold the place of a process that died."""
-        if self.sequence is None:
-            return self
-        return dataclasses.replace(
-            self, sequence=dataclasses.replace(self.sequence, id=new_sequence())
-        )
+        sequence = self.sequence
+        if sequence is not None:
+            sequence = dataclasses.replace(sequence, id=new_sequence())
+        return dataclasses.replace(self, sequence=sequence, made_again=True)
 
 
 class Recovery:

@@ -58,7 +58,7 @@ class MelAnswer:
         self, request: MelRequest, key: str, speaker: SoVITSVoice, reply: Reply, at_once: int
     ) -> None:
         self.request, self.key, self.speaker = request, key, speaker
-        self.turn = Turn.of(request.owner, request.listener_waits, request.listener_seconds)
+        self.turn = Turn.of(request)
         self.tokens = split_by_counts(request.tokens, request.token_counts)
         self.phonemes = split_by_counts(request.phonemes, request.phoneme_counts)
         self.cancelled = False

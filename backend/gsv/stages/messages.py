@@ -223,6 +223,7 @@ class SemanticRequest:
     sequence: int = 0
     end: bool = True
     owner: str = ""  # the public request, among whose sentences turns are shared
+    made_again: bool = False  # the process died that worked on it before; goes before others
 
     def __post_init__(self) -> None:
         check_counts("PHONEME_COUNTS", self.phoneme_counts, len(self.phonemes), "PHONEMES")
@@ -331,6 +332,7 @@ class MelRequest:
     listener_waits: int = 0  # 1: nothing of the answer has been heard yet; goes before others
     listener_seconds: float = math.inf  # until a listener has nothing left to play
     owner: str = ""  # the public request, among whose sentences turns are shared
+    made_again: bool = False  # the process died that worked on it before; goes before others
 
     def __post_init__(self) -> None:
         check_counts("TOKEN_COUNTS", self.token_counts, len(self.tokens), "TOKENS")
@@ -391,6 +393,7 @@ class WaveRequest:
     listener_waits: int = 0  # 1: nothing of the answer has been heard yet; goes before others
     listener_seconds: float = math.inf  # until a listener has nothing left to play
     owner: str = ""  # the public request, among whose sentences turns are shared
+    made_again: bool = False  # the process died that worked on it before; goes before others
 
     def __post_init__(self) -> None:
         if self.mel.ndim != 2 or self.mel.shape[0] != MEL_CHANNELS:

@@ -42,7 +42,7 @@ class SentenceList:
         self._params = params
         self._model = model
         self._is_buffered = is_buffered
-        self._turn = Turn.of(request.owner, request.listener_waits, request.listener_seconds)
+        self._turn = Turn.of(request)
         self._phonemes = split_by_counts(request.phonemes, request.phoneme_counts)
         self._bert_rows = split_by_counts(request.bert_rows, request.phoneme_counts)
         self._prompt_bert = request.prompt_bert_features[request.prompt_bert_rows]

@@ -117,7 +117,7 @@ class VocoderStage:
 
     def submit(self, request: WaveRequest, reply: Reply) -> Callable[[], None]:
         """Put every sentence's windows in line; the answer leaves when the last one is done."""
-        turn = Turn.of(request.owner, request.listener_waits, request.listener_seconds)
+        turn = Turn.of(request)
         mels = split_by_counts(request.mel, request.mel_counts)
 
         def join(waves: list[NDArray[np.float32]]) -> None:

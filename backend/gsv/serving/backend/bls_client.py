@@ -63,7 +63,7 @@ class BlsClient:
             for field in dataclasses.fields(call.answer)  # type: ignore[arg-type]
             if field.default is dataclasses.MISSING or field.name in call.also
         }
-        placed = self._board.call(token)
+        placed = self._board.call(token, made_again=call.made_again)
         try:
             request = pb_utils.InferenceRequest(
                 model_name=call.model,

@@ -41,8 +41,8 @@ CALLS = 8192  # calls under way, of one process
 # Namespace, server's and owner's process number. These are unique in their namespace only, and
 # containers may share /dev/shm.
 _FILE = re.compile(r"gsv_calls_(\d+)_(\d+)_(\d+)")
-# gsv!server!owner!slot!number!call!the caller's own id
-_ID = re.compile(r"gsv!(\d{1,10})!(\d{1,10})!(\d{1,5})!(\d{1,10})!(\d{1,5})!(.*)", re.S)
+# gsv!server!owner!slot!number!call!the caller's own id; a + behind the call: it is made again
+_ID = re.compile(r"gsv!(\d{1,10})!(\d{1,10})!(\d{1,5})!(\d{1,10})!(\d{1,5})(\+?)!(.*)", re.S)
 _Tables = tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32]]
 _OWNER_CHECK_SECONDS = 1.0  # between looks whether a board's owner lives, and for new boards
 _BYTES = 4 * (1 + SLOTS + CALLS)
@@ -86,8 +86,12 @@ class CallBoard:
             self._numbers[slot] = number
         return BoardToken(self, slot, number, request_id)
 
-    def call(self, token: BoardToken) -> BoardCall:
+    def call(self, token: BoardToken, *, made_again: bool = False) -> BoardCall:
         """A cell for one of a caller's calls.
+
+        Args:
+            token: the caller's.
+            made_again: the process of an earlier one died.
 
         Raises:
             Overloaded: all cells are taken.
@@ -96,6 +100,7 @@ class CallBoard:
             cell = _taken(self._free_calls, f"{CALLS} calls are under way")
             self._handlers[cell] = 0
         own = f"gsv!{self._server}!{self._owner}!{token.slot}!{token.number}!{cell}"
+        own += "+" * made_again
         return BoardCall(self, cell, f"{own}!{token.caller_id}")
 
     def handler(self, cell: int) -> int:
@@ -245,19 +250,25 @@ class BoardReader:
 def caller_id(request_id: str) -> str:
     """The id that the public request came with, for logs."""
     match = _ID.fullmatch(request_id)
-    return split_traced_id(match[6])[1] if match else request_id
+    return split_traced_id(match[7])[1] if match else request_id
 
 
 def parent_span(request_id: str) -> str:
     """The span of the public request that a call is made for; empty: it is not traced."""
     match = _ID.fullmatch(request_id)
-    return split_traced_id(match[6])[0] if match else ""
+    return split_traced_id(match[7])[0] if match else ""
 
 
 def owner_of(request_id: str) -> str:
     """Names the public request that a call is made for; its own id where it is nobody's call."""
     match = _ID.fullmatch(request_id)
     return request_id[: match.start(5) - 1] if match else request_id
+
+
+def is_made_again(request_id: str) -> bool:
+    """Whether the process died that worked on the call before."""
+    match = _ID.fullmatch(request_id)
+    return match is not None and bool(match[6])
 
 
 def sweep(folder: Path = FOLDER) -> list[Path]:

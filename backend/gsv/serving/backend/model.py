@@ -17,7 +17,13 @@ import triton_python_backend_utils as pb_utils
 from gsv.checkpoints.manifest import verify_manifest
 from gsv.constants import PUBLIC_PREFIX
 from gsv.errors import Cancelled, CheckpointError, InvalidRequest, Overloaded, VoiceError
-from gsv.serving.backend.call_board import BoardReader, caller_id, owner_of, parent_span
+from gsv.serving.backend.call_board import (
+    BoardReader,
+    caller_id,
+    is_made_again,
+    owner_of,
+    parent_span,
+)
 from gsv.serving.backend.heartbeat import Heartbeat
 from gsv.serving.backend.log_handler import TritonLogHandler
 from gsv.serving.backend.memory import keep_freed_memory
@@ -149,6 +155,7 @@ class Model:
         own_id = request_id(request)
         beside = {
             "owner": owner_of(own_id),
+            "made_again": is_made_again(own_id),
             "request_id": traced_id(span.traceparent, own_id) if span else own_id,
             "sequence": request.correlation_id(),
             "start": bool(request.flags() & _START),
