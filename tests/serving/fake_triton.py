@@ -13,7 +13,9 @@ In all of them the index of the repository tells the life cycle only: READY, wha
 instances that are in both stay as they are. Files in the repository make it misbehave: ``mute`` (no
 answer to anything), ``holds`` (SIGTERM changes nothing for 30 s), ``MODEL/broken`` (can't load),
 ``MODEL/stuck`` (to load takes for ever), ``MODEL/clings`` (unloading doesn't end its processes),
-``MODEL/whole`` (other instance groups are refused), ``metrics`` (what the metrics are). A request
+``MODEL/whole`` (other instance groups are refused), ``MODEL/changed`` (the next load of other
+instance groups starts all processes anew, and the old ones end a second later), ``crash`` (it says
+at the next request that it has crashed, and goes on), ``metrics`` (what the metrics are). A request
 for inference is answered after a second; one whose model has died meanwhile never is. ``/v2/flood``
 answers with a gigabyte.
 """
@@ -141,6 +143,11 @@ class Server:
         with self.lock:
             wanted = instances_of(groups)
             kept = {}
+            if (changed := self.repository / name / "changed").exists():
+                changed.unlink()
+                for stub in self.stubs[name]:
+                    threading.Timer(1.0, stub.kill).start()
+                self.stubs[name] = []
             for stub in self.stubs[name]:
                 instance = list(stub.args)[8]  # type: ignore[arg-type]
                 if instance in wanted:
@@ -226,6 +233,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         while (self.triton.repository / "mute").exists():
             time.sleep(0.05)
+        if (crash := self.triton.repository / "crash").exists():
+            crash.unlink()
+            print("malloc(): corrupted\nSignal (6) received.", flush=True)  # noqa: T201
         given = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.path == "/v2/flood":
             for _ in range(1024):

@@ -237,6 +237,28 @@ def test_supervisor_leaves_reloading_to_others(tmp_path: Path) -> None:
         assert supervisor.look() == []
 
 
+def test_a_lost_instance_is_replaced_alone_in_a_repository_that_is_new(tmp_path: Path) -> None:
+    repository = write_repository(tmp_path / "repository", instances=2, apart=True)
+    assert not list(repository.glob("*/*/__pycache__")), "no Python has imported anything there"
+    events: list[str] = []
+    with EmbeddedServer(repository, OPTIONS) as server:
+
+        def note(text: str) -> None:
+            events.append(text)
+            if "ready again" in text:
+                server.interrupt()
+
+        before = {stub.instance: stub.pid for stub in processes.living_stubs(server.pid)}
+        supervisor = Supervisor(server, RecoveryPolicy(interval=0.1), note)
+        os.kill(before["double_0_0"], signal.SIGKILL)
+        supervisor.run()
+        after = {stub.instance: stub.pid for stub in processes.living_stubs(server.pid)}
+        assert set(after) == {"double_1_0", "double_0_again1_0"}
+        assert after["double_1_0"] == before["double_1_0"]
+        assert infer(server.http_url, "double", [2.0]) == (200, [4.0])
+    assert events[-1].endswith("its others went on")
+
+
 def test_supervisor_brings_the_server_back(tmp_path: Path) -> None:
     # What a model leaves behind holds the log and the ports open; nothing must wait for its end.
     child = "import subprocess; subprocess.Popen(['sleep', '120'])"

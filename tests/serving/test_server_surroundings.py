@@ -6,6 +6,7 @@ import os
 import re
 import resource
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -93,6 +94,18 @@ class TestServerLog:
             "24# 0x00007F441A1278EC in /lib/x86_64-linux-gnu/libc.so.6",
         )
         assert log.reason() == "Signal (11) received."
+        assert log.crash is signal.SIGSEGV
+
+    @pytest.mark.parametrize("line", ["Signal (15) received.", "Signal (2) received.", "Signal"])
+    def test_being_told_to_stop_is_no_crash(self, line: str) -> None:
+        assert feed(line)[0].crash is None
+
+    def test_a_crash_is_told_once(self) -> None:
+        told: list[int] = []
+        log = ServerLog(lambda line, important: None, lambda: None, lambda: told.append(1))
+        for _ in range(2):
+            log.feed("Signal (6) received.")
+        assert told == [1]
 
     def test_a_broken_sink_does_not_stop_the_reading(self) -> None:
         def full(line: str, important: bool) -> None:

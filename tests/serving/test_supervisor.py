@@ -150,6 +150,19 @@ class TestEveryRelease:
         assert one.events == []
 
 
+def test_a_server_that_hangs_in_its_own_crash_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gsv.serving.server.launcher.CRASH_SECONDS", 0.2)
+    with watched(tmp_path) as one:
+        before = one.server.pid
+        (one.server.repository / "crash").touch()
+        one.wait_for("tritonserver: ready again")
+        assert one.server.pid != before
+        assert one.server.log.crash is None
+    assert one.events[0].startswith("tritonserver crashed with SIGABRT: Signal (6) received.; ")
+
+
 def test_a_loss_is_remembered_while_triton_does_not_answer(tmp_path: Path) -> None:
     policy = RecoveryPolicy(interval=0.1, backoff=0.05, mute=60.0)
     with watched(tmp_path, policy=policy) as one:
@@ -190,6 +203,20 @@ class TestInstancesThatTritonCanTellApart:
             assert [event for event in one.events if "loading it again" in event] == [
                 f"model a: its process died; loading it again (attempt {n} of 5)" for n in (1, 2)
             ]
+
+    def test_others_that_triton_starts_anew_are_no_loss(self, tmp_path: Path) -> None:
+        with watched(tmp_path, instances=3, apart=True) as one:
+            (one.server.repository / "a" / "changed").touch()
+            before = one.stubs("a")
+            os.kill(before["a_1_0"], signal.SIGKILL)
+            one.wait_for("its others were started anew too")
+            wait_until(lambda: all(processes.ended(pid) for pid in before.values()))
+            time.sleep(0.5)  # some looks
+            assert set(one.stubs("a")) == {"a_0_0", "a_2_0", "a_1_again1_0"}
+            again = one.stubs("a")["a_0_0"]
+            os.kill(again, signal.SIGKILL)  # the new ones are watched
+            one.wait_for("its others went on")
+        assert sum("its process died" in event for event in one.events) == 2
 
     def test_two_at_once_are_loaded_with_the_model(self, tmp_path: Path) -> None:
         with watched(tmp_path, instances=3, apart=True) as one:

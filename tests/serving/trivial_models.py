@@ -11,7 +11,7 @@ backend: "python"
 max_batch_size: 0
 input [ {{ name: "X" data_type: TYPE_FP32 dims: [ -1 ] }} ]
 output [ {{ name: "Y" data_type: TYPE_FP32 dims: [ -1 ] }} ]
-instance_group [ {{ kind: KIND_CPU count: {instances} }} ]
+instance_group [ {groups} ]
 """
 
 DOUBLE = """
@@ -95,23 +95,29 @@ def write_repository(
     *,
     initialize: str = "pass",
     instances: int = 1,
+    apart: bool = False,
     ensemble: bool = False,
     slow: bool = False,
 ) -> Path:
     """A repository with the model ``double`` (Y = 2 X) and, if asked, two that call it.
 
-    ``outer`` is an ensemble; ``slow`` answers after two seconds.
+    ``apart``: each instance is a group that is like no other. ``outer`` is an ensemble; ``slow``
+    answers after two seconds.
     """
     version = folder / "double" / "1"
     version.mkdir(parents=True)
-    (folder / "double" / "config.pbtxt").write_text(CONFIG.format(instances=instances))
+    groups = f"{{ kind: KIND_CPU count: {instances} }}"
+    if apart:
+        each = '{{ kind: KIND_CPU count: 1 host_policy: "p{}" }}'
+        groups = ", ".join(each.format(n) for n in range(instances))
+    (folder / "double" / "config.pbtxt").write_text(CONFIG.format(groups=groups))
     (version / "model.py").write_text(DOUBLE.format(initialize=initialize))
     if ensemble:
         (folder / "outer" / "1").mkdir(parents=True)
         (folder / "outer" / "config.pbtxt").write_text(ENSEMBLE)
     if slow:
         (folder / "slow" / "1").mkdir(parents=True)
-        (folder / "slow" / "config.pbtxt").write_text(CONFIG.format(instances=1))
+        (folder / "slow" / "config.pbtxt").write_text(CONFIG.format(groups="{ kind: KIND_CPU }"))
         (folder / "slow" / "1" / "model.py").write_text(SLOW)
     return folder
 

@@ -17,6 +17,7 @@ import re
 import select
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Container, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from gsv.errors import Cancelled, ServerError
 from gsv.serving.backend.heartbeat import stopping_file
 from gsv.serving.backend.tracing import ENDPOINT as TRACE_ENDPOINT
 from gsv.serving.server import gpus, installation, mps, processes
+from gsv.serving.server.bytecode import compile_models
 from gsv.serving.server.janitor import Janitor
 from gsv.serving.server.log import ServerLog
 from gsv.serving.server.options import (
@@ -45,6 +47,7 @@ UNLOAD_SECONDS = 2.0  # that Triton gets to unload its models when no request is
 LOST_SECONDS = 5.0  # without progress; then requests under way wait for a process that died
 SETTLE_SECONDS = 0.15  # models publish their number of requests every 0.05 s
 REQUEST_SECONDS = 5.0
+CRASH_SECONDS = 2.0  # that a server which has said that it crashed gets to end
 WAIT_STEP_SECONDS = 0.2
 DRAIN_STEP_SECONDS = 0.05
 GPU_THREADS = "2"  # of each model on a machine with GPUs, as the adapter sets it for networks
@@ -84,7 +87,7 @@ class EmbeddedServer:
         self._on_ready_model = on_ready_model
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._on_line = on_line
-        self.log = ServerLog(on_line, self._wake)
+        self.log = self._new_log()
         self.region_prefix = processes.region_prefix()
         self._paths = PlainPaths()
         self._process: subprocess.Popen[bytes] | None = None
@@ -148,6 +151,7 @@ class EmbeddedServer:
         """
         try:
             models = check_repository(self.repository)
+            compile_models(self.repository)
             options = self.options
             self.installation = (
                 installation.installed(options.tritonserver)
@@ -226,7 +230,9 @@ class EmbeddedServer:
             code = self._process.wait()
             self._kill_session(self._process)  # stubs that hang would keep the log open
         how = f"ended with exit code {code}"
-        if code < 0:
+        if self.log.crash is not None:
+            how = f"crashed with {self.log.crash.name}"
+        elif code < 0:
             how = f"was killed by {signal.Signals(-code).name}"
         return f"tritonserver {how}: {self.log.reason()}"
 
@@ -415,6 +421,22 @@ class EmbeddedServer:
         assert self._process.stdout is not None
         self.log.follow(self._process.stdout)
 
+    def _new_log(self) -> ServerLog:
+        return ServerLog(self._on_line, self._wake, self._end_crashed)
+
+    def _end_crashed(self) -> None:
+        """Kill the server that has said that it crashed, if it doesn't end by itself.
+
+        Triton (2.51) tells its stack before it ends, which needs memory: after a crash in the heap
+        that thread waits for ever, and the others go on until they need the same lock.
+        """
+        process = self._process
+        if process is not None:
+            # A daemon: nobody is to wait for it when the server has ended.
+            timer = threading.Timer(CRASH_SECONDS, process.kill)
+            timer.daemon = True
+            timer.start()
+
     def _trace_environment(self) -> dict[str, str]:
         """Tells the models where Triton's options send spans, unless the variable says it."""
         url = trace_endpoint(self.options.extra)
@@ -423,7 +445,7 @@ class EmbeddedServer:
     def _launch_again(self) -> None:
         assert self.installation is not None
         processes.remove_regions(self.region_prefix)
-        self.log = ServerLog(self._on_line, self._wake)
+        self.log = self._new_log()
         self._paths.close()
         self._paths = PlainPaths()
         self._launch(self.installation)

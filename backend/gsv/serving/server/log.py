@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import json
 import re
+import signal
 import threading
 from collections.abc import Callable
 from typing import IO
@@ -39,6 +40,10 @@ ECHOES = (
     "contains models that are not available",
 )
 
+# Triton says so before it tells the stack and ends, or hangs: that needs memory, and a heap that is
+# corrupted keeps its lock.
+CRASH = re.compile(r"Signal \((?P<number>\d+)\) received\.")
+FATAL = {signal.SIGILL, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV}
 FRAME = re.compile(r"\s*\d+# ")  # of a crash: one line for each call on the stack
 WRONG_USAGE = re.compile(r"error: |.*unrecognized option|Bad option|Invalid option")
 
@@ -52,16 +57,23 @@ class ServerLog:
     ``models`` maps each model to ``loading`` or ``ready``, ``failures`` each broken one to its
     reason. ``on_line(line, important)`` is called for every line, in the reading thread; important
     are warnings and errors, except for the harmless ones and those about ``failures``.
+    ``crash`` is the signal by which Triton said that it crashed; ``on_crash`` is called with it.
     """
 
-    def __init__(self, on_line: Callable[[str, bool], None], on_end: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        on_line: Callable[[str, bool], None],
+        on_end: Callable[[], None],
+        on_crash: Callable[[], None] = lambda: None,
+    ) -> None:
         self.models: dict[str, str] = {}
         self.failures: dict[str, str] = {}
         self.began = False  # a line of Triton's own has come, so it has read its arguments
+        self.crash: signal.Signals | None = None
         self.broken_sink: BaseException | None = None
         self._errors: collections.deque[str] = collections.deque(maxlen=KEPT_LINES)
         self._others: collections.deque[str] = collections.deque(maxlen=KEPT_LINES)
-        self._on_line, self._on_end = on_line, on_end
+        self._on_line, self._on_end, self._on_crash = on_line, on_end, on_crash
         self._thread: threading.Thread | None = None
 
     def follow(self, stream: IO[bytes]) -> None:
@@ -106,6 +118,11 @@ class ServerLog:
             important = important and not self._is_known(message)
         elif WRONG_USAGE.match(line):
             self._errors.append(line)
+        elif (crash := _crash_in(line)) is not None:
+            self._others.append(line)
+            if self.crash is None:
+                self.crash = crash
+                self._on_crash()
         elif line and line[0] not in "|+" and not harmless and not FRAME.match(line):
             self._others.append(line)
         self._pass_on(line, important)
@@ -130,6 +147,13 @@ class ServerLog:
                 # A full disk or a closed terminal must not stop the reading: the server would
                 # block on a full pipe. Whoever owns the sink finds the error here.
                 self.broken_sink = error
+
+
+def _crash_in(line: str) -> signal.Signals | None:
+    """The signal of a crash that a line tells of."""
+    found = CRASH.fullmatch(line.strip())
+    number = int(found["number"]) if found else 0
+    return signal.Signals(number) if number in FATAL else None
 
 
 def explain(reason: str) -> str:

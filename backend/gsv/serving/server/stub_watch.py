@@ -59,6 +59,7 @@ class StubWatch:
         self._stopped_seconds, self._silent_seconds = stopped_seconds, silent_seconds
         # By process number: instances on several GPUs have the same name where one group has all.
         self._seen: dict[int, _Seen] = {}
+        self._released: set[int] = set()  # processes that may end
         self.server_stopped = 0.0  # seconds since the kernel first said that the server is
         self._looked = clock()
         self._server_handle = _handle_of(server)
@@ -85,6 +86,8 @@ class StubWatch:
         is_stopped = state(self._server) == "T"
         self.server_stopped = self.server_stopped + passed if is_stopped else 0.0
         living = {stub.pid: stub for stub in living_stubs(self._server)}
+        self._released &= living.keys()
+        living = {pid: stub for pid, stub in living.items() if pid not in self._released}
         heirs = [stub for pid, stub in living.items() if pid not in self._seen]
         lost = []
         for pid, seen in list(self._seen.items()):
@@ -103,6 +106,12 @@ class StubWatch:
             if pid not in self._seen:
                 self._seen[pid] = _Seen(stub, _handle_of(pid))
         return lost
+
+    def release(self, pids: set[int]) -> None:
+        """Watch these processes no more: Triton has others in their place, and will end them."""
+        self._released |= pids
+        for pid in pids & self._seen.keys():
+            self._forget(pid)
 
     def close(self) -> None:
         """Let go of the file descriptors."""

@@ -105,6 +105,7 @@ class _Case:
     stubs: int = 0  # processes that the model had
     failed: int = 0  # attempts to load it that failed in a row
     unloaded: bool = False  # by us, so that Triton no longer lists it as wanted
+    others_anew: bool = False  # Triton started all instances anew, not the lost one alone
 
 
 class Supervisor:
@@ -283,7 +284,8 @@ class Supervisor:
                 self._restart(f"model {model}: {replaced}")
             elif not self._server.ended():
                 seconds = time.monotonic() - started
-                text = f"ready again after {seconds:.1f} s; its others went on"
+                others = "were started anew too" if case.others_anew else "went on"
+                text = f"ready again after {seconds:.1f} s; its others {others}"
                 self._on_event(f"model {model}: {text}")
             return
         status, why = self._reload(model, case)
@@ -328,6 +330,10 @@ class Supervisor:
             if status != 200:
                 self._on_event(f"model {model}: the lost instance can't be replaced alone: {why}")
                 return None
+            if config is found.without and self._stubs_of(model) - others:
+                # A file of the model has changed since Triton loaded it.
+                case.others_anew = True
+                self._watch.release(others)
         del self._cases[model]  # what is lost from now on is another case
         self.look()
         if model not in self._cases and len(self._stubs_of(model)) < case.stubs:
