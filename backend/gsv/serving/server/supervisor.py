@@ -50,13 +50,13 @@ class RecoveryPolicy:
     ``unread`` are disconnected (0: never).
     """
 
-    interval: float = 1.0
+    interval: float = 0.5
     attempts: int = 5
     window: float = 600.0
     backoff: float = 1.0
     grace: float = 5.0
     stopped: float = 2.0
-    silent: float = 5.0
+    silent: float = 4.0
     mute: float = 15.0
     probe: float = 0.0
     stuck: float = 10.0
@@ -152,7 +152,7 @@ class Supervisor:
 
     def look(self) -> list[str]:
         """Note what was lost since the last look; the models that are to be brought back."""
-        losses = self._watch.look(2 * self._policy.interval)
+        losses = self._watch.look(2 * self._policy.interval + 1.0)
         if self._server.ended():
             return []  # its stubs are nobody's children any more
         self._kill({loss.stub.pid for loss in losses})
