@@ -25,7 +25,7 @@ REPOSITORY = ROOT / "model_repository"
 PUBLIC = ("gpt_sovits_v4", "gpt_sovits_v4_stream")
 PIPELINE = "gpt_sovits_v4_pipeline"
 # Fields of requests that are not tensors: Triton says them beside the request.
-BESIDE = {"OWNER", "REQUEST_ID", "SEQUENCE", "END", "OUTPUTS"}
+BESIDE = {"OWNER", "MADE_AGAIN", "REQUEST_ID", "SEQUENCE", "END", "OUTPUTS"}
 
 
 def read_config(path: Path) -> Any:

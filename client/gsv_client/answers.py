@@ -188,6 +188,11 @@ def chunk_of(outputs: Tensors) -> Chunk:
     return Chunk(audio.samples, audio.rate, audio.times, audio.report, sentence=number)
 
 
+def is_empty(outputs: Tensors) -> bool:
+    """Whether a chunk holds nothing: the server says that it is at work."""
+    return not _output(outputs, "audio").size and not {TIMES, REPORT} & {*outputs}
+
+
 def times_of(outputs: Tensors) -> tuple[WordTime, ...]:
     """The words of an answer that was asked for TIMES; ServerError when they are not there."""
     text = string_of(outputs, TIMES)

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import AsyncIterable, Callable
 from types import TracebackType
 
-from gsv_client.answers import Chunk, chunk_of
+from gsv_client.answers import Chunk, chunk_of, is_empty
 from gsv_client.errors import GsvClientError, ServerError
 from gsv_client.sentences import SentenceBuffer
 from gsv_client.text_stream import CHUNKS_HELD, SENTENCES_AHEAD
@@ -26,7 +26,9 @@ class AsyncSpeechStream:
 
     async def __anext__(self) -> Chunk:
         try:
-            chunk = chunk_of(await self._answers.__anext__())
+            while is_empty(outputs := await self._answers.__anext__()):
+                pass
+            chunk = chunk_of(outputs)
             if self._rate not in (None, chunk.rate):
                 raise ServerError(
                     f"the sample rate changed inside a stream from {self._rate} to {chunk.rate} Hz"

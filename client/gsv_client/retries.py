@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from gsv_client.answers import is_empty
 from gsv_client.errors import Cancelled, GsvClientError, InvalidRequest, ServerUnavailable
 from gsv_client.limits import SEED_MAX
 from gsv_client.options import TENSORS
@@ -116,7 +117,7 @@ class RetriedStream:
         while not self._begun:
             try:
                 first = next(self._stream)
-                self._begun = True
+                self._begun = not is_empty(first)
                 return first
             except GsvClientError as error:
                 if self._closed.wait(self._attempts.pause_after(error)):
@@ -157,7 +158,7 @@ class AsyncRetriedStream:
         while not self._begun:
             try:
                 first = await self._stream.__anext__()
-                self._begun = True
+                self._begun = not is_empty(first)
                 return first
             except GsvClientError as error:
                 await self._rest(self._attempts.pause_after(error))

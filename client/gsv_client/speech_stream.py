@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from types import TracebackType
 
-from gsv_client.answers import Chunk, chunk_of
+from gsv_client.answers import Chunk, chunk_of, is_empty
 from gsv_client.errors import GsvClientError, ServerError
 from gsv_client.transport import TensorStream
 
@@ -31,7 +31,9 @@ class SpeechStream:
 
     def __next__(self) -> Chunk:
         try:
-            chunk = chunk_of(next(self._answers))
+            while is_empty(outputs := next(self._answers)):
+                pass
+            chunk = chunk_of(outputs)
             if self._rate not in (None, chunk.rate):
                 raise ServerError(
                     f"the sample rate changed inside a stream from {self._rate} to {chunk.rate} Hz"

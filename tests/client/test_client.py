@@ -135,6 +135,18 @@ def test_an_answer_without_its_tensors(tensors: dict) -> None:
         client.phones("x")
 
 
+def test_chunks_that_hold_nothing_are_not_shown() -> None:
+    index = np.array([[0]], np.int32)
+    empty = {"AUDIO": AUDIO[:, :0], "SAMPLE_RATE": RATE, "SENTENCE_INDEX": index}
+
+    class Waiting(FakeTransport):
+        def stream(self, request: Request) -> Fixed:  # type: ignore[override]
+            return Fixed([empty, empty | {"AUDIO": AUDIO}, empty])
+
+    (chunk,) = Client(transport=Waiting()).stream("x")
+    assert len(chunk.samples) == 10
+
+
 def test_the_rate_may_not_change_inside_a_stream() -> None:
     index = np.array([[0]], np.int32)
     answers = [

@@ -25,7 +25,7 @@ from gsv_client.errors import (
 )
 from gsv_client.retries import Attempts
 from gsv_client.testing import FakeAsyncTransport, FakeTransport
-from gsv_client.transport.base import Request
+from gsv_client.transport.base import Request, Tensors
 
 REQUEST = Request("gpt_sovits_v4", {}, (), timeout=10.0)
 FULL = from_status(503, "the line is full; try again later", "http://h")
@@ -40,6 +40,25 @@ def failing(*errors: GsvClientError) -> Callable[[Request], GsvClientError | Non
 
 def seeds(transport: FakeTransport) -> list[int]:
     return [int(request.inputs["SEED"][0, 0]) for request in transport.requests]
+
+
+class Once:
+    """A stream of one answer, and an error."""
+
+    def __init__(self, answer: Tensors, error: GsvClientError) -> None:
+        self._answers = [answer]
+        self._error = error
+
+    def __iter__(self) -> Once:
+        return self
+
+    def __next__(self) -> Tensors:
+        if self._answers:
+            return self._answers.pop()
+        raise self._error
+
+    def close(self) -> None:
+        pass
 
 
 class TestAttempts:
@@ -145,6 +164,25 @@ class TestClient:
         with pytest.raises(ServerUnavailable):
             next(stream)
         assert len(transport.requests) == 1
+
+    def test_a_stream_of_which_nothing_was_heard_begins_again(self) -> None:
+        index = np.array([[0]], np.int32)
+        empty = {
+            "AUDIO": np.zeros((1, 0), np.float32),
+            "SAMPLE_RATE": np.array([[48_000]], np.int32),
+            "SENTENCE_INDEX": index,
+        }
+
+        class Waiting(FakeTransport):
+            opened = 0
+
+            def stream(self, request: Request) -> Iterator[Tensors]:  # type: ignore[override]
+                self.opened += 1
+                return Once(empty, SOON) if self.opened == 1 else super().stream(request)
+
+        transport = Waiting()
+        assert list(Client(transport=transport, retries=1).stream("Hello there."))
+        assert transport.opened == 2
 
     def test_a_text_that_is_being_written(self) -> None:
         transport = FakeTransport(refuse=failing(SOON))

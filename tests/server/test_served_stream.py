@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import json
 import random
+import socket
 import time
 import urllib.request
 from pathlib import Path
@@ -11,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from server.test_soak import metrics, wait_until_idle
 
 from gsv.offline import Offline
 from gsv_client import Client
@@ -20,6 +24,7 @@ pytestmark = pytest.mark.server
 
 TEXT = "A first sentence, then a second one. And at the end a third, which is the longest of all!"
 OPTIONS: dict[str, Any] = {"seed": 21, "sample_steps": 4}
+HUNG_UP = 60  # callers; with 100 steps of flow matching their first chunks take far longer than 2 s
 
 
 def gauge(server: Any, name: str) -> float:
@@ -92,6 +97,27 @@ def test_listeners_that_leave_free_their_places(server: Any) -> None:
         time.sleep(0.2)
     with client_for(server, "grpc") as client:
         assert client.say("Still there.", **OPTIONS).duration > 0.3
+
+
+def test_http_callers_that_hang_up_before_the_first_audio_are_noticed(server: Any) -> None:
+    """Triton doesn't look at a connection before the first response is sent on it."""
+    counted = 'gsv_requests_total{model="gpt_sovits_v4_stream",outcome="cancelled"}'
+    before = metrics(server)[counted]
+    host, port = server.http_url.split(":")
+    body = json.dumps({"TEXT": TEXT, "SAMPLE_STEPS": 100}).encode()
+    head = (
+        f"POST /v2/models/gpt_sovits_v4_stream/generate_stream HTTP/1.1\r\nHost: {host}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    ).encode()
+    with contextlib.ExitStack() as connections:
+        for _ in range(HUNG_UP):
+            connection = socket.create_connection((host, int(port)), 10)
+            connections.enter_context(connection).sendall(head + body)
+        time.sleep(0.5)  # until they are in the server
+    began = time.monotonic()
+    wait_until_idle(server)
+    took = time.monotonic() - began
+    assert metrics(server)[counted] - before >= 0.8 * HUNG_UP, f"idle after {took:.1f} s"
 
 
 def test_offline_equals_the_server_and_whole_sentences_equal_the_unary_answer(

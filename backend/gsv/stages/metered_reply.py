@@ -21,6 +21,9 @@ class MeteredReply:
         voice_metrics: where it is counted.
         timings: of the model; an answer in chunks is timed where they have ``first_audio``.
         clock: seconds.
+
+    Attributes:
+        begun: whether something was sent, or the answer has ended.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class MeteredReply:
         self._silent_from: float | None = None
         self._seconds = 0.0
         self._open = True
+        self.begun = False
         self._lock = threading.Lock()
         self.voice = UNKNOWN
 
@@ -63,6 +67,7 @@ class MeteredReply:
 
     def send(self, result: Any, *, final: bool) -> None:
         """As :class:`gsv.stages.base.Reply`; results have audio and a rate."""
+        self.begun = True
         seconds = len(result.audio) / result.sample_rate
         self._seconds += seconds
         if seconds and "first_audio" in self._timings.kinds:
@@ -97,6 +102,7 @@ class MeteredReply:
             if not self._open:
                 return
             self._open = False
+        self.begun = True
         self._voice_metrics.count("requests", self.voice, detail=outcome_of(error))
         if self._seconds:
             self._voice_metrics.count("audio_seconds", self.voice, self._seconds)

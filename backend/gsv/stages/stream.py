@@ -31,6 +31,7 @@ from gsv.stages.calls import CallModel, CallPool, CancelScope
 from gsv.stages.mel_stream import MelStream
 from gsv.stages.messages import SpeechRequest
 from gsv.stages.metered_reply import MeteredReply
+from gsv.stages.notices import Notices
 from gsv.stages.playback import Playback
 from gsv.stages.synthesis import VOCODER, MelChunk, Speech, prepare, run, wave_window
 from gsv.stages.token_feed import TokenFeed
@@ -65,6 +66,7 @@ class Settings(BaseSettings):
     first_chunk_seconds: float = 0.5  # 0: every sentence in one chunk
     largest_chunk_seconds: float = 4.0
     lead_seconds: float = 60.0  # how far audio runs ahead of a listener; 0: without limit
+    notice_seconds: float = 2.0  # without audio, until an empty chunk is sent; 0: never
     voice_folder: str = "../voices"  # relative to the model repository
     default_voice: str = ""
 
@@ -85,6 +87,7 @@ class SpeechStreamStage:
         self._pool = CallPool("stream", call, settings.line)
         self._plan = ChunkPlan.seconds(settings.first_chunk_seconds, settings.largest_chunk_seconds)
         self._lead = settings.lead_seconds or math.inf
+        self._notices = Notices(settings.notice_seconds)
         self._vocoder = VocoderConfig.load(place.of_model(VOCODER) / "vocoder.json")
         self._voices = place.voices(settings.voice_folder, settings.default_voice)
         self.voice_metrics = VoiceMetrics(self._voices)
@@ -99,6 +102,10 @@ class SpeechStreamStage:
 
     def load(self) -> None:
         """The running batches are the stages\' own."""
+
+    def sweep(self) -> None:
+        """Called often: tell those who have waited a while that they will be heard."""
+        self._notices.sweep()
 
     def submit(self, request: speech.PublicRequest, reply: Reply) -> Callable[[], None]:
         """Start the stream; it ends with the reply's end or with its error."""
@@ -118,6 +125,9 @@ class SpeechStreamStage:
             speech.in_one_voice(request, self._voices, scope, speak, sent.is_set)
 
         counted = MeteredReply(reply, self.voice_metrics, self.timings)
+        self._notices.expect(
+            counted, ChunkResult(audio.silence(0, request.sample_rate), request.sample_rate, 0)
+        )
         return counted.submitted(self._pool, work, request.request_id, len(request.text))
 
 
