@@ -92,6 +92,22 @@ def test_nobody_else_gets_one(reply: MeteredReply, caller: Caller, clock: Clock,
     assert len(caller.sent) == told
 
 
+def test_a_caller_that_can_not_be_reached_holds_nobody_up(
+    tmp_path: Path, clock: Clock, caller: Caller, reply: MeteredReply
+) -> None:
+    class Broken(Caller):
+        def send(self, result: Any, *, final: bool) -> None:
+            raise RuntimeError("closed")
+
+    voices = VoiceMetrics(VoiceFolder(tmp_path, ""))
+    notices = Notices(2.0, clock)
+    notices.expect(MeteredReply(Broken(), voices, Timings("queue"), clock), audio(0))
+    notices.expect(reply, audio(0))
+    clock.now += 3
+    notices.sweep()
+    assert len(caller.sent) == 1
+
+
 def test_it_can_be_turned_off(reply: MeteredReply, caller: Caller, clock: Clock) -> None:
     notices = Notices(0.0, clock)
     notices.expect(reply, audio(0))

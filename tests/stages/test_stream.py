@@ -258,6 +258,14 @@ def test_all_stages_are_told_of_a_listener_until_speech_is_there() -> None:
     assert not any(awaited for awaited, _ in after)
 
 
+def test_who_gets_no_speech_waits_no_more() -> None:
+    models = FakeModels()
+    models.fail_at = 0
+    with pytest.raises(GsvError):
+        run(models, ChunkPlan(first=20))
+    assert [awaited for awaited, _ in models.awaited] == [True, False]
+
+
 def test_later_chunks_tell_how_long_the_listener_can_wait() -> None:
     models = FakeModels()
     chunks = run(models, ChunkPlan(first=20))

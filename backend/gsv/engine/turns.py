@@ -228,7 +228,7 @@ class Turns(Generic[WorkType]):
         return chosen
 
     def place(self, work: WorkType) -> tuple[int, bool, float, float, int]:
-        """Sorts work by class, loss, deadline where it counts, fair share and arrival."""
+        """Sorts by class, what is made again, deadline where it counts, fair share and arrival."""
         ticket, kind = _ticket(work), self.class_of(work)
         deadline = ticket.deadline if kind is TurnClass.DEADLINE else 0.0
         return kind, not work.turn.made_again, deadline, ticket.finish, ticket.number

@@ -197,9 +197,15 @@ class CancelScope:
         """A call that ends something, made also after the caller has left."""
         return self._call(call, self._token)
 
-    def await_first_audio(self, *, awaited: bool) -> None:
-        """Tell every stage whether the caller waits for first audio; until :meth:`close`."""
-        self._token.await_first_audio(awaited=awaited)
+    @contextlib.contextmanager
+    def awaiting_first_audio(self) -> Iterator[Callable[[], None]]:
+        """Tell every stage that the caller waits for first audio, until what is yielded is called,
+        or the block is left."""
+        self._token.await_first_audio(awaited=True)
+        try:
+            yield lambda: self._token.await_first_audio(awaited=False)
+        finally:
+            self._token.await_first_audio(awaited=False)
 
     def rest(self, seconds: float) -> None:
         """Do nothing for so long, in nobody's way; Cancelled when the caller leaves."""

@@ -7,12 +7,15 @@ at once, for half a minute. A response without samples is heard by nobody, and e
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from gsv.stages.metered_reply import MeteredReply
+
+logger = logging.getLogger(__name__)
 
 
 class Notices:
@@ -37,5 +40,9 @@ class Notices:
         """Send what is due."""
         while self._waiting and self._waiting[0][0] <= self._clock():
             _, reply, empty = self._waiting.popleft()
-            if not reply.begun:
+            if reply.begun:
+                continue
+            try:
                 reply.send(empty, final=False)
+            except Exception:  # whatever one caller's sender meets, the others are looked after
+                logger.exception("an empty chunk could not be sent")

@@ -151,10 +151,21 @@ def stream(
             one.
         clock: seconds, to estimate what the listener has left to play.
     """
+    with call.awaiting_first_audio() as heard:
+        yield from _chunks(request, call, plan, vocoder, Playback(clock, lead_seconds), heard)
+
+
+def _chunks(
+    request: SpeechRequest,
+    call: CancelScope,
+    plan: ChunkPlan,
+    vocoder: VocoderConfig,
+    playback: Playback,
+    heard: Callable[[], None],
+) -> Iterator[ChunkResult]:
+    """As :func:`stream`; ``heard`` is called when the listener gets the first speech."""
     rate = request.sample_rate
-    call.await_first_audio(awaited=True)
     spoken = run(prepare(request), call)
-    playback = Playback(clock, lead_seconds)
     feed = TokenFeed(call, spoken.sentences, spoken.sentence, plan, lambda: playback.listener)
     details = AnswerDetails(request.details, spoken.text.analysis) if request.details else None
     position = 0  # samples of the answer that are made
@@ -187,7 +198,7 @@ def stream(
                     position += len(silence)
                 if len(samples):
                     playback.sent(len(samples) / rate)
-                    call.await_first_audio(awaited=False)
+                    heard()
                     yield ChunkResult(samples, rate, index, *told())
         finished = True
     finally:
