@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import http.client
 import json
 import random
-import socket
 import time
 import urllib.request
 from pathlib import Path
@@ -103,16 +103,12 @@ def test_http_callers_that_hang_up_before_the_first_audio_are_noticed(server: An
     """Triton doesn't look at a connection before the first response is sent on it."""
     counted = 'gsv_requests_total{model="gpt_sovits_v4_stream",outcome="cancelled"}'
     before = metrics(server)[counted]
-    host, port = server.http_url.split(":")
-    body = json.dumps({"TEXT": TEXT, "SAMPLE_STEPS": 100}).encode()
-    head = (
-        f"POST /v2/models/gpt_sovits_v4_stream/generate_stream HTTP/1.1\r\nHost: {host}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    ).encode()
+    body = json.dumps({"TEXT": TEXT, "SAMPLE_STEPS": 100})
     with contextlib.ExitStack() as connections:
         for _ in range(HUNG_UP):
-            connection = socket.create_connection((host, int(port)), 10)
-            connections.enter_context(connection).sendall(head + body)
+            connection = http.client.HTTPConnection(server.http_url, timeout=10)
+            connections.enter_context(contextlib.closing(connection))
+            connection.request("POST", "/v2/models/gpt_sovits_v4_stream/generate_stream", body)
         time.sleep(0.5)  # until they are in the server
     began = time.monotonic()
     wait_until_idle(server)

@@ -50,6 +50,20 @@ def stub_of(server: EmbeddedServer) -> int:
     return processes.living_stubs(server.pid)[0].pid
 
 
+def until_ready_again(
+    server: EmbeddedServer, policy: RecoveryPolicy
+) -> tuple[Supervisor, list[str]]:
+    """A supervisor that stops when it has brought something back, and what it says."""
+    events: list[str] = []
+
+    def note(text: str) -> None:
+        events.append(text)
+        if "ready again" in text:
+            server.interrupt()
+
+    return Supervisor(server, policy, note), events
+
+
 def test_serves_from_a_path_with_spaces_and_leaves_nothing(tmp_path: Path) -> None:
     repository = write_repository(tmp_path / "my models (1)", ensemble=True)
     told = []
@@ -195,15 +209,8 @@ def test_control_key_guards_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_supervisor_brings_a_dead_model_back(tmp_path: Path) -> None:
     repository = write_repository(tmp_path / "repository", instances=2, ensemble=True)
-    events: list[str] = []
     with EmbeddedServer(repository, OPTIONS) as server:
-
-        def note(text: str) -> None:
-            events.append(text)
-            if "ready again" in text:
-                server.interrupt()
-
-        supervisor = Supervisor(server, RecoveryPolicy(interval=0.1, grace=1.0), note)
+        supervisor, events = until_ready_again(server, RecoveryPolicy(interval=0.1, grace=1.0))
         assert supervisor.look() == []
         os.kill(stub_of(server), signal.SIGKILL)
         wait_until(lambda: bool(processes.dead_children(server.pid)))
@@ -240,16 +247,9 @@ def test_supervisor_leaves_reloading_to_others(tmp_path: Path) -> None:
 def test_a_lost_instance_is_replaced_alone_in_a_repository_that_is_new(tmp_path: Path) -> None:
     repository = write_repository(tmp_path / "repository", instances=2, apart=True)
     assert not list(repository.glob("*/*/__pycache__")), "no Python has imported anything there"
-    events: list[str] = []
     with EmbeddedServer(repository, OPTIONS) as server:
-
-        def note(text: str) -> None:
-            events.append(text)
-            if "ready again" in text:
-                server.interrupt()
-
         before = {stub.instance: stub.pid for stub in processes.living_stubs(server.pid)}
-        supervisor = Supervisor(server, RecoveryPolicy(interval=0.1), note)
+        supervisor, events = until_ready_again(server, RecoveryPolicy(interval=0.1))
         os.kill(before["double_0_0"], signal.SIGKILL)
         supervisor.run()
         after = {stub.instance: stub.pid for stub in processes.living_stubs(server.pid)}
@@ -263,15 +263,8 @@ def test_supervisor_brings_the_server_back(tmp_path: Path) -> None:
     # What a model leaves behind holds the log and the ports open; nothing must wait for its end.
     child = "import subprocess; subprocess.Popen(['sleep', '120'])"
     repository = write_repository(tmp_path / "repository", initialize=child, ensemble=True)
-    events: list[str] = []
     with EmbeddedServer(repository, OPTIONS) as server:
-
-        def note(text: str) -> None:
-            events.append(text)
-            if "ready again" in text:
-                server.interrupt()
-
-        supervisor = Supervisor(server, RecoveryPolicy(interval=0.1), note)
+        supervisor, events = until_ready_again(server, RecoveryPolicy(interval=0.1))
         stub, ports = stub_of(server), server.ports
         with contextlib.closing(http.client.HTTPConnection(server.http_url)) as kept:
             kept.request("GET", "/v2/health/live")

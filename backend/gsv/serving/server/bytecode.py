@@ -17,7 +17,10 @@ from pathlib import Path
 def compile_models(repository: Path) -> None:
     """Write the bytecode of every model that this Python will import, where it is not up to date.
 
-    A repository that can't be written stays as it is; no model's process can change it either.
+    What is up to date stays, since another server may run on the same repository. The loader of
+    Python's own imports doesn't serve here: it heeds ``PYTHONDONTWRITEBYTECODE``, which Triton's
+    stubs (2.51) do not. A repository that can't be written stays as it is; no model's process can
+    change it either.
     """
     for source in repository.glob("*/*/model.py"):
         if not _is_current(source):

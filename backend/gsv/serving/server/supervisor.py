@@ -152,6 +152,7 @@ class Supervisor:
 
     def look(self) -> list[str]:
         """Note what was lost since the last look; the models that are to be brought back."""
+        # On a busy machine the questions to Triton between two looks take up to a second.
         losses = self._watch.look(2 * self._policy.interval + 1.0)
         if self._server.ended():
             return []  # its stubs are nobody's children any more
