@@ -92,6 +92,31 @@ def test_urgent_jobs_go_before_others() -> None:
     assert finish(made)[0] is urgent
 
 
+def test_first_chunks_step_with_few_others_and_before_them() -> None:
+    made = FlowScheduler(16, waiting_limit=8, batch_frames=1000, first_audio_frames=450)
+    later = [run_of(200, buffered=1.0) for _ in range(4)]
+    urgent = [run_of(200, urgent=True) for _ in range(3)]
+    for task in (*later, *urgent):
+        made.add(task)
+    made.admit()
+    assert made.select() == urgent[:2]
+    assert finish(made)[:3] == urgent
+    for task in later:
+        task.step = 0
+        made.add(task)
+    made.admit()
+    assert len(made.select()) == 4, "who has heard already shares the whole batch"
+
+
+def test_a_first_chunk_is_joined_by_others_where_there_is_room() -> None:
+    made = FlowScheduler(16, waiting_limit=8, batch_frames=1000, first_audio_frames=450)
+    whole, urgent = run_of(200), run_of(200, urgent=True)
+    for task in (whole, urgent):
+        made.add(task)
+    made.admit()
+    assert set(made.select()) == {urgent, whole}
+
+
 def test_it_is_urgent_while_a_listener_waits_or_somebody_has_left() -> None:
     whole = run_of(50)
     made = scheduler(whole)

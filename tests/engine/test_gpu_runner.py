@@ -84,29 +84,52 @@ def test_the_kernel_draws_beside_the_plain_decoder(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("graphs", [False, True])
+@pytest.mark.parametrize("readers", [1, 4])
 def test_tokens_equal_those_of_the_plain_runner(
-    monkeypatch: pytest.MonkeyPatch, graphs: bool
+    monkeypatch: pytest.MonkeyPatch, graphs: bool, readers: int
 ) -> None:
     if graphs:
-        monkeypatch.setattr("gsv.engine.gpt.gpu_model_runner.CapturedCalls", ReplayedCalls)
+        for module in ("gpu_model_runner", "prompt_reader"):
+            monkeypatch.setattr(f"gsv.engine.gpt.{module}.CapturedCalls", ReplayedCalls)
+    monkeypatch.setattr("gsv.engine.gpt.prompt_reader.SLOTS_PER_READER", 4 // readers)
     asked = requests()
     plain = running(monkeypatch, engine_module.ModelRunner)
     expected = [plain.generate(request).tolist() for request in asked]
     plain.stop()
     engine = running(monkeypatch, GpuModelRunner)
     try:
-        calls = engine._workers[""].runner._calls
-        captured = len(calls)
+        runner = engine._workers[""].runner
+        captured = [len(runner._calls), *map(len, runner._readers)]
         assert [engine.generate(request).tolist() for request in asked] == expected
         assert together(engine, asked) == expected
-        assert len(calls) == captured  # nothing is captured while somebody waits
+        # Nothing is captured while somebody waits.
+        assert [len(runner._calls), *map(len, runner._readers)] == captured
     finally:
         engine.stop()
-    # 3 row buckets of (3 lengths and 2 ways to draw), and prompts of 64 to 768 positions
-    assert captured == (3 * (3 + 2) + 12 if graphs else 0)
+    # 3 row buckets of (3 lengths and 2 ways to draw), and prompts of 64 to 640 positions
+    assert captured == ([3 * (3 + 2)] + [10] * readers if graphs else [0] * (1 + readers))
     counters = engine.stats().counters
     assert counters.finished == 2 * len(asked)
     assert counters.tokens == 2 * sum(map(len, expected))
+
+
+def test_a_prompt_longer_than_its_graphs_is_read_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gsv.engine.gpt.prompt_reader.CapturedCalls", ReplayedCalls)
+    monkeypatch.setattr("gsv.engine.gpt.prompt_reader.PROMPT_GRAPHS", 64)
+    rng = np.random.default_rng(5)
+    asked = [random_request(rng, golden_config("tiny"), seed=n, max_tokens=9) for n in range(4)]
+    lengths = [len(request.phonemes) + len(request.spoken_tokens) for request in asked]
+    assert min(lengths) <= 64 < max(lengths), "both kinds"
+    plain = running(monkeypatch, engine_module.ModelRunner)
+    expected = [plain.generate(request).tolist() for request in asked]
+    plain.stop()
+    engine = running(monkeypatch, GpuModelRunner)
+    try:
+        assert together(engine, asked) == expected
+    finally:
+        engine.stop()
 
 
 def test_a_cancelled_sequence_leaves_the_others_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,7 @@ FEWER_SHAPES = {
     "gsv.stages.conditions.GRAPH_SHAPES": tuple(
         s for s in GRAPH_SHAPES if s.rows * s.tokens <= 512
     ),
+    "gsv.engine.gpt.prompt_reader.SLOTS_PER_READER": 2,  # two read side by side
 }
 
 READER = "gsv.text.reader"

@@ -201,6 +201,23 @@ def test_tokens_are_written_for_the_next_chunk_and_not_further() -> None:
     assert models.written[2] == TOKENS[2]
 
 
+@pytest.mark.parametrize("first", [20, 60])
+def test_nothing_is_written_ahead_before_the_first_chunk_is_made(first: int) -> None:
+    models, plan, written = FakeModels(), ChunkPlan(first=first), []
+    answer = models.sovits_v4
+
+    def slow(call: StageCall[MelResult]) -> MelResult:
+        if not models.mel_requests:
+            time.sleep(0.2)  # the feed has time to write what it shouldn't
+            written.append(dict(models.written))
+        return answer(call)
+
+    models.sovits_v4 = slow  # type: ignore[method-assign]
+    made = np.concatenate([chunk.audio for chunk in run(models, plan)])
+    np.testing.assert_allclose(made, expected(), atol=1e-6)
+    assert written == [{0: min(plan.tokens_needed(first, 1.0), TOKENS[0])}]
+
+
 class Patience:
     """A clock that moves only when somebody waits on it, as on a scope's ``cancelled``."""
 

@@ -54,7 +54,7 @@ def test_all_steps_on_a_cpu(tmp_path: Path) -> None:
     assert results["decode"]["rows_2"]["tokens_per_s"] > 0
     assert results["streams"]["streams_2_1"]["first_ms"]["p50"] > 0
     assert results["streams"]["streams_2_1"]["audio_s"] == pytest.approx(2 * 1.2)
-    assert results["streams"]["calls_1"][-1][0] == "first audio"
+    assert results["streams"]["calls_1_1"][-1][0] == "first audio"
     assert results["decode_graphs"]["float32 = cpu_float32"]["differing"] == {}
     assert results["company"]["float32"]["in_2"]["differing"] == {}
     assert results["flow_graphs"]["company"]["alone_or_together"] < 1e-4

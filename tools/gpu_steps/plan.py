@@ -52,6 +52,6 @@ STEPS = [
     Step("vocoder", "voice", 40, "vocoder: windows and precisions"),
     Step("attention", "attention", 30, "attention kernels, cuDNN on and off"),
     Step("processes", "processes", 70, "two processes, without and with MPS"),
-    Step("gpu_tests", "gpu_tests", 40, "tests marked gpu"),
+    Step("gpu_tests", "gpu_tests", 90, "tests marked gpu"),
     Step("residue", "residue", 10, "memory at the end"),
 ]

@@ -41,8 +41,8 @@ def run(setup: Setup, section: Section, report: Report) -> None:
                 warm = functools.partial(callers, setup, pipeline, count, 1, steps, sentences=1)
                 section.attempt(f"warm_{count}_{steps}", warm, needed=3)
             section.attempt(f"streams_{count}_{steps}", measure, needed=setup.pick(4, 0))
-            if count == 1:
-                section.attempt(f"calls_{steps}", lambda steps=steps: calls(pipeline, steps))
+            watched = functools.partial(calls, setup, pipeline, count, steps)
+            section.attempt(f"calls_{count}_{steps}", watched, needed=setup.pick(2, 0))
         for count, steps in setup.pick(((16, 8),), ((2, 1),)):
             measure = functools.partial(wholes, setup, pipeline, count, steps)
             section.attempt(f"whole_{count}_{steps}", measure, needed=setup.pick(4, 0))
@@ -72,21 +72,30 @@ def _durations(pipeline: Pipeline, sentences: int, seed: int, steps: int) -> Ite
         yield len(chunk.audio) / chunk.sample_rate
 
 
-def calls(pipeline: Pipeline, steps: int) -> list[list[Any]]:
-    """What a single stream waits for: model, begin and end in ms, until its first audio."""
+def calls(setup: Setup, pipeline: Pipeline, count: int, steps: int) -> list[list[Any]]:
+    """What ``count`` callers at once wait for: model, begin and end in ms, until all hear."""
     pipeline.calls = []
-    try:
-        started = time.perf_counter()
-        chunks = pipeline.stream(1, 99, steps)
+    started = time.perf_counter()
+
+    def ask(caller: int) -> float:
+        chunks = pipeline.stream(1, 99 + caller, steps)
         next(iter(chunks))
         heard = time.perf_counter()
-        found = [call for call in pipeline.calls if call[1] <= heard]
         for _ in chunks:
             pass
+        return heard
+
+    try:
+        heard = sorted(Parallel(count, ask).values)
+        found = sorted((call for call in pipeline.calls if call[1] <= heard[-1]), key=_begin)
     finally:
         pipeline.calls = None
-    times = [(model, MILLI * (a - started), MILLI * (b - started)) for model, a, b in found]
-    return [*map(list, times), ["first audio", 0.0, MILLI * (heard - started)]]
+    rows = [*found, *(("first audio", started, end) for end in heard)]
+    return [[model, *(round(MILLI * (t - started), 1) for t in times)] for model, *times in rows]
+
+
+def _begin(call: tuple[str, float, float]) -> float:
+    return call[1]
 
 
 def wholes(setup: Setup, pipeline: Pipeline, count: int, steps: int) -> dict[str, Any]:

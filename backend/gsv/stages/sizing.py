@@ -17,7 +17,7 @@ from gsv.models.gpt import MAX_POSITIONS
 GPU_POSITIONS = 2_560
 CPU_SLOTS = 32
 MOST_SLOTS = 64
-LANDING_ROWS = 1  # of a cache on a GPU, beside the slots: prompts are read into it
+LANDING_ROWS = 1  # what prompts are read into on a GPU has at most the length of a row
 CACHE_SHARE = 0.2
 VOICES_SHARE = 0.15  # once for voices' own GPTs, once for their SoVITS
 MIB = 1 << 20
@@ -56,7 +56,8 @@ def slots(chosen: int, free: int | None, row: int) -> int:
 
 
 def rows(slots: int) -> int:
-    """Rows of a cache on a GPU for so many slots: listeners' headroom and the landing included."""
+    """Rows of a cache on a GPU for so many slots: listeners' headroom and the readers' room
+    included."""
     return slots + headroom(slots) + LANDING_ROWS
 
 

@@ -234,6 +234,7 @@ class _Sentence:
             count = 0 if last else wanted + self.plan.look_ahead
             chunk = MelChunk(self.index, made, count, past)
             answer = self.call(self.spoken.mel_chunk(tokens, chunk, self.playback.listener))
+            self.feed.write_ahead()
             mel = _fade(fading, answer.mel)
             if not last:
                 mel, fading = mel[:, :wanted], mel[:, wanted : wanted + self.plan.blend]

@@ -43,8 +43,9 @@ class TokenFeed:
     """Runs the engine ahead of the listener, sentence by sentence, on a thread of its own.
 
     As far as the next chunk needs, not further: what is written too early takes the machine from
-    the chunk that is waited for. Each sentence is a sequence, whose calls all meet one instance of
-    the model. One that is lost with its instance goes on elsewhere from its tokens so far.
+    the chunk that is waited for. So until the first one is made, nothing is written beyond it. Each
+    sentence is a sequence, whose calls all meet one instance of the model. One that is lost with
+    its instance goes on elsewhere from its tokens so far.
 
     Args:
         call: the other models.
@@ -74,6 +75,7 @@ class TokenFeed:
         self._attempts = [0] * sentences  # of the guard, that drew the last tokens
         self._drawn = [""] * sentences
         self._heard = 0  # the sentence that the consumer is at
+        self._writes_ahead = False
         self._error: BaseException | None = None
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="token-feed", daemon=True)
@@ -81,6 +83,12 @@ class TokenFeed:
     def start(self) -> None:
         """Begin with the first sentence."""
         self._thread.start()
+
+    def write_ahead(self) -> None:
+        """Write what the next chunks need, now that the first one's mel is made."""
+        with self._changed:
+            self._writes_ahead = True
+            self._changed.notify_all()
 
     def join(self) -> None:
         """Wait for the thread; after a cancelled scope it ends at once."""
@@ -152,9 +160,12 @@ class TokenFeed:
             return _chunk((urgent if count < urgent else target) - count)
 
     def _targets(self, sentence: int) -> tuple[float, float]:
+        """Tokens to have of a sentence: at once, and in the end."""
         if sentence == self._heard:
-            return self._urgent, self._target
-        return _first_targets(self._plan) if sentence > self._heard else (math.inf, math.inf)
+            return self._urgent, self._target if self._writes_ahead else self._urgent
+        if sentence < self._heard:
+            return math.inf, math.inf
+        return _first_targets(self._plan) if self._writes_ahead else (0.0, 0.0)
 
     def _write(self, sentence: int, request: SemanticRequest) -> None:
         """Fetch a sentence to its end, by as many sequences as it takes."""

@@ -38,6 +38,9 @@ logger = logging.getLogger(__name__)
 # A CPU is busy with one long row; a GPU wants many (about 16 of a full window).
 CPU_BATCH_FRAMES = 1_024
 CUDA_BATCH_FRAMES = 16_384
+# Four rows of a first chunk and its prompt: from there on an H100 takes as much longer as there are
+# rows more, so who came later had better wait.
+CUDA_FIRST_AUDIO_FRAMES = 2_560
 CUDA_ROUND_TO = 64  # frames; keeps the allocator's and the libraries' set of shapes small
 WARM_UP_FRAMES = 64
 
@@ -94,6 +97,7 @@ class FlowEngine:
             waiting_limit,
             frames,
             headroom=headroom(slots),
+            first_audio_frames=CUDA_FIRST_AUDIO_FRAMES if on_gpu else 0,
             company_costs=not on_gpu,
         )
         self._runner = FlowRunner(self._flows, CUDA_ROUND_TO if on_gpu else 1)

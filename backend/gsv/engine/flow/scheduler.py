@@ -20,7 +20,9 @@ class FlowScheduler:
     """A step has a leader, whose turn it is by :class:`~gsv.engine.turns.Turns`, and company.
 
     The leader is joined by the requests nearest in length, as many as the limits allow; where one
-    batch holds them all, every request moves at every step. The clock counts frames of all steps.
+    batch holds them all, every request moves at every step. A leader for whose first audio a
+    listener waits is joined by few, those who wait for theirs before others: served side by side,
+    all would be heard when the last one is. The clock counts frames of all steps.
 
     Args:
         slots: requests in work at once; their tensors are kept.
@@ -28,6 +30,8 @@ class FlowScheduler:
         batch_frames: most frames of a batch, padding included; a longer request goes alone.
         max_padding: largest share of a row that may be padding.
         headroom: slots more, for requests with a listener.
+        first_audio_frames: most frames of a batch whose leader's first audio is waited for; 0 is
+            ``batch_frames``.
         company_costs: whether a step takes longer with more rows, so that no whole answer joins a
             leader for which a listener waits.
     """
@@ -39,6 +43,7 @@ class FlowScheduler:
         batch_frames: int,
         max_padding: float = 0.25,
         headroom: int = 0,
+        first_audio_frames: int = 0,
         *,
         company_costs: bool = False,
     ) -> None:
@@ -47,6 +52,7 @@ class FlowScheduler:
         self.batch_frames = batch_frames
         self.max_padding = max_padding
         self.headroom = headroom
+        self.first_audio_frames = min(first_audio_frames or batch_frames, batch_frames)
         self.company_costs = company_costs
         self.turns: Turns[FlowTask] = Turns()
         self.waiting: list[FlowTask] = []
@@ -87,13 +93,14 @@ class FlowScheduler:
         if not self.running:
             return []
         leader = self.turns.pick(self.running, "step")
+        waits = leader.turn.first_audio
+        limit = self.first_audio_frames if waits else self.batch_frames
         batch, longest = {leader}, leader.request.frames
-        for task in sorted(self._company(leader), key=lambda task: _distance(task, leader)):
+        for task in self._company(leader):
             length = max(longest, task.request.frames)
             shortest = min(task.request.frames, *(other.request.frames for other in batch))
-            if shortest < length * (1 - self.max_padding):
-                break  # all others are further away still
-            if length * (len(batch) + 1) > self.batch_frames:
+            padding = 1 - shortest / length
+            if padding > self.max_padding or length * (len(batch) + 1) > limit:
                 continue
             batch.add(task)
             longest = length
@@ -137,15 +144,19 @@ class FlowScheduler:
         return [task for task in self.waiting if task.turn.has_listener or whole < self.slots]
 
     def _company(self, leader: FlowTask) -> list[FlowTask]:
-        """Those that may step with the leader, whatever their length."""
+        """Those that may step with the leader, whatever their length: the first ones first."""
+        waits = leader.turn.first_audio
         alone = self.company_costs and leader.turn.has_listener
-        return [
+        company = [
             task
             for task in self.running
             if task is not leader
             and task.request.model == leader.request.model
             and (task.turn.has_listener or not alone)
         ]
+        return sorted(
+            company, key=lambda task: (waits and not task.turn.first_audio, _distance(task, leader))
+        )
 
 
 def _distance(task: FlowTask, leader: FlowTask) -> int:

@@ -32,12 +32,9 @@ class KVCache:
         max_length: positions of a row, at the least.
         dtype: of keys and values.
         device: where they are.
-        landing: have one more row, ``slots``, that no sequence gets: a captured graph reads prompts
-            into it, whose address it knows.
 
     Attributes:
         storage: [slots, 2 L, max_length, H, D]; planes 2 l and 2 l + 1 are layer l's keys, values.
-            With ``landing`` there is one more row.
     """
 
     def __init__(
@@ -47,13 +44,11 @@ class KVCache:
         max_length: int,
         dtype: torch.dtype,
         device: torch.device,
-        *,
-        landing: bool = False,
     ) -> None:
         self.slots = slots
         self.max_length = -(-max_length // ALIGNMENT) * ALIGNMENT
         width = config.hidden_dim // config.heads
-        shape = (slots + landing, 2 * config.layers, self.max_length, config.heads, width)
+        shape = (slots, 2 * config.layers, self.max_length, config.heads, width)
         self._pages: mmap.mmap | None = None
         if device.type == "cpu":
             flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE

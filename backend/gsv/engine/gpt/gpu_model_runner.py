@@ -1,9 +1,9 @@
 """The running batch of one model on a GPU: every step a replayed graph, nothing waited for.
 
 A step reads and writes tensors that never move, so it is captured once for each bucket of rows
-(and, without our own kernels, of positions) while the model warms up. Prompts are read one at a
-time, each rounded up to a multiple of 64 positions: with our kernels nothing of a row's arithmetic
-then depends on its neighbours.
+(and, without our own kernels, of positions) while the model warms up. Prompts are read by
+:class:`~gsv.engine.gpt.prompt_reader.PromptReader`, each alone: with our kernels nothing of a row's
+arithmetic then depends on its neighbours.
 """
 
 from __future__ import annotations
@@ -12,20 +12,19 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from gsv.device import upload
 from gsv.engine.cuda_graphs import CapturedCalls, bucket, length_buckets, row_buckets
-from gsv.engine.gpt.model_runner import PROMPT_STEP, ModelRunner, Noise
+from gsv.engine.gpt.model_runner import ModelRunner, Noise
+from gsv.engine.gpt.prompt_reader import readers
 from gsv.engine.gpt.sampling import SamplingTensors
 from gsv.engine.gpt.sequence import Sequence as Row
 from gsv.engine.kernels.cuda.available import triton_serves
 from gsv.engine.noise import exponential_steps
 from gsv.models.gpt import SemanticGPT
 
-PROMPT_GRAPHS = 768  # positions up to which reading a prompt is captured
 EARLY_CAPABILITY = (9, 0)  # from which on a kernel may start before the last one's end
 FEW = 64  # top_k up to which the best logits are found without sorting all of them
 
@@ -58,22 +57,16 @@ class GpuModelRunner(ModelRunner):
         self._fused_draw = _fused_draw() if own and noise is exponential_steps else None
         vocabulary = self.config.vocabulary
         self._all_logits = torch.zeros(slots, vocabulary, device=device)
-        self._first_logits = torch.zeros(1, vocabulary, device=device)
         self._uploaded_noise = torch.ones(slots, vocabulary, device=device)
-        # One prompt, as its graph finds it.
-        self._ids = torch.zeros(self.cache.max_length, dtype=torch.int64, device=device)
-        self._bert = torch.zeros(self.cache.max_length, self.config.bert_dim, device=device)
-        # Length of the text block, of the prompt, and the row it goes to.
-        self._place = torch.zeros(3, dtype=torch.int64, device=device)
+        self._readers = readers(model, self.cache, device)
 
     def _prepare(self) -> None:
         """Capture every step, the largest first."""
         for rows in reversed(self._row_buckets):
             for key, call in self._steps(rows):
                 self._calls.capture(key, call)
-        limit = min(PROMPT_GRAPHS, self.cache.max_length)
-        for length in range(limit // PROMPT_STEP * PROMPT_STEP, 0, -PROMPT_STEP):
-            self._calls.capture(("prompt", length), partial(self._read_prompt, length))
+        for reader in self._readers:
+            reader.capture_all()
         self._state.reset()
 
     def _steps(self, rows: int) -> list[tuple[tuple[object, ...], Callable[[], None]]]:
@@ -95,42 +88,24 @@ class GpuModelRunner(ModelRunner):
         return steps
 
     def _read_prompts(self, admitted: Sequence[Row], rows: slice) -> None:
-        for row, sequence in enumerate(admitted, start=rows.start):
-            length = -(-sequence.prompt_length // PROMPT_STEP) * PROMPT_STEP
-            self._upload_prompt(sequence, row)
-            self._calls(("prompt", length), partial(self._read_prompt, length))
-            place = slice(row, row + 1)
-            if self._fused_draw is not None:
-                self._draw_fused(self._first_logits, row, advance=False)
-                continue
-            noise = upload(self._noise_of([sequence]), self.device)
-            controls = self._row_controls(place, _is_wide([sequence]))
-            self._draw(self._first_logits, place, noise, controls, advance=False)
+        at_once = len(self._readers)
+        for begun in range(0, len(admitted), at_once):
+            group = admitted[begun : begun + at_once]
+            for number, (reader, sequence) in enumerate(zip(self._readers, group, strict=False)):
+                reader.begin(sequence, rows.start + begun + number)
+            for number, (reader, sequence) in enumerate(zip(self._readers, group, strict=False)):
+                reader.join()
+                self._draw_first(reader.logits, sequence, rows.start + begun + number)
 
-    def _upload_prompt(self, sequence: Row, row: int) -> None:
-        request = sequence.request
-        ids = np.concatenate([request.phonemes, request.spoken_tokens]).astype(np.int64)
-        self._ids[: len(ids)] = upload(ids, self.device)
-        text = self._bert[: len(request.phonemes)]
-        if request.bert.any():
-            text.copy_(upload(request.bert.astype(np.float32), self.device))
-        else:
-            text.zero_()
-        place = np.array([sequence.text_length, sequence.prompt_length, row])
-        self._place.copy_(upload(place, self.device))
-
-    def _read_prompt(self, length: int) -> None:
-        """Read the uploaded prompt into its row; ``length`` positions hold it."""
-        text_length, whole, row = self._place.unbind()
-        landing = self.cache.slots
-        x = self.model.embed_padded(self._ids[:length], self._bert[:length], text_length)
-        self._first_logits.copy_(
-            self.model.prefill(
-                x[None], text_length[None], whole[None], self.cache.window(landing, 1, length)
-            )
+    def _draw_first(self, logits: Tensor, sequence: Row, row: int) -> None:
+        if self._fused_draw is not None:
+            self._draw_fused(logits, row, advance=False)
+            return
+        place = slice(row, row + 1)
+        noise = upload(self._noise_of([sequence]), self.device)
+        self._draw(
+            logits, place, noise, self._row_controls(place, _is_wide([sequence])), advance=False
         )
-        storage = self.cache.storage[:, :, :length]
-        storage[:landing].index_copy_(0, row[None], storage[landing:])
 
     def _step(self, sequences: Sequence[Row]) -> None:
         rows = bucket(len(sequences), self._row_buckets)

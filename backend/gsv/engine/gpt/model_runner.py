@@ -83,7 +83,7 @@ class ModelRunner:
         self.model = model.to(device).set_precision(dtype).eval().requires_grad_(False)
         self.device = device
         self.config = model.config
-        self.cache = KVCache(self.config, slots, max_length, dtype, device, landing=self.runs_ahead)
+        self.cache = KVCache(self.config, slots, max_length, dtype, device)
         self._noise = noise
         self._state = RowState(slots, self.config.vocabulary, device)
         self._controls: tuple[list[Row], SamplingTensors] | None = None
