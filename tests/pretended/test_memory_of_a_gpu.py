@@ -13,6 +13,7 @@ from acoustic_models import sovits
 from gpt_models import golden_gpt, random_request
 from pretend_cuda import Machine, pretend_cuda
 
+from gsv.engine.cuda_graphs import CapturedCalls
 from gsv.engine.flow.engine import FlowEngine, FlowRequest
 from gsv.engine.gpt.engine import Engine
 
@@ -60,3 +61,33 @@ def test_an_estimator_that_is_removed(machine: Machine) -> None:
     assert torch.cuda.memory_allocated() == before
     engine.stop()
     assert machine.log.faults == []
+
+
+def test_no_garbage_is_collected_in_a_capture(machine: Machine) -> None:
+    capturing = []
+
+    class Cycle:
+        """As a model's graphs that only the collector finds."""
+
+        def __init__(self) -> None:
+            self.own = self
+
+        def __del__(self) -> None:
+            capturing.append(torch.cuda.is_current_stream_capturing())
+
+    def call() -> None:
+        Cycle()
+        assert len([[] for _ in range(100)]) == 100  # enough that a collection is due
+        values.add_(1)
+
+    values = torch.zeros(3, device=GPU)
+    calls, before = CapturedCalls(GPU), gc.get_threshold()
+    gc.enable()
+    gc.set_threshold(1)
+    try:
+        calls.capture("one", call)
+    finally:
+        gc.set_threshold(*before)
+    gc.collect()
+    assert capturing == [False, False]  # of the call before the capture, and of the captured one
+    assert gc.isenabled()

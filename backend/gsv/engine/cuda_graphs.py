@@ -7,9 +7,11 @@ that was not captured runs as it is.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import logging
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import torch
@@ -55,7 +57,7 @@ class CapturedCalls:
         """
         if self._device.type != "cuda":
             return
-        with _CAPTURING, torch.cuda.device(self._device):
+        with _CAPTURING, _without_collector(), torch.cuda.device(self._device):
             try:
                 self._graphs[key] = self._capture(call)
             except torch.cuda.OutOfMemoryError as error:
@@ -78,6 +80,19 @@ class CapturedCalls:
             call()
         self._pool = self._pool or graph.pool()
         return graph
+
+
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """Python's collector may come upon graphs of a model that is gone: CUDA refuses to destroy one
+    in a thread that captures, and the capture is lost."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def bucket(size: int, buckets: list[int]) -> int:
