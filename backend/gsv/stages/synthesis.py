@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 import numpy as np
@@ -42,6 +42,10 @@ REFERENCE_ENCODER = "reference_encoder"
 SEMANTIC_GPT = "semantic_gpt"
 SOVITS = "sovits_v4"
 VOCODER = "vocoder"
+
+# Threads for calls beside others, kept: to start one takes as long as all else that a stream does
+# before its first call. They wait for calls only, so however many there are, all get their turn.
+_BESIDE = ThreadPoolExecutor(256, thread_name_prefix="stage-call")
 
 Outcome = TypeVar("Outcome")
 # Yields calls that may run at the same time; is sent their answers in the same order.
@@ -260,10 +264,12 @@ def run(calls: StageCalls[Outcome], call: Callable[[StageCall[Any]], Any]) -> Ou
         except StopIteration as finished:
             outcome: Outcome = finished.value
             return outcome
-        with ThreadPoolExecutor(max(len(step) - 1, 1), thread_name_prefix="stage-call") as beside:
-            others = [beside.submit(call, one) for one in step[1:]]
+        others = [_BESIDE.submit(call, one) for one in step[1:]]
+        try:
             first = call(step[0])
-            answers = (first, *(other.result() for other in others))
+        finally:
+            wait(others)
+        answers = (first, *(other.result() for other in others))
 
 
 def _fill(kind: type[Outcome], *sources: Any) -> Outcome:
