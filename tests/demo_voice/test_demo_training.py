@@ -330,18 +330,16 @@ class TestAdversary:
 
 
 class TestVocoder:
-    def test_the_low_band_is_judged_where_it_is_asked_for(self) -> None:
-        """Energy between a voice's harmonics counts; what is above 3 kHz does not."""
+    def test_what_lies_between_harmonics_counts(self) -> None:
+        """Much less does what is above the low band."""
         times = torch.arange(9_600) / 48_000
-        voice = sum(torch.sin(2 * torch.pi * 200 * k * times) for k in range(1, 10))
-        voice = 0.03 * voice[None] + 0.003 * torch.randn(1, 9_600)
+        voice = torch.stack([torch.sin(2 * torch.pi * 200 * k * times) for k in range(1, 10)])
+        voice = 0.03 * voice.sum(0)[None] + 0.003 * torch.randn(1, 9_600)
         between = voice + 0.01 * torch.sin(2 * torch.pi * 300 * times)
         above = voice + 0.01 * torch.sin(2 * torch.pi * 5_000 * times)
-        loss = vocoder.SpectralLoss(low=2.0)
-        assert "low" not in vocoder.SpectralLoss()(between, voice)
+        loss = vocoder.SpectralLoss()
         assert loss(between, voice)["low"] > 3 * loss(above, voice)["low"]
-        half = vocoder.SpectralLoss(low=1.0)(between, voice)["low"]
-        assert loss(between, voice)["low"] == pytest.approx(2 * half)
+        assert loss(voice, voice)["low"] == 0
 
     def test_crops_are_as_long_as_asked(self, run: Path) -> None:
         random, device = np.random.default_rng(0), torch.device("cpu")

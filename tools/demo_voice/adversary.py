@@ -54,7 +54,6 @@ class Size:
     rising: int  # steps for which these weights then rise
     vocoder_rate: float  # of a vocoder's learning that goes on from trained weights
     vocoder_betas: tuple[float, float]
-    low: float  # weight of the spectral loss of the low band
 
 
 _NYQUIST = OUTPUT_RATE // 2
@@ -68,21 +67,21 @@ SIZES = {
         periods=(16, 32, 64, 128), periods_last=False,
         views=_LIGHT_VIEWS, spectra=(32, 32, 32, 32), phase=False, frames=(),
         rate=4e-4, fool=0.3, feature=0.6, alone=0, rising=0,
-        vocoder_rate=5e-4, vocoder_betas=(0.9, 0.98), low=0.0,
+        vocoder_rate=5e-4, vocoder_betas=(0.9, 0.98),
     ),
     "middle": Size(
         periods=(16, 64, 256, 512), periods_last=False,
         views=(*_VIEWS[1:], *_LOW_VIEWS[1:]), spectra=(16, 32, 32, 32), phase=True,
         frames=(16, 32, 64, 64),
         rate=3e-4, fool=1.0, feature=2.0, alone=300, rising=500,
-        vocoder_rate=3e-4, vocoder_betas=_BETAS, low=2.0,
+        vocoder_rate=3e-4, vocoder_betas=_BETAS,
     ),
     "full": Size(
         periods=(32, 128, 512, 1024), periods_last=True,
         views=(*_VIEWS, *_LOW_VIEWS), spectra=(32, 32, 64, 64), phase=True,
         frames=(32, 64, 128, 128),
         rate=3e-4, fool=1.0, feature=2.0, alone=300, rising=500,
-        vocoder_rate=3e-4, vocoder_betas=_BETAS, low=2.0,
+        vocoder_rate=3e-4, vocoder_betas=_BETAS,
     ),
 }  # fmt: skip
 
@@ -174,11 +173,10 @@ class PhaseDiscriminator(nn.Module):
         bins = _bins(wave, self._view, self.window)[:, : len(self.height)]
         power = bins.real.square() + bins.imag.square() + _FLOOR
         smaller = power**-0.35  # magnitudes to the power of 0.3
-        found = torch.stack([
+        return torch.stack([
             (power.log() + 9) / 4, bins.real * smaller, bins.imag * smaller,
             self.height.expand_as(power),
-        ], dim=-1)  # fmt: skip
-        return found.permute(0, 3, 1, 2)
+        ], dim=1)  # fmt: skip
 
     def forward(self, wave: Tensor) -> list[Tensor]:
         """[B, samples] to the layers' values, the judgement last."""
@@ -191,10 +189,9 @@ def _pairs(first: int, channels: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def _folded(wave: Tensor, period: int) -> Tensor:
-    """[B, samples] to [B, 1, rows, period], the one channel lying last."""
+    """[B, samples] to [B, 1, rows, period]."""
     rest = -wave.shape[-1] % period
-    rows = functional.pad(wave, (0, rest)).unflatten(-1, (-1, period))
-    return rows[..., None].permute(0, 3, 1, 2)
+    return functional.pad(wave, (0, rest)).unflatten(-1, (-1, period))[:, None]
 
 
 def _bins(wave: Tensor, view: View, window: Tensor) -> Tensor:
@@ -204,10 +201,12 @@ def _bins(wave: Tensor, view: View, window: Tensor) -> Tensor:
 
 def _through(values: Tensor, layers: nn.ModuleList, output: nn.Module) -> list[Tensor]:
     found = []
+    if torch.is_autocast_enabled(values.device.type):
+        # Tensor cores want channels last; as a copy, so that a single channel lies so too.
+        rows = values.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)
+        values = rows.permute(0, 3, 1, 2)
     for layer in layers:
         values = functional.leaky_relu(layer(values), _SLOPE)
-        if values.dtype == torch.bfloat16:  # tensor cores want channels last, as most are already
-            values = values.contiguous(memory_format=torch.channels_last)
         found.append(values)
     return [*found, output(values)]
 

@@ -103,10 +103,8 @@ class SpectralLoss(nn.Module):
 
     filters: Tensor
 
-    def __init__(self, low: float = 0.0) -> None:
-        """``low``: weight of the low band's own loss, "low"; 0: without it."""
+    def __init__(self) -> None:
         super().__init__()
-        self._low = low
         filters = audio.mel_filters(OUTPUT_RATE, _MEL_WINDOW, MEL_CHANNELS)
         self.register_buffer("filters", torch.from_numpy(filters))
 
@@ -119,13 +117,13 @@ class SpectralLoss(nn.Module):
             logarithmic.append((ours.log() - theirs.log()).abs().mean())
         ours, theirs = (self.filters @ _magnitude(wave, _MEL_WINDOW) for wave in (made, wanted))
         mel = (ours.clamp(min=_FLOOR).log() - theirs.clamp(min=_FLOOR).log()).abs().mean()
-        found = {
+        return {
             "linear": torch.stack(linear).mean(),
             "log": torch.stack(logarithmic).mean(),
             "mel": 2 * mel,
             "buzz": 2 * (_repetition(made) - _repetition(wanted)).abs().mean(),
+            "low": 2 * _low_distance(made, wanted),
         }
-        return found | {"low": self._low * _low_distance(made, wanted)} if self._low else found
 
 
 def _low_distance(made: Tensor, wanted: Tensor) -> Tensor:
@@ -248,7 +246,7 @@ def main(
         "vocoder", vocoder, rate, minutes, steps, device, seed=4, beside={"adversary": adversary},
         betas=adversary.size.vocoder_betas, snapshots=snapshots,
     )  # fmt: skip
-    loss = SpectralLoss(adversary.size.low).to(trainer.device)
+    loss = SpectralLoss().to(trainer.device)
     drawn = [float(share) for share in shares.split(",") if share]
     crops = Crops(read("corpus"), trainer.random, trainer.device, drawn, frames)
     count = batch or _BATCH * trainer.scale
