@@ -219,7 +219,7 @@ class Trainer(Generic[Learner]):
         """
         with self._recorder.stream() if self._recorder else contextlib.nullcontext():
             self._take_steps(losses, stop_after)
-            if self._snapshots and self.progress < 1:  # stopped
+            if self._taken < self._snapshots:  # stopped, or over since the last step
                 self.snapshot()
             self.save()
         return self.progress >= 1
