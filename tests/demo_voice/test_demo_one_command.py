@@ -77,6 +77,8 @@ def test_on_a_gpu_all_steps_end_at_the_same_time(stubs: Path) -> None:
         minutes = float(option(made[step], "--minutes"))
         # HuBERT has learned what it can long before.
         assert 0.4 * 8.4 < minutes < 0.4 * 8.7 if step == "hubert" else 8.4 < minutes < 8.7
+    # The full adversary, which a GPU's default is, would leave the others little of it.
+    assert option(made["vocoder"], "--adversary") == "light"
 
 
 def test_a_failed_step_stops_the_others(stubs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

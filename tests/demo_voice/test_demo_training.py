@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import adversary
+import click
 import codes
 import gpt
 import hubert
@@ -19,7 +20,7 @@ import pytest
 import sovits
 import torch
 import vocoder
-from loop import Trainer, mean_weights
+from loop import Trainer, mean_weights, step_if_finite
 from torch import Tensor, nn
 
 from gsv.constants import EOS
@@ -147,6 +148,36 @@ class TestLoop:
         again = Trainer("tiny", nn.Linear(1, 1), 1e-2, minutes=10.0)
         assert again.progress == pytest.approx(0.5, abs=0.01)
 
+    def test_snapshots_are_taken_at_equal_distances_across_runs(self, tmp_path: Path) -> None:
+        module = nn.Linear(3, 2)
+
+        def trainer() -> Trainer[nn.Linear]:
+            return Trainer("tiny", module, 1e-2, 0.0, 10, snapshots=5)
+
+        def losses() -> dict[str, Tensor]:
+            return {"loss": module.weight.square().sum()}
+
+        def taken() -> list[str]:
+            return sorted(path.name for path in tmp_path.glob("tiny_*"))
+
+        assert not trainer().run(losses, stop_after=5)
+        # The last one is of the moment when it was stopped.
+        assert taken() == ["tiny_020.pt", "tiny_040.pt", "tiny_050.pt"]
+        assert trainer().run(losses)
+        later = ["tiny_060.pt", "tiny_080.pt", "tiny_100.pt"]
+        assert taken() == ["tiny_020.pt", "tiny_040.pt", "tiny_050.pt", *later]
+
+    def test_a_step_with_gradients_that_are_not_finite_is_left_out(self) -> None:
+        module = nn.Linear(1, 1)
+        before = module.weight.detach().clone()
+        optimizer = torch.optim.SGD(module.parameters(), 0.1)
+        for value in module.parameters():
+            value.grad = torch.ones_like(value)
+        step_if_finite(optimizer, torch.tensor(float("nan")))
+        assert torch.equal(module.weight, before)
+        step_if_finite(optimizer, torch.tensor(1.0))
+        assert not torch.equal(module.weight, before)
+
     def test_the_mean_follows_the_weights(self) -> None:
         trainer, losses = tiny(30)
         trainer.run(losses)
@@ -206,23 +237,140 @@ class TestGpt:
 
 
 class TestAdversary:
-    def test_it_learns_to_tell_noise_from_a_tone(self) -> None:
+    @pytest.mark.parametrize("size", ["light", "middle"])
+    def test_it_learns_to_tell_noise_from_a_tone(self, size: str) -> None:
         torch.manual_seed(0)
-        against = adversary.Adversary("cpu")
-        times = torch.arange(4_800) / 48_000
+        against = adversary.Adversary("cpu", size)
+        times = torch.arange(9_600) / 48_000
         tone = torch.sin(2 * torch.pi * 200 * times)[None]
-        first = against.learn(torch.randn(1, 4_800), tone)
+        first = against.learn(torch.randn(1, 9_600), tone)
         for _ in range(15):
-            last = against.learn(torch.randn(1, 4_800), tone)
+            last = against.learn(torch.randn(1, 9_600), tone)
         assert last < 0.7 * first
 
-    def test_its_losses_reach_the_vocoder_alone(self) -> None:
-        against = adversary.Adversary("cpu")
-        made = torch.randn(1, 4_800, requires_grad=True)
-        losses = against.losses(made, torch.randn(1, 4_800))
+    @pytest.mark.parametrize("size", ["light", "middle"])
+    def test_its_losses_reach_the_vocoder_alone(self, size: str) -> None:
+        against = adversary.Adversary("cpu", size)
+        against._weight.fill_(1.0)
+        made = torch.randn(1, 9_600, requires_grad=True)
+        losses = against.losses(made, torch.randn(1, 9_600))
         torch.stack(list(losses.values())).sum().backward()
         assert made.grad is not None
+        assert made.grad.abs().sum() > 0
         assert all(value.grad is None for value in against._module.parameters())
+
+    def test_a_large_one_learns_alone_before_it_is_heard(self) -> None:
+        against = adversary.Adversary("cpu", "middle")
+        made, wanted = torch.randn(1, 9_600), torch.randn(1, 9_600)
+        heard = []
+        for _ in range(against.size.alone + against.size.rising + 1):
+            against.begin_step(1.0)
+            heard.append(float(against._weight))
+        assert max(heard[: against.size.alone + 1]) == 0.0
+        assert heard == sorted(heard)
+        assert heard[-1] == 1.0
+        full = against.losses(made, wanted)
+        against._weight.fill_(0.25)
+        part = against.losses(made, wanted)
+        assert all(part[name] == pytest.approx(full[name] / 4) for name in full)
+
+    def test_bfloat16_judges_alike_with_channels_last(self) -> None:
+        """What a GPU does, on a CPU."""
+        torch.manual_seed(0)
+        against = adversary.Adversary("cpu", "middle")
+        wave = 0.1 * torch.randn(1, 9_600)
+        plain = against._judge(wave)
+        against._half = True
+        half = against._judge(wave)
+        for one, other in zip(plain, half, strict=True):
+            for values, rounded in zip(one, other, strict=True):
+                assert rounded.dtype == torch.bfloat16
+                torch.testing.assert_close(rounded.float(), values, atol=0.03, rtol=0.05)
+            for values in other[:-1]:
+                assert values.is_contiguous(memory_format=torch.channels_last)
+        losses = against.losses(wave, 0.1 * torch.randn(1, 9_600))
+        assert {value.dtype for value in losses.values()} == {torch.float32}
+
+    def test_the_one_of_frames_sees_what_is_repeated_in_each(self) -> None:
+        """Equal frames give equal rows, apart from the crop's edges."""
+        discriminator = adversary.FrameDiscriminator((4, 4, 4, 4))
+        judged = discriminator(torch.randn(1, 240).repeat(1, 20))[-1][0, 0, 5:-5]
+        torch.testing.assert_close(judged, judged[:1].expand_as(judged), atol=1e-5, rtol=1e-4)
+
+    def test_loudness_of_spectra_does_not_depend_on_the_window(self) -> None:
+        noise = 0.08 * torch.randn(1, 48_000)
+        views = adversary.SIZES["full"].views
+        means = [
+            float(adversary.PhaseDiscriminator(view, (1, 1, 1, 1)).inputs(noise)[:, 0].mean())
+            for view in views
+        ]
+        assert max(means) - min(means) < 0.05
+        heights = [
+            adversary.PhaseDiscriminator(view, (1, 1, 1, 1)).inputs(noise).shape[2]
+            for view in views
+        ]
+        assert heights == [view.window * view.top // 48_000 for view in views]
+
+    def test_a_state_of_another_size_is_refused_with_what_to_do(self) -> None:
+        state = adversary.Adversary("cpu", "middle").state_dict()
+        with pytest.raises(click.ClickException, match="--adversary middle.*--init"):
+            adversary.Adversary("cpu").load_state_dict(state)
+
+    def test_a_state_from_before_there_were_sizes_is_a_light_one(self) -> None:
+        against = adversary.Adversary("cpu")
+        against.begin_step(1.0)
+        state = against.state_dict()
+        del state["size"], state["steps"]
+        again = adversary.Adversary("cpu")
+        again.load_state_dict(state)
+        one, other = against._module.state_dict(), again._module.state_dict()
+        assert all(torch.equal(one[name], other[name]) for name in one)
+        with pytest.raises(click.ClickException, match="--adversary light"):
+            adversary.Adversary("cpu", "middle").load_state_dict(state)
+
+
+class TestVocoder:
+    def test_what_lies_between_harmonics_counts(self) -> None:
+        """Much less does what is above the low band."""
+        times = torch.arange(9_600) / 48_000
+        voice = torch.stack([torch.sin(2 * torch.pi * 200 * k * times) for k in range(1, 10)])
+        voice = 0.03 * voice.sum(0)[None] + 0.003 * torch.randn(1, 9_600)
+        between = voice + 0.01 * torch.sin(2 * torch.pi * 300 * times)
+        above = voice + 0.01 * torch.sin(2 * torch.pi * 5_000 * times)
+        loss = vocoder.SpectralLoss()
+        assert loss(between, voice)["low"] > 3 * loss(above, voice)["low"]
+        assert loss(voice, voice)["low"] == 0
+
+    def test_crops_are_as_long_as_asked(self, run: Path) -> None:
+        random, device = np.random.default_rng(0), torch.device("cpu")
+        mel, wave = vocoder.Crops(codes.read("corpus"), random, device, frames=40).batch(2)
+        assert mel.shape == (2, 100, 40)
+        assert wave.shape == (2, 40 * 480)
+
+    def test_the_command_trains_and_leaves_snapshots(self, run: Path) -> None:
+        options = [
+            "--steps", "4", "--batch", "1", "--frames", "20", "--adversary", "middle",
+            "--gan-from", "0", "--snapshots", "2", "--rate", "1e-3",
+        ]  # fmt: skip
+        vocoder.main.main(options, standalone_mode=False)
+        halves = [run / "vocoder_050.pt", run / "vocoder_100.pt"]
+        assert sorted(run.glob("vocoder_*")) == halves
+        state = torch.load(run / "vocoder.pt", weights_only=True)
+        assert state["beside"]["adversary"]["size"] == "middle"
+        assert state["beside"]["adversary"]["steps"] == 4
+        assert state["optimizer"]["param_groups"][0]["betas"] == (0.8, 0.99)
+        for file, steps in zip(halves, (2, 4), strict=True):
+            stored = torch.load(file, weights_only=True)
+            assert stored["steps"] == steps
+            assert {v.dtype for v in stored["mean"].values()} == {torch.float16}
+        # What judges and exports read of the state, a snapshot has too.
+        halves[1].replace(run / "vocoder.pt")
+        mean = mean_weights("vocoder", vocoder.build())
+        torch.testing.assert_close(
+            mean.input.weight, state["mean"]["input.weight"], atol=1e-3, rtol=1e-3
+        )
+        columns = (run / "vocoder.csv").read_text().splitlines()[0].split(",")
+        assert {"low", "fool", "feature", "caught"} <= set(columns)
 
 
 class TestGoingOn:

@@ -118,6 +118,16 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
         group["lr"] = rate
 
 
+def step_if_finite(optimizer: torch.optim.Optimizer, norm: Tensor) -> None:
+    """The optimizer's step, unless the gradients' norm is not finite."""
+    if norm.is_cuda:
+        # The fused optimizer takes no step where this is 1, and nobody waits for the GPU.
+        optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
+        optimizer.step()
+    elif bool(norm.isfinite()):
+        optimizer.step()
+
+
 def _prepare_gpu(device: torch.device) -> None:
     """As the product does, but with TF32, which training can do with."""
     prepare(device)
@@ -139,12 +149,17 @@ class Trainer(Generic[Learner]):
         seed: of everything random.
         momentum: of the weights' running mean, which is what is exported.
         beside: whatever else is to be saved, by name (a discriminator, its optimizer).
+        betas: of Adam.
+        snapshots: how often the running mean is also stored apart during the run, at equal
+            distances, as ``<run>/<step>_<percent>.pt`` in float16 (``<step>.pt`` in small: what
+            exports and judges read); 0: never.
     """
 
     def __init__(
         self, step: str, module: Learner, rate: float, minutes: float, steps: int | None = None,
         device: str = "cpu", seed: int = 0, momentum: float = 0.999,
         beside: Mapping[str, Stateful] | None = None,
+        betas: tuple[float, float] = (0.9, 0.98), snapshots: int = 0,
     ) -> None:  # fmt: skip
         self._log = places.logger(step)
         self._step_name, self._rate = step, rate
@@ -159,7 +174,7 @@ class Trainer(Generic[Learner]):
         self.mean.eval().requires_grad_(False)
         self._pairs: list[tuple[Tensor, Tensor]] | None = None  # of the mean and of the module
         learning = [value for value in module.parameters() if value.requires_grad]
-        self._optimizer = adam(learning, rate, self.device, (0.9, 0.98))
+        self._optimizer = adam(learning, rate, self.device, betas)
         on_gpu = self.device.type == "cuda"
         self._recorder = Recorder(self._learn, self.device) if on_gpu else None
         self.random = np.random.default_rng(seed)
@@ -168,6 +183,8 @@ class Trainer(Generic[Learner]):
         self._began = self._clock()
         if self.path.is_file():
             self._load()
+        self._snapshots = snapshots
+        self._taken = int(snapshots * self.progress)
 
     @property
     def path(self) -> Path:
@@ -202,6 +219,8 @@ class Trainer(Generic[Learner]):
         """
         with self._recorder.stream() if self._recorder else contextlib.nullcontext():
             self._take_steps(losses, stop_after)
+            if self._taken < self._snapshots:  # stopped, or over since the last step
+                self.snapshot()
             self.save()
         return self.progress >= 1
 
@@ -228,6 +247,9 @@ class Trainer(Generic[Learner]):
                 speed = (self.steps - first) / max(time.monotonic() - started, 1e-9)
                 self._report({name: float(v) / counted for name, v in sums.items()}, speed)
                 sums, counted = {}, 0
+            if int(self._snapshots * self.progress) > self._taken:
+                self._taken = int(self._snapshots * self.progress)
+                self.snapshot()
             if self._clock() - saved > 60 * _SAVE_MINUTES:
                 self.save()
                 saved = self._clock()
@@ -262,6 +284,18 @@ class Trainer(Generic[Learner]):
         torch.save(state, self.path.with_suffix(".new"))
         self.path.with_suffix(".new").replace(self.path)
 
+    def snapshot(self) -> None:
+        """Store the running mean as it is now."""
+        mean = {
+            name: value.half() if value.is_floating_point() else value
+            for name, value in self.mean.state_dict().items()
+        }
+        percent = round(100 * self.progress)
+        path = self.path.with_name(f"{self._step_name}_{percent:03}.pt")
+        new = path.with_suffix(".new")
+        torch.save({"mean": {k: v.cpu() for k, v in mean.items()}, "steps": self.steps}, new)
+        new.replace(path)
+
     def _load(self) -> None:
         state = torch.load(self.path, weights_only=True, map_location="cpu")
         self._module.load_state_dict(state["module"])
@@ -281,12 +315,7 @@ class Trainer(Generic[Learner]):
         self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(torch.stack(list(parts.values())).sum())
         norm = nn.utils.clip_grad_norm_(self._module.parameters(), _CLIP)
-        if self.device.type == "cuda":
-            # The fused optimizer takes no step where this is 1, and nobody waits for the GPU.
-            self._optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
-            self._optimizer.step()
-        elif bool(norm.isfinite()):
-            self._optimizer.step()
+        step_if_finite(self._optimizer, norm)
 
     def schedule(self) -> float:
         """The share of the rate that the present step learns by."""

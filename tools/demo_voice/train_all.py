@@ -33,6 +33,8 @@ TOOLS = Path(__file__).resolve().parent
 SHARES = {"gpt": 0.34, "sovits": 0.32, "vocoder": 0.26, "hubert": 0.08}  # on a processor
 _EXPORT_SECONDS = 25  # kept for the export at the end
 _SHORTER = {"hubert": 0.4}  # share of a GPU's time after which a step has learned enough
+# Options beside other steps on a GPU, which the full adversary would leave little of.
+_IN_COMPANY = {"vocoder": ("--adversary", "light")}
 _THREADS = 2  # of each step on a GPU's machine
 _GRACE = 60.0  # seconds that a step has to save its state when it is stopped
 
@@ -131,8 +133,13 @@ def side_by_side(plan: Plan, bundled: bool, count: int, environment: dict[str, s
             if bundled:
                 make_corpus(plan, bundled, count, environment)
             others = [step for step in SHARES if step != "gpt"]
+            minutes = {step: _SHORTER.get(step, 1.0) * plan.left for step in others}
             run_all(
-                [command(s, *plan.limit(_SHORTER.get(s, 1.0) * plan.left)) for s in others], shared
+                [
+                    command(step, *plan.limit(minutes[step]), *_IN_COMPANY.get(step, ()))
+                    for step in others
+                ],
+                shared,
             )
             if gpt.wait():
                 raise click.ClickException("gpt failed; its message stands above")
