@@ -94,18 +94,26 @@ def test_urgent_jobs_go_before_others() -> None:
 
 def test_first_chunks_step_with_few_others_and_before_them() -> None:
     made = FlowScheduler(16, waiting_limit=8, batch_frames=1000, first_audio_frames=450)
-    later = [run_of(200, buffered=1.0) for _ in range(4)]
+    answers = [run_of(200) for _ in range(4)]
     urgent = [run_of(200, urgent=True) for _ in range(3)]
-    for task in (*later, *urgent):
+    for task in (*answers, *urgent):
         made.add(task)
     made.admit()
     assert made.select() == urgent[:2]
-    assert finish(made)[:3] == urgent
-    for task in later:
-        task.step = 0
+    for task in urgent:
+        made.remove(task)
+    assert set(made.select()) == set(answers), "where nobody waits all share the batch"
+
+
+def test_who_will_hear_silence_soon_joins_first_chunks() -> None:
+    made = FlowScheduler(16, waiting_limit=8, batch_frames=1000, first_audio_frames=450)
+    dry = [run_of(200, buffered=0.0) for _ in range(2)]
+    later = run_of(200, buffered=math.inf)
+    urgent = [run_of(200, urgent=True) for _ in range(3)]
+    for task in (*dry, later, *urgent):
         made.add(task)
     made.admit()
-    assert len(made.select()) == 4, "who has heard already shares the whole batch"
+    assert set(made.select()) == {*urgent[:2], *dry}
 
 
 def test_a_first_chunk_is_joined_by_others_where_there_is_room() -> None:

@@ -13,6 +13,7 @@ import pytest
 from gsv.config import VocoderConfig
 from gsv.engine.chunk_plan import ChunkPlan
 from gsv.errors import Cancelled, GsvError, SequenceLost, Unreachable
+from gsv.stages import token_feed
 from gsv.stages.calls import CancelScope, StageCall
 from gsv.stages.messages import (
     MelRequest,
@@ -201,21 +202,25 @@ def test_tokens_are_written_for_the_next_chunk_and_not_further() -> None:
     assert models.written[2] == TOKENS[2]
 
 
-@pytest.mark.parametrize("first", [20, 60])
-def test_nothing_is_written_ahead_before_the_first_chunk_is_made(first: int) -> None:
-    models, plan, written = FakeModels(), ChunkPlan(first=first), []
+@pytest.mark.parametrize(("hold", "beyond"), [(60.0, False), (0.01, True)])
+def test_nothing_is_written_beyond_the_first_chunk_for_a_moment(
+    monkeypatch: pytest.MonkeyPatch, hold: float, beyond: bool
+) -> None:
+    monkeypatch.setattr(token_feed, "HOLD_SECONDS", hold)
+    models, plan, written = FakeModels(), ChunkPlan(first=20), []
     answer = models.sovits_v4
 
     def slow(call: StageCall[MelResult]) -> MelResult:
         if not models.mel_requests:
             time.sleep(0.2)  # the feed has time to write what it shouldn't
-            written.append(dict(models.written))
+            written.append(models.written[0])
         return answer(call)
 
     models.sovits_v4 = slow  # type: ignore[method-assign]
     made = np.concatenate([chunk.audio for chunk in run(models, plan)])
     np.testing.assert_allclose(made, expected(), atol=1e-6)
-    assert written == [{0: min(plan.tokens_needed(first, 1.0), TOKENS[0])}]
+    needed = plan.tokens_needed(plan.first, 1.0)
+    assert written[0] > needed if beyond else written == [needed]
 
 
 class Patience:

@@ -35,6 +35,9 @@ LARGEST_CHUNK = 64
 NEXT_CHUNK = 2
 AHEAD_FRAMES = 180
 SENTENCES_AHEAD = 2
+# For how long nothing is written beyond a first chunk that is being made. Where it takes longer, as
+# on a processor or in a crowd, the next chunk needs the time.
+HOLD_SECONDS = 0.15
 
 Tokens = NDArray[np.int32]
 
@@ -43,9 +46,9 @@ class TokenFeed:
     """Runs the engine ahead of the listener, sentence by sentence, on a thread of its own.
 
     As far as the next chunk needs, not further: what is written too early takes the machine from
-    the chunk that is waited for. So until the first one is made, nothing is written beyond it. Each
-    sentence is a sequence, whose calls all meet one instance of the model. One that is lost with
-    its instance goes on elsewhere from its tokens so far.
+    the chunk that is waited for. So while the first one is made, nothing is written beyond it for a
+    moment. Each sentence is a sequence, whose calls all meet one instance of the model. One that is
+    lost with its instance goes on elsewhere from its tokens so far.
 
     Args:
         call: the other models.
@@ -149,8 +152,14 @@ class TokenFeed:
 
     def _wait_for_need(self, sentence: int) -> int:
         """Wait until the sentence has fewer tokens than it should, and say for how many to ask."""
+
+        def needed() -> bool:
+            return self._count(sentence) < self._targets(sentence)[1]
+
         with self._changed:
-            self._changed.wait_for(lambda: self._count(sentence) < self._targets(sentence)[1])
+            if not self._writes_ahead:
+                self._writes_ahead = not self._changed.wait_for(needed, HOLD_SECONDS)
+            self._changed.wait_for(needed)
             urgent, target = self._targets(sentence)
             count = self._count(sentence)
             if not count:

@@ -7,7 +7,7 @@ chosen again.
 from __future__ import annotations
 
 from gsv.engine.flow.request import FlowTask
-from gsv.engine.turns import Turns
+from gsv.engine.turns import TurnClass, Turns
 from gsv.errors import Overloaded
 
 
@@ -22,7 +22,8 @@ class FlowScheduler:
     The leader is joined by the requests nearest in length, as many as the limits allow; where one
     batch holds them all, every request moves at every step. A leader for whose first audio a
     listener waits is joined by few, those who wait for theirs before others: served side by side,
-    all would be heard when the last one is. The clock counts frames of all steps.
+    all would be heard when the last one is. Only who will hear silence soon joins in any case. The
+    clock counts frames of all steps.
 
     Args:
         slots: requests in work at once; their tensors are kept.
@@ -30,8 +31,8 @@ class FlowScheduler:
         batch_frames: most frames of a batch, padding included; a longer request goes alone.
         max_padding: largest share of a row that may be padding.
         headroom: slots more, for requests with a listener.
-        first_audio_frames: most frames of a batch whose leader's first audio is waited for; 0 is
-            ``batch_frames``.
+        first_audio_frames: most frames of a batch whose leader's first audio is waited for, without
+            those whose deadline is near; 0 is ``batch_frames``.
         company_costs: whether a step takes longer with more rows, so that no whole answer joins a
             leader for which a listener waits.
     """
@@ -93,14 +94,12 @@ class FlowScheduler:
         if not self.running:
             return []
         leader = self.turns.pick(self.running, "step")
-        waits = leader.turn.first_audio
-        limit = self.first_audio_frames if waits else self.batch_frames
         batch, longest = {leader}, leader.request.frames
         for task in self._company(leader):
             length = max(longest, task.request.frames)
             shortest = min(task.request.frames, *(other.request.frames for other in batch))
             padding = 1 - shortest / length
-            if padding > self.max_padding or length * (len(batch) + 1) > limit:
+            if padding > self.max_padding or length * (len(batch) + 1) > self._room(leader, task):
                 continue
             batch.add(task)
             longest = length
@@ -155,7 +154,15 @@ class FlowScheduler:
             and (task.turn.has_listener or not alone)
         ]
         return sorted(
-            company, key=lambda task: (waits and not task.turn.first_audio, _distance(task, leader))
+            company,
+            key=lambda task: (self.turns.class_of(task) if waits else 0, _distance(task, leader)),
+        )
+
+    def _room(self, leader: FlowTask, task: FlowTask) -> int:
+        """Frames of a batch that ``task`` may still join."""
+        urgent = self.turns.class_of(task) is TurnClass.DEADLINE  # its listener would hear silence
+        return (
+            self.first_audio_frames if leader.turn.first_audio and not urgent else self.batch_frames
         )
 
 
