@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -157,11 +157,16 @@ class CancelScope:
         call: CallModel,
         request_id: str = "",
         resting: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+        beside: Executor | None = None,
     ) -> None:
-        """``resting`` is what :meth:`rest` enters: others may work meanwhile."""
+        """``resting`` is what :meth:`rest` enters: others may work meanwhile.
+
+        ``beside`` has threads for calls at the same time.
+        """
         self._call = call
         self._request_id = request_id
         self._resting = resting
+        self.beside = beside
         self._token = call.token(request_id)
         self._inner: list[CancelScope] = []
         self._open: list[StageCall[Any]] = []  # calls that end sequences
@@ -215,7 +220,7 @@ class CancelScope:
 
     def inner(self) -> CancelScope:
         """A scope for one attempt: it can be cancelled alone, and is cancelled with this one."""
-        scope = CancelScope(self._call, self._request_id, self._resting)
+        scope = CancelScope(self._call, self._request_id, self._resting, self.beside)
         with self._lock:
             self._inner.append(scope)
             if self.cancelled.is_set():
@@ -278,6 +283,9 @@ class CallPool:
         self._places = limits.running
         # Who rests keeps its thread.
         self._pool = ThreadPoolExecutor(limits.running + limits.waiting, thread_name_prefix=name)
+        # Threads for a second call at the same time. They are kept, for to start one takes as long
+        # as all else before a first call; each waits for calls only, so all get their turn.
+        self._beside = ThreadPoolExecutor(limits.running, thread_name_prefix="stage-call")
         self._line = WaitingLine(limits)
         self._waiting: deque[_Work] = deque()
         self._running = 0  # without those that rest
@@ -303,7 +311,7 @@ class CallPool:
         """
         self._line.enter(characters)
         try:
-            scope = CancelScope(self._call, request_id, self._resting)
+            scope = CancelScope(self._call, request_id, self._resting, self._beside)
         except BaseException:  # whatever it is, the place becomes free
             self._line.refuse(characters)
             raise
@@ -333,6 +341,7 @@ class CallPool:
             self._drop(one)
             one.reply.fail(Cancelled("the server is stopping"))
         self._pool.shutdown(wait=True)
+        self._beside.shutdown(wait=True)
 
     def _fill(self) -> None:
         """Let those who wait begin as far as there are places; the lock is held."""

@@ -165,7 +165,7 @@ def _chunks(
 ) -> Iterator[ChunkResult]:
     """As :func:`stream`; ``heard`` is called when the listener gets the first speech."""
     rate = request.sample_rate
-    spoken = run(prepare(request), call)
+    spoken = run(prepare(request), call, call.beside)
     feed = TokenFeed(call, spoken.sentences, spoken.sentence, plan, lambda: playback.listener)
     details = AnswerDetails(request.details, spoken.text.analysis) if request.details else None
     position = 0  # samples of the answer that are made

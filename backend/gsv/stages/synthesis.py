@@ -10,10 +10,11 @@ compares the two.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 import numpy as np
@@ -42,10 +43,6 @@ REFERENCE_ENCODER = "reference_encoder"
 SEMANTIC_GPT = "semantic_gpt"
 SOVITS = "sovits_v4"
 VOCODER = "vocoder"
-
-# Threads for calls beside others, kept: to start one takes as long as all else that a stream does
-# before its first call. They wait for calls only, so however many there are, all get their turn.
-_BESIDE = ThreadPoolExecutor(256, thread_name_prefix="stage-call")
 
 Outcome = TypeVar("Outcome")
 # Yields calls that may run at the same time; is sent their answers in the same order.
@@ -255,8 +252,18 @@ def wave_window(mel: NDArray[np.float32], listener: Listener) -> StageCall[WaveR
     return StageCall(VOCODER, asked, WaveResult)
 
 
-def run(calls: StageCalls[Outcome], call: Callable[[StageCall[Any]], Any]) -> Outcome:
-    """Make the calls that a generator yields, those of one step at the same time."""
+def run(
+    calls: StageCalls[Outcome],
+    call: Callable[[StageCall[Any]], Any],
+    beside: Executor | None = None,
+) -> Outcome:
+    """Make the calls that a generator yields, those of one step at the same time.
+
+    Args:
+        calls: the generator.
+        call: makes one.
+        beside: threads for all but a step's first; without it threads are started for each step.
+    """
     answers: tuple[Any, ...] | None = None
     while True:
         try:
@@ -264,12 +271,14 @@ def run(calls: StageCalls[Outcome], call: Callable[[StageCall[Any]], Any]) -> Ou
         except StopIteration as finished:
             outcome: Outcome = finished.value
             return outcome
-        others = [_BESIDE.submit(call, one) for one in step[1:]]
-        try:
+        with contextlib.ExitStack() as own:
+            pool = beside or own.enter_context(
+                ThreadPoolExecutor(max(len(step) - 1, 1), thread_name_prefix="stage-call")
+            )
+            others = [pool.submit(call, one) for one in step[1:]]
+            own.callback(wait, others)
             first = call(step[0])
-        finally:
-            wait(others)
-        answers = (first, *(other.result() for other in others))
+            answers = (first, *(other.result() for other in others))
 
 
 def _fill(kind: type[Outcome], *sources: Any) -> Outcome:

@@ -51,11 +51,12 @@ class PromptReader:
         config = model.config
         self._longest = min(PROMPT_GRAPHS, cache.max_length)
         # A graph writes where it was captured, and a prompt may go to any row: it lands here first.
+        self._landed: tuple[int, int] | None = None  # the row that it goes to, and its length
         self._landing = cache.storage.new_zeros(1, *cache.storage[0, :, : self._longest].shape)
         self._ids = torch.zeros(cache.max_length, dtype=torch.int64, device=device)
         self._bert = torch.zeros(cache.max_length, config.bert_dim, device=device)
-        # Length of the text block, of the prompt, and the row it goes to.
-        self._place = torch.zeros(3, dtype=torch.int64, device=device)
+        # Of the text block and of the prompt.
+        self._lengths = torch.zeros(2, dtype=torch.int64, device=device)
         self.logits = torch.zeros(1, config.vocabulary, device=device)
 
     def __len__(self) -> int:
@@ -68,24 +69,31 @@ class PromptReader:
             self._calls.capture(length, partial(self._land, length))
 
     def begin(self, sequence: Row, row: int) -> None:
-        """Queue the reading of a sequence's prompt into ``row``, after what was queued before.
+        """Queue the reading of a sequence's prompt, after what was queued before.
 
-        What comes after :meth:`join` finds it done.
+        It is in ``row`` for what is queued after :meth:`join`.
         """
+        length = -(-sequence.prompt_length // PROMPT_STEP) * PROMPT_STEP
+        if length > self._longest:
+            self._landed = None
+            self._upload(sequence)
+            self._read(length, self._cache.window(row, 1, length))
+            return
+        self._landed = row, length
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with self._own_stream():
-            length = -(-sequence.prompt_length // PROMPT_STEP) * PROMPT_STEP
-            self._upload(sequence, row)
-            if length <= self._longest:
-                self._calls(length, partial(self._land, length))
-            else:
-                self._read(length, self._cache.window(row, 1, length))
+            self._upload(sequence)
+            self._calls(length, partial(self._land, length))
 
     def join(self) -> None:
-        """Let what is queued from now on wait for the prompt."""
+        """Let what is queued from now on find the prompt in its row."""
+        if self._landed is None:
+            return
         if self._stream is not None:
             torch.cuda.current_stream(self._device).wait_stream(self._stream)
+        row, length = self._landed
+        self._cache.storage[row, :, :length] = self._landing[0, :, :length]
 
     def _own_stream(self) -> contextlib.AbstractContextManager[Any]:
         if self._stream is None:
@@ -93,7 +101,7 @@ class PromptReader:
         stream: contextlib.AbstractContextManager[Any] = torch.cuda.stream(self._stream)
         return stream
 
-    def _upload(self, sequence: Row, row: int) -> None:
+    def _upload(self, sequence: Row) -> None:
         request = sequence.request
         ids = np.concatenate([request.phonemes, request.spoken_tokens]).astype(np.int64)
         self._ids[: len(ids)] = upload(ids, self._device)
@@ -102,18 +110,16 @@ class PromptReader:
             text.copy_(upload(request.bert.astype(np.float32), self._device))
         else:
             text.zero_()
-        place = np.array([sequence.text_length, sequence.prompt_length, row])
-        self._place.copy_(upload(place, self._device))
+        lengths = np.array([sequence.text_length, sequence.prompt_length])
+        self._lengths.copy_(upload(lengths, self._device))
 
     def _land(self, length: int) -> None:
-        """Read the uploaded prompt, which ``length`` positions hold, and put it into its row."""
-        landing = self._landing[:, :, :length]
-        planes = landing.unbind(1)
+        """Read the uploaded prompt, which ``length`` positions hold."""
+        planes = self._landing[:, :, :length].unbind(1)
         self._read(length, list(zip(planes[0::2], planes[1::2], strict=True)))
-        self._cache.storage[:, :, :length].index_copy_(0, self._place[2:], landing)
 
     def _read(self, length: int, into: Cache) -> None:
-        text_length, whole, _ = self._place.unbind()
+        text_length, whole = self._lengths.unbind()
         x = self._model.embed_padded(self._ids[:length], self._bert[:length], text_length)
         logits = self._model.prefill(x[None], text_length[None], whole[None], into)
         self.logits.copy_(logits)
