@@ -91,11 +91,13 @@ class GpuModelRunner(ModelRunner):
         at_once = len(self._readers)
         for begun in range(0, len(admitted), at_once):
             group = admitted[begun : begun + at_once]
-            for number, (reader, sequence) in enumerate(zip(self._readers, group, strict=False)):
-                reader.begin(sequence, rows.start + begun + number)
-            for number, (reader, sequence) in enumerate(zip(self._readers, group, strict=False)):
+            first = rows.start + begun
+            reading = list(zip(self._readers, group, range(first, rows.stop), strict=False))
+            for reader, sequence, row in reading:
+                reader.begin(sequence, row)
+            for reader, sequence, row in reading:
                 reader.join()
-                self._draw_first(reader.logits, sequence, rows.start + begun + number)
+                self._draw_first(reader.logits, sequence, row)
 
     def _draw_first(self, logits: Tensor, sequence: Row, row: int) -> None:
         if self._fused_draw is not None:
@@ -103,9 +105,8 @@ class GpuModelRunner(ModelRunner):
             return
         place = slice(row, row + 1)
         noise = upload(self._noise_of([sequence]), self.device)
-        self._draw(
-            logits, place, noise, self._row_controls(place, _is_wide([sequence])), advance=False
-        )
+        controls = self._row_controls(place, _is_wide([sequence]))
+        self._draw(logits, place, noise, controls, advance=False)
 
     def _step(self, sequences: Sequence[Row]) -> None:
         rows = bucket(len(sequences), self._row_buckets)

@@ -51,13 +51,14 @@ class PromptReader:
         config = model.config
         self._longest = min(PROMPT_GRAPHS, cache.max_length)
         # A graph writes where it was captured, and a prompt may go to any row: it lands here first.
-        self._landed: tuple[int, int] | None = None  # the row that it goes to, and its length
         self._landing = cache.storage.new_zeros(1, *cache.storage[0, :, : self._longest].shape)
         self._ids = torch.zeros(cache.max_length, dtype=torch.int64, device=device)
         self._bert = torch.zeros(cache.max_length, config.bert_dim, device=device)
         # Of the text block and of the prompt.
         self._lengths = torch.zeros(2, dtype=torch.int64, device=device)
         self.logits = torch.zeros(1, config.vocabulary, device=device)
+        # Where the prompt that has landed goes, and its rounded length; None: it is there already.
+        self._landed: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         """Graphs captured."""
