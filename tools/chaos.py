@@ -271,7 +271,7 @@ class Chaos:
         row.failed = len(calls) - row.answered
         row.longest = max((call.ended - call.began for call in calls), default=0.0)
         row.errors = dict(Counter(call.error for call in calls if call.error).most_common(6))
-        row.log = [line for line in self.served.lines[said:] if line[:1] in "mt"]
+        row.log = [s for s in self.served.lines[said:] if s.startswith(("model ", "tritonserver"))]
         row.restarted = self.served.triton != triton
         row.broken = row.back is None or row.longest > CALL_SECONDS + 3.0
         self.add(row)

@@ -21,9 +21,8 @@ from gsv.stages.messages import MoreTokens, SemanticRequest
 from gsv.stages.reference_encoder import ReferenceEncoderStage
 from gsv.stages.semantic_gpt import SemanticGPTStage
 from gsv.stages.sovits_v4 import SoVITSStage
-from gsv.stages.speech import PIPELINE, PublicRequest, SpeechResult, SpeechStage
+from gsv.stages.speech import PublicRequest, SpeechResult, SpeechStage
 from gsv.stages.stream import ChunkResult, SpeechStreamStage
-from gsv.stages.synthesis import run, whole_answer
 from gsv.stages.text_frontend import TextFrontendStage
 from gsv.stages.vocoder import VocoderStage
 from gsv.stages.voices import VoicesStage
@@ -106,10 +105,7 @@ class LocalModels:
         return LocalToken()
 
     def __call__(self, call: StageCall[Answer], token: LocalToken) -> Answer:
-        """The answer of a stage, or of the whole pipeline; its error is raised."""
-        if call.model == PIPELINE:
-            made = run(whole_answer(call.request), lambda inner: self(inner, token))
-            return call.answer(**vars(made))
+        """The answer of a stage; its error is raised."""
         request = call.request
         if call.sequence is not None and isinstance(request, SemanticRequest | MoreTokens):
             step = call.sequence

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from gsv.engine.flow.engine import FlowEngine, FlowRequest
+from gsv.engine.give_way import GiveWay
 from gsv.engine.turns import Turn
 from gsv.errors import Cancelled, ConfigurationError, GsvError, InvalidRequest, Overloaded
 from gsv.models.flow import FlowMatching
@@ -383,3 +384,16 @@ def test_what_a_request_waits_for_its_first_step_is_told(gate: Gate) -> None:
     engine.stop()
     first, second = waits  # once each, however many steps they have
     assert 0 <= first < 0.2 <= second
+
+
+def test_warming_up_gives_way_to_nobody() -> None:
+    """Those who wait for first audio wait for this very engine, when its process is a new one."""
+    rests_for_ever = GiveWay(lambda: True, clock=lambda: 0.0)
+    made = FlowEngine(sovits("tiny").flow, slots=2, waiting_limit=2, give_way=rests_for_ever)
+    made.start()
+    warming = threading.Thread(target=made.warm_up, daemon=True)
+    warming.start()
+    warming.join(WAIT)
+    warm = not warming.is_alive()
+    made.stop()
+    assert warm

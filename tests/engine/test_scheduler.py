@@ -116,6 +116,13 @@ def test_it_is_urgent_while_a_listener_wants_tokens_or_somebody_has_left():
     assert scheduler.urgent
 
 
+def test_a_sentence_that_is_made_again_is_urgent():
+    request = dataclasses.replace(known_request([1]), turn=Turn(made_again=True))
+    scheduler = Scheduler(slots=2, waiting_limit=2, prefill_limit=1)
+    scheduler.add(Sequence(request, lambda *_: None, lambda *_: None))
+    assert scheduler.urgent
+
+
 def test_cancelled_ones_leave_the_line_at_once():
     scheduler = Scheduler(slots=1, waiting_limit=3, prefill_limit=1)
     running, waiting, other = sequence(), sequence(), sequence()

@@ -100,6 +100,7 @@ def test_what_is_made_again_goes_first_within_its_class_and_not_beyond() -> None
     first = Piece(Turn(first_audio=True))
     waiting = [new, again, first]
     turns = entered(*waiting)
+    assert [turns.urgent(piece) for piece in waiting] == [False, True, True]
     assert [serve(turns, waiting) for _ in range(3)] == [first, again, new]
 
 

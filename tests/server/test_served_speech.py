@@ -242,3 +242,20 @@ def test_generate_endpoint(server: Any) -> None:
         answer = json.load(response)
     assert answer["SAMPLE_RATE"] == 48_000
     assert len(answer["AUDIO"]) > 10_000
+
+
+def test_the_ensemble_gives_the_same_answer(server: Any) -> None:
+    options = {"SEED": 5, "SAMPLE_STEPS": 4, "LANGUAGE": "en"}
+    complete = {
+        "TEXT": TEXTS[1], "VOICE": "sample", "REFERENCE_TEXT": "", "REFERENCE_LANGUAGE": "auto",
+        "TOP_K": 15, "TOP_P": 1.0, "TEMPERATURE": 1.0, "REPETITION_PENALTY": 1.35, "SPEED": 1.0,
+        "SPLIT_METHOD": "cut5", "PAUSE_SECONDS": 0.3, "SAMPLE_RATE": 48_000, "GUARD": 1,
+        "DETAILS": 0, **options,
+    }  # fmt: skip
+    with grpc_client.InferenceServerClient(server.grpc_url) as client:
+        answer = client.infer(
+            "gpt_sovits_v4_pipeline", infer_inputs(grpc_client, complete),
+            sequence_id=77, sequence_start=True, sequence_end=True,
+        ).as_numpy("AUDIO")[0]  # fmt: skip
+    expected, _ = speak(server, TEXT=TEXTS[1], **options)
+    np.testing.assert_allclose(answer, expected, atol=2e-4)

@@ -32,14 +32,17 @@ import threading
 import time
 from pathlib import Path
 
-# Touches its file as gsv.serving.backend.heartbeat does, until a file tells it not to.
+# Touches its file as gsv.serving.backend.heartbeat does, until a file tells it to sleep on or to be
+# too busy for that.
 STUB_PROGRAM = """
 import os, pathlib, time
 beat = pathlib.Path(os.environ["GSV_SERVER_FILES"] + f"beat-{os.getpid()}")
-silent = pathlib.Path(__file__).parent.parent / "silent"
+silent, busy = (pathlib.Path(__file__).parent.parent / name for name in ("silent", "busy"))
 beat.touch()
 while True:
     time.sleep(0.05)
+    while busy.exists():
+        pass
     if not silent.exists():
         os.utime(beat)
 """

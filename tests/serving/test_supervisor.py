@@ -29,7 +29,7 @@ from gsv.serving.server.launcher import EmbeddedServer, ServerOptions
 from gsv.serving.server.supervisor import RecoveryPolicy, Supervisor
 
 RELEASES = ["24.10", "25.12", "26.04"]
-QUICK = RecoveryPolicy(interval=0.1, backoff=0.05, grace=0.2, stopped=0.3, silent=0.5, mute=0.5)
+QUICK = RecoveryPolicy(interval=0.1, backoff=0.05, grace=0.2, stopped=0.3, silent=1.5, mute=0.5)
 
 
 def wait_until(true: Callable[[], bool], seconds: float = 15.0) -> None:
@@ -115,15 +115,25 @@ class TestEveryRelease:
             assert one.stub("a") not in (0, stopped)
             assert "its process was stopped for 0.3 s" in one.events[0]
 
-    def test_a_hanging_stub_is_ended_and_comes_back(self, tmp_path: Path, release: str) -> None:
+    @pytest.mark.parametrize(
+        ("state", "why"),
+        [
+            ("silent", "no sign of life for 0.5 s, and all its threads sleep;"),
+            ("busy", "no sign of life for 1.5 s;"),
+        ],
+    )
+    def test_a_hanging_stub_is_ended_and_comes_back(
+        self, tmp_path: Path, release: str, state: str, why: str
+    ) -> None:
         with watched(tmp_path, release) as one:
-            silent = one.server.repository / "a" / "silent"
+            hangs = one.server.repository / "a" / state
             hanging = one.stub("a")
             wait_until(beat_file(one.server.files, hanging).exists)
-            silent.touch()
-            one.wait_for("its process hangs: no sign of life for 0.5 s")
-            silent.unlink()
+            hangs.touch()
+            one.wait_for("model a: its process hangs")
+            hangs.unlink()
             one.wait_for_another("a", hanging)
+        assert f"its process hangs: {why} loading it again" in one.events[0]
 
     def test_tritonserver_comes_back(self, tmp_path: Path, release: str) -> None:
         with watched(tmp_path, release) as one:
@@ -330,10 +340,42 @@ def test_a_model_that_dies_too_often_does_not_give_up_the_others(tmp_path: Path)
             one.wait_for_another("a", dead)
         os.kill(one.stub("a"), signal.SIGKILL)
         one.wait_for("as 2 times before within 4 s; it is left out for")
+        # Its callers are refused at once; Triton would let them wait for the process that is gone.
+        wait_until(lambda: one.server.request("GET", "/v2/models/a/ready") == 400)
         os.kill(one.stub("b"), signal.SIGKILL)
         one.wait_for("model b: ready again")
         wait_until(lambda: one.stub("a") != 0)  # when the window has moved on
     assert one.error is None
+
+
+@pytest.mark.parametrize(("lasting", "waits"), [(0.0, False), (60.0, True)])
+def test_only_a_model_that_dies_again_soon_waits(
+    tmp_path: Path, lasting: float, waits: bool
+) -> None:
+    policy = dataclasses.replace(QUICK, backoff=1.5, lasting=lasting)
+    with watched(tmp_path, policy=policy) as one:
+        for attempt in (1, 2):
+            dead, began = one.stub("a"), time.monotonic()
+            os.kill(dead, signal.SIGKILL)
+            one.wait_for(f"loading it again (attempt {attempt} of 5)")
+            one.wait_for_another("a", dead)
+        assert (time.monotonic() - began > 1.5) == waits
+
+
+def test_somebody_else_may_load_a_model_that_waits(tmp_path: Path) -> None:
+    policy = dataclasses.replace(QUICK, backoff=3.0)
+    with watched(tmp_path, policy=policy) as one:
+        dead = one.stub("a")
+        os.kill(dead, signal.SIGKILL)
+        one.wait_for_another("a", dead)
+        os.kill(one.stub("a"), signal.SIGKILL)
+        one.wait_for("loading it again (attempt 2 of 5)")
+        wait_until(lambda: one.server.request("GET", "/v2/models/a/ready") == 400)
+        assert one.server.request("POST", "/v2/repository/models/a/load", {}) == 200
+        again = one.stub("a")
+        assert again != 0
+        time.sleep(3.5)
+        assert one.stub("a") == again
 
 
 def test_a_model_that_can_not_be_loaded_ends_in_a_restart(tmp_path: Path) -> None:

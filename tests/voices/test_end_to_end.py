@@ -7,6 +7,7 @@ import pickle
 import random
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,11 @@ from gsv.checkpoints.demo import make_demo
 from gsv.checkpoints.prepare import Files, prepare
 from gsv.checkpoints.text_data import Sources
 from gsv.checkpoints.voice_editing import NewVoice, Shapes, add_voice, remove_voice
-from gsv.errors import InvalidRequest, VoiceError
-from gsv.offline import Offline
+from gsv.errors import InvalidRequest, Unreachable, VoiceError
+from gsv.offline import LocalModels, LocalToken, Offline
+from gsv.stages.base import Place
+from gsv.stages.calls import StageCall
+from gsv.stages.speech import PublicRequest, SpeechStage
 from gsv.voices.features import FOLDER, kept_files
 
 TEXT = "Hello there."
@@ -235,3 +239,46 @@ def test_a_folder_that_changes_all_the_time(speaker: Offline, root: Path) -> Non
         counts = [client.result() for client in clients]
     assert errors == []
     assert sum(counts) > 20
+
+
+class Dying:
+    """The models of a server; the process of one dies with the first call that it gets."""
+
+    def __init__(self, models: LocalModels, dies: str) -> None:
+        self._models, self._dies = models, dies
+        self.calls: list[str] = []
+
+    def token(self, request_id: str) -> LocalToken:
+        return self._models.token(request_id)
+
+    def __call__(self, call: StageCall[Any], token: LocalToken) -> Any:
+        self.calls.append(call.model)
+        if call.model == self._dies and self.calls.count(call.model) == 1:
+            raise Unreachable(f"{call.model}: the process that worked on the request died")
+        return self._models(call, token)
+
+
+@pytest.mark.parametrize(
+    "dies", ["text_frontend", "reference_encoder", "semantic_gpt", "sovits_v4", "vocoder"]
+)
+def test_a_stage_that_dies_costs_a_whole_answer_its_own_work_alone(
+    root: Path, speaker: Offline, dies: str
+) -> None:
+    dying, public = Dying(speaker.models, dies), LocalModels()
+    place = Place(root / "repository" / "gpt_sovits_v4" / "1")
+    settings = SpeechStage.settings_type(voice_folder="../voices")
+    public.add("gpt_sovits_v4", SpeechStage(place, settings, dying))
+    request = PublicRequest(
+        TEXT, voice="plain", seed=3, sample_steps=STEPS, pause_seconds=0.0
+    )  # fmt: skip
+    (answer,) = public.answers("gpt_sovits_v4", request)
+    public.close()
+    assert same(answer.audio, say(speaker, "plain"))
+    again = {model: count - 1 for model, count in Counter(dying.calls).items()}
+    # The last call ends the sequence of the whole answer.
+    assert again == {
+        **dict.fromkeys(again, 0),
+        "semantic_gpt": 1,
+        dies: 1 + (dies == "semantic_gpt"),
+    }
+    assert len(again) == 5

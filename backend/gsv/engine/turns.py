@@ -243,8 +243,8 @@ class Turns(Generic[WorkType]):
         return TurnClass.WHOLE_ANSWER
 
     def urgent(self, work: WorkType) -> bool:
-        """Whether a listener waits for it, or soon will."""
-        return self.class_of(work) is not TurnClass.WHOLE_ANSWER
+        """Whether it is not to rest: a listener waits for it, or soon will, or it is made again."""
+        return work.turn.made_again or self.class_of(work) is not TurnClass.WHOLE_ANSWER
 
     def _has_aged(self, work: WorkType) -> bool:
         return self.clock.now - _ticket(work).arrived > self.aging * work.remaining

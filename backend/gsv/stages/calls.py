@@ -20,12 +20,12 @@ from gsv.stages.waiting_line import LineLimits, WaitingLine
 
 logger = logging.getLogger(__name__)
 
-# For so long a call is made again whose process died; a model is back after 5 to 12 s.
+# For so long a call is made again whose process died; a model is back after 1 to 6 s.
 RECOVERY_SECONDS = 40.0
 # A call that its process had worked on for at least so long is made again only once, because the
 # request itself may be what kills processes.
 WORK_SECONDS = 0.5
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between attempts, doubled each time
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.2  # seconds between attempts, doubled each time
 
 Answer = TypeVar("Answer")
 
@@ -117,7 +117,8 @@ class Recovery:
         self._broken_off += getattr(error, "begun", False) and seconds >= WORK_SECONDS
         if now > self._give_up or self._broken_off > 1 or self._cancelled.wait(self._pause):
             raise error
-        logger.info("made again in %.2f s: %s", self._pause, error)
+        if self._pause == _FIRST_PAUSE:
+            logger.info("made again until it is back: %s", error)
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
 

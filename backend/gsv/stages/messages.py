@@ -423,10 +423,10 @@ class WaveResult:
 
 @dataclasses.dataclass(frozen=True)
 class PipelineResult:
-    """What the ensemble answers to a :class:`SpeechRequest`."""
+    """The whole answer to a :class:`SpeechRequest`, and the outputs of the ensemble."""
 
     audio: NDArray[np.float32]  # [samples], mono, -1 to 1, at the rate that was asked for
-    # For TIMES and REPORT; a call asks for them only where one of the two is wanted.
+    # For TIMES and REPORT.
     drawn: str = ""
     analysis: str = ""
     mel_counts: NDArray[np.int32] | None = None  # [sentences] frames

@@ -1,9 +1,8 @@
-"""gpt_sovits_v4: the public request, checked whole before any work, then handed to the pipeline.
+"""gpt_sovits_v4: the public request, checked whole before any work, then led through the stages.
 
-The stages behind it form the ensemble ``gpt_sovits_v4_pipeline``. This model stands before it for
-three reasons. An ensemble of Triton can't have an input and an output of the same name, and
-``SAMPLE_RATE`` is both in the public interface. Triton never batches requests that set different
-optional inputs, so all defaults are filled in here. And a bad value is refused before any work.
+Triton never batches requests that set different optional inputs, so all defaults are filled in
+here. The stages are called one by one, and not as the ensemble ``gpt_sovits_v4_pipeline``: when a
+stage's process dies, its own work is lost and no other stage's.
 """
 
 from __future__ import annotations
@@ -31,16 +30,15 @@ from gsv.reply import Reply
 from gsv.stages.answer_details import AnswerDetails
 from gsv.stages.base import Place
 from gsv.stages.base import Settings as BaseSettings
-from gsv.stages.calls import CallModel, CallPool, CancelScope, SequenceStep, StageCall
+from gsv.stages.calls import CallModel, CallPool, CancelScope
 from gsv.stages.messages import Details, PipelineResult, SpeechRequest
 from gsv.stages.metered_reply import MeteredReply
-from gsv.stages.synthesis import end_sequence, pipeline_details
+from gsv.stages.synthesis import run, whole_answer
 from gsv.stages.waiting_line import LineLimits
 from gsv.timings import Timings
 from gsv.voices import VoiceFolder
 from gsv.voices.metrics import VoiceMetrics
 
-PIPELINE = "gpt_sovits_v4_pipeline"
 TIMES, REPORT = "TIMES", "REPORT"
 _VOICE_CHANGES = 4  # replacements of a voice that one request lives through
 
@@ -216,7 +214,7 @@ class Settings(BaseSettings):
 
 
 class SpeechStage:
-    """Checks, fills in defaults, and waits for the pipeline on a thread of a pool."""
+    """Checks, fills in defaults, and waits for the stages on a thread of a pool."""
 
     request_type = PublicRequest
     result_type = SpeechResult
@@ -239,13 +237,11 @@ class SpeechStage:
         """The running batches are the stages\' own."""
 
     def submit(self, request: PublicRequest, reply: Reply) -> Callable[[], None]:
-        """Hand the request to the pipeline."""
+        """Lead the request through the stages."""
 
         def speak(pinned: SpeechRequest, scope: CancelScope) -> None:
-            also = pipeline_details(pinned)
-            first = SequenceStep.first()
-            answer = scope(StageCall(PIPELINE, pinned, PipelineResult, first, also, end_sequence))
-            times, report = told_of(answer, pinned.details) if also else (None, None)
+            answer = run(whole_answer(pinned), scope, scope.beside)
+            times, report = told_of(answer, pinned.details) if pinned.details else (None, None)
             counted.send(SpeechResult(answer.audio, request.sample_rate, times, report), final=True)
 
         def work(scope: CancelScope) -> None:

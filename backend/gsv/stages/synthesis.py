@@ -3,9 +3,9 @@
     TEXT, REFERENCE → text_frontend ∥ reference_encoder → semantic_gpt → sovits_v4 → vocoder → AUDIO
 
 A generator yields the calls that may run at the same time and is sent their answers. Whole answers
-in one process (``offline.py``), streams (``stream.py``), benchmarks and tests run these generators;
-Triton's ensemble ``gpt_sovits_v4_pipeline`` is the one other statement of the order, and a test
-compares the two.
+(``speech.py``), streams (``stream.py``), benchmarks and tests run these generators, in Triton and
+in one process (``offline.py``). The ensemble ``gpt_sovits_v4_pipeline``, for whoever sends Triton
+complete requests, is the one other statement of the order, and a test compares the two.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def prepare(request: SpeechRequest) -> StageCalls[Speech]:
 
 
 def whole_answer(request: SpeechRequest) -> StageCalls[PipelineResult]:
-    """All sentences through one stage after the other, as the ensemble does it."""
+    """All sentences through one stage after the other."""
     speech = yield from prepare(request)
     (tokens,) = yield (speech.semantic(),)
     (mel,) = yield (speech.mel(tokens),)
@@ -104,11 +104,6 @@ def _analysis(request: SpeechRequest) -> tuple[str, ...]:
 
 def _drawn(request: SpeechRequest | SemanticRequest) -> tuple[str, ...]:
     return ("drawn",) if request.details else ()
-
-
-def pipeline_details(request: SpeechRequest) -> tuple[str, ...]:
-    """What to ask the pipeline for beside the audio."""
-    return ("drawn", "analysis", "mel_counts", "pauses") if request.details else ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,6 +27,7 @@ from gsv.engine.kernels.cpu import attention as native
 from gsv.engine.kernels.cuda import flow as kernels
 from gsv.engine.step_queue import StepQueue
 from gsv.engine.transfers import Download
+from gsv.engine.turns import Turn
 from gsv.errors import Cancelled, ConfigurationError, GsvError, InvalidRequest
 from gsv.models.adapters import Adapter
 from gsv.models.flow import FlowMatching
@@ -176,7 +177,8 @@ class FlowEngine:
         flow = self._flows[""]
         condition = torch.zeros(flow.condition_channels, WARM_UP_FRAMES)
         prompt = torch.zeros(flow.mel_channels, WARM_UP_FRAMES // 2)
-        self.run(FlowRequest(condition, prompt, steps=1))
+        # Callers wait for a model that comes back: it mustn't give way to them.
+        self.run(FlowRequest(condition, prompt, steps=1, turn=Turn(first_audio=True)))
 
     def stats(self) -> FlowStats:
         """A copy of the counters."""

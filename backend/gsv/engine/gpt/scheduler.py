@@ -90,9 +90,9 @@ class Scheduler:
 
     @property
     def urgent(self) -> bool:
-        """Whether a listener waits for tokens, or somebody has left."""
+        """Whether a listener waits for tokens, somebody has left, or a sentence is made again."""
         return any(
-            s.cancelled or (s.has_listener and not s.request.is_buffered())
+            s.cancelled or s.turn.made_again or (s.has_listener and not s.request.is_buffered())
             for s in (*self.running, *self.waiting)
         )
 

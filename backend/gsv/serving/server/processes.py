@@ -91,10 +91,19 @@ def state(pid: int) -> str:
     return "".join(_stat(pid)[:1])
 
 
-def _stat(pid: int) -> list[str]:
-    """State, parent and so on; empty when there is no such process."""
+def asleep(pid: int) -> bool:
+    """Whether no thread of the process runs, could run, or waits for a disk."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return True  # ended
+    return not any(_stat(pid, f"/task/{one}")[:1] in (["R"], ["D"]) for one in threads)
+
+
+def _stat(pid: int, thread: str = "") -> list[str]:
+    """State, parent and so on of a process, or ``/task/N`` of it; empty when there is none."""
+    try:
+        text = Path(f"/proc/{pid}{thread}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return []
     return text.rpartition(")")[2].split()  # a program's name may hold spaces and brackets

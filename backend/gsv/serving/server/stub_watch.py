@@ -13,7 +13,12 @@ import time
 from collections.abc import Callable
 
 from gsv.serving.backend.heartbeat import beat_file
-from gsv.serving.server.processes import Stub, living_stubs, state
+from gsv.serving.server.processes import Stub, asleep, living_stubs, state
+
+# Of the time that a process may show no heartbeat, one of which no thread is seen at work has this
+# share: one that computes or waits for a disk may keep Python's lock for a while, one that hangs in
+# a lock does neither.
+ASLEEP_SHARE = 1 / 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +37,7 @@ class _Seen:
     handle: int | None  # a file descriptor that can be read once the process has ended
     beat: int | None = None  # time of its heartbeat file, in ns; None: it has none
     silent: float = 0.0  # seconds since that time changed
+    awake: bool = False  # whether a thread of it was seen at work since then
     stopped: float = 0.0  # seconds since the kernel first said that it is stopped
 
 
@@ -42,7 +48,8 @@ class StubWatch:
         server: process number of tritonserver.
         files: beginning of the paths of the files that it shares with its models.
         stopped_seconds: how long a process may be stopped (SIGSTOP).
-        silent_seconds: how long a process that has a heartbeat may show none.
+        silent_seconds: how long a process that has a heartbeat may show none; a third of it while
+            all its threads sleep.
         clock: seconds.
     """
 
@@ -131,10 +138,17 @@ class StubWatch:
         except OSError:
             seen.beat = None
             return ""
-        seen.silent = seen.silent + passed if beat == seen.beat else 0.0
-        seen.beat = beat
+        if beat != seen.beat:
+            seen.beat, seen.silent, seen.awake = beat, 0.0, False
+            return ""
+        seen.silent += passed
         if seen.silent > self._silent_seconds:
             return f"its process hangs: no sign of life for {self._silent_seconds:g} s"
+        seen.awake = seen.awake or seen.stopped > 0 or not asleep(seen.stub.pid)
+        limit = ASLEEP_SHARE * self._silent_seconds
+        if seen.silent > limit and not seen.awake:
+            silence = f"no sign of life for {limit:.2g} s, and all its threads sleep"
+            return f"its process hangs: {silence}"
         return ""
 
     def _forget(self, pid: int) -> None:

@@ -40,8 +40,9 @@ class RecoveryPolicy:
     """How often to look and how often to try; times are in seconds.
 
     Within ``window`` a model is brought back up to ``attempts`` times, and so is tritonserver.
-    The first time comes at once, the n-th after ``backoff`` · 2ⁿ⁻² seconds, 10 at most. A model
-    that dies more often stays away until the window has moved on; the others go on. ``grace`` is
+    That comes at once, but for the n-th death in a row within ``lasting`` seconds of the one
+    before, which waits ``backoff`` · 2ⁿ⁻¹ seconds, 10 at most. A model that dies more often stays
+    away until the window has moved on; the others go on. ``grace`` is
     what the model's other instances get to finish their requests. ``stopped`` is how long a
     process may be stopped, ``silent`` how long it may show no heartbeat, ``mute`` how long
     tritonserver may not answer. After every ``probe`` seconds without a request (0: never) the
@@ -53,9 +54,10 @@ class RecoveryPolicy:
     interval: float = 0.5
     attempts: int = 5
     window: float = 600.0
+    lasting: float = 30.0
     backoff: float = 1.0
     grace: float = 5.0
-    stopped: float = 2.0
+    stopped: float = 1.0
     silent: float = 4.0
     mute: float = 15.0
     probe: float = 0.0
@@ -70,6 +72,7 @@ class _Budget:
     def __init__(self, policy: RecoveryPolicy) -> None:
         self._policy = policy
         self._times: collections.deque[float] = collections.deque()
+        self._in_a_row = 0
 
     def take(self) -> float | None:
         """One more; seconds to wait before it, None when there were too many already."""
@@ -78,10 +81,12 @@ class _Budget:
             self._times.popleft()
         if len(self._times) >= self._policy.attempts:
             return None
+        lasted = not self._times or now - self._times[-1] > self._policy.lasting
         self._times.append(now)
-        if self.spent == 1:
+        self._in_a_row = 0 if lasted else self._in_a_row + 1
+        if lasted:
             return 0.0
-        wait: float = self._policy.backoff * 2.0 ** (self.spent - 2)
+        wait: float = self._policy.backoff * 2.0 ** (self._in_a_row - 1)
         return min(wait, LONGEST_BACKOFF_SECONDS)
 
     @property
@@ -145,6 +150,7 @@ class Supervisor:
                 self._readers.look()
                 for model in self._due():
                     self._recover(model)
+                self._refuse_callers()
                 if not (self._server.interrupted or self._server.ended()):
                     self._server.wait(self._pause(), self._watch.handles)
         finally:
@@ -260,6 +266,16 @@ class Supervisor:
             for model in json.loads(text)
         }
 
+    def _refuse_callers(self) -> None:
+        """Unload what is to be brought back later, so that Triton refuses its callers at once.
+
+        Triton calls a model whose process is gone ready, and keeps its callers for seconds (2.51).
+        """
+        for model, case in self._cases.items():
+            if not (case.unloaded or self._stubs_of(model) or self._server.ended()):
+                path = f"/v2/repository/models/{model}/unload"
+                case.unloaded = self._server.request("POST", path, {}) == 200
+
     def _due(self) -> list[str]:
         now = time.monotonic()
         return sorted(model for model, case in self._cases.items() if case.due <= now)
@@ -272,13 +288,12 @@ class Supervisor:
         case = self._cases.get(model)
         if case is None or self._server.interrupted or self._server.ended():
             return
-        if not case.unloaded:
-            if self._is_unwanted(model) or self._is_back(model, case):
-                del self._cases[model]
-                return
-            if self._lifecycle().get(model, ("", ""))[0] == "LOADING":  # somebody else's
-                case.due = time.monotonic() + self._policy.interval
-                return
+        if self._is_back(model, case) or not case.unloaded and self._is_unwanted(model):
+            del self._cases[model]
+            return
+        if self._lifecycle().get(model, ("", ""))[0] == "LOADING":  # somebody else's
+            case.due = time.monotonic() + self._policy.interval
+            return
         started = time.monotonic()
         if (replaced := self._replace(model, case)) is not None:
             if replaced:
