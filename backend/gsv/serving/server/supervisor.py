@@ -13,6 +13,7 @@ import collections
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import signal
 import threading
@@ -40,8 +41,8 @@ class RecoveryPolicy:
     """How often to look and how often to try; times are in seconds.
 
     Within ``window`` a model is brought back up to ``attempts`` times, and so is tritonserver.
-    That comes at once, but for the n-th death in a row within ``lasting`` seconds of the one
-    before, which waits ``backoff`` · 2ⁿ⁻¹ seconds, 10 at most. A model that dies more often stays
+    That comes at once, but what dies within ``lasting`` seconds of being ready again, for the n-th
+    time in a row, waits ``backoff`` · 2ⁿ⁻¹ seconds, 10 at most. A model that dies more often stays
     away until the window has moved on; the others go on. ``grace`` is
     what the model's other instances get to finish their requests. ``stopped`` is how long a
     process may be stopped, ``silent`` how long it may show no heartbeat, ``mute`` how long
@@ -54,7 +55,7 @@ class RecoveryPolicy:
     interval: float = 0.5
     attempts: int = 5
     window: float = 600.0
-    lasting: float = 30.0
+    lasting: float = 5.0
     backoff: float = 1.0
     grace: float = 5.0
     stopped: float = 1.0
@@ -72,7 +73,8 @@ class _Budget:
     def __init__(self, policy: RecoveryPolicy) -> None:
         self._policy = policy
         self._times: collections.deque[float] = collections.deque()
-        self._in_a_row = 0
+        self._ready = -math.inf  # since when it is; never while it is being brought back
+        self._in_a_row = 0  # times too soon after one another
 
     def take(self) -> float | None:
         """One more; seconds to wait before it, None when there were too many already."""
@@ -81,13 +83,18 @@ class _Budget:
             self._times.popleft()
         if len(self._times) >= self._policy.attempts:
             return None
-        lasted = not self._times or now - self._times[-1] > self._policy.lasting
         self._times.append(now)
-        self._in_a_row = 0 if lasted else self._in_a_row + 1
-        if lasted:
+        lived, self._ready = now - self._ready, math.inf
+        if lived > self._policy.lasting:
+            self._in_a_row = 0
             return 0.0
+        self._in_a_row += 1
         wait: float = self._policy.backoff * 2.0 ** (self._in_a_row - 1)
         return min(wait, LONGEST_BACKOFF_SECONDS)
+
+    def ready_again(self) -> None:
+        """It was brought back; it may die again."""
+        self._ready = time.monotonic()
 
     @property
     def spent(self) -> int:
@@ -289,7 +296,7 @@ class Supervisor:
         if case is None or self._server.interrupted or self._server.ended():
             return
         if self._is_back(model, case) or not case.unloaded and self._is_unwanted(model):
-            del self._cases[model]
+            self._end_case(model)
             return
         if self._lifecycle().get(model, ("", ""))[0] == "LOADING":  # somebody else's
             case.due = time.monotonic() + self._policy.interval
@@ -307,7 +314,7 @@ class Supervisor:
         status, why = self._reload(model, case)
         seconds = time.monotonic() - started
         if status == 200:
-            del self._cases[model]
+            self._end_case(model)
             self._on_event(f"model {model}: ready again after {seconds:.1f} s")
             if case.stubs and not self._is_back(model, case):
                 lost = Stub(0, model, case.lost[0])  # so soon that it was never seen
@@ -318,6 +325,11 @@ class Supervisor:
             case.due = time.monotonic() + self._policy.backoff * 2 ** (case.failed - 1)
             if status == 0 or case.failed >= LOADS_BEFORE_RESTART:
                 self._restart(f"model {model} can't be loaded: {why}")
+
+    def _end_case(self, model: str) -> None:
+        del self._cases[model]
+        if budget := self._budgets.get(model):
+            budget.ready_again()
 
     def _replace(self, model: str, case: _Case) -> str | None:
         """Put a new instance in the place of the lost one while the model's others go on.
@@ -350,7 +362,7 @@ class Supervisor:
                 # A file of the model has changed since Triton loaded it.
                 case.others_anew = True
                 self._watch.release(others)
-        del self._cases[model]  # what is lost from now on is another case
+        self._end_case(model)  # what is lost from now on is another case
         self.look()
         if model not in self._cases and len(self._stubs_of(model)) < case.stubs:
             lost = Stub(0, model, case.lost[0])  # so soon that it was never seen
@@ -423,6 +435,7 @@ class Supervisor:
                 reason = str(error)
                 continue
             self._cases.clear()
+            self._restarts.ready_again()
             self._answered = time.monotonic()
             self._watch = self._new_watch()
             self._on_event(f"tritonserver: ready again after {self._answered - started:.1f} s")
