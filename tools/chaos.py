@@ -233,9 +233,17 @@ class Clients:
 class Chaos:
     """One run: the server, its clients, the rows of the table."""
 
-    def __init__(self, repository: Path, folder: Path, clients: int, seed: int) -> None:
+    def __init__(
+        self,
+        repository: Path,
+        folder: Path,
+        clients: int,
+        seed: int,
+        on_row: Callable[[list[Row]], None],
+    ) -> None:
         self._repository, self._folder, self._count, self.seed = repository, folder, clients, seed
         self.rows: list[Row] = []
+        self._on_row = on_row
         self.served = Served(repository, folder / "serve.log", options=("--recoveries=1000",))
 
     def during(
@@ -281,6 +289,7 @@ class Chaos:
         """Take a row, and show it."""
         self.rows.append(row)
         click.echo(line_of(row))
+        self._on_row(self.rows)
 
     def stub(self, fault: str, model: str) -> None:
         """Kill a model's process, stop it for 10 s or let it hang."""
@@ -418,12 +427,27 @@ class Chaos:
             return f"{len(killed)} kills in {minutes:g} min"
 
         row = self.during("soak", "every minute", hurt, settled=self.is_idle)
+        row.note += f"; {self._grown(first)}"
+
+    def again_and_again(self, faults: list[str], models: list[str], times: int) -> None:
+        """Each fault to a process of each model, so many times in turn; then what memory became."""
+        first: dict[str, int] = {}
+        for _ in range(times):
+            for fault in faults:
+                for model in models:
+                    self.stub(fault, model)
+            first = first or self._memories()
+        note = f"{times * len(faults) * len(models)} faults; {self._grown(first)}"
+        self.add(Row("memory", "of all processes", note=note))
+
+    def _grown(self, first: dict[str, int]) -> str:
+        """Which processes, or their heirs, need 5 % and 5 MiB more than at first."""
         growth = {
             name: f"{first[name]} to {size} MiB"
             for name, size in self._memories().items()
-            if name in first and name not in killed and size > 1.05 * first[name] + 5
+            if name in first and size > 1.05 * first[name] + 5
         }
-        row.note += f"; grown: {growth}" if growth else "; no process has grown by 5 %"
+        return f"grown: {growth}" if growth else "no process has grown by 5 %"
 
     def _memories(self) -> dict[str, int]:
         """Memory in MiB of tritonserver and of each model's process."""
@@ -646,15 +670,25 @@ def main(
         else tempfile.TemporaryDirectory(prefix="gsv-chaos-log-") as folder,
     ):
         Path(folder).mkdir(parents=True, exist_ok=True)
-        chaos = Chaos(served, Path(folder), clients, seed)
+        facts = {"seed": seed, "clients": clients, "instances": instances}
+
+        def write(rows: list[Row]) -> None:
+            if output:
+                told = {**facts, "rows": list(map(dataclasses.asdict, rows))}
+                output.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+
+        chaos = Chaos(served, Path(folder), clients, seed, write)
         click.echo(
             "       fault  what                      back s answered  failed longest s before  anew"
         )
         try:
-            for fault in ("kill", "stop", "hang"):
-                models_of = SHORT.get(fault, []) if short else chosen
-                for model in (models_of if fault in wanted else []) * repeat:
-                    chaos.stub(fault, model)
+            hurting = [fault for fault in ("kill", "stop", "hang") if fault in wanted]
+            if repeat > 1:
+                chaos.again_and_again(hurting, chosen, repeat)
+            else:
+                for fault in hurting:
+                    for model in SHORT[fault] if short else chosen:
+                        chaos.stub(fault, model)
             if "server" in wanted:
                 chaos.server(signal.SIGKILL)
                 if not short:
@@ -678,14 +712,6 @@ def main(
                     chaos.end_killed()
         finally:
             chaos.served.end()
-    if output:
-        facts = {
-            "seed": seed,
-            "clients": clients,
-            "instances": instances,
-            "rows": list(map(dataclasses.asdict, chaos.rows)),
-        }
-        output.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     sys.exit(any(row.broken for row in chaos.rows))
 
 
