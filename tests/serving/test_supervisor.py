@@ -29,7 +29,7 @@ from gsv.serving.server.launcher import EmbeddedServer, ServerOptions
 from gsv.serving.server.supervisor import RecoveryPolicy, Supervisor
 
 RELEASES = ["24.10", "25.12", "26.04"]
-QUICK = RecoveryPolicy(interval=0.1, backoff=0.05, grace=0.2, stopped=0.3, silent=1.5, mute=0.5)
+QUICK = RecoveryPolicy(interval=0.1, backoff=0.05, grace=0.2, stopped=0.3, silent=3.0, mute=0.5)
 
 
 def wait_until(true: Callable[[], bool], seconds: float = 15.0) -> None:
@@ -118,8 +118,8 @@ class TestEveryRelease:
     @pytest.mark.parametrize(
         ("state", "why"),
         [
-            ("silent", "no sign of life for 0.5 s, and all its threads sleep;"),
-            ("busy", "no sign of life for 1.5 s;"),
+            ("silent", "no sign of life for 1.2 s, and all its threads sleep;"),
+            ("busy", "no sign of life for 3 s;"),
         ],
     )
     def test_a_hanging_stub_is_ended_and_comes_back(

@@ -77,7 +77,8 @@ port_type = click.IntRange(0, 65535)
     default=RecoveryPolicy.silent,
     show_default=True,
     type=click.FloatRange(min=1),
-    help="A model's process that shows no sign of life for so long is ended and started anew.",
+    help="A model's process that shows no sign of life for so long, or for a third of it while all "
+    "its threads sleep, is ended and started anew.",
 )
 @click.option(
     "--probe-seconds",

@@ -12,13 +12,14 @@ import os
 import time
 from collections.abc import Callable
 
-from gsv.serving.backend.heartbeat import beat_file
+from gsv.serving.backend.heartbeat import BEAT_SECONDS, beat_file
 from gsv.serving.server.processes import Stub, asleep, living_stubs, state
 
 # Of the time that a process may show no heartbeat, one of which no thread is seen at work has this
 # share: one that computes or waits for a disk may keep Python's lock for a while, one that hangs in
-# a lock does neither.
+# a lock does neither. Some beats must be missing all the same.
 ASLEEP_SHARE = 1 / 3
+LEAST_ASLEEP_SECONDS = 2.5 * BEAT_SECONDS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,7 @@ class _Seen:
     handle: int | None  # a file descriptor that can be read once the process has ended
     beat: int | None = None  # time of its heartbeat file, in ns; None: it has none
     silent: float = 0.0  # seconds since that time changed
-    awake: bool = False  # whether a thread of it was seen at work since then
+    asleep: float = 0.0  # of these, seconds in which no thread of it was seen at work
     stopped: float = 0.0  # seconds since the kernel first said that it is stopped
 
 
@@ -139,14 +140,14 @@ class StubWatch:
             seen.beat = None
             return ""
         if beat != seen.beat:
-            seen.beat, seen.silent, seen.awake = beat, 0.0, False
+            seen.beat, seen.silent, seen.asleep = beat, 0.0, 0.0
             return ""
         seen.silent += passed
         if seen.silent > self._silent_seconds:
             return f"its process hangs: no sign of life for {self._silent_seconds:g} s"
-        seen.awake = seen.awake or seen.stopped > 0 or not asleep(seen.stub.pid)
-        limit = ASLEEP_SHARE * self._silent_seconds
-        if seen.silent > limit and not seen.awake:
+        seen.asleep += passed * (seen.stopped == 0 and asleep(seen.stub.pid))
+        limit = max(ASLEEP_SHARE * self._silent_seconds, LEAST_ASLEEP_SECONDS)
+        if seen.asleep > limit:
             silence = f"no sign of life for {limit:.2g} s, and all its threads sleep"
             return f"its process hangs: {silence}"
         return ""

@@ -278,8 +278,10 @@ class Supervisor:
 
         Triton calls a model whose process is gone ready, and keeps its callers for seconds (2.51).
         """
+        later = time.monotonic() + self._policy.interval
         for model, case in self._cases.items():
-            if not (case.unloaded or self._stubs_of(model) or self._server.ended()):
+            waits = case.due > later and not case.unloaded
+            if waits and not self._stubs_of(model) and not self._server.ended():
                 path = f"/v2/repository/models/{model}/unload"
                 case.unloaded = self._server.request("POST", path, {}) == 200
 
