@@ -39,6 +39,7 @@ from pathlib import Path
 import click
 from chaos_fuzz import Fuzzer
 
+from gsv.serving.backend.process_state import board_prefix, namespace
 from gsv.serving.server import processes
 from gsv_client import Client, GsvClientError
 from gsv_client.transport import over_grpc
@@ -128,6 +129,7 @@ class Served:
         if room:
             command = ["unshare", "-m", "sh", "-c", f'{room} && exec "$@"', "sh", *command]
         self.lines: list[str] = []
+        self._tritons = set[int]()  # all that were seen
         self.process = subprocess.Popen(
             command, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
@@ -158,6 +160,7 @@ class Served:
         for pid in processes.children(self.process.pid):
             with contextlib.suppress(OSError):
                 if b"tritonserver" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]:
+                    self._tritons.add(pid)
                     return pid
         return 0
 
@@ -171,7 +174,7 @@ class Served:
 
     def left_over(self) -> list[str]:
         """Shared memory that is there although the server is not."""
-        mine = f"gsv-{processes.namespace()}-{self.process.pid}-"
+        mine = f"gsv-{namespace()}-{self.process.pid}-", *map(board_prefix, self._tritons)
         return [p.name for p in processes.SHARED_MEMORY.iterdir() if p.name.startswith(mine)]
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> float:

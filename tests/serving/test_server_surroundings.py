@@ -200,23 +200,25 @@ class TestJanitor:
         # A child that would outlive it, in a group of its own, and a region.
         code = (
             "import subprocess, sys, time\n"
+            "from gsv.serving.backend.process_state import board_prefix\n"
             "from gsv.serving.server import janitor, processes\n"
             "prefix = processes.region_prefix()\n"
             "one = janitor.Janitor(prefix)\n"
             "child = subprocess.Popen(['sleep', '60'], start_new_session=True)\n"
             "one.watch(child.pid)\n"
             "region = processes.SHARED_MEMORY / f'{prefix}x'\n"
-            "region.touch()\n"
-            "print(child.pid, region, flush=True)\n"
+            "board = processes.SHARED_MEMORY / f'{board_prefix(child.pid)}7'\n"
+            "region.touch(), board.touch()\n"
+            "print(child.pid, region, board, flush=True)\n"
             "time.sleep(60)\n"
         )
         launcher = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
         assert launcher.stdout is not None
-        child, region = launcher.stdout.readline().split()
+        child, region, board = launcher.stdout.readline().split()
         launcher.kill()
         launcher.communicate()
         wait_until(lambda: processes.ended(int(child)))
-        wait_until(lambda: not Path(region).exists())
+        wait_until(lambda: not Path(region).exists() and not Path(board).exists())
 
     def test_what_has_ended_is_not_killed(self) -> None:
         bystander = subprocess.Popen(["sleep", "60"], start_new_session=True)

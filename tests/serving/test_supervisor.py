@@ -348,6 +348,29 @@ def test_a_model_that_dies_too_often_does_not_give_up_the_others(tmp_path: Path)
     assert one.error is None
 
 
+@pytest.mark.parametrize("busy", [False, True])
+def test_what_triton_keeps_of_the_dead_is_ended_with_it(tmp_path: Path, busy: bool) -> None:
+    policy = dataclasses.replace(QUICK, kept=1 if busy else 2)
+    with watched(tmp_path, policy=policy, models=("a", "b", "idle")) as one:
+        metrics = one.server.repository / "metrics"
+        metrics.write_text(
+            'gsv_requests_in_flight{model="a",model_instance="a_0_0"} 3\n'
+            'gsv_requests_in_flight{model="b",model_instance="b_0_0"} 1\n'
+        )
+        before = one.server.pid
+        for model in ("idle", "a", "b"):
+            dead = one.stub(model)
+            os.kill(dead, signal.SIGKILL)
+            one.wait_for_another(model, dead)
+        if not busy:
+            time.sleep(0.5)
+            assert one.server.pid == before, "somebody waits for an answer"
+            metrics.unlink()
+        one.wait_for("tritonserver keeps the memory and threads of 2 processes that died; starting")
+        one.wait_for("tritonserver: ready again")
+        assert not stopping_file(one.server.files).exists()
+
+
 @pytest.mark.parametrize(("lasting", "waits"), [(0.0, False), (60.0, True)])
 def test_only_a_model_that_dies_again_soon_waits(
     tmp_path: Path, lasting: float, waits: bool

@@ -32,14 +32,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsv.errors import Overloaded
-from gsv.serving.backend.process_state import lives
+from gsv.serving.backend.process_state import board_prefix, lives, namespace
 from gsv.serving.backend.tracing import split_traced_id
 
 FOLDER = Path("/dev/shm")
 SLOTS = 4096  # callers with calls under way, of one process
 CALLS = 8192  # calls under way, of one process
-# Namespace, server's and owner's process number. These are unique in their namespace only, and
-# containers may share /dev/shm.
+# Namespace, server's and owner's process number, as board_prefix has it.
 _FILE = re.compile(r"gsv_calls_(\d+)_(\d+)_(\d+)")
 # gsv!server!owner!slot!number!call!the caller's own id; a + behind the call: it is made again
 _ID = re.compile(r"gsv!(\d{1,10})!(\d{1,10})!(\d{1,5})!(\d{1,10})!(\d{1,5})(\+?)!(.*)", re.S)
@@ -210,7 +209,7 @@ class BoardReader:
         now = time.monotonic()
         if now - self._looked > _OWNER_CHECK_SECONDS:
             self._looked = now
-            for path in self._folder.glob(f"gsv_calls_{_namespace()}_{self._server}_*"):
+            for path in self._folder.glob(f"{board_prefix(self._server)}*"):
                 if (match := _FILE.fullmatch(path.name)) is not None:
                     self._board(int(match[3]))
         with self._lock:
@@ -277,7 +276,7 @@ def sweep(folder: Path = FOLDER) -> list[Path]:
     for path in folder.glob("gsv_calls_*"):
         match = _FILE.fullmatch(path.name)
         with contextlib.suppress(OSError):
-            if match is None or int(match[1]) != _namespace():
+            if match is None or int(match[1]) != namespace():
                 continue
             if path.stat().st_uid == os.getuid() and not lives(int(match[3])):
                 path.unlink()
@@ -285,13 +284,8 @@ def sweep(folder: Path = FOLDER) -> list[Path]:
     return removed
 
 
-def _namespace() -> int:
-    """Names the namespace that this process's number belongs to."""
-    return os.stat("/proc/self/ns/pid").st_ino
-
-
 def _path(folder: Path, server: int, owner: int) -> Path:
-    return folder / f"gsv_calls_{_namespace()}_{server}_{owner}"
+    return folder / f"{board_prefix(server)}{owner}"
 
 
 def _tables(memory: mmap.mmap) -> _Tables:

@@ -1,7 +1,8 @@
-"""Whether a process of the server lives."""
+"""Whether a process of the server lives, and how the files of its call boards are named."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 
@@ -13,3 +14,16 @@ def lives(process: int) -> bool:
         return False
     # The state follows the name, which may hold blanks and brackets; Z and X are ended ones.
     return text.rpartition(") ")[2][:1] not in ("Z", "X")
+
+
+def namespace() -> int:
+    """A number for the process numbers' namespace, which differs between containers."""
+    return os.stat("/proc/self/ns/pid").st_ino
+
+
+def board_prefix(server: int | str) -> str:
+    """Beginning of the names of the files in ``/dev/shm`` that are a server's call boards.
+
+    Process numbers are unique in their namespace only, and containers may share ``/dev/shm``.
+    """
+    return f"gsv_calls_{namespace()}_{server}_"

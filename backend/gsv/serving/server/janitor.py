@@ -11,10 +11,11 @@ import contextlib
 import subprocess
 import sys
 
+from gsv.serving.backend.process_state import board_prefix
 from gsv.serving.server.processes import SHARED_MEMORY
 
 # Reads the number of the process group to end, a line each time that it changes (0: none), to the
-# end of the pipe. Arguments: the folder of the shared memory and the beginning of its names.
+# end of the pipe. Arguments: the folder of the shared memory and the beginnings of the names.
 _PROGRAM = """
 import os, signal, sys, time
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -22,7 +23,7 @@ for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
 group = 0
 for line in sys.stdin:
     group = int(line)
-folder, prefix = sys.argv[1:]
+folder, regions, boards = sys.argv[1:]
 try:
     if group:
         os.killpg(group, signal.SIGKILL)
@@ -33,7 +34,7 @@ try:
 except (ProcessLookupError, PermissionError):
     pass
 for name in os.listdir(folder):
-    if name.startswith(prefix):
+    if name.startswith((regions, boards.format(group))):
         try:
             os.unlink(os.path.join(folder, name))
         except FileNotFoundError:
@@ -46,8 +47,9 @@ class Janitor:
     """One such process, for one launcher; ``prefix`` is the beginning of its regions' names."""
 
     def __init__(self, prefix: str) -> None:
+        boards = board_prefix("{}")
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _PROGRAM, str(SHARED_MEMORY), prefix],
+            [sys.executable, "-I", "-S", "-c", _PROGRAM, str(SHARED_MEMORY), prefix, boards],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

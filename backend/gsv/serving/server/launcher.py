@@ -26,6 +26,7 @@ from typing import Any
 
 from gsv.errors import Cancelled, ServerError
 from gsv.serving.backend.heartbeat import stopping_file
+from gsv.serving.backend.process_state import board_prefix
 from gsv.serving.backend.tracing import ENDPOINT as TRACE_ENDPOINT
 from gsv.serving.server import gpus, installation, mps, processes
 from gsv.serving.server.bytecode import compile_models
@@ -184,12 +185,23 @@ class EmbeddedServer:
                 be made.
         """
         self.kill()
+        stopping_file(self.files).unlink(missing_ok=True)
         self._launch_again()
         try:
             self._wait_until_ready(check_repository(self.repository))
         except BaseException:  # Ctrl-C too: no process may stay behind
             self.kill()
             raise
+
+    def finish_requests(self, seconds: float) -> None:
+        """Have new requests refused, and wait so long at most until those under way have ended.
+
+        For the rest of the server's life; :meth:`restart` begins another.
+        """
+        with contextlib.suppress(OSError):
+            stopping_file(self.files).touch()
+        dead_model = bool(processes.dead_children(self.pid))
+        self._await_idle(time.monotonic() + seconds, dead_model)
 
     def kill(self) -> None:
         """End the server and all its models at once.
@@ -346,16 +358,11 @@ class EmbeddedServer:
         process.wait()
         if self._janitor is not None:
             self._janitor.watch(0)
+        processes.remove_regions(board_prefix(process.pid))
         self.log.join()
 
     def _drain(self, process: subprocess.Popen[bytes]) -> None:
-        # Tells the public models to refuse new requests; removed with the shared memory.
-        with contextlib.suppress(OSError):
-            stopping_file(self.files).touch()
-        self._await_idle(
-            time.monotonic() + self.options.exit_timeout,
-            bool(processes.dead_children(process.pid)),
-        )
+        self.finish_requests(self.options.exit_timeout)
         process.send_signal(signal.SIGTERM)
         limit = time.monotonic() + UNLOAD_SECONDS
         # Triton waits its whole exit timeout for connections that clients keep open, and for

@@ -19,8 +19,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gsv.errors import ServerError
+from gsv.serving.backend.process_state import namespace
 from gsv.serving.server.gpus import SMI, Gpu
-from gsv.serving.server.processes import ended, guarded, namespace
+from gsv.serving.server.processes import ended, guarded
 
 CONTROL = "nvidia-cuda-mps-control"
 MODES = ("off", "auto", "on")

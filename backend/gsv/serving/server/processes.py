@@ -13,6 +13,7 @@ import signal
 import sys
 from pathlib import Path
 
+from gsv.serving.backend.process_state import namespace
 from gsv.serving.server.installation import STUB
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -176,8 +177,3 @@ def remove_stale_regions(folder: Path = SHARED_MEMORY) -> list[str]:
 def _launcher_is_gone(match: re.Match[str]) -> bool:
     pid = int(match["pid"])
     return ended(pid) or bool(match["start"] and int(match["start"], 16) != start_of(pid))
-
-
-def namespace() -> int:
-    """A number for the process numbers' namespace, which differs between containers."""
-    return os.stat("/proc/self/ns/pid").st_ino

@@ -49,7 +49,10 @@ class RecoveryPolicy:
     tritonserver may not answer. After every ``probe`` seconds without a request (0: never) the
     server is asked to speak. A load that has not begun after ``stuck`` never will. Callers of a
     public model whose process died wait ``lost``; those that take nothing of their answer for
-    ``unread`` are disconnected (0: never).
+    ``unread`` are disconnected (0: never). Triton never lets go of a process that died with
+    requests in hand (2.51: its shared memory, and a thread for each call that it might have made).
+    After ``kept`` of these it is started anew once nothing is under way, after twice as many in
+    any case.
     """
 
     interval: float = 0.5
@@ -65,6 +68,7 @@ class RecoveryPolicy:
     stuck: float = 10.0
     lost: float = 1.5
     unread: float = 60.0
+    kept: int = 25
 
 
 class _Budget:
@@ -144,6 +148,7 @@ class Supervisor:
         self._callers = _LostCallers(server, self._policy.lost, on_event)
         self._readers = _Readers(server, self._policy.unread, on_event)
         self._answered = time.monotonic()
+        self._kept = 0  # processes that tritonserver doesn't let go of
         self._watch = self._new_watch()
 
     def run(self) -> None:
@@ -173,6 +178,9 @@ class Supervisor:
         stubs = collections.Counter(s.model for s in self._watch.stubs)
         stubs.update(loss.stub.model for loss in losses)
         for loss in losses:
+            self._kept += bool(
+                self._server.requests_in_flight(loss.stub.model, {loss.stub.instance})
+            )
             self._note(loss, stubs[loss.stub.model])
             self._callers.of(loss.stub.model)
         self._note_companions(sorted({loss.stub.model for loss in losses}))
@@ -205,9 +213,19 @@ class Supervisor:
             self._answered = now
         elif not self._server.ended() and now - self._answered > self._policy.mute:
             return f"tritonserver has not answered for {self._policy.mute:g} s"
-        if self._probe and not self._cases:
-            return self._probe.fault(self._server)
-        return ""
+        if self._cases:
+            return ""
+        return self._burden() or (self._probe.fault(self._server) if self._probe else "")
+
+    def _burden(self) -> str:
+        """Why tritonserver is to be started anew before what it keeps of the dead harms it."""
+        if self._kept < self._policy.kept:
+            return ""
+        if self._kept >= 2 * self._policy.kept:
+            self._server.finish_requests(self._policy.grace)
+        elif self._server.requests_in_flight() != 0:
+            return ""
+        return f"tritonserver keeps the memory and threads of {self._kept} processes that died"
 
     def _note(self, loss: Loss, stubs: int) -> None:
         """Note that one of a model's processes was lost; ``stubs`` is how many it had."""
@@ -437,6 +455,7 @@ class Supervisor:
                 reason = str(error)
                 continue
             self._cases.clear()
+            self._kept = 0
             self._restarts.ready_again()
             self._answered = time.monotonic()
             self._watch = self._new_watch()
