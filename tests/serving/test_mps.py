@@ -205,6 +205,9 @@ class Server:
     def ask(self, method: str, path: str, body: object) -> tuple[int, str]:
         return 200, "[]"
 
+    def requests_in_flight(self, model: str, instances: object) -> float:
+        return 0.0
+
     def ended(self) -> bool:
         return False
 

@@ -6,11 +6,11 @@ import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from voices.test_weight_cache import Clock, Recorder
 from voices.voice_files import make_voice
 
@@ -18,6 +18,14 @@ from gsv.config import VocoderConfig
 from gsv.errors import Cancelled, GsvError, InvalidRequest, Overloaded, VoiceError
 from gsv.stages import speech, stream
 from gsv.stages.base import Place
+from gsv.stages.calls import StageCall
+from gsv.stages.messages import (
+    MelResult,
+    ReferenceResult,
+    SemanticResult,
+    TextResult,
+    WaveResult,
+)
 from gsv.voices import VoiceFolder
 from gsv.voices import metrics as voice_metrics
 from gsv.voices.metrics import Change, VoiceMetrics, outcome_of
@@ -89,18 +97,33 @@ def test_how_requests_end() -> None:
     assert {outcome_of(e) for e in (VoiceError("x"), GsvError("x"), KeyError("x"))} == {"failed"}
 
 
-class Pipeline:
+def ids(count: int) -> NDArray[np.int32]:
+    return np.zeros(count, np.int32)
+
+
+BERT = np.zeros((1, 1024), np.float32)
+ANSWERS: tuple[Any, ...] = (
+    TextResult(ids(3), np.array([3], np.int32), BERT, ids(3), ids(3), np.zeros(2, np.float32),
+               ids(2), BERT, ids(2)),
+    ReferenceResult(ids(9), np.zeros((704, 9), np.float32), np.zeros((100, 18), np.float32)),
+    SemanticResult(ids(4), np.array([4], np.int32), 1),
+    MelResult(np.zeros((100, 16), np.float32), np.array([16], np.int32)),
+    WaveResult(np.zeros(24_000, np.float32), 48_000),
+)  # fmt: skip
+
+
+class Stages:
     """The other models: half a second of audio, or an error."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
 
-    def __call__(self, *_: Any, **__: Any) -> Any:
+    def __call__(self, call: StageCall[Any], token: Stages) -> Any:
         if self.error is not None:
             raise self.error
-        return SimpleNamespace(audio=np.zeros(24_000, np.float32))
+        return next(answer for answer in ANSWERS if isinstance(answer, call.answer))
 
-    def token(self, request_id: str) -> Pipeline:
+    def token(self, request_id: str) -> Stages:
         return self
 
     def await_first_audio(self, *, awaited: bool) -> None:
@@ -123,21 +146,21 @@ def counted(stage: Any, **request: Any) -> list[tuple[str, str, float, str]]:
 
 def test_requests_and_audio_by_voice(voices: VoiceFolder, tmp_path: Path) -> None:
     place = Place(tmp_path / "repository" / "gpt_sovits_v4" / "1")
-    pipeline = Pipeline()
-    stage = speech.SpeechStage(place, speech.Settings(default_voice="bob"), pipeline)
+    stages = Stages()
+    stage = speech.SpeechStage(place, speech.Settings(default_voice="bob"), stages)
     assert counted(stage, voice="alice") == [
         ("requests", "alice", 1, "answered"), ("audio_seconds", "alice", 0.5, ""),
     ]  # fmt: skip
     assert counted(stage)[0] == ("requests", "bob", 1, "answered")
     own = {
-        "reference_audio": np.zeros(80_000, np.float32),
+        "reference_audio": 0.1 * np.sin(np.arange(80_000, dtype=np.float32)),
         "reference_sample_rate": 16_000,
         "reference_text": "b",
     }
     assert counted(stage, **own)[0] == ("requests", "(request)", 1, "answered")
     assert counted(stage, voice="nobody") == [("requests", "(unknown)", 1, "refused")]
     assert counted(stage, voice="broken") == [("requests", "broken", 1, "failed")]
-    pipeline.error = GsvError("broken")
+    stages.error = GsvError("broken")
     assert counted(stage, voice="alice") == [("requests", "alice", 1, "failed")]
     stage.close()
 
@@ -150,7 +173,7 @@ def test_a_full_house_counts_as_refused(voices: VoiceFolder, tmp_path: Path) -> 
     settings = stream.Settings(default_voice="bob", concurrency=1, waiting=0)
     gate = threading.Event()
 
-    class Slow(Pipeline):
+    class Slow(Stages):
         def __call__(self, *_: Any, **__: Any) -> Any:
             assert gate.wait(10)
             raise GsvError("late")
