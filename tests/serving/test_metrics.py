@@ -10,6 +10,7 @@ from typing import Any, ClassVar, get_args
 
 import pytest
 
+from gsv.stages.base import Load
 from gsv.timings import Timing, Timings
 
 OURS = "gsv.serving.backend."
@@ -78,7 +79,26 @@ def test_seconds_are_those_of_answered_requests(metrics: Any) -> None:
     ended = {m.labels["outcome"]: m.told for m in MetricFamily.made["gsv_requests_total"].metrics}
     assert ended["refused"] == ended["cancelled"] == ended["answered"] == [("increment", 1)]
     assert ended["failed"] == []
-    assert only("gsv_requests_in_flight").told == [("set", 0), ("set", 0)]
+    assert only("gsv_requests_in_flight").told == [("set", 0)]
+    counted.begin()
+    counted.flush()
+    counted.flush()
+    assert only("gsv_requests_in_flight").told == [("set", 0), ("set", 1)], "what has changed"
+
+
+def test_a_running_batch_is_shown_now_and_then_and_its_end_at_once(metrics: Any) -> None:
+    now = [0.0]
+    shown = metrics.LoadMetrics("sovits_v4", "sovits_v4_0_0", lambda: now[0])
+    steps = only("gsv_batch_steps").told
+    for number in range(10):
+        shown.show(Load(running=1, waiting=0, steps=number, rows=number))
+        now[0] += 0.02
+    assert steps == [("set", 0)]
+    now[0] += 0.1
+    shown.show(Load(running=1, waiting=0, steps=20, rows=20))
+    shown.show(Load(running=0, waiting=0, steps=21, rows=21))
+    assert steps == [("set", 0), ("set", 20), ("set", 21)]
+    assert only("gsv_batch_running").told == [("set", 1), ("set", 0)]
 
 
 def test_durations_of_a_stage_are_told_once_and_without_its_warm_up(metrics: Any) -> None:

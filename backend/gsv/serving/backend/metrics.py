@@ -6,7 +6,10 @@ response sender, looks instantaneous there; these figures go on until its last r
 
 from __future__ import annotations
 
+import math
 import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
@@ -28,6 +31,8 @@ _LATE_BOUNDS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _QUEUE_BOUNDS = (
     0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 )  # fmt: skip
+
+_SHOW_SECONDS = 0.25  # between two looks at a running batch; Prometheus looks less often
 
 # Of durations that stages observe: the family's name, what it tells, its buckets.
 _TIMINGS: dict[Timing, tuple[str, str, tuple[float, ...]]] = {
@@ -61,6 +66,24 @@ _VOICES: dict[Family, tuple[str, bool, str]] = {
     "load_failures": ("Times that they could not be loaded", True, ""),
     "unread_characters": ("Letters, digits and signs of texts that had no reading", True, ""),
 }  # fmt: skip
+
+
+class _Gauge:
+    """A gauge that tells Triton only what has changed.
+
+    To tell it takes two switches between processes, with a lock that both share: a process that is
+    killed meanwhile can take Triton down (2.51).
+    """
+
+    def __init__(self, metric: Any) -> None:
+        self._metric = metric
+        self._told: float | None = None
+
+    def set(self, value: float) -> None:
+        """Set it; from the thread that flushes."""
+        if value != self._told:
+            self._metric.set(value)
+            self._told = value
 
 
 class Histogram:
@@ -120,7 +143,8 @@ class RequestMetrics:
             kind=pb_utils.MetricFamily.COUNTER,
         )
         self._families = (in_flight, requests)  # a metric ends with its family
-        self._in_flight = in_flight.Metric(labels={"model": model, "model_instance": instance})
+        labels = {"model": model, "model_instance": instance}
+        self._in_flight = _Gauge(in_flight.Metric(labels=labels))
         self._in_flight.set(0)  # requests of a process that died are lost
         self._requests = {
             outcome: requests.Metric(labels={"model": model, "outcome": outcome})
@@ -164,9 +188,18 @@ class RequestMetrics:
 
 
 class LoadMetrics:
-    """Gauges of an instance with a running batch of its own."""
+    """Gauges of an instance with a running batch of its own.
 
-    def __init__(self, model: str, instance: str) -> None:
+    Args:
+        model, instance: the labels.
+        clock: seconds.
+    """
+
+    def __init__(
+        self, model: str, instance: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._clock = clock
+        self._shown = -math.inf
         described = {
             "running": "Sequences or mel chunks in the running batch",
             "waiting": "Those that wait for a place in it",
@@ -180,12 +213,16 @@ class LoadMetrics:
             for name, text in described.items()
         }
         self._gauges = {
-            name: family.Metric(labels={"model": model, "model_instance": instance})
+            name: _Gauge(family.Metric(labels={"model": model, "model_instance": instance}))
             for name, family in self._families.items()
         }
 
     def show(self, load: Load) -> None:
-        """Set all gauges."""
+        """Set the gauges, while the batch runs not at every call."""
+        now = self._clock()
+        if load.running + load.waiting > 0 and now - self._shown < _SHOW_SECONDS:
+            return
+        self._shown = now
         for name, gauge in self._gauges.items():
             gauge.set(getattr(load, name))
 
