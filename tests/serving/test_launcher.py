@@ -333,7 +333,7 @@ class TestCommand:
         ]
         # A busy machine may need longer than the time after which the processes are killed.
         slow = time.monotonic() - began > UNLOAD_SECONDS
-        assert slow or "successfully unloaded 'double'" in log.read_text()
+        assert slow or "live models" in log.read_text(), "it was asked to end, not killed"
         assert self.regions_of(process) == []
 
     def test_stopped_while_loading(self, tmp_path: Path) -> None:

@@ -82,11 +82,9 @@ class _Budget:
 
     def take(self) -> float | None:
         """One more; seconds to wait before it, None when there were too many already."""
-        now = time.monotonic()
-        while self._times and now - self._times[0] > self._policy.window:
-            self._times.popleft()
-        if len(self._times) >= self._policy.attempts:
+        if self.is_spent():
             return None
+        now = time.monotonic()
         self._times.append(now)
         lived, self._ready = now - self._ready, math.inf
         if lived > self._policy.lasting:
@@ -95,6 +93,12 @@ class _Budget:
         self._in_a_row += 1
         wait: float = self._policy.backoff * 2.0 ** (self._in_a_row - 1)
         return min(wait, LONGEST_BACKOFF_SECONDS)
+
+    def is_spent(self) -> bool:
+        """Whether there were too many already."""
+        while self._times and time.monotonic() - self._times[0] > self._policy.window:
+            self._times.popleft()
+        return len(self._times) >= self._policy.attempts
 
     def ready_again(self) -> None:
         """It was brought back; it may die again."""
@@ -178,12 +182,11 @@ class Supervisor:
         stubs = collections.Counter(s.model for s in self._watch.stubs)
         stubs.update(loss.stub.model for loss in losses)
         for loss in losses:
-            self._kept += bool(
-                self._server.requests_in_flight(loss.stub.model, {loss.stub.instance})
-            )
             self._note(loss, stubs[loss.stub.model])
             self._callers.of(loss.stub.model)
         self._note_companions(sorted({loss.stub.model for loss in losses}))
+        for stub in (loss.stub for loss in losses):
+            self._kept += bool(self._server.requests_in_flight(stub.model, {stub.instance}))
         return sorted(self._cases)
 
     def _new_watch(self) -> StubWatch:
@@ -219,7 +222,7 @@ class Supervisor:
 
     def _burden(self) -> str:
         """Why tritonserver is to be started anew before what it keeps of the dead harms it."""
-        if self._kept < self._policy.kept:
+        if self._kept < self._policy.kept or self._restarts.is_spent():
             return ""
         if self._kept >= 2 * self._policy.kept:
             self._server.finish_requests(self._policy.grace)
