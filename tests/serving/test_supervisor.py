@@ -66,6 +66,12 @@ class Watched:
     def wait_for(self, words: str) -> None:
         wait_until(lambda: any(words in event for event in self.events))
 
+    def lose(self, model: str) -> None:
+        """Kill its process and wait until it has another one."""
+        dead = self.stub(model)
+        os.kill(dead, signal.SIGKILL)
+        self.wait_for_another(model, dead)
+
     def wait_for_another(self, model: str, than: int) -> None:
         wait_until(lambda: self.stub(model) not in (0, than))
 
@@ -335,9 +341,7 @@ def test_a_model_that_dies_too_often_does_not_give_up_the_others(tmp_path: Path)
     policy = RecoveryPolicy(interval=0.05, attempts=2, window=4.0, backoff=0.05, grace=0.1)
     with watched(tmp_path, policy=policy) as one:
         for _ in range(2):
-            dead = one.stub("a")
-            os.kill(dead, signal.SIGKILL)
-            one.wait_for_another("a", dead)
+            one.lose("a")
         os.kill(one.stub("a"), signal.SIGKILL)
         one.wait_for("as 2 times before within 4 s; it is left out for")
         # Its callers are refused at once; Triton would let them wait for the process that is gone.
@@ -359,9 +363,7 @@ def test_what_triton_keeps_of_the_dead_is_ended_with_it(tmp_path: Path, busy: bo
         )
         before = one.server.pid
         for model in ("idle", "a", "b"):
-            dead = one.stub(model)
-            os.kill(dead, signal.SIGKILL)
-            one.wait_for_another(model, dead)
+            one.lose(model)
         if not busy:
             time.sleep(0.5)
             assert one.server.pid == before, "somebody waits for an answer"
@@ -388,9 +390,7 @@ def test_only_a_model_that_dies_again_soon_waits(
 def test_somebody_else_may_load_a_model_that_waits(tmp_path: Path) -> None:
     policy = dataclasses.replace(QUICK, backoff=3.0)
     with watched(tmp_path, policy=policy) as one:
-        dead = one.stub("a")
-        os.kill(dead, signal.SIGKILL)
-        one.wait_for_another("a", dead)
+        one.lose("a")
         os.kill(one.stub("a"), signal.SIGKILL)
         one.wait_for("loading it again (attempt 2 of 5)")
         wait_until(lambda: one.server.request("GET", "/v2/models/a/ready") == 400)

@@ -427,7 +427,7 @@ class PipelineResult:
 
     audio: NDArray[np.float32]  # [samples], mono, -1 to 1, at the rate that was asked for
     # For TIMES and REPORT.
-    drawn: str = ""
-    analysis: str = ""
-    mel_counts: NDArray[np.int32] | None = None  # [sentences] frames
-    pauses: NDArray[np.float32] | None = None  # [sentences + 1] seconds
+    drawn: str  # "" if nobody asked, as the next one
+    analysis: str
+    mel_counts: NDArray[np.int32]  # [sentences] frames
+    pauses: NDArray[np.float32]  # [sentences + 1] seconds

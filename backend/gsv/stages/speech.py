@@ -176,8 +176,6 @@ def in_one_voice(
 
 def told_of(answer: PipelineResult, details: int) -> tuple[str | None, str]:
     """``TIMES`` and ``REPORT`` of a whole answer."""
-    assert answer.mel_counts is not None
-    assert answer.pauses is not None
     told = AnswerDetails(details, answer.analysis)
     start = float(answer.pauses[0])
     lengths = (answer.mel_counts / MEL_RATE).tolist()

@@ -303,8 +303,7 @@ class Supervisor:
         for model, case in self._cases.items():
             waits = case.due > later and not case.unloaded
             if waits and not self._stubs_of(model) and not self._server.ended():
-                path = f"/v2/repository/models/{model}/unload"
-                case.unloaded = self._server.request("POST", path, {}) == 200
+                case.unloaded = self._unload(model) == 200
 
     def _due(self) -> list[str]:
         now = time.monotonic()
@@ -398,13 +397,17 @@ class Supervisor:
         siblings = {stub.pid for stub in others}
         lost = self._server.requests_in_flight(model, case.lost)
         case.unloaded = True
-        if not self._server.request("POST", f"/v2/repository/models/{model}/unload", {}):
+        if not self._unload(model):
             return 0, "Triton does not answer"
         working = {stub.instance for stub in others} if lost else None
         self._end(siblings, model, working)
         answer = self._load(model, siblings, {}, self._policy.stuck)
         self.look()  # the processes that are new, and what was lost meanwhile
         return answer
+
+    def _unload(self, model: str) -> int:
+        """Have a model unloaded; HTTP status (0: no answer)."""
+        return self._server.request("POST", f"/v2/repository/models/{model}/unload", {})
 
     def _load(
         self, model: str, known: set[int], body: dict[str, Any], patience: float
