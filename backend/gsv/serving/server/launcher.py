@@ -225,6 +225,13 @@ class EmbeddedServer:
         """Whether the server process is gone."""
         return self._process is None or self._process.poll() is not None
 
+    def ends_within(self, seconds: float) -> bool:
+        """Whether the server process is gone, or goes so soon; waits for it."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            if self._process is not None:
+                self._process.wait(seconds)
+        return self.ended()
+
     def wait(self, seconds: float, also: Sequence[int] = ()) -> None:
         """Wait so long, or less when the server ends or somebody interrupts.
 

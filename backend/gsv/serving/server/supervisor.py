@@ -31,6 +31,7 @@ from gsv.serving.server.stub_watch import Loss, StubWatch
 
 LOADS_BEFORE_RESTART = 2  # of one model that fail one after the other
 PROBES_BEFORE_RESTART = 2
+DYING_SECONDS = 0.1  # by which tritonserver's processes may be gone before it is, when it dies
 LEAVE_SECONDS = 5.0  # for an instance that died to be left out; it takes up to 2 on a busy machine
 LONGEST_BACKOFF_SECONDS = 10.0
 READER_LOOKS = 10  # at each connection, before its caller counts as one that reads nothing
@@ -176,7 +177,7 @@ class Supervisor:
         """Note what was lost since the last look; the models that are to be brought back."""
         # On a busy machine the questions to Triton between two looks take up to a second.
         losses = self._watch.look(2 * self._policy.interval + 1.0)
-        if self._server.ended():
+        if losses and self._server.ends_within(DYING_SECONDS):
             return []  # its stubs are nobody's children any more
         self._kill({loss.stub.pid for loss in losses})
         stubs = collections.Counter(s.model for s in self._watch.stubs)
