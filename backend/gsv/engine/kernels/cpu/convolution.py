@@ -15,7 +15,7 @@ from gsv.engine.kernels.cpu.build import load_kernel
 from gsv.models.vocoder import ActivatedConv1d, Vocoder
 
 _TILE = 6  # outputs of a tile
-_LANES = 16  # channels go in steps of it
+_STEP = 16  # channels are a multiple of it
 # For each number of taps: taps of a group, and the finite points. These keep the rounding error
 # near 5e-6 of the result (B. Barabasz et al., "Error analysis and improving the accuracy of
 # Winograd convolution", 2020: small numbers and their reciprocals, with both signs).
@@ -46,7 +46,7 @@ class _Convolution(Structure):
 def accelerate(vocoder: Vocoder) -> bool:
     """Let the residual convolutions run in the kernel; false where it can't.
 
-    Needs a CPU with AVX-512, a C compiler, and weights in float32. The wave stays within -100 dB
+    Needs a CPU with AVX-512 or AVX2, a C compiler, and weights in float32. The wave stays within -100 dB
     of PyTorch's. Call it when the weights are final.
     """
     convolutions = [
@@ -67,7 +67,7 @@ def _can_run(layer: ActivatedConv1d) -> bool:
         layer.weight.device.type == "cpu"
         and layer.weight.dtype == torch.float32
         and layer.in_channels == layer.out_channels
-        and layer.in_channels % _LANES == 0
+        and layer.in_channels % _STEP == 0
         and layer.kernel_size[0] in _FORMS
     )
 
@@ -78,6 +78,8 @@ class ShortConvolution:
     def __init__(self, library: ctypes.CDLL, layer: ActivatedConv1d) -> None:
         library.gsv_scratch.restype = c_int64
         library.gsv_scratch.argtypes = [POINTER(_Convolution)]
+        library.gsv_panel.restype = c_int64
+        library.gsv_panel.argtypes = [c_int64]
         library.gsv_convolve.restype = c_int
         arguments: list[Any] = [POINTER(_Convolution), c_void_p, c_void_p, c_void_p]
         library.gsv_convolve.argtypes = [*arguments, c_int64, c_void_p, c_int64]
@@ -89,7 +91,9 @@ class ShortConvolution:
         self._kept = [
             torch.from_numpy(inward).float().contiguous(),
             torch.from_numpy(outward).float().contiguous(),
-            _transformed(layer.weight.detach(), group, weightward),
+            _transformed(
+                layer.weight.detach(), group, weightward, int(library.gsv_panel(channels))
+            ),
             layer.bias.detach().contiguous(),
         ]
         self._convolution = _Convolution(
@@ -160,11 +164,10 @@ def _near_power_of_two(values: Matrix) -> Matrix:
     return exponents
 
 
-def _transformed(weight: Tensor, group: int, weightward: Matrix) -> Tensor:
+def _transformed(weight: Tensor, group: int, weightward: Matrix, panel: int) -> Tensor:
     """[C, C, taps] to [points, C / panel, groups, C, panel]; a panel's outputs are made at once."""
     channels, _, taps = weight.shape
     groups = -(-taps // group)
-    panel = next(width for width in (64, 32, 16) if channels % width == 0)
     padded = torch.nn.functional.pad(weight.double(), (0, groups * group - taps))
     grouped = padded.view(channels, channels, groups, group)  # [outputs, inputs, groups, group]
     points = torch.einsum("pk,oigk->pogi", torch.from_numpy(weightward), grouped)

@@ -8,7 +8,8 @@
  * Taps may be more than one group of a tile's size: the groups of a tile's neighbours are summed.
  * A dilated convolution is that of every dilation-th sample, once for each phase.
  *
- * Values lie as [time, channels]. Written for AVX-512; elsewhere `gsv_supported` says no.
+ * Values lie as [time, channels]. Written for AVX-512 and for AVX2 with FMA, which has half as many
+ * registers of half the width; elsewhere `gsv_supported` says no.
  */
 
 #include <math.h>
@@ -18,15 +19,22 @@
 
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 24") /* keeps arrays of registers in registers */
+#ifdef __AVX512F__
 #define LANES 16
+#define CACHED 6144 /* values of a block at one point: 12 points, before and after the products */
+#else
+#define LANES 8
+#define CACHED 3072
+#endif
+#define STEP 16       /* channels are a multiple */
 #define TILE 6        /* outputs of a tile */
 #define MAX_POINTS 12
 #define MAX_GROUPS 2
 #define ROWS_STEP 24  /* tiles of a block are a multiple: a whole number of every product's rows */
 
-typedef float v16 __attribute__((vector_size(64)));
-typedef int32_t i16 __attribute__((vector_size(64)));
-typedef float u16 __attribute__((vector_size(64), aligned(4), may_alias));
+typedef float vec __attribute__((vector_size(4 * LANES)));
+typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
+typedef float uvec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 typedef struct {
     int64_t channels, taps, dilation, points, groups;
@@ -39,47 +47,51 @@ typedef struct {
 
 int gsv_supported(void)
 {
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || (defined(__AVX2__) && defined(__FMA__))
     return 1;
 #else
     return 0;
 #endif
 }
 
-INLINE v16 load(const float *from) { return *(const u16 *)from; }
-INLINE void store(float *to, v16 values) { *(u16 *)to = values; }
-INLINE v16 spread(float value) { return value - (v16){}; }
-INLINE v16 rectified(v16 values, float slope)
+INLINE vec load(const float *from) { return *(const uvec *)from; }
+INLINE void store(float *to, vec values) { *(uvec *)to = values; }
+INLINE vec spread(float value) { return value - (vec){}; }
+INLINE vec rectified(vec values, float slope)
 {
-    v16 low = values * slope; /* slope is between 0 and 1 */
-    i16 above = values > low;
-    return (v16)(((i16)values & above) | ((i16)low & ~above));
+    vec low = values * slope; /* slope is between 0 and 1 */
+    ivec above = values > low;
+    return (vec)(((ivec)values & above) | ((ivec)low & ~above));
 }
 
 /* Outputs that are made at once; the weights are packed in panels of this width. */
 INLINE int64_t panel_of(int64_t channels)
 {
+    if (LANES == 8)
+        return 16;
     return channels % 64 == 0 ? 64 : channels % 32 == 0 ? 32 : 16;
 }
+
+int64_t gsv_panel(int64_t channels) { return panel_of(channels); }
 
 /* Tiles of a block: its transformed values should stay in the second-level cache. */
 INLINE int64_t block_of(int64_t channels)
 {
-    int64_t tiles = 6144 / channels / ROWS_STEP * ROWS_STEP;
+    int64_t tiles = CACHED / channels / ROWS_STEP * ROWS_STEP;
     return tiles < ROWS_STEP ? ROWS_STEP : tiles;
 }
 
-/* made[ROWS, VECTORS * 16] = sum over groups and channels of values[row + group, channel] times
+/* made[ROWS, VECTORS * LANES] = sum over groups and channels of values[row + group, channel] times
  * weight[group, channel]. Both loops over arrays of registers are unrolled whole. */
 INLINE void product(const float *values, const float *weight, float *made, int64_t channels,
                     int64_t groups, const int ROWS, const int VECTORS)
 {
-    v16 sums[24];
+    vec sums[24];
     UNROLL
     for (int i = 0; i < ROWS * VECTORS; i++)
-        sums[i] = (v16){};
+        sums[i] = (vec){};
     for (int64_t k = 0; k < groups * channels; k++, weight += VECTORS * LANES) {
-        v16 own[4];
+        vec own[4];
         UNROLL
         for (int j = 0; j < VECTORS; j++)
             own[j] = load(weight + j * LANES);
@@ -106,7 +118,10 @@ static void products(const Convolution *conv, const float *values, float *made, 
         for (int64_t first = 0; first < channels; first += panel) {
             const float *from = values + point * height * channels;
             float *to = made + point * height * channels + first;
-            if (panel == 64)
+            if (LANES == 8)
+                for (int64_t row = 0; row < tiles; row += 6)
+                    product(from + row * channels, weight, to + row * channels, channels, groups, 6, 2);
+            else if (panel == 64)
                 for (int64_t row = 0; row < tiles; row += 6)
                     product(from + row * channels, weight, to + row * channels, channels, groups, 6, 4);
             else if (panel == 32)
@@ -127,17 +142,17 @@ INLINE void transform_in(const Convolution *conv, const float *x, int64_t length
     int64_t reach = (conv->taps - 1) / 2;
     for (int64_t tile = 0; tile < tiles; tile++)
         for (int64_t channel = 0; channel < channels; channel += LANES) {
-            v16 inputs[MAX_POINTS];
+            vec inputs[MAX_POINTS];
             UNROLL
             for (int a = 0; a < POINTS; a++) {
                 int64_t time = ((first + tile) * TILE + a - reach) * conv->dilation + phase;
                 inputs[a] = time < 0 || time >= length
-                                ? (v16){}
+                                ? (vec){}
                                 : rectified(load(x + time * channels + channel), conv->slope);
             }
             UNROLL
             for (int p = 0; p < POINTS; p++) {
-                v16 sum = inputs[0] * conv->inward[p * POINTS];
+                vec sum = inputs[0] * conv->inward[p * POINTS];
                 UNROLL
                 for (int a = 1; a < POINTS; a++)
                     sum += inputs[a] * conv->inward[p * POINTS + a];
@@ -153,7 +168,7 @@ INLINE void transform_out(const Convolution *conv, const float *made, const floa
     int64_t channels = conv->channels, plane = (block_of(channels) + MAX_GROUPS) * channels;
     for (int64_t tile = 0; tile < tiles; tile++)
         for (int64_t channel = 0; channel < channels; channel += LANES) {
-            v16 points[MAX_POINTS], bias = load(conv->bias + channel);
+            vec points[MAX_POINTS], bias = load(conv->bias + channel);
             UNROLL
             for (int p = 0; p < POINTS; p++)
                 points[p] = load(made + p * plane + tile * channels + channel);
@@ -162,7 +177,7 @@ INLINE void transform_out(const Convolution *conv, const float *made, const floa
                 int64_t time = ((first + tile) * TILE + a) * conv->dilation + phase;
                 if (time >= length)
                     break;
-                v16 sum = bias;
+                vec sum = bias;
                 if (residual)
                     sum += load(residual + time * channels + channel);
                 UNROLL
@@ -202,7 +217,7 @@ int64_t gsv_scratch(const Convolution *conv)
 int gsv_convolve(const Convolution *conv, const float *x, const float *residual, float *y,
                  int64_t length, float *scratch, int64_t threads)
 {
-    if (conv->channels % LANES || conv->groups > MAX_GROUPS
+    if (conv->channels % STEP || conv->groups > MAX_GROUPS
         || !(conv->points == 8 || conv->points == 11 || conv->points == 12))
         return 1;
     int64_t size = block_of(conv->channels), own = gsv_scratch(conv);
