@@ -17,7 +17,8 @@ LIBRARY = load_kernel("short_convolution")
 pytestmark = [
     pytest.mark.usefixtures("no_grad"),
     pytest.mark.skipif(
-        LIBRARY is None or not LIBRARY.gsv_supported(), reason="no C compiler, or neither AVX-512 nor AVX2 here"
+        LIBRARY is None or not LIBRARY.gsv_supported(),
+        reason="no C compiler, or neither AVX-512 nor AVX2 here",
     ),
 ]
 

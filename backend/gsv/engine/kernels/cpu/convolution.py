@@ -46,8 +46,8 @@ class _Convolution(Structure):
 def accelerate(vocoder: Vocoder) -> bool:
     """Let the residual convolutions run in the kernel; false where it can't.
 
-    Needs a CPU with AVX-512 or AVX2, a C compiler, and weights in float32. The wave stays within -100 dB
-    of PyTorch's. Call it when the weights are final.
+    Needs a CPU with AVX-512 or AVX2, a C compiler, and weights in float32. The wave stays within
+    -100 dB of PyTorch's. Call it when the weights are final.
     """
     convolutions = [
         layer
