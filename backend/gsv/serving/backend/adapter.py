@@ -17,6 +17,7 @@ import triton_python_backend_utils as pb_utils
 from gsv.errors import Cancelled, GsvError, Overloaded, TimedOut
 from gsv.serving.backend.bls_client import BlsClient
 from gsv.serving.backend.caller import Caller
+from gsv.serving.backend.callers_file import CallersFile
 from gsv.serving.backend.error_codes import to_triton_error
 from gsv.serving.backend.metrics import LoadMetrics
 from gsv.serving.backend.model import Model, end_if_fatal
@@ -93,6 +94,8 @@ class StreamingModel(Model):
             if self._stage.load() is not None
             else None
         )
+        # Connections are ended for the sake of public models only.
+        self._callers_file = CallersFile("" if self.tagged else None)
         self._callers: set[Caller] = set()
         self._changes = 0  # of it
         self._changed = threading.Condition()
@@ -127,6 +130,7 @@ class StreamingModel(Model):
             self._closing = True
             self._changed.notify()
         self._watch.join()
+        self._callers_file.close()
         super()._close()
         del self._load
 
@@ -169,6 +173,7 @@ class StreamingModel(Model):
                 told = self._changes
                 callers = list(self._callers)
             self._flush()
+            self._callers_file.write(caller.asked for caller in callers)
             for caller in callers:
                 if caller.cancel is not None and not caller.called_off:
                     self._check(caller)

@@ -10,6 +10,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from gsv.errors import InvalidRequest, TimedOut
+from gsv.serving.backend.callers_file import Asked
 from gsv.serving.backend.error_codes import to_triton_error
 from gsv.serving.backend.model import Model
 from gsv.serving.backend.request import request_id, write_response
@@ -35,6 +36,7 @@ class Caller:
         self._lock = threading.Lock()
         self._open = True
         self._started = time.monotonic()
+        self._sent: float | None = None
         self.span = model.begin_span(request)
         model.metrics.begin()
         self._error: BaseException | None = None
@@ -44,6 +46,11 @@ class Caller:
         self._left = model.calls.watch(self._request_id)
         model.calls.take(self._request_id)
         self.timeout = 0.0  # seconds; 0 is without a limit
+
+    @property
+    def asked(self) -> Asked:
+        """When it came, and when something was last sent for it."""
+        return Asked(self._started, self._sent)
 
     def check_time(self) -> None:
         """TimedOut when the time that the caller has given is over (Triton's ``timeout``)."""
@@ -97,6 +104,7 @@ class Caller:
                 sender.send(flags=flags)
             else:
                 sender.send(response, flags=flags)
+                self._sent = time.monotonic()
         if final:
             self._model.ended(self._request_id, self.span, self._started, self._error)
             self._on_end(self)

@@ -12,6 +12,7 @@ kept in the server's memory (2.51). The kernel tells whether the other side stil
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import errno
@@ -20,11 +21,15 @@ import re
 import socket
 import struct
 import time
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
+
+from gsv.serving.backend.callers_file import Asked
 
 _PIDFD_GETFD = 438  # the same number on every architecture; Linux 5.6
 _ESTABLISHED = "01"
+_LATEST_SECONDS = 1.0  # that Triton needs between a model and a connection, on a busy machine
+_CLOCK_SECONDS = 0.05  # by which the kernel's clock and looking at it may be off
 _GONE = (errno.EBADF, errno.ENOTSOCK, errno.ENOTCONN)  # closed meanwhile
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
 # struct tcp_info of linux/tcp.h: packets that are not acknowledged, milliseconds since data was
@@ -61,9 +66,18 @@ class Traffic:
 
 
 def end_waiting(
-    server: int, ports: Mapping[int, bool], seconds: float, spared: Container[int] = ()
+    server: int,
+    ports: Mapping[int, bool],
+    seconds: float,
+    *,
+    spared: Container[int] = (),
+    lost: Sequence[Asked] = (),
+    answered: Sequence[Asked] = (),
 ) -> int:
     """End the connections to the process ``server`` on which nothing has come or gone for so long.
+
+    Those are left alone that belong to requests that another process answers. Which they are is
+    told by the times at which something came and went, the nearest first, one for each request.
 
     Args:
         server: process number of tritonserver.
@@ -71,6 +85,8 @@ def end_waiting(
             :meth:`Traffic.waits_since`.
         seconds: since the death of the model whose callers wait; below 0, whatever comes and goes.
         spared: ports on the callers' side: of who loads the model again, for one.
+        lost: requests of the process that died.
+        answered: requests of those that live.
 
     Returns:
         How many were ended.
@@ -81,11 +97,17 @@ def end_waiting(
         OSError: the kernel can't (before Linux 5.6), or the server has ended.
     """
 
-    def is_over(one: _Connection) -> bool:
-        waits = one.traffic.waits_since(seconds, begun=ports[one.port])
-        return waits and one.peer not in spared
+    def over(connections: list[_Connection]) -> set[str]:
+        served = _of_others(connections, lost, answered)
+        return {
+            one.name
+            for one in connections
+            if one.traffic.waits_since(seconds, begun=ports[one.port])
+            and one.peer not in spared
+            and one.name not in served
+        }
 
-    return _end_some(server, ports, is_over)
+    return _end_some(server, ports, over)
 
 
 class UnreadConnections:
@@ -111,14 +133,17 @@ class UnreadConnections:
         """
         before, self._seen = self._seen, {}
 
-        def is_stuck(one: _Connection) -> bool:
-            now = self._clock()
-            taken, since = before.get(one.name, (-1, now))
-            moved = taken != one.traffic.taken or not one.traffic.held
-            self._seen[one.name] = one.traffic.taken, now if moved else since
-            return not moved and now - since > self._seconds
+        def stuck(connections: list[_Connection]) -> set[str]:
+            now, names = self._clock(), set()
+            for one in connections:
+                taken, since = before.get(one.name, (-1, now))
+                moved = taken != one.traffic.taken or not one.traffic.held
+                self._seen[one.name] = one.traffic.taken, now if moved else since
+                if not moved and now - since > self._seconds:
+                    names.add(one.name)
+            return names
 
-        return _end_some(server, ports, is_stuck)
+        return _end_some(server, ports, stuck)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,23 +156,69 @@ class _Connection:
     traffic: Traffic
 
 
-def _end_some(server: int, ports: Container[int], is_over: Callable[[_Connection], bool]) -> int:
+def _end_some(
+    server: int, ports: Container[int], over: Callable[[list[_Connection]], set[str]]
+) -> int:
+    """End those connections whose names ``over`` gives, of all that there are."""
     ended = 0
     handle = os.pidfd_open(server)
     try:
-        for name, descriptor, port in _sockets(server, ports):
-            try:
-                with _duplicate(handle, descriptor) as connection:
-                    peer = connection.getpeername()[1]
-                    if is_over(_Connection(name, port, peer, _traffic(connection))):
-                        connection.shutdown(socket.SHUT_RDWR)
+        with contextlib.ExitStack() as stack:
+            found: list[tuple[socket.socket, _Connection]] = []
+            for name, descriptor, port in _sockets(server, ports):
+                with _unless_gone():
+                    ours = stack.enter_context(_duplicate(handle, descriptor))
+                    one = _Connection(name, port, ours.getpeername()[1], _traffic(ours))
+                    found.append((ours, one))
+            names = over([one for _, one in found])
+            for ours, one in found:
+                if one.name in names:
+                    with _unless_gone():
+                        ours.shutdown(socket.SHUT_RDWR)
                         ended += 1
-            except OSError as error:
-                if error.errno not in _GONE:
-                    raise
     finally:
         os.close(handle)
     return ended
+
+
+@contextlib.contextmanager
+def _unless_gone() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _GONE:
+            raise
+
+
+def _of_others(
+    connections: list[_Connection], lost: Sequence[Asked], answered: Sequence[Asked]
+) -> set[str]:
+    """Names of the connections of those who are ``answered``."""
+    now = time.monotonic()
+    pairs = sorted(
+        (gap, one.name, number)
+        for one in connections
+        for number, asked in enumerate([*answered, *lost])
+        if (gap := _gap(one.traffic, asked, now)) is not None
+    )
+    owners: dict[str, int] = {}
+    for _, name, number in pairs:
+        if name not in owners and number not in owners.values():
+            owners[name] = number
+    return {name for name, number in owners.items() if number < len(answered)}
+
+
+def _gap(traffic: Traffic, asked: Asked, now: float) -> float | None:
+    """Seconds between what a request and a connection tell of the same event; None: not the same.
+
+    A model sees a request a little after its last byte has come, and the first byte of what it
+    sends leaves a little later.
+    """
+    if asked.sent is None:
+        late = asked.came - (now - traffic.caller)
+    else:
+        late = (now - traffic.server) - asked.sent
+    return abs(late) if -_CLOCK_SECONDS <= late <= _LATEST_SECONDS else None
 
 
 def _sockets(server: int, ports: Container[int]) -> Iterator[tuple[str, int, int]]:

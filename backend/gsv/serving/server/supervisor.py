@@ -23,6 +23,7 @@ from typing import Any
 
 from gsv.constants import PUBLIC_PREFIX, STREAM_MODEL
 from gsv.errors import Cancelled, ServerError
+from gsv.serving.backend.callers_file import read_callers
 from gsv.serving.server.connections import UnreadConnections, end_waiting
 from gsv.serving.server.instance_groups import replacement
 from gsv.serving.server.launcher import REQUEST_SECONDS, WAIT_STEP_SECONDS, EmbeddedServer
@@ -34,6 +35,8 @@ PROBES_BEFORE_RESTART = 2
 DYING_SECONDS = 0.1  # by which tritonserver's processes may be gone before it is, when it dies
 LEAVE_SECONDS = 5.0  # for an instance that died to be left out; it takes up to 2 on a busy machine
 LONGEST_BACKOFF_SECONDS = 10.0
+CALLERS_LOOKS = 3  # for connections of a dead process's callers
+SENDING_SHARE = 0.1  # of what they wait: as long what it sent may come after its death
 READER_LOOKS = 10  # at each connection, before its caller counts as one that reads nothing
 
 
@@ -184,7 +187,7 @@ class Supervisor:
         stubs.update(loss.stub.model for loss in losses)
         for loss in losses:
             self._note(loss, stubs[loss.stub.model])
-            self._callers.of(loss.stub.model)
+            self._callers.of(loss.stub)
         self._note_companions(sorted({loss.stub.model for loss in losses}))
         for stub in (loss.stub for loss in losses):
             self._kept += bool(self._server.requests_in_flight(stub.model, {stub.instance}))
@@ -515,26 +518,38 @@ class _LostCallers:
     ) -> None:
         self._server, self._seconds, self._on_event = server, seconds, on_event
 
-    def of(self, model: str) -> None:
+    def of(self, stub: Stub) -> None:
         """Note a death; without effect for models that answer other models only."""
-        if model.startswith(PUBLIC_PREFIX):
+        if stub.model.startswith(PUBLIC_PREFIX):
             # A daemon: nobody waits any more once the server has ended.
-            arguments = model, self._server.pid, time.monotonic()
+            arguments = stub, self._server.pid, time.monotonic()
             threading.Thread(target=self._run, args=arguments, name="callers", daemon=True).start()
 
-    def _run(self, model: str, server: int, died: float) -> None:
+    def _run(self, stub: Stub, server: int, died: float) -> None:
+        model = stub.model
         waiting = self._server.requests_in_flight(model) or 0  # as the dead one said
-        time.sleep(self._seconds)
-        if self._server.ended() or self._server.pid != server:
-            return
+        lost, _ = read_callers(self._server.files, stub.pid)
         http, grpc, _ = self._server.ports
         ports = {http: model == STREAM_MODEL, grpc: True}
+        # What it had sent may still have been on its way.
+        died += self._seconds * SENDING_SHARE
+        ended = 0
         try:
-            own = frozenset(self._server.own_connections)
-            ended = end_waiting(server, ports, time.monotonic() - died, own)
-            if ended < waiting:
-                # The others share a gRPC connection with calls that go on, and can't be told apart.
-                ended += end_waiting(server, {grpc: True}, -1.0)
+            for look in range(CALLERS_LOOKS):
+                time.sleep(self._seconds)
+                if self._server.ended() or self._server.pid != server:
+                    return
+                _, answered = read_callers(self._server.files, stub.pid)
+                ended += end_waiting(
+                    server, ports, time.monotonic() - died,
+                    spared=frozenset(self._server.own_connections), lost=lost, answered=answered,
+                )  # fmt: skip
+                if ended >= waiting:
+                    break
+                if not look:
+                    # The others share a gRPC connection with calls that go on, and can't be told
+                    # apart.
+                    ended += end_waiting(server, {grpc: True}, -1.0)
         except OSError as error:
             self._on_event(
                 f"model {model}: its callers wait until their own time limit, because their "
