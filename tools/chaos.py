@@ -39,6 +39,7 @@ from pathlib import Path
 import click
 from chaos_fuzz import Fuzzer
 
+from gsv.constants import PUBLIC_PREFIX, STREAM_MODEL
 from gsv.serving.backend.process_state import board_prefix, namespace
 from gsv.serving.server import processes
 from gsv_client import Client, GsvClientError
@@ -95,6 +96,7 @@ class Row:
     back: float | None = None  # until all clients were served again
     answered: int = 0
     failed: int = 0
+    failed_elsewhere: int = 0  # of these, requests that another public model answered
     longest: float = 0.0  # wait of a caller
     normal: float = 0.0  # the longest before the fault
     restarted: bool = False  # tritonserver
@@ -108,6 +110,7 @@ class Row:
 class Call:
     """One request of a client."""
 
+    model: str
     began: float
     ended: float
     error: str  # empty: answered
@@ -215,20 +218,21 @@ class Clients:
         draw = random.Random(number)
         while not self._closing.is_set():
             began, error = time.monotonic(), ""
-            url = self._served.grpc if number % 2 else f"{self._served.http}"
+            url = self._served.grpc if number % 2 else self._served.http
+            model = PUBLIC_PREFIX if number % 4 < 2 else STREAM_MODEL
             try:
                 with Client(
                     url, protocol="grpc" if number % 2 else None, timeout=CALL_SECONDS
                 ) as client:
                     seed = draw.randrange(4)
-                    if number % 4 < 2:
+                    if model == PUBLIC_PREFIX:
                         client.say("A short one.", seed=seed, sample_steps=1)
                     else:
                         for _ in client.stream("A short one.", seed=seed, sample_steps=1):
                             pass
             except GsvClientError as caught:
                 error = f"{type(caught).__name__}: {str(caught).partition(': ')[2][:70]}"
-            self.calls.append(Call(began, time.monotonic(), error))
+            self.calls.append(Call(model, began, time.monotonic(), error))
             if error:
                 self._closing.wait(0.2)
 
@@ -280,6 +284,7 @@ class Chaos:
         calls = [call for call in clients.calls if call.ended > begun]
         row.answered = sum(not call.error for call in calls)
         row.failed = len(calls) - row.answered
+        row.failed_elsewhere = sum(bool(c.error) and c.model != what for c in calls)
         row.longest = max((call.ended - call.began for call in calls), default=0.0)
         row.errors = dict(Counter(call.error for call in calls if call.error).most_common())
         row.log = [s for s in self.served.lines[said:] if s.startswith(("model ", "tritonserver"))]

@@ -34,6 +34,7 @@ def test_what_dies_comes_back(demo_repository: Path, tmp_path: Path) -> None:
     assert stopped["restarted"] or stop in stopped["log"][0]
     public = rows["kill", "gpt_sovits_v4"]
     assert public["longest"] < 12.0, "its callers waited for their own time limit"
+    assert public["restarted"] or public["failed_elsewhere"] == 0, public["errors"]
     assert rows["server", "SIGKILL"]["restarted"]
     assert rows["end", "idle, a connection open"]["back"] <= 3.0
 

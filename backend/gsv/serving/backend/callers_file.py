@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -49,7 +50,7 @@ class CallersFile:
         self._file = _file(prefix, os.getpid()) if prefix else None
         self._clock = clock
         self._written: list[Asked] = []
-        self._looked = clock() - WRITE_SECONDS
+        self._looked = -math.inf
 
     def write(self, callers: Iterable[Asked]) -> None:
         """Tell whom it is answering, if it is time to and that has changed."""

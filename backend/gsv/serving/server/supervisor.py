@@ -527,7 +527,7 @@ class _LostCallers:
 
     def _run(self, stub: Stub, server: int, died: float) -> None:
         model = stub.model
-        waiting = self._server.requests_in_flight(model) or 0  # as the dead one said
+        waiting = self._server.requests_in_flight(model, {stub.instance}) or 0  # as it said
         lost, _ = read_callers(self._server.files, stub.pid)
         http, grpc, _ = self._server.ports
         ports = {http: model == STREAM_MODEL, grpc: True}
