@@ -238,8 +238,8 @@ def _sockets(server: int, ports: Container[int]) -> Iterator[tuple[str, int, int
             match = _SOCKET.fullmatch(os.readlink(f"/proc/{server}/fd/{entry}"))
         except FileNotFoundError:
             continue  # closed meanwhile
-        if match and (port := found.pop(match[1], None)) is not None:
-            yield match[1], int(entry), port
+        if match and match[1] in found:
+            yield match[1], int(entry), found.pop(match[1])
 
 
 def _duplicate(handle: int, descriptor: int) -> socket.socket:
