@@ -59,7 +59,8 @@ SHORT = {
 }  # whose processes are hurt in a minute
 BACK_SECONDS = 60.0  # until something that was hurt has to be back
 QUIET_SECONDS = 2.0  # without a failure: it is
-WARM_CALLS = 2  # of each client, before the fault
+CALM_SECONDS = {False: 45.0, True: 5.0}  # of calls before the first fault; of the short form
+WARM_CALLS = 1  # of each client, before each fault
 WARM_SECONDS = 30.0  # for these at the most
 CALL_SECONDS = 30.0  # a caller's own time limit
 # What callers ask for, and the seed with which tiny random weights speak it in 0.8 to 1.4 s: the
@@ -101,7 +102,8 @@ class Row:
     failed: int = 0
     failed_elsewhere: int = 0  # of these, requests that another public model answered
     longest: float = 0.0  # wait of a caller
-    normal: float = 0.0  # the longest before the fault
+    normal: float = 0.0  # the longest without a fault
+    beyond: float = 0.0  # the longest wait beyond the longest of the same kind without a fault
     restarted: bool = False  # tritonserver
     errors: dict[str, int] = dataclasses.field(default_factory=dict)
     log: list[str] = dataclasses.field(default_factory=list)  # what `gsv serve` said of it
@@ -249,12 +251,22 @@ class Chaos:
         folder: Path,
         clients: int,
         seed: int,
+        calm: float,
         on_row: Callable[[list[Row]], None],
     ) -> None:
         self._repository, self._folder, self._count, self.seed = repository, folder, clients, seed
         self.rows: list[Row] = []
         self._on_row = on_row
         self.served = Served(repository, folder / "serve.log", options=("--recoveries=1000",))
+        self._normal = dict.fromkeys((PUBLIC_PREFIX, STREAM_MODEL), 0.0)  # longest call of each
+        with contextlib.closing(Clients(self.served, clients)) as calls:
+            time.sleep(calm)
+            self._learn(calls)
+
+    def _learn(self, clients: Clients) -> None:
+        """Take the longest calls that there were without a fault."""
+        for call in list(clients.calls):
+            self._normal[call.model] = max(self._normal[call.model], call.ended - call.began)
 
     def during(
         self, fault: str, what: str, hurt: Callable[[], str | None], *, settled: Callable[[], bool]
@@ -267,7 +279,8 @@ class Chaos:
             while len(clients.calls) < WARM_CALLS * self._count and time.monotonic() < warm:
                 time.sleep(0.1)
             begun = time.monotonic()
-            row.normal = max((call.ended - call.began for call in list(clients.calls)), default=0.0)
+            self._learn(clients)
+            row.normal = max(self._normal.values())
             said = len(self.served.lines)
             row.note = hurt() or ""
             limit, again = time.monotonic() + BACK_SECONDS, 0.0
@@ -288,7 +301,9 @@ class Chaos:
         row.answered = sum(not call.error for call in calls)
         row.failed = len(calls) - row.answered
         row.failed_elsewhere = sum(bool(c.error) and c.model != what for c in calls)
-        row.longest = max((call.ended - call.began for call in calls), default=0.0)
+        waits = [(call.ended - call.began, self._normal[call.model]) for call in calls]
+        row.longest = max((seconds for seconds, _ in waits), default=0.0)
+        row.beyond = max((seconds - normal for seconds, normal in waits), default=0.0)
         row.errors = dict(Counter(call.error for call in calls if call.error).most_common())
         row.log = [s for s in self.served.lines[said:] if s.startswith(("model ", "tritonserver"))]
         row.restarted = self.served.triton != triton
@@ -587,7 +602,7 @@ def line_of(row: Row) -> str:
     again = "yes" if row.restarted else ""
     return (
         f"{'BROKEN' if row.broken else '':<7}{row.fault:<7}{row.what:<24}{back}{row.answered:9}"
-        f"{row.failed:8}{row.longest:10.1f}{row.normal:7.1f}  {again:<6}{row.note}"
+        f"{row.failed:8}{row.longest:10.1f}{row.normal:7.1f}{row.beyond:7.1f}  {again:<6}{row.note}"
     )
 
 
@@ -687,9 +702,10 @@ def main(
                 told = {**facts, "rows": list(map(dataclasses.asdict, rows))}
                 output.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
-        chaos = Chaos(served, Path(folder), clients, seed, write)
+        chaos = Chaos(served, Path(folder), clients, seed, CALM_SECONDS[short], write)
         click.echo(
-            "       fault  what                      back s answered  failed longest s before  anew"
+            "       fault  what                      back s answered  failed longest s normal "
+            "beyond  anew"
         )
         try:
             hurting = [fault for fault in ("kill", "stop", "hang") if fault in wanted]

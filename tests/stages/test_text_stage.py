@@ -20,6 +20,8 @@ from gsv.stages import text_frontend
 from gsv.stages.base import Place
 from gsv.stages.messages import TextRequest, TextResult
 from gsv.stages.text_frontend import Settings, TextFrontendStage
+from gsv.text.frontend import TextFrontend
+from gsv.text.symbols import LANGUAGES
 from gsv.voices import folder as voice_folder
 
 OWN = "[en]\nfoo = 'F UW1'\n[zh]\n'重庆' = 'zhong4 qing4'\n"
@@ -195,6 +197,35 @@ class Answers:
         with self._changed:
             assert self._changed.wait_for(lambda: len(self.came) >= count, timeout=60)
         return dict(self.came)
+
+
+def test_where_callers_wait_languages_are_loaded_as_they_are_needed(
+    stage: TextFrontendStage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.close()
+    monkeypatch.setattr(text_frontend, "_LOAD_SECONDS", 0.2)
+    loaded: list[str] = []
+    whole = TextFrontend.warm_up
+
+    def warm_up(frontend: TextFrontend, languages: Sequence[str] = LANGUAGES) -> None:
+        loaded.extend(languages)
+        whole(frontend, languages)
+
+    monkeypatch.setattr(TextFrontend, "warm_up", warm_up)
+    place = Place(tmp_path / "repository" / "text_frontend" / "1", is_awaited=True)
+    awaited = TextFrontendStage(place, Settings())
+    awaited.warm_up()
+    assert loaded == []
+    answers = Answers()
+    awaited.submit(TextRequest("foo bar", "en"), answers.reply("first"))
+    assert symbols(answers.wait(1)["first"]) == ". F OW1 B AA1 ."
+    limit = time.monotonic() + 60.0
+    while loaded != list(LANGUAGES) and time.monotonic() < limit:
+        time.sleep(0.05)
+    assert loaded == list(LANGUAGES), "the others come by themselves"
+    awaited.submit(TextRequest("foo bar", "en"), answers.reply("second"))
+    assert symbols(answers.wait(2)["second"]) == ". F OW1 B AA1 ."
+    awaited.close()
 
 
 def test_a_short_text_does_not_wait_for_a_long_one(stage: TextFrontendStage) -> None:

@@ -65,11 +65,13 @@ class Place:
         folder: the version folder of the model.
         device: ``cpu`` or ``cuda:N``.
         first_audio_awaited: whether a listener anywhere on this server waits for first audio.
+        is_awaited: callers may wait for this stage already, so what can be done later is.
     """
 
     folder: Path
     device: str = "cpu"
     first_audio_awaited: Callable[[], bool] = lambda: False
+    is_awaited: bool = False
 
     def give_way(self) -> GiveWay:
         """When an engine here lets whole answers rest; on a GPU it doesn't."""

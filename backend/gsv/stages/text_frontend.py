@@ -34,6 +34,7 @@ from gsv.stages.messages import TextRequest, TextResult
 from gsv.stages.pretrained import BertFeatures, load_bert
 from gsv.text.frontend import TextFrontend
 from gsv.text.lexicon import Lexicon
+from gsv.text.symbols import LANGUAGES
 from gsv.text.types import Sentence
 from gsv.timings import Timings
 from gsv.voices import Voice
@@ -43,6 +44,7 @@ from gsv.voices.metrics import VoiceMetrics
 
 _LEXICA = 64  # of voices, kept
 _PROMPTS = 128  # transcripts of voices, kept
+_LOAD_SECONDS = 2.0  # between two languages that nobody has asked for yet
 _TURN_CHARACTERS = 256  # that BERT reads in a turn, unless one piece has more
 
 
@@ -114,15 +116,27 @@ class TextFrontendStage:
             store, _PROMPTS, self.voice_metrics, dataclasses.asdict, _unpack
         )
         self._device = place.device
+        self._is_awaited = place.is_awaited
+        self._unloaded: list[str] = []  # languages that are loaded one after the other
+        self._load_next = 0.0  # when, by time.monotonic
         self._new: list[_Job] = []
         self._closing = False
         self._changed = threading.Condition()
         self._worker: threading.Thread | None = None
 
     def warm_up(self) -> None:
-        """Load every language's data and run BERT once."""
-        self._frontend.warm_up()
+        """Load every language's data and run BERT once.
+
+        Where callers wait already, a language is loaded when the first of them needs it, the others
+        one by one afterwards.
+        """
         self._bert(["你好"])
+        if self._is_awaited:
+            self._unloaded = list(LANGUAGES)
+            self._load_next = time.monotonic() + _LOAD_SECONDS
+            self._start()
+        else:
+            self._frontend.warm_up()
 
     def close(self) -> None:
         """End the thread; what is not answered then is refused."""
@@ -141,9 +155,7 @@ class TextFrontendStage:
         with self._changed:
             if self._closing:
                 raise Cancelled("the server is stopping")
-            if self._worker is None:
-                self._worker = threading.Thread(target=self._work, name="text", daemon=True)
-                self._worker.start()
+            self._start()
             self._new.append(job)
             self._changed.notify()
 
@@ -152,21 +164,33 @@ class TextFrontendStage:
 
         return cancel
 
+    def _start(self) -> None:
+        if self._worker is None:
+            self._worker = threading.Thread(target=self._work, name="text", daemon=True)
+            self._worker.start()
+
     def _work(self) -> None:
         """Take turns until the stage is closed."""
         prepare(self._device)
         jobs: list[_Job] = []
         while True:
             with self._changed:
-                while not (self._new or jobs or self._closing):
-                    self._changed.wait()
+                while not (self._new or jobs or self._closing or self._load_due() == 0):
+                    self._changed.wait(self._load_due())
                 jobs += self._new
                 self._new.clear()
                 if self._closing:
                     break
             jobs = self._turn(jobs)
+            if self._load_due() == 0:
+                self._frontend.warm_up([self._unloaded.pop(0)])
+                self._load_next = time.monotonic() + _LOAD_SECONDS
         for job in jobs:
             job.reply.fail(Cancelled("the server is stopping"))
+
+    def _load_due(self) -> float | None:
+        """Seconds until the next language is to be loaded; None: all are."""
+        return max(0.0, self._load_next - time.monotonic()) if self._unloaded else None
 
     def _turn(self, jobs: list[_Job]) -> list[_Job]:
         """One sentence of each request, then BERT for some of those that are analysed.

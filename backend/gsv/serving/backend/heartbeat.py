@@ -1,4 +1,4 @@
-"""Empty files that show that a model's process is alive, and that its server is about to stop.
+"""Empty files that show whether a model's process lives, its server was ready, or is to stop.
 
 ``gsv serve`` puts the beginning of their paths into the environment. A thread of each model's
 process touches the process's own file twice a second, and the supervisor looks whether the file's
@@ -30,6 +30,20 @@ def beat_file(prefix: str, pid: int) -> Path:
 def stopping_file(prefix: str) -> Path:
     """The file that is there from the moment on at which a server takes no new requests."""
     return Path(f"{prefix}stopping")
+
+
+def ready_file(prefix: str) -> Path:
+    """The file that is there from the moment on at which a server was ready for the first time."""
+    return Path(f"{prefix}ready")
+
+
+def was_ready(prefix: str | None = None) -> bool:
+    """Whether this process's server has had callers: what it loads now, they may wait for.
+
+    ``prefix`` is the beginning of the files' paths; None takes it from the environment.
+    """
+    prefix = os.environ.get("GSV_SERVER_FILES", "") if prefix is None else prefix
+    return bool(prefix) and ready_file(prefix).exists()
 
 
 class Heartbeat:

@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Any
 
 from gsv.errors import Cancelled, ServerError
-from gsv.serving.backend.heartbeat import stopping_file
+from gsv.serving.backend.heartbeat import ready_file, stopping_file
 from gsv.serving.backend.process_state import board_prefix
 from gsv.serving.backend.tracing import ENDPOINT as TRACE_ENDPOINT
 from gsv.serving.server import gpus, installation, mps, processes
@@ -486,6 +486,8 @@ class EmbeddedServer:
                 crashed = self._process is not None and self._process.returncode < 0
                 raise (_Crash if crashed else ServerError)(self.end_reason())
             if ready:
+                with contextlib.suppress(OSError):
+                    ready_file(self.files).touch()
                 return
             if time.monotonic() > limit:
                 waiting = sorted(n for n, state in self.log.models.items() if state != "ready")
