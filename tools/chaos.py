@@ -60,7 +60,7 @@ SHORT = {
 BACK_SECONDS = 60.0  # until something that was hurt has to be back
 QUIET_SECONDS = 2.0  # without a failure: it is
 CALM_SECONDS = {False: 45.0, True: 5.0}  # of calls before the first fault; of the short form
-WARM_CALLS = 1  # of each client, before each fault
+WARM_CALLS = 1  # for each client, before each fault
 WARM_SECONDS = 30.0  # for these at the most
 CALL_SECONDS = 30.0  # a caller's own time limit
 # What callers ask for, and the seed with which tiny random weights speak it in 0.8 to 1.4 s: the
@@ -208,6 +208,7 @@ class Clients:
         if OWN_CONNECTION not in over_grpc.UNLIMITED:
             over_grpc.UNLIMITED.append(OWN_CONNECTION)
         self.calls: list[Call] = []
+        self.waiting: dict[int, float] = {}  # since when each waits
         self._served, self._closing = served, threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(n,)) for n in range(count)]
         for thread in self._threads:
@@ -223,6 +224,7 @@ class Clients:
         draw = random.Random(number)
         while not self._closing.is_set():
             began, error = time.monotonic(), ""
+            self.waiting[number] = began
             url = self._served.grpc if number % 2 else self._served.http
             model = PUBLIC_PREFIX if number % 4 < 2 else STREAM_MODEL
             try:
@@ -238,6 +240,7 @@ class Clients:
             except GsvClientError as caught:
                 error = f"{type(caught).__name__}: {str(caught).partition(': ')[2][:70]}"
             self.calls.append(Call(model, began, time.monotonic(), error))
+            del self.waiting[number]
             if error:
                 self._closing.wait(0.2)
 
@@ -258,10 +261,14 @@ class Chaos:
         self.rows: list[Row] = []
         self._on_row = on_row
         self.served = Served(repository, folder / "serve.log", options=("--recoveries=1000",))
+        self._clients: Clients | None = None  # who ask through several faults
         self._normal = dict.fromkeys((PUBLIC_PREFIX, STREAM_MODEL), 0.0)  # longest call of each
-        with contextlib.closing(Clients(self.served, clients)) as calls:
+        with self._new_clients() as calls:
             time.sleep(calm)
             self._learn(calls)
+
+    def _new_clients(self) -> contextlib.closing[Clients]:
+        return contextlib.closing(Clients(self.served, self._count))
 
     def _learn(self, clients: Clients) -> None:
         """Take the longest calls that there were without a fault."""
@@ -274,12 +281,16 @@ class Chaos:
         """Let clients ask, do the harm, wait until they are all served again."""
         row = Row(fault, what)
         triton = self.served.triton
-        with contextlib.closing(Clients(self.served, self._count)) as clients:
+        with contextlib.ExitStack() as stack:
+            clients = self._clients or stack.enter_context(self._new_clients())
+            asked = len(clients.calls)
             warm = time.monotonic() + WARM_SECONDS
-            while len(clients.calls) < WARM_CALLS * self._count and time.monotonic() < warm:
+            most = asked + WARM_CALLS * self._count
+            while len(clients.calls) < most and time.monotonic() < warm:
                 time.sleep(0.1)
             begun = time.monotonic()
-            self._learn(clients)
+            if not self._clients:
+                self._learn(clients)
             row.normal = max(self._normal.values())
             said = len(self.served.lines)
             row.note = hurt() or ""
@@ -288,16 +299,17 @@ class Chaos:
                 time.sleep(0.1)
                 if not again and settled():
                     again = time.monotonic() - begun
-                ended = [call for call in clients.calls if call.ended > begun]
+                ended = [call for call in clients.calls[asked:] if call.ended > begun]
                 failures = [call.ended for call in ended if call.error]
                 last = max(failures, default=begun)
                 good = [c for c in ended if not c.error and c.began >= last]
                 calm = time.monotonic() - last > QUIET_SECONDS
-                if calm and len(good) >= self._count and again:
+                hurting = any(b < begun + again for b in list(clients.waiting.values()))
+                if calm and not hurting and len(good) >= self._count and again:
                     served = min(c.ended for c in good) - begun if failures else 0.0
                     row.back = max(again, served)
                     break
-        calls = [call for call in clients.calls if call.ended > begun]
+        calls = [call for call in clients.calls[asked:] if call.ended > begun]
         row.answered = sum(not call.error for call in calls)
         row.failed = len(calls) - row.answered
         row.failed_elsewhere = sum(bool(c.error) and c.model != what for c in calls)
@@ -457,11 +469,13 @@ class Chaos:
     def again_and_again(self, faults: list[str], models: list[str], times: int) -> None:
         """Each fault to a process of each model, so many times in turn; then what memory became."""
         first: dict[str, int] = {}
-        for _ in range(times):
-            for fault in faults:
-                for model in models:
-                    self.stub(fault, model)
-            first = first or self._memories()
+        with self._new_clients() as self._clients:
+            for _ in range(times):
+                for fault in faults:
+                    for model in models:
+                        self.stub(fault, model)
+                first = first or self._memories()
+        self._clients = None
         note = f"{times * len(faults) * len(models)} faults; {self._grown(first)}"
         self.add(Row("memory", "of all processes", note=note))
 
