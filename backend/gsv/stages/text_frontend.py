@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import threading
 import time
 from collections import OrderedDict
@@ -41,6 +42,8 @@ from gsv.voices import Voice
 from gsv.voices.feature_cache import FeatureCache
 from gsv.voices.features import Arrays, FeatureStore, Layout
 from gsv.voices.metrics import VoiceMetrics
+
+logger = logging.getLogger(__name__)
 
 _LEXICA = 64  # of voices, kept
 _PROMPTS = 128  # transcripts of voices, kept
@@ -183,10 +186,17 @@ class TextFrontendStage:
                     break
             jobs = self._turn(jobs)
             if self._load_due() == 0:
-                self._frontend.warm_up([self._unloaded.pop(0)])
-                self._load_next = time.monotonic() + _LOAD_SECONDS
+                self._load(self._unloaded.pop(0))
         for job in jobs:
             job.reply.fail(Cancelled("the server is stopping"))
+
+    def _load(self, language: str) -> None:
+        """Load a language; one that can't be loaded is refused to those who ask for it."""
+        try:
+            self._frontend.warm_up([language])
+        except Exception as error:  # whatever it is, the other languages are served
+            logger.warning("%s text can't be read: %s: %s", language, type(error).__name__, error)
+        self._load_next = time.monotonic() + _LOAD_SECONDS
 
     def _load_due(self) -> float | None:
         """Seconds until the next language is to be loaded; None: all are."""

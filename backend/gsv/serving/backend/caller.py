@@ -103,8 +103,8 @@ class Caller:
             if response is None:
                 sender.send(flags=flags)
             else:
+                self._sent = time.monotonic()  # before: the other side must not seem to be earlier
                 sender.send(response, flags=flags)
-                self._sent = time.monotonic()
         if final:
             self._model.ended(self._request_id, self.span, self._started, self._error)
             self._on_end(self)

@@ -28,7 +28,7 @@ from gsv.serving.backend.callers_file import Asked
 
 _PIDFD_GETFD = 438  # the same number on every architecture; Linux 5.6
 _ESTABLISHED = "01"
-_LATEST_SECONDS = 1.0  # that Triton needs between a model and a connection, on a busy machine
+_LATEST_SECONDS = 2.0  # that Triton needs between a model and a connection, on a busy machine
 _CLOCK_SECONDS = 0.05  # by which the kernel's clock and looking at it may be off
 _GONE = (errno.EBADF, errno.ENOTSOCK, errno.ENOTCONN)  # closed meanwhile
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
@@ -163,19 +163,18 @@ def _end_some(
     ended = 0
     handle = os.pidfd_open(server)
     try:
-        with contextlib.ExitStack() as stack:
-            found: list[tuple[socket.socket, _Connection]] = []
-            for name, descriptor, port in _sockets(server, ports):
-                with _unless_gone():
-                    ours = stack.enter_context(_duplicate(handle, descriptor))
-                    one = _Connection(name, port, ours.getpeername()[1], _traffic(ours))
-                    found.append((ours, one))
-            names = over([one for _, one in found])
-            for ours, one in found:
-                if one.name in names:
-                    with _unless_gone():
-                        ours.shutdown(socket.SHUT_RDWR)
-                        ended += 1
+        # One at a time: there may be more of them than this process may have open.
+        descriptors, connections = dict[str, int](), list[_Connection]()
+        for name, descriptor, port in _sockets(server, ports):
+            with _unless_gone(), _duplicate(handle, descriptor) as ours:
+                peer = ours.getpeername()[1]
+                connections.append(_Connection(name, port, peer, _traffic(ours)))
+                descriptors[name] = descriptor
+        for name in over(connections):
+            with _unless_gone(), _duplicate(handle, descriptors[name]) as ours:
+                if str(os.fstat(ours.fileno()).st_ino) == name:  # and not another one meanwhile
+                    ours.shutdown(socket.SHUT_RDWR)
+                    ended += 1
     finally:
         os.close(handle)
     return ended
