@@ -32,6 +32,9 @@ LOW_RATES = (8_000, 16_000, 24_000)
 # Samples that decoding gives beyond those that went in, at most: one frame of the codec, which in
 # MP3 is half as long below 32 kHz.
 EXTRA = {"mp3": 1_152, "aac": 1_024}
+# Samples of a first chunk. How long the later ones of a stream are depends on how fast they are
+# made, and their samples with it: on a slow machine two streams of a request are the same up here.
+FIRST = 17_760
 TRIES = 5
 
 
@@ -75,8 +78,7 @@ def test_the_official_client_saves_what_triton_streams(
     expected = len(native.samples) * rate / RATE
     assert -1 <= len(heard) - expected <= EXTRA.get(form, 1)
     if form in ("flac", "wav"):
-        assert np.abs(heard - np.clip(native.samples, -1, 1)).max() <= 1 / 32_768
-        return
+        check_samples(heard[:FIRST], native.samples[:FIRST])
     # Not a stretch of silence more than the native stream has: at no seam, nor anywhere.
     size = rate // 50
     first = max(0, len(heard) - int(expected)) // size
@@ -129,6 +131,10 @@ def level(wave: np.ndarray, size: int) -> np.ndarray:
     return np.sqrt((wave[: count * size].reshape(count, size) ** 2).mean(1))
 
 
+def check_samples(heard: np.ndarray, sent: np.ndarray) -> None:
+    assert np.abs(heard - np.clip(sent, -1, 1)).max() <= 1 / 32_768
+
+
 def resized(audio: Audio, rate: int) -> np.ndarray:
     return audio.samples[:: audio.rate // rate]
 
@@ -143,7 +149,9 @@ def test_upstreams_client(gateway: Gateway, server: EmbeddedServer, native: Audi
             status, kind, data = verb(streaming_mode=mode, **fields)
             assert (status, kind) == (200, "audio/wav")
             heard = decoded(data, "wav")[0]
-            assert np.abs(heard - np.clip(expected.samples, -1, 1)).max() <= 1 / 32_768
+            assert len(heard) == len(expected.samples)
+            exact = FIRST if mode else len(heard)
+            check_samples(heard[:exact], expected.samples[:exact])
     status, _, data = client.tts_post(**{**fields, "ref_audio_path": "nobody"})
     assert status == 400
     assert b"VOICE" in data
