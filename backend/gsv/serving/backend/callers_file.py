@@ -80,7 +80,7 @@ def read_callers(prefix: str, dead: int) -> tuple[list[Asked], list[Asked]]:
     The file of ``dead`` is removed, and what processes left that ended long ago.
     """
     lost, answered = list[Asked](), list[Asked]()
-    for file in Path(prefix).parent.glob(f"{_file(prefix, 0).name.removesuffix('0')}*"):
+    for file in Path(prefix).parent.glob(_file(prefix, "*").name):
         number = file.name.rpartition("-")[2]
         if not number.isdigit():
             continue  # half of a file
@@ -99,5 +99,5 @@ def read_callers(prefix: str, dead: int) -> tuple[list[Asked], list[Asked]]:
     return lost, answered
 
 
-def _file(prefix: str, pid: int) -> Path:
+def _file(prefix: str, pid: int | str) -> Path:
     return Path(f"{prefix}callers-{pid}")
