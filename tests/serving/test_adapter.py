@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import importlib
 import json
 import logging
@@ -71,7 +72,10 @@ def adapter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     before = set(sys.modules)
     package_log = logging.getLogger("gsv")
     was = list(package_log.handlers), package_log.level, package_log.propagate
-    yield importlib.import_module(OURS + "adapter")
+    module = importlib.import_module(OURS + "adapter")
+    gc.enable()  # a model's process does so when it has imported everything
+    yield module
+    gc.unfreeze()
     # A model that a test doesn't finalize leaves its handler.
     package_log.handlers[:], package_log.level, package_log.propagate = was
     for name in {n for n in sys.modules if n.startswith(OURS)} - before:

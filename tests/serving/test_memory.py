@@ -43,3 +43,20 @@ def test_tensors_get_the_memory_of_earlier_ones() -> None:
 def test_without_mallopt_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
     memory.keep_freed_memory()
+
+
+IMPORTS = """
+import gc, sys
+sys.modules["triton_python_backend_utils"] = type(sys)("triton_python_backend_utils")
+import gsv.serving.backend.adapter
+print(gc.isenabled(), gc.get_freeze_count() > 0)
+try:
+    gsv.serving.backend.adapter.StreamingModel().initialize({})
+except KeyError:
+    print(gc.isenabled(), gc.get_freeze_count() > 0)
+"""
+
+
+def test_no_garbage_is_collected_while_a_models_process_imports() -> None:
+    done = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "False", "True", "True"], done.stderr

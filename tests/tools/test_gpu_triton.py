@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib
 import importlib.util
 import re
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -99,7 +101,7 @@ def test_more_sentences_than_there_are_is_an_error() -> None:
 
 
 @pytest.fixture
-def backend_utils(monkeypatch: pytest.MonkeyPatch) -> None:
+def backend_utils(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What the stub brings; importing the adapter needs no more of it."""
     monkeypatch.setitem(
         sys.modules, "triton_python_backend_utils", ModuleType("triton_python_backend_utils")
@@ -110,6 +112,8 @@ def backend_utils(monkeypatch: pytest.MonkeyPatch) -> None:
         "gsv.serving.backend.error_codes",
     ):
         monkeypatch.delitem(sys.modules, name, raising=False)
+    yield
+    gc.enable()  # as a model's process does when it has imported everything
 
 
 PLACEHOLDERS = {"text_frontend": TextPlaceholder, "reference_encoder": ReferencePlaceholder}

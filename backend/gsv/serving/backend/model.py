@@ -26,7 +26,11 @@ from gsv.serving.backend.call_board import (
 )
 from gsv.serving.backend.heartbeat import Heartbeat, was_ready
 from gsv.serving.backend.log_handler import TritonLogHandler
-from gsv.serving.backend.memory import keep_freed_memory
+from gsv.serving.backend.memory import (
+    collect_garbage_of_requests,
+    collect_no_garbage,
+    keep_freed_memory,
+)
 from gsv.serving.backend.metrics import (
     GuardFamilies,
     RequestMetrics,
@@ -43,6 +47,8 @@ from gsv.voices.metrics import VoiceMetrics, outcome_of
 
 GPU_THREADS = 2  # CPU threads of a process that computes on a GPU; more slow down the others
 LOG_REQUESTS = "GSV_LOG_REQUESTS"  # variable: each model logs every request that has ended
+
+collect_no_garbage()  # a stage, and torch with it, is imported after this module
 
 _START, _END = 1, 2  # TRITONSERVER_REQUEST_FLAG_SEQUENCE_START and _END
 
@@ -66,6 +72,7 @@ class Model:
 
     def initialize(self, args: Mapping[str, str]) -> None:
         """Check the weights' manifest, build the stage on the device that Triton gave, warm up."""
+        collect_garbage_of_requests()
         try:
             self._load_stage(args)
         except BaseException:  # the server gets it, and calls no finalize then
