@@ -97,3 +97,12 @@ def test_japanese_and_korean_words_are_respelled() -> None:
     assert built.respell("ja", "東雲の東") == "しののめのひがし"
     assert built.respell("ko", "값이 값") == "갑이 갑"
     assert built.respell("en", "東雲") == "東雲"
+    assert built.respell("ja", "") == ""
+    assert built.respell("ja", "雲東") == "雲ひがし"
+
+
+@pytest.mark.parametrize("language", ["en", "zh", "ja"])
+def test_a_word_of_a_thousand_characters_is_none(tmp_path: Path, language: str) -> None:
+    content = f"[{language}]\n{'a' * 1_000} = 'F'"
+    with pytest.raises(ConfigurationError, match=r"has 1,000 characters; allowed: up to 64$"):
+        lexicon.read_words(write(tmp_path, content))

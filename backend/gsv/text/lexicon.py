@@ -19,8 +19,6 @@ in its language.
 
 from __future__ import annotations
 
-import re
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,13 +28,11 @@ from gsv.text.chinese.lexicon import SyllableLexicon
 from gsv.text.english.arpabet import ARPABET
 from gsv.text.english.placeholders import ENGLISH_WORD
 from gsv.text.symbols import LANGUAGES
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from gsv.text.word_finder import WordFinder
+from gsv.toml_file import parse_toml
 
 FILE = "lexicon.toml"
+LONGEST_WORD = 64  # characters
 Words = Mapping[str, Mapping[str, str]]  # language → word → reading
 
 
@@ -54,15 +50,18 @@ class Lexicon:
     words: Words = field(default_factory=dict)
     english: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     syllables: Mapping[str, SyllableLexicon] = field(default_factory=dict)
-    respelled: Mapping[str, re.Pattern[str]] = field(default_factory=dict)
+    respelled: Mapping[str, WordFinder] = field(default_factory=dict)
 
     def respell(self, language: str, text: str) -> str:
         """Text with the words of ``ja`` or ``ko`` in it replaced by how they are read."""
-        pattern = self.respelled.get(language)
-        if pattern is None:
+        finder = self.respelled.get(language)
+        if finder is None:
             return text
-        words = self.words[language]
-        return pattern.sub(lambda word: words[word.group()], text)
+        parts, end = [], 0
+        for start, word in finder.find(text):
+            parts += [text[end:start], self.words[language][word]]
+            end = start + len(word)
+        return "".join([*parts, text[end:]])
 
 
 def read_words(path: Path) -> Words:
@@ -89,8 +88,8 @@ def parse(content: bytes, name: str) -> Words:
         ConfigurationError: as ``read_words``.
     """
     try:
-        tables = tomllib.loads(content.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
+        tables = parse_toml(content)
+    except ValueError as error:
         raise ConfigurationError(f"lexicon {name}: can't be read: {error}") from error
     found: dict[str, dict[str, str]] = {}
     for language, words in tables.items():
@@ -104,6 +103,11 @@ def parse(content: bytes, name: str) -> Words:
                 raise ConfigurationError(
                     f"lexicon {name}: [{language}] {word!r} = {reading!r}: word and reading must "
                     "be text, not empty"
+                )
+            if len(word) > LONGEST_WORD:
+                raise ConfigurationError(
+                    f"lexicon {name}: [{language}] {word[:LONGEST_WORD]!r}… has {len(word):,} "
+                    f"characters; allowed: up to {LONGEST_WORD}"
                 )
         found[language] = words
     return found
@@ -128,7 +132,7 @@ def build(
         if words.get(language)
     }
     respelled = {
-        language: _any_of(words[language]) for language in ("ja", "ko") if words.get(language)
+        language: WordFinder(words[language]) for language in ("ja", "ko") if words.get(language)
     }
     return Lexicon(words, english, syllables, respelled)
 
@@ -168,8 +172,3 @@ def arpabet(word: str, reading: str) -> tuple[str, ...]:
             "consonants such as K or SH, vowels with their stress such as AH0 or IY1"
         )
     return phones
-
-
-def _any_of(words: Mapping[str, str]) -> re.Pattern[str]:
-    longest_first = sorted(words, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first)))

@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,8 @@ from typing import Any
 from gsv.errors import ConfigurationError, InvalidRequest, VoiceError
 from gsv.options import LANGUAGES, check_range
 from gsv.text import lexicon as lexicons
+from gsv.toml_file import parse_toml
 from gsv.voices.files import open_regular
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 VOICE_FILE = "voice.toml"
@@ -259,8 +254,8 @@ class _Reader:
 
     def parse(self, content: bytes) -> dict[str, Any]:
         try:
-            values: dict[str, Any] = tomllib.loads(content.decode("utf-8"))
-        except (ValueError, RecursionError) as error:
+            values = parse_toml(content)
+        except ValueError as error:
             raise self._error(f"{VOICE_FILE} can't be read: {error}") from error
         if unknown := sorted(set(values) - _KEYS):
             raise self._error(f"{VOICE_FILE} has unknown keys {unknown}; allowed: {sorted(_KEYS)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from gsv.errors import ConfigurationError, InvalidRequest
+from gsv.text.word_finder import WordFinder
 
 
 class SyllableLexicon:
@@ -27,7 +28,6 @@ class SyllableLexicon:
         check: Callable[[str], object],
     ) -> None:
         self._readings: dict[str, tuple[str, ...]] = {}
-        lengths: dict[str, set[int]] = {}
         for word, readings in words.items():
             if not word or len(readings) != len(word):
                 raise ConfigurationError(
@@ -39,20 +39,12 @@ class SyllableLexicon:
                     check(reading)
                 except InvalidRequest as error:
                     raise ConfigurationError(f"lexicon: {word!r}: {error}") from error
-            key = written(word)
-            self._readings[key] = tuple(readings)
-            lengths.setdefault(key[0], set()).add(len(key))
-        self._lengths = {char: sorted(found, reverse=True) for char, found in lengths.items()}
+            self._readings[written(word)] = tuple(readings)
+        self._finder = WordFinder(self._readings)
 
     def readings(self, text: str) -> dict[int, str]:
         """Index in ``text`` → reading, for the longest words of the lexicon from left to right."""
         found: dict[int, str] = {}
-        index = 0
-        while index < len(text):
-            lengths = self._lengths.get(text[index], ())
-            word = next(
-                (w for n in lengths if (w := text[index : index + n]) in self._readings), ""
-            )
-            found.update(enumerate(self._readings.get(word, ()), start=index))
-            index += len(word) or 1
+        for start, word in self._finder.find(text):
+            found.update(enumerate(self._readings[word], start))
         return found
