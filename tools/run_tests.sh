@@ -19,7 +19,7 @@ level() {
     shift 2
     echo "== tests: $name"
     # shellcheck disable=SC2086
-    .venv/bin/python -m pytest -q -m "$markers" "$@" ${PYTEST_ARGS:-}
+    .venv/bin/python -m pytest -q --durations=10 --durations-min=5 -m "$markers" "$@" ${PYTEST_ARGS:-}
 }
 
 not_run() {
