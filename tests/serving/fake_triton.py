@@ -12,12 +12,12 @@ In all of them the index of the repository tells the life cycle only: READY, wha
 ``load`` does nothing for a model that is READY, unless it brings other instance groups: then those
 instances that are in both stay as they are. Files in the repository make it misbehave: ``mute`` (no
 answer to anything), ``holds`` (SIGTERM changes nothing for 30 s), ``MODEL/broken`` (can't load),
-``MODEL/stuck`` (to load takes for ever), ``MODEL/clings`` (unloading doesn't end its processes),
-``MODEL/whole`` (other instance groups are refused), ``MODEL/changed`` (the next load of other
-instance groups starts all processes anew, and the old ones end a second later), ``crash`` (it says
-at the next request that it has crashed, and goes on), ``metrics`` (what the metrics are). A request
-for inference is answered after a second; one whose model has died meanwhile never is. ``/v2/flood``
-answers with a gigabyte.
+``MODEL/stuck`` (to load takes for ever), ``MODEL/slow`` (for 3 s after its processes have begun),
+``MODEL/clings`` (unloading doesn't end its processes), ``MODEL/whole`` (other instance groups are
+refused), ``MODEL/changed`` (the next load of other instance groups starts all processes anew, and
+the old ones end a second later), ``crash`` (it says at the next request that it has crashed, and
+goes on), ``metrics`` (what the metrics are). A request for inference is answered after a second;
+one whose model has died meanwhile never is. ``/v2/flood`` answers with a gigabyte.
 """
 
 from __future__ import annotations
@@ -181,7 +181,9 @@ class Server:
             self.stubs[name] = [self.start_stub(name, one) for one in instances_of(groups)]
             self.states[name] = ("READY", "")
             log(f"I1127 1:1:1 1 m.cc:1] \"successfully loaded '{name}'\"")
-            return ""
+        if (folder / "slow").exists():
+            time.sleep(3.0)
+        return ""
 
     def infer(self, name: str) -> None:
         stub = self.stubs[name][0]
@@ -214,7 +216,8 @@ class Server:
             alive = self.release < (25, 12) or self.is_alive(words[2])
             return (200 if ready and alive else 400), ""
         if words[3:] == ["config"]:
-            return 200, {"name": words[2], "instance_group": self.groups[words[2]]}
+            groups = self.groups[words[2]]
+            return 200, {"name": words[2], "backend": "python", "instance_group": groups}
         if words[3:] == ["infer"]:
             self.infer(words[2])
             return 200, ""

@@ -202,7 +202,7 @@ class Server:
     def gpus_of(self, model: str) -> frozenset[int]:
         return frozenset(self.gpus[model])
 
-    def ask(self, method: str, path: str, body: object) -> tuple[int, str]:
+    def ask(self, method: str, path: str, body: object = None) -> tuple[int, str]:
         return 200, "[]"
 
     def requests_in_flight(self, model: str, instances: object) -> float:
@@ -236,6 +236,12 @@ def test_what_shares_a_gpu_is_started_anew_together(
     assert killed == ([(12, signal.SIGKILL)] if shares else [])
     assert told[0].startswith("model sovits: its process died")
     assert len(told) == 1 + shares
+    # Those that were ended with it are no losses of their own, and end nothing that is new.
+    del stubs[0]
+    stubs.append(Stub(21, "sovits", "sovits_0_0"))
+    supervisor.look()
+    assert killed == ([(12, signal.SIGKILL)] if shares else [])
+    assert len(told) == 1 + shares + (not shares)
 
 
 @pytest.mark.parametrize(

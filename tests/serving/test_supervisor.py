@@ -85,12 +85,15 @@ def watched(
     instances: int = 1,
     apart: bool = False,
     models: tuple[str, ...] = ("a", "b"),
+    before: Callable[[EmbeddedServer], None] = lambda server: None,
 ) -> Iterator[Watched]:
+    """``before`` is called when the server is ready and nobody watches it yet."""
     repository = write_models(tmp_path / "repository", *models, instances=instances, apart=apart)
     options = ServerOptions(
         tritonserver=install(tmp_path / "triton", release), ready_timeout=10, exit_timeout=5
     )
     with EmbeddedServer(repository, options) as server:
+        before(server)
         one = Watched(server, policy, probe)
         try:
             yield one
@@ -177,6 +180,76 @@ def test_a_server_that_hangs_in_its_own_crash_comes_back(
         assert one.server.pid != before
         assert one.server.log.crash is None
     assert one.events[0].startswith("tritonserver crashed with SIGABRT: Signal (6) received.; ")
+
+
+def test_what_died_before_it_was_seen_comes_back(tmp_path: Path) -> None:
+    """A model may be ready, and die, while others are still being loaded."""
+
+    def lose_a(server: EmbeddedServer) -> None:
+        (stub,) = (s for s in processes.living_stubs(server.pid) if s.model == "a")
+        os.kill(stub.pid, signal.SIGKILL)
+        wait_until(lambda: processes.ended(stub.pid))
+
+    with watched(tmp_path, before=lose_a) as one:
+        one.wait_for("model a: ready again")
+        assert one.stub("a")
+    assert [event.partition(" after")[0] for event in one.events] == [
+        "model a: its process died; loading it again (attempt 1 of 5)", "model a: ready again"
+    ]  # fmt: skip
+
+
+def test_a_model_that_somebody_changes_is_no_loss(tmp_path: Path) -> None:
+    """Triton starts the new process, and ends the old one when the new one is ready."""
+    with watched(tmp_path) as one:
+        repository, before = one.server.repository, one.stub("a")
+        (repository / "a" / "changed").touch()
+        groups = json.loads((repository / "a" / "config.pbtxt").read_text())
+        body = {"parameters": {"config": json.dumps(groups)}}
+        assert one.server.request("POST", "/v2/repository/models/a/load", body) == 200
+        wait_until(lambda: processes.ended(before))
+        time.sleep(0.5)  # some looks
+        assert one.events == []
+        one.lose("a")  # the new one is watched
+        one.wait_for("ready again")
+
+
+def test_fewer_instances_than_before_are_enough(tmp_path: Path) -> None:
+    with watched(tmp_path, instances=2) as one:
+        config = one.server.repository / "a" / "config.pbtxt"
+        (group,) = json.loads(config.read_text())["instance_group"]
+        config.write_text(json.dumps({"instance_group": [{**group, "count": 1}]}))
+        os.kill(one.stub("a"), signal.SIGKILL)
+        one.wait_for("model a: ready again")
+        time.sleep(0.5)  # some looks
+        assert len(one.stubs("a")) == 1
+    assert sum("loading it again" in event for event in one.events) == 1
+
+
+def test_what_dies_while_another_model_loads_is_seen_at_once(tmp_path: Path) -> None:
+    with watched(tmp_path, policy=dataclasses.replace(QUICK, mute=60.0)) as one:
+        (one.server.repository / "a" / "slow").touch()
+        one.lose("a")
+        began = time.monotonic()
+        os.kill(one.stub("b"), signal.SIGKILL)
+        one.wait_for("model b: its process died")
+        assert time.monotonic() - began < 2.0  # of the 3 s that loading takes
+        assert not any("ready again" in event for event in one.events)
+        one.wait_for("model b: ready again")
+        one.wait_for("model a: ready again")
+    assert sum("loading it again" in event for event in one.events) == 2
+
+
+def test_a_python_that_knows_no_process_handles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As conda's and uv's, which are built against old headers."""
+    monkeypatch.delattr(os, "pidfd_open")
+    with pytest.raises(ProcessLookupError):
+        processes.open_process(2**22 + 1)
+    with watched(tmp_path) as one:
+        assert len(one.supervisor._watch.handles) == 3
+        one.lose("a")
+        one.wait_for("ready again")
 
 
 def test_a_loss_is_remembered_while_triton_does_not_answer(tmp_path: Path) -> None:
@@ -315,7 +388,19 @@ def test_two_instances_of_one_name_are_both_watched(tmp_path: Path) -> None:
             )
 
 
-@pytest.mark.parametrize(("lost", "shortest", "longest"), [(1, 0.0, 2.5), (0, 3.0, 6.0)])
+def test_what_a_replaced_instance_had_in_hand_counts_no_more(tmp_path: Path) -> None:
+    with watched(tmp_path, policy=dataclasses.replace(QUICK, mute=60.0)) as one:
+        (one.server.repository / "metrics").write_text(
+            'gsv_requests_in_flight{model="a",model_instance="a_0_0"} 2\n'
+            'gsv_requests_in_flight{model="a",model_instance="a_replaced_0"} 3\n'
+        )
+        assert one.server.requests_in_flight() == 2
+        assert one.server.requests_in_flight("a") == 2
+        assert one.server.requests_in_flight("b") == 0
+        assert one.server.requests_in_flight("a", {"a_replaced_0"}) == 3
+
+
+@pytest.mark.parametrize(("lost", "shortest", "longest"), [(1, 0.0, 2.9), (0, 3.0, 6.0)])
 def test_instances_that_have_nothing_to_do_are_not_waited_for(
     tmp_path: Path, lost: int, shortest: float, longest: float
 ) -> None:
@@ -565,6 +650,21 @@ class TestUnread:
             one.wait_for("that read nothing of their answers can't be told here (Operation not")
             time.sleep(0.3)
             assert len(one.events) == 1
+
+
+def test_looking_for_callers_that_read_nothing_goes_on_after_a_fault_that_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = list[int]()
+
+    def refuse(*_: object) -> int:
+        looks.append(1)
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(UnreadConnections, "end", refuse)
+    with watched(tmp_path, policy=dataclasses.replace(QUICK, mute=60.0, unread=0.5)) as one:
+        wait_until(lambda: len(looks) > 2)
+    assert one.events == []
 
 
 def test_it_ends_when_nothing_helps(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from gsv.serving.backend.callers_file import Asked
+from gsv.serving.server.processes import open_process
 
 _PIDFD_GETFD = 438  # the same number on every architecture; Linux 5.6
 _ESTABLISHED = "01"
@@ -161,7 +162,7 @@ def _end_some(
 ) -> int:
     """End those connections whose names ``over`` gives, of all that there are."""
     ended = 0
-    handle = os.pidfd_open(server)
+    handle = open_process(server)
     try:
         # One at a time: there may be more of them than this process may have open.
         descriptors, connections = dict[str, int](), list[_Connection]()

@@ -33,6 +33,13 @@ class Replacement:
     complete: str
 
 
+def instances(config: Config) -> int | None:
+    """How many processes a loaded model should have; None: none are its own, as of an ensemble."""
+    if config.get("backend") != "python":
+        return None
+    return sum(map(_instances, config.get("instance_group", [])))
+
+
 def replacement(config: Config, instance: str) -> Replacement | None:
     """How to replace one instance of a model while the others go on.
 

@@ -200,8 +200,7 @@ class EmbeddedServer:
         """
         with contextlib.suppress(OSError):
             stopping_file(self.files).touch()
-        dead_model = bool(processes.dead_children(self.pid))
-        self._await_idle(time.monotonic() + seconds, dead_model)
+        self._await_idle(time.monotonic() + seconds)
 
     def kill(self) -> None:
         """End the server and all its models at once.
@@ -275,17 +274,28 @@ class EmbeddedServer:
     def requests_in_flight(
         self, model: str = "", instances: Container[str] | None = None
     ) -> float | None:
-        """Requests under way in all models, one, or some of its instances; None: no answer.
+        """Requests under way in the living instances of all models or one; None: no answer.
 
-        By the models' own count: of an instance that has died, what it had when it died.
+        By the models' own count. With ``instances`` in these alone, living or not: of one that has
+        died, what it had when it died.
         """
         text = self._metrics()
+        return self._count(text, model, instances) if text else None
+
+    def _count(self, text: str, model: str = "", instances: Container[str] | None = None) -> float:
+        """As :meth:`requests_in_flight`, in the text of the metrics."""
+        living = {(stub.model, stub.instance) for stub in processes.living_stubs(self.pid)}
         total = 0.0
         for labels, count in IN_FLIGHT.findall(text):
             of = dict(re.findall(r'(\w+)="([^"]*)"', labels))
-            wanted = instances is None or of.get("model_instance", "") in instances
-            total += float(count) * (wanted and model in ("", of.get("model", "")))
-        return total if text else None
+            name, instance = of.get("model", ""), of.get("model_instance", "")
+            if instances is None:
+                # The count of an instance that another one has replaced stays as it was.
+                wanted = (name, instance) in living or (name, "") in living
+            else:
+                wanted = instance in instances
+            total += float(count) * (wanted and model in ("", name))
+        return total
 
     def gpus_of(self, model: str) -> frozenset[int]:
         """The GPUs that a model's instances are on; none for one on the CPU or one that is gone."""
@@ -380,23 +390,29 @@ class EmbeddedServer:
             if not processes.living_stubs(process.pid):
                 return
 
-    def _await_idle(self, limit: float, dead_model: bool) -> None:
+    def _await_idle(self, limit: float) -> None:
         """Wait until no request is under way, or none of those that will ever be answered."""
         # After SIGTERM Triton refuses calls between models, so a request half-way through its
         # stages would fail. So first wait until the models' own counts say that they are idle.
         before, changed = "", time.monotonic()
+        stubs = len(processes.living_stubs(self.pid))
         settled = changed + SETTLE_SECONDS
         while not self.ended() and self._interruptions < 2 and time.monotonic() < limit:
             metrics = "".join(OUR_METRICS.findall(self._metrics()))
             now = time.monotonic()
             # One look is enough: requests that have come since are refused at once.
-            if now >= settled and sum(float(n) for _, n in IN_FLIGHT.findall(metrics)) <= 0:
+            if now >= settled and self._count(metrics) <= 0:
                 return
             if metrics != before:
                 before, changed = metrics, now
-            elif dead_model and now - changed > LOST_SECONDS:
+            elif now - changed > LOST_SECONDS and self._has_lost_stubs(stubs):
                 return
             self.wait(DRAIN_STEP_SECONDS)
+
+    def _has_lost_stubs(self, before: int) -> bool:
+        """Whether a model's process has died, of so many ``before`` or earlier."""
+        living = len(processes.living_stubs(self.pid))
+        return living < before or bool(processes.dead_children(self.pid))
 
     def _metrics(self) -> str:
         return self._exchange(self.ports[2], "GET", "/metrics", None, REQUEST_SECONDS)[1]
@@ -474,7 +490,8 @@ class EmbeddedServer:
                 shown = False
             # The status comes first: whatever made the server ready is in the log by then.
             ready = self.request("GET", "/v2/health/ready") == 200
-            for name in [n for n, state in self.log.models.items() if state == "ready"]:
+            seen = dict(self.log.models)  # another thread goes on writing
+            for name in [n for n, state in seen.items() if state == "ready"]:
                 if name not in told:
                     told.add(name)
                     self._on_ready_model(name, len(told), models)
@@ -490,7 +507,7 @@ class EmbeddedServer:
                     ready_file(self.files).touch()
                 return
             if time.monotonic() > limit:
-                waiting = sorted(n for n, state in self.log.models.items() if state != "ready")
+                waiting = sorted(n for n, state in seen.items() if state != "ready")
                 raise ServerError(
                     f"not ready after {self.options.ready_timeout:g} s; still loading: "
                     f"{', '.join(waiting) or 'nothing'}; give more time with --ready-timeout"

@@ -5,6 +5,7 @@ Linux only, as Triton is: read from /proc and /dev/shm, without further packages
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import os
 import re
@@ -17,6 +18,7 @@ from gsv.serving.backend.process_state import namespace
 from gsv.serving.server.installation import STUB
 
 SHARED_MEMORY = Path("/dev/shm")
+_PIDFD_OPEN = 434  # the same number on every architecture
 # The process's start time tells it from a later process with the same number. Versions before 0.2
 # had eight random digits in its place.
 REGION_PATTERN = re.compile(
@@ -76,6 +78,22 @@ def living_stubs(server: int) -> list[Stub]:
 def dead_children(server: int) -> list[int]:
     """Children of ``server`` that have ended and were not waited for: a stub that was killed."""
     return [pid for pid in children(server) if state(pid) == "Z"]
+
+
+def open_process(pid: int) -> int:
+    """A file descriptor of a process, which can be read once it has ended.
+
+    Raises:
+        OSError: it has ended, or the kernel is older than 5.3.
+    """
+    if hasattr(os, "pidfd_open"):
+        return os.pidfd_open(pid)
+    # Python was built against headers older than that, as conda's and uv's are.
+    handle: int = ctypes.CDLL(None, use_errno=True).syscall(_PIDFD_OPEN, pid, 0)
+    if handle < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return handle
 
 
 def children(parent: int) -> list[int]:

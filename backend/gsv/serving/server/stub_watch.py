@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 
 from gsv.serving.backend.heartbeat import BEAT_SECONDS, beat_file
-from gsv.serving.server.processes import Stub, asleep, living_stubs, state
+from gsv.serving.server.processes import Stub, asleep, living_stubs, open_process, state
 
 # Of the time that a process may show no heartbeat, one of which no thread is seen at work has this
 # share: one that computes or waits for a disk may keep Python's lock for a while, one that hangs in
@@ -83,11 +83,13 @@ class StubWatch:
         """Those that lived at the last look."""
         return [seen.stub for seen in self._seen.values()]
 
-    def look(self, patience: float = 1.0) -> list[Loss]:
+    def look(self, patience: float = 1.0, loading: str = "") -> list[Loss]:
         """What was lost since the last look; each loss is told once.
 
-        Time counts as far as it was watched: after a gap of more than ``patience`` seconds this
-        process may itself have been stopped, and its stubs with it.
+        Args:
+            patience: seconds. Time counts as far as it was watched: after a longer gap this process
+                may itself have been stopped, and its stubs with it.
+            loading: a model whose processes are being exchanged; they are left for the next look.
         """
         now = self._clock()
         passed, self._looked = min(now - self._looked, patience), now
@@ -95,10 +97,16 @@ class StubWatch:
         self.server_stopped = self.server_stopped + passed if is_stopped else 0.0
         living = {stub.pid: stub for stub in living_stubs(self._server)}
         self._released &= living.keys()
-        living = {pid: stub for pid, stub in living.items() if pid not in self._released}
+        living = {
+            pid: stub
+            for pid, stub in living.items()
+            if pid not in self._released and stub.model != loading
+        }
         heirs = [stub for pid, stub in living.items() if pid not in self._seen]
         lost = []
         for pid, seen in list(self._seen.items()):
+            if seen.stub.model == loading:
+                continue
             if pid in living:
                 reason = self._fault(seen, passed)
                 if not reason:
@@ -168,6 +176,6 @@ def _heir(stub: Stub, newcomers: list[Stub]) -> Stub | None:
 
 def _handle_of(pid: int) -> int | None:
     try:
-        return os.pidfd_open(pid)
+        return open_process(pid)
     except OSError:  # it has ended, or the kernel is older than 5.3: seen at the next look
         return None

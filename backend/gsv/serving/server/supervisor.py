@@ -12,6 +12,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -25,7 +26,7 @@ from gsv.constants import PUBLIC_PREFIX, STREAM_MODEL
 from gsv.errors import Cancelled, ServerError
 from gsv.serving.backend.callers_file import read_callers
 from gsv.serving.server.connections import UnreadConnections, end_waiting
-from gsv.serving.server.instance_groups import replacement
+from gsv.serving.server.instance_groups import instances, replacement
 from gsv.serving.server.launcher import REQUEST_SECONDS, WAIT_STEP_SECONDS, EmbeddedServer
 from gsv.serving.server.processes import Stub, living_stubs, state
 from gsv.serving.server.stub_watch import Loss, StubWatch
@@ -126,7 +127,7 @@ class _Case:
 
     due: float  # when to try, by time.monotonic
     lost: list[str] = dataclasses.field(default_factory=list)  # instances; empty: not known
-    stubs: int = 0  # processes that the model had
+    stubs: int = 0  # processes that the model had, should Triton not tell
     failed: int = 0  # attempts to load it that failed in a row
     unloaded: bool = False  # by us, so that Triton no longer lists it as wanted
     others_anew: bool = False  # Triton started all instances anew, not the lost one alone
@@ -157,6 +158,7 @@ class Supervisor:
         self._readers = _Readers(server, self._policy.unread, on_event)
         self._answered = time.monotonic()
         self._kept = 0  # processes that tritonserver doesn't let go of
+        self._compared = False  # what it has loaded with its processes, since it started
         self._watch = self._new_watch()
 
     def run(self) -> None:
@@ -176,22 +178,57 @@ class Supervisor:
         finally:
             self._watch.close()
 
-    def look(self) -> list[str]:
-        """Note what was lost since the last look; the models that are to be brought back."""
+    def look(self, loading: str = "") -> list[str]:
+        """Note what was lost since the last look; the models that are to be brought back.
+
+        Args:
+            loading: a model that is being loaded; its processes come and go.
+        """
         # On a busy machine the questions to Triton between two looks take up to a second.
-        losses = self._watch.look(2 * self._policy.interval + 1.0)
+        losses = self._watch.look(2 * self._policy.interval + 1.0, loading)
         if losses and self._server.ends_within(DYING_SECONDS):
             return []  # its stubs are nobody's children any more
         self._kill({loss.stub.pid for loss in losses})
-        stubs = collections.Counter(s.model for s in self._watch.stubs)
-        stubs.update(loss.stub.model for loss in losses)
-        for loss in losses:
-            self._note(loss, stubs[loss.stub.model])
-            self._callers.of(loss.stub)
-        self._note_companions(sorted({loss.stub.model for loss in losses}))
-        for stub in (loss.stub for loss in losses):
-            self._kept += bool(self._server.requests_in_flight(stub.model, {stub.instance}))
+        for model in dict.fromkeys(loss.stub.model for loss in losses):
+            self._look_at(model, [loss for loss in losses if loss.stub.model == model])
+        self._note_companions(sorted({loss.stub.model for loss in losses} & self._cases.keys()))
+        if not self._compared:
+            self._compare()
         return sorted(self._cases)
+
+    def _look_at(self, model: str, losses: list[Loss]) -> None:
+        """Note losses of one model, unless it has others in place of the lost."""
+        living = len(self._watched(model))
+        wanted = self._wanted(model)
+        if wanted is not None and living >= wanted:
+            return  # somebody has loaded it anew, or with fewer instances
+        had = living + len(losses)
+        for loss in losses:
+            self._note(loss, had if wanted is None else min(had, wanted))
+            self._callers.of(loss.stub)
+            stub = loss.stub
+            self._kept += bool(self._server.requests_in_flight(stub.model, {stub.instance}))
+
+    def _compare(self) -> None:
+        """Note what died before it was ever seen: while other models were still being loaded."""
+        self._compared = True
+        for model, states in self._index().items():
+            wanted = self._wanted(model) if ("READY", "") in states else None
+            if wanted and len(self._watched(model)) < wanted and model not in self._cases:
+                self._note(Loss(Stub(0, model, ""), "its process died"), 0)
+
+    def _watched(self, model: str) -> list[Stub]:
+        """Processes of a model that lived at the last look."""
+        return [stub for stub in self._watch.stubs if stub.model == model]
+
+    def _wanted(self, model: str) -> int | None:
+        """How many processes Triton says that a model should have; None where it doesn't."""
+        versions = [state for state, _ in self._index().get(model, ())].count("READY")
+        if not versions:
+            return None
+        status, text = self._server.ask("GET", f"/v2/models/{model}/config")
+        each = instances(json.loads(text)) if status == 200 else None
+        return None if each is None else versions * each
 
     def _new_watch(self) -> StubWatch:
         watch = StubWatch(
@@ -274,9 +311,11 @@ class Supervisor:
             self._on_event(
                 f"MPS: {', '.join(others)}: on the same GPU as {', '.join(dead)}, started anew too"
             )
-        self._kill({stub.pid for stub in stubs if stub.model in others})
         for model in others:
-            self._cases.setdefault(model, _Case(time.monotonic()))
+            own = {stub.pid for stub in stubs if stub.model == model}
+            self._cases.setdefault(model, _Case(time.monotonic(), stubs=len(own)))
+            self._watch.release(own)  # their end is no loss of its own
+            self._kill(own)
 
     def _is_unwanted(self, model: str) -> bool:
         """Whether somebody has unloaded it; no, when Triton does not say."""
@@ -285,18 +324,21 @@ class Supervisor:
 
     def _is_back(self, model: str, case: _Case) -> bool:
         """Whether somebody else has loaded it meanwhile."""
-        stubs = [stub for stub in self._watch.stubs if stub.model == model]
-        return bool(case.stubs) and len(stubs) >= case.stubs
+        enough = [number for number in (self._wanted(model), case.stubs) if number]
+        return bool(enough) and len(self._watched(model)) >= min(enough)
 
     def _lifecycle(self) -> dict[str, tuple[str, str]]:
-        """What Triton was told to have loaded: state and reason of each model."""
+        """What Triton was told to have loaded: state and reason of each model's last version."""
+        return {model: states[-1] for model, states in self._index().items()}
+
+    def _index(self) -> dict[str, list[tuple[str, str]]]:
+        """State and reason of each version of each model; empty when Triton does not answer."""
         status, text = self._server.ask("POST", "/v2/repository/index", {})
-        if status != 200:
-            return {}
-        return {
-            model["name"]: (model.get("state", "UNAVAILABLE"), model.get("reason", ""))
-            for model in json.loads(text)
-        }
+        found: dict[str, list[tuple[str, str]]] = {}
+        for entry in json.loads(text) if status == 200 else ():
+            state = entry.get("state", "UNAVAILABLE"), entry.get("reason", "")
+            found.setdefault(entry["name"], []).append(state)
+        return found
 
     def _refuse_callers(self) -> None:
         """Unload what is to be brought back later, so that Triton refuses its callers at once.
@@ -343,7 +385,7 @@ class Supervisor:
             self._end_case(model)
             self._on_event(f"model {model}: ready again after {seconds:.1f} s")
             if case.stubs and not self._is_back(model, case):
-                lost = Stub(0, model, case.lost[0])  # so soon that it was never seen
+                lost = Stub(0, model, "")  # so soon that it was never seen
                 self._note(Loss(lost, "its process died"), case.stubs)
         elif not (self._server.interrupted or self._server.ended()):
             case.failed += 1
@@ -430,12 +472,20 @@ class Supervisor:
             # Ending a process that died with requests in hand can stop Triton's own thread for
             # good (2.51); a load that begins at all starts its processes at once.
             waited = time.monotonic() - started
-            return waited > patience and not self._stubs_of(model) - known
+            if waited > patience and not self._stubs_of(model) - known:
+                return True
+            # Loading may take long, and other models may die meanwhile: their callers are not to
+            # wait for it.
+            if not self._server.ended():
+                self.look(loading=model)
+            return False
 
         path = f"/v2/repository/models/{model}/load"
         limit = self._server.options.ready_timeout
         status, text = self._server.ask("POST", path, body, timeout=limit, give_up=is_stuck)
-        if status == 0:
+        if status:
+            self._answered = time.monotonic()
+        else:
             if is_stuck():
                 return 0, f"it has not begun within {patience:g} s"
             return 0, f"no answer after {time.monotonic() - started:.0f} s"
@@ -466,6 +516,7 @@ class Supervisor:
                 continue
             self._cases.clear()
             self._kept = 0
+            self._compared = False
             self._restarts.ready_again()
             self._answered = time.monotonic()
             self._watch = self._new_watch()
@@ -528,13 +579,13 @@ class _LostCallers:
     def _run(self, stub: Stub, server: int, died: float) -> None:
         model = stub.model
         waiting = self._server.requests_in_flight(model, {stub.instance}) or 0  # as it said
-        lost, _ = read_callers(self._server.files, stub.pid)
         http, grpc, _ = self._server.ports
         ports = {http: model == STREAM_MODEL, grpc: True}
         # What it had sent may still have been on its way.
         died += self._seconds * SENDING_SHARE
         ended = 0
         try:
+            lost, _ = read_callers(self._server.files, stub.pid)
             for look in range(CALLERS_LOOKS):
                 time.sleep(self._seconds)
                 if self._server.ended() or self._server.pid != server:
@@ -578,8 +629,9 @@ class _Readers:
         try:
             ended = self._unread.end(self._server.pid, self._server.ports[:2])
         except OSError as error:
-            self._seconds = 0.0
-            if not self._server.ended():
+            # Anything else passes: the server has ended, or too many files are open.
+            if error.errno in (errno.EPERM, errno.EACCES, errno.ENOSYS):
+                self._seconds = 0.0
                 self._on_event(
                     "callers that read nothing of their answers can't be told here "
                     f"({error.strerror}; a container needs SYS_PTRACE)"
