@@ -58,3 +58,15 @@ def test_what_nests_too_deep_is_refused(content: bytes) -> None:
 def test_what_is_no_toml_is_refused(content: bytes) -> None:
     with pytest.raises(ValueError, match="nests too deep|invalid|decode|overwrite|Expected|Cannot"):
         parse_toml(content)
+
+
+@pytest.mark.parametrize(
+    "document",
+    ['a = "' + '\\"' * 200_000 + "\n", 'a = """' + '\\"\\"\\"' * 100_000,
+     'a = """' + '\\"\\"\\"' * 100_000 + "\\", "a = '''" + "x'" * 200_000, "'" * 100_001],
+    ids=range(5),
+)  # fmt: skip
+def test_a_text_that_is_not_closed_is_looked_through_once(document: str) -> None:
+    """Looked for again at each quote, these would take hours."""
+    with pytest.raises(ValueError, match=r"\(at (line|end)|Illegal|Unterminated|Invalid"):
+        parse_toml(document.encode())

@@ -12,10 +12,13 @@ else:
     import tomli as tomllib
 
 KEY_PARTS = 16  # of a dotted key; our own files have three at most
-_TEXTS = re.compile(  # strings, of which those of several lines may end with quotes, and comments
-    r'"""(?:\\.|[^\\])*?"{3,5}' r"|'''.*?'{3,5}" r'|"(?:\\.|[^"\\\n])*"' r"|'[^'\n]*'" r"|#[^\n]*",
+# Strings, of which those of several lines may end with quotes, and comments. One that is not closed
+# matches as well: it would be looked for again at each further quote.
+_TEXTS = re.compile(
+    r'"""(?:\\.|[^\\])*?(?:"{3,5}|\\?\Z)' r"|'''.*?(?:'{3,5}|\Z)"
+    r'|"(?:\\.|[^"\\\n])*"?' r"|'[^'\n]*'?" r"|#[^\n]*",
     re.DOTALL,
-)
+)  # fmt: skip
 _BETWEEN_KEYS = re.compile(r"[\n=,{}\[\]]")
 
 
