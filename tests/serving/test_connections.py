@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import socket
 import subprocess
@@ -10,11 +11,12 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gsv.serving.backend.callers_file import WRITE_SECONDS, Asked, CallersFile, read_callers
-from gsv.serving.server.connections import end_waiting
+from gsv.serving.server.connections import end_waiting, names_of
 
 
 class Connections:
@@ -34,8 +36,8 @@ class Connections:
         time.sleep(0.1)  # the kernel's clock has ticks of up to 10 ms
         return caller, ours, asked
 
-    def end(self, quiet: float, **known: list[Asked]) -> int:
-        return end_waiting(os.getpid(), {self.port: True}, quiet, **known)
+    def end(self, quiet: float, **known: Any) -> int:
+        return end_waiting(os.getpid(), {self.port: True}, time.monotonic() - quiet, **known)
 
 
 @pytest.fixture
@@ -85,6 +87,14 @@ class TestEndWaiting:
         assert connections.end(0.05, answered=others) == 1
         assert not is_open(caller)
 
+    def test_who_came_later_has_nothing_to_do_with_it(self, connections: Connections) -> None:
+        early = connections.ask()[0]
+        there = names_of(os.getpid(), [connections.port])
+        late = connections.ask()[0]
+        assert connections.end(-math.inf, among=there) == 1
+        assert not is_open(early)
+        assert is_open(late)
+
 
 class TestCallersFile:
     @pytest.fixture
@@ -98,12 +108,12 @@ class TestCallersFile:
         prefix, now = f"{tmp_path}/x-", 10.0
         file = CallersFile(prefix, lambda: now)
         asked = [Asked(2.0, 3.0), Asked(1.0)]
-        file.write(asked)
+        assert not file.write(asked)
         assert read_callers(prefix, dead=other) == ([], asked[::-1])
-        file.write([])  # too soon
+        assert file.write([]), "too soon: it is to be called again"
         assert read_callers(prefix, dead=other) == ([], asked[::-1])
         now += 2 * WRITE_SECONDS
-        file.write([])
+        assert not file.write([])
         assert read_callers(prefix, dead=other) == ([], [])
         file.close()
         assert list(tmp_path.iterdir()) == []
@@ -129,7 +139,8 @@ class TestCallersFile:
     ) -> None:
         monkeypatch.chdir(tmp_path)
         file = CallersFile("")
-        file.write([Asked(1.0)])
+        assert not file.write([Asked(1.0)])
+        assert not file.write([])
         file.close()
         assert list(tmp_path.iterdir()) == []
 

@@ -69,13 +69,14 @@ class Traffic:
 def end_waiting(
     server: int,
     ports: Mapping[int, bool],
-    seconds: float,
+    since: float,
     *,
+    among: Container[str] | None = None,
     spared: Container[int] = (),
     lost: Sequence[Asked] = (),
     answered: Sequence[Asked] = (),
 ) -> int:
-    """End the connections to the process ``server`` on which nothing has come or gone for so long.
+    """End the connections to the process ``server`` on which nothing has come or gone since then.
 
     Those are left alone that belong to requests that another process answers. Which they are is
     told by the times at which something came and went, the nearest first, one for each request.
@@ -84,7 +85,9 @@ def end_waiting(
         server: process number of tritonserver.
         ports: of those connections; for each whether an answer may have begun, as in
             :meth:`Traffic.waits_since`.
-        seconds: since the death of the model whose callers wait; below 0, whatever comes and goes.
+        since: when the model died whose callers wait, by time.monotonic; infinity: whatever comes
+            and goes.
+        among: only these, as :func:`names_of` gives them; None: all.
         spared: ports on the callers' side: of who loads the model again, for one.
         lost: requests of the process that died.
         answered: requests of those that live.
@@ -103,12 +106,22 @@ def end_waiting(
         return {
             one.name
             for one in connections
-            if one.traffic.waits_since(seconds, begun=ports[one.port])
+            if one.traffic.waits_since(one.looked - since, begun=ports[one.port])
+            and (among is None or one.name in among)
             and one.peer not in spared
             and one.name not in served
         }
 
     return _end_some(server, ports, over)
+
+
+def names_of(server: int, ports: Container[int]) -> frozenset[str]:
+    """The connections to these ports of the process ``server``.
+
+    Raises:
+        OSError: as :func:`end_waiting`.
+    """
+    return frozenset(name for name, _, _ in _sockets(server, ports))
 
 
 class UnreadConnections:
@@ -155,6 +168,7 @@ class _Connection:
     port: int
     peer: int  # port on the other side
     traffic: Traffic
+    looked: float  # when that was read; looking at all of them takes time on a busy machine
 
 
 def _end_some(
@@ -169,7 +183,8 @@ def _end_some(
         for name, descriptor, port in _sockets(server, ports):
             with _unless_gone(), _duplicate(handle, descriptor) as ours:
                 peer = ours.getpeername()[1]
-                connections.append(_Connection(name, port, peer, _traffic(ours)))
+                traffic = _traffic(ours)
+                connections.append(_Connection(name, port, peer, traffic, time.monotonic()))
                 descriptors[name] = descriptor
         for name in over(connections):
             with _unless_gone(), _duplicate(handle, descriptors[name]) as ours:
@@ -194,12 +209,11 @@ def _of_others(
     connections: list[_Connection], lost: Sequence[Asked], answered: Sequence[Asked]
 ) -> set[str]:
     """Names of the connections of those who are ``answered``."""
-    now = time.monotonic()
     pairs = sorted(
         (gap, one.name, number)
         for one in connections
         for number, asked in enumerate([*answered, *lost])
-        if (gap := _gap(one.traffic, asked, now)) is not None
+        if (gap := _gap(one.traffic, asked, one.looked)) is not None
     )
     owners: dict[str, int] = {}
     for _, name, number in pairs:
@@ -208,16 +222,16 @@ def _of_others(
     return {name for name, number in owners.items() if number < len(answered)}
 
 
-def _gap(traffic: Traffic, asked: Asked, now: float) -> float | None:
+def _gap(traffic: Traffic, asked: Asked, looked: float) -> float | None:
     """Seconds between what a request and a connection tell of the same event; None: not the same.
 
     A model sees a request a little after its last byte has come, and the first byte of what it
     sends leaves a little later.
     """
     if asked.sent is None:
-        late = asked.came - (now - traffic.caller)
+        late = asked.came - (looked - traffic.caller)
     else:
-        late = (now - traffic.server) - asked.sent
+        late = (looked - traffic.server) - asked.sent
     return abs(late) if -_CLOCK_SECONDS <= late <= _LATEST_SECONDS else None
 
 

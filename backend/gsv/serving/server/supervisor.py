@@ -25,7 +25,7 @@ from typing import Any
 from gsv.constants import PUBLIC_PREFIX, STREAM_MODEL
 from gsv.errors import Cancelled, ServerError
 from gsv.serving.backend.callers_file import read_callers
-from gsv.serving.server.connections import UnreadConnections, end_waiting
+from gsv.serving.server.connections import UnreadConnections, end_waiting, names_of
 from gsv.serving.server.instance_groups import instances, replacement
 from gsv.serving.server.launcher import REQUEST_SECONDS, WAIT_STEP_SECONDS, EmbeddedServer
 from gsv.serving.server.processes import Stub, living_stubs, state
@@ -586,21 +586,22 @@ class _LostCallers:
         ended = 0
         try:
             lost, _ = read_callers(self._server.files, stub.pid)
+            there = names_of(server, [grpc])
             for look in range(CALLERS_LOOKS):
                 time.sleep(self._seconds)
                 if self._server.ended() or self._server.pid != server:
                     return
                 _, answered = read_callers(self._server.files, stub.pid)
                 ended += end_waiting(
-                    server, ports, time.monotonic() - died,
+                    server, ports, died,
                     spared=frozenset(self._server.own_connections), lost=lost, answered=answered,
                 )  # fmt: skip
                 if ended >= waiting:
                     break
                 if not look:
                     # The others share a gRPC connection with calls that go on, and can't be told
-                    # apart.
-                    ended += end_waiting(server, {grpc: True}, -1.0)
+                    # apart. Who has connected since the death has nothing to do with it.
+                    ended += end_waiting(server, {grpc: True}, math.inf, among=there)
         except OSError as error:
             self._on_event(
                 f"model {model}: its callers wait until their own time limit, because their "
