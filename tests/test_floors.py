@@ -15,7 +15,7 @@ BACKEND = ROOT / "backend" / "gsv"
 # A part may import those on a lower floor, itself, and what stands beside it only where allowed.
 FLOORS = [
     {"constants", "config", "errors", "reply", "timings"},
-    {"audio", "device", "options", "precision", "repository"},
+    {"audio", "device", "options", "precision", "repository", "toml_file"},
     {"models", "text"},
     {"voices"},  # a voice may have a lexicon, which the text frontend reads
     {"engine"},

@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
@@ -215,11 +215,17 @@ def test_a_timeout_is_an_option_or_a_parameter(
     part("request").check_parameters(request, [])
 
 
-@pytest.mark.parametrize("given", ['"soon"', "-1", "null"])
+@pytest.mark.parametrize(
+    "given",
+    ['"soon"', "-1", "null", f'"{"9" * 400}"', f'"{"9" * 5_000}"', f'"{"x" * 5_000}"',
+     "Infinity", "NaN", "1e400"],
+    ids=lambda given: given[:12],
+)  # fmt: skip
 def test_a_timeout_that_is_none_is_refused(adapter: Any, given: str) -> None:
     request = SimpleNamespace(timeout=lambda: 0, parameters=lambda: f'{{"timeout": {given}}}')
-    with pytest.raises(InvalidRequest, match="timeout: got .*; allowed: microseconds"):
+    with pytest.raises(InvalidRequest, match="timeout: got .*; allowed: microseconds") as caught:
         part("request").timeout_of(request)
+    assert len(str(caught.value)) < 300
 
 
 @pytest.mark.parametrize("why", ["died", "called off"])
@@ -302,6 +308,34 @@ def test_names_that_nobody_reads_are_refused_with_the_nearest(adapter: Any) -> N
     named = SimpleNamespace(inputs=lambda: [SimpleNamespace(name=lambda: "VOICES")])
     with pytest.raises(InvalidRequest, match="VOICES: no such input; allowed: TEXT, SPEED"):
         part("request").read_request(named, wire)
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        ("x" * 1_000_000, "'xxx"),
+        ("TEXT" + "x" * 90, "TEXTxxx"),
+        ("SPEDD" + "\u2028" * 1_000, "'SPEDD"),
+        ("ẞ" * 1_000_000, "'ẞẞ"),
+        ("sp\ned", "'sp\\ned'"),
+        ("", "''"),
+    ],
+    ids=lambda text: text[:5],
+)
+def test_a_long_name_is_neither_compared_nor_echoed_whole(
+    adapter: Any, name: str, named: str
+) -> None:
+    wire = part("wire").read_wire(
+        [{"name": name, "data_type": "TYPE_STRING", "dims": [1]} for name in ("TEXT", "SPEED")]
+    )
+    given = SimpleNamespace(parameters=lambda: json.dumps({name: 1}))
+    start = time.thread_time()
+    with pytest.raises(InvalidRequest) as caught:
+        part("request").check_parameters(given, wire)
+    assert time.thread_time() - start < 0.3  # 0.3 s for a million letters when all were compared
+    assert str(caught.value).startswith(named)
+    assert ": no such input or request parameter" in str(caught.value)
+    assert len(str(caught.value)) < 400
 
 
 class QuietStage:
@@ -554,3 +588,276 @@ def test_an_ended_request_is_logged_where_that_is_wanted(
     assert ended == [("refused", error)]
     assert len(written) == lines
     assert all("vocoder: request id='mine' refused after 0.0" in line for line in written)
+
+
+FULL = "Failed to increase the shared memory pool size"
+
+
+class Sender:
+    """Triton's sender, which refuses the first sends, as with /dev/shm full.
+
+    Triton's own refuses all that follow a last response that it refused (24.06 to 26.07).
+    """
+
+    def __init__(self, refused: int = 0) -> None:
+        self.refused, self.left = refused, False
+        self.sent: list[tuple[Any, int]] = []
+
+    def is_cancelled(self) -> bool:
+        return self.left
+
+    def send(self, response: Any = None, flags: int = 0) -> None:
+        if self.refused:
+            self.refused -= 1
+            raise RuntimeError(FULL)
+        self.sent.append((response, flags))
+
+
+class Watched:
+    """A streaming model whose watch runs, without a server; ``log`` is what it has logged."""
+
+    def __init__(self, adapter: Any) -> None:
+        self.log: list[str] = []
+        adapter.pb_utils.Logger = SimpleNamespace(log_error=self.log.append)
+        adapter.pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
+        adapter.pb_utils.InferenceResponse = lambda error: error
+        adapter.pb_utils.TritonError = lambda message, *code: message
+        for code in ("INTERNAL", "INVALID_ARG", "UNAVAILABLE", "CANCELLED"):
+            setattr(adapter.pb_utils.TritonError, code, code)
+        self.model = model = adapter.StreamingModel()
+        model._name, model.tagged, model._logs_requests = "gpt_sovits_v4_stream", False, False
+        model._tracer = model._timings = model._voice_metrics = model._voice_families = None
+        model._guard_families = model._load = None
+        model.wanted = lambda request: frozenset()
+        model.calls = SimpleNamespace(watch=lambda own_id: None, take=lambda own_id: None)
+        self.under_way = 0
+        model.metrics = SimpleNamespace(
+            begin=lambda: self.count(1), observe=lambda *_: self.count(-1), flush=lambda: None
+        )
+        model._stage = SimpleNamespace(load=lambda: None, sweep=lambda: None)
+        model._callers_file = SimpleNamespace(write=lambda callers: False)
+        self.beats = True
+        model._heart = SimpleNamespace(stop=lambda: setattr(self, "beats", False))
+        model._callers, model._changes, model._changed = set(), 0, threading.Condition()
+        model._closing = False
+
+    def count(self, more: int) -> None:
+        self.under_way += more
+
+    def caller(self, sender: Sender, timeout: float = 0.0, own_id: str = "mine") -> Any:
+        """Somebody who waits; ``cancelled`` is set when the work is called off."""
+        request = SimpleNamespace(
+            request_id=lambda: own_id, parameters=lambda: "", get_response_sender=lambda: sender
+        )
+        caller = part("caller").Caller(self.model, request, self.model._forget)
+        caller.timeout, caller.cancelled = timeout, threading.Event()
+        caller.cancel = caller.cancelled.set
+        with self.model._changed:
+            self.model._callers.add(caller)
+            self.model._changes += 1
+            self.model._changed.notify()
+        return caller
+
+    def is_idle(self) -> bool:
+        return not self.under_way and not self.model._callers
+
+
+@pytest.fixture
+def watched(adapter: Any) -> Iterator[Watched]:
+    """A model whose watch is ended afterwards."""
+    watched = Watched(adapter)
+    watch = threading.Thread(target=watched.model._watch_callers, daemon=True)
+    watch.start()
+    yield watched
+    with watched.model._changed:
+        watched.model._closing = True
+        watched.model._changed.notify()
+    watch.join(10)
+    assert not watch.is_alive()
+    assert watched.beats, "it has ended because it was told to"
+
+
+def becomes(true: Callable[[], bool]) -> bool:
+    """Whether that is so within ten seconds."""
+    limit = time.monotonic() + 10
+    while not (so := true()) and time.monotonic() < limit:
+        time.sleep(0.01)
+    return so
+
+
+@pytest.mark.parametrize("refused", range(4))
+@pytest.mark.parametrize("way", ["send", "finish", "fail"])
+def test_a_caller_is_ended_whatever_triton_takes(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, way: str, refused: int
+) -> None:
+    monkeypatch.setattr(part("caller"), "write_response", lambda *_: "spoken")
+    watched.model.outputs = []
+    sender = Sender(refused)
+    caller = watched.caller(sender)
+    if way == "send":
+        caller.send(object(), final=True)
+    elif way == "finish":
+        caller.finish()
+    else:
+        caller.fail(Cancelled("no"))
+    answer = {"send": "spoken", "finish": None, "fail": "no"}[way]
+    excuse = "no" if way == "fail" else f"RuntimeError: {FULL}"
+    assert sender.sent == [[(answer, 1)], [(excuse, 1)], [(None, 1)], []][refused]
+    assert watched.is_idle()
+    assert len(watched.log) == bool(refused)
+    assert all("id='mine'" in line for line in watched.log)
+    assert ("gets no answer" in "".join(watched.log)) == (refused == 3)
+    caller.fail(Cancelled("too late"))
+    assert len(sender.sent) == (refused < 3)
+
+
+def test_a_fault_of_ours_reaches_a_caller_without_an_id(watched: Watched) -> None:
+    sender = Sender()
+    caller = watched.caller(sender, own_id="")
+    caller.fail(ValueError("ours"))
+    assert sender.sent == [("ValueError: ours", 1)]
+    assert watched.log == ["gpt_sovits_v4_stream: request id='' failed: ValueError: ours"]
+    assert watched.is_idle()
+
+
+def test_an_error_that_can_not_be_made_ends_its_caller_all_the_same(
+    adapter: Any, watched: Watched
+) -> None:
+    def full(error: Any) -> Any:
+        raise RuntimeError(FULL)
+
+    adapter.pb_utils.InferenceResponse = full
+    sender = Sender()
+    watched.caller(sender).fail(Cancelled("no"))
+    assert sender.sent == [(None, 1)]
+    assert watched.is_idle()
+
+
+def test_a_chunk_that_can_not_be_sent_is_the_stages_to_answer(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(part("caller"), "write_response", lambda *_: "chunk")
+    watched.model.outputs = []
+    sender = Sender(refused=1)
+    caller = watched.caller(sender)
+    with pytest.raises(RuntimeError, match=FULL):
+        caller.send(object(), final=False)
+    assert watched.under_way == 1
+    caller.fail(Cancelled("no"))
+    assert sender.sent == [("no", 1)]
+    assert watched.is_idle()
+
+
+def test_a_caller_whose_metrics_fail_is_let_go(watched: Watched) -> None:
+    def full(*outcome: Any) -> None:
+        raise RuntimeError("no memory")
+
+    watched.model.metrics.observe = full
+    caller = watched.caller(Sender())
+    with pytest.raises(RuntimeError, match="no memory"):
+        caller.finish()
+    assert not watched.model._callers
+
+
+def test_the_watch_outlives_a_caller_that_nothing_can_be_sent_to(watched: Watched) -> None:
+    watched.caller(Sender(refused=9), timeout=0.01)
+    assert becomes(watched.is_idle)
+    other = Sender()
+    caller = watched.caller(other)
+    other.left = True
+    assert caller.cancelled.wait(10)
+
+
+@pytest.mark.parametrize("broken", ["metrics", "callers file", "caller", "sweep", "load"])
+def test_the_watch_goes_on_whatever_fails(watched: Watched, broken: str) -> None:
+    failures = []
+
+    def fail(*_: Any) -> None:
+        failures.append(broken)
+        raise RuntimeError("no memory")
+
+    model, odd, other = watched.model, Sender(), Sender()
+    owners: dict[str, tuple[Any, str]] = {
+        "metrics": (model.metrics, "flush"),
+        "callers file": (model._callers_file, "write"),
+        "caller": (odd, "is_cancelled"),
+        "sweep": (model._stage, "sweep"),
+        "load": (model._stage, "load"),
+    }
+    setattr(*owners[broken], fail)
+    callers = [watched.caller(odd), watched.caller(other)]
+    assert becomes(lambda: len(failures) > 2)
+    other.left = True
+    assert callers[1].cancelled.wait(10)
+    assert becomes(lambda: len(watched.log) == 1)
+    assert "RuntimeError: no memory" in watched.log[0]
+    for caller in callers:
+        caller.finish()
+
+
+def test_what_goes_on_failing_is_logged_now_and_then(
+    adapter: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    adapter.pb_utils.Logger = SimpleNamespace(log_error=written.append)
+    now = 0.0
+    parts = adapter.WatchParts("vocoder", clock=lambda: now)
+    for _ in range(3):
+        assert parts.run("sweep", lambda: 1 // 0) is None
+    assert written == ["vocoder: sweep: ZeroDivisionError: integer division or modulo by zero"]
+    parts.run("load", lambda: 1 // 0)
+    assert len(written) == 2, "another kind"
+    now += adapter.LOG_AGAIN_SECONDS
+    parts.run("sweep", lambda: 1 // 0)
+    assert len(written) == 3
+    assert parts.run("load", lambda given: given + 1, 2) == 3
+
+
+def test_a_watch_that_ends_by_itself_stops_the_heartbeat(adapter: Any) -> None:
+    watched = Watched(adapter)
+
+    def end() -> None:
+        raise SystemExit
+
+    watched.model._flush = end
+    watched.caller(Sender())
+    with pytest.raises(SystemExit):
+        watched.model._watch_callers()
+    assert not watched.beats
+
+
+def test_a_stopped_heartbeat_leaves_its_file_untouched(
+    adapter: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    heartbeat = part("heartbeat")
+    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.01)
+    heart = heartbeat.Heartbeat(f"{tmp_path}/x-").start()
+    (file,) = tmp_path.iterdir()
+
+    def is_touched(seconds: float) -> bool:
+        os.utime(file, (1.0, 1.0))
+        limit = time.monotonic() + seconds
+        while file.stat().st_mtime == 1.0 and time.monotonic() < limit:
+            time.sleep(0.01)
+        return file.stat().st_mtime != 1.0
+
+    assert is_touched(10)
+    heart.stop()
+    time.sleep(0.1)  # a beat may have been under way
+    assert not is_touched(0.2)
+    heart.close()
+    assert not file.exists()
+
+
+def test_the_callers_file_tells_soon_that_the_last_one_has_left(
+    watched: Watched, tmp_path: Path
+) -> None:
+    watched.model._callers_file = part("callers_file").CallersFile(f"{tmp_path}/x-")
+    caller = watched.caller(Sender())
+
+    def told() -> int:
+        return sum(len(json.loads(file.read_text())) for file in tmp_path.glob("x-callers-*[0-9]"))
+
+    assert becomes(lambda: told() == 1)
+    caller.finish()  # too soon after the last write
+    assert becomes(lambda: told() == 0)

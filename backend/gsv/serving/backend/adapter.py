@@ -7,9 +7,10 @@ types from ``config.pbtxt``, so a ``model.py`` only names its stage.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import triton_python_backend_utils as pb_utils
@@ -26,6 +27,7 @@ from gsv.stages.base import AsyncStage, BatchStage, Place
 
 CANCEL_CHECK_SECONDS = 0.02
 IDLE_CHECK_SECONDS = 5.0  # between looks for removed voices while there are no requests
+LOG_AGAIN_SECONDS = 60.0  # after which a part of the watch that goes on failing is logged again
 
 
 class BatchedModel(Model):
@@ -160,8 +162,16 @@ class StreamingModel(Model):
             self._changed.notify()
 
     def _watch_callers(self) -> None:
+        try:
+            self._keep_watch()
+        finally:
+            if not self._closing:  # a bug, and the process is of no use without its watch
+                self._heart.stop()
+
+    def _keep_watch(self) -> None:
         # Triton tells of a cancellation only when asked, so while anybody waits, ask.
-        busy, told = False, 0
+        parts = WatchParts(self._name)
+        busy, told, untold = False, 0, False
         while True:
             with self._changed:
                 if self._closing:
@@ -169,20 +179,51 @@ class StreamingModel(Model):
                 idle = None if self._voice_metrics is None else IDLE_CHECK_SECONDS
                 # A caller that ended during the last flush notified nobody, so don't wait then.
                 if self._changes == told:
-                    self._changed.wait(CANCEL_CHECK_SECONDS if self._callers or busy else idle)
+                    soon = self._callers or busy or untold
+                    self._changed.wait(CANCEL_CHECK_SECONDS if soon else idle)
                 told = self._changes
                 callers = list(self._callers)
-            self._flush()
-            self._callers_file.write(caller.asked for caller in callers)
+            parts.run("metrics", self._flush)
+            asked = [caller.asked for caller in callers]
+            untold = parts.run("callers file", self._callers_file.write, asked)
             for caller in callers:
                 if caller.cancel is not None and not caller.called_off:
-                    self._check(caller)
+                    parts.run("check of a caller", self._check, caller)
             if sweep := getattr(self._stage, "sweep", None):
-                sweep()
-            load = self._stage.load()
-            if self._load is not None and load is not None:
-                self._load.show(load)
-                busy = load.running + load.waiting > 0
+                parts.run("sweep", sweep)
+            busy = parts.run("load", self._show_load)
+
+    def _show_load(self) -> bool:
+        """Tell how much the stage has to do; returns whether that is anything."""
+        load = self._stage.load()
+        if self._load is None or load is None:
+            return False
+        self._load.show(load)
+        return bool(load.running + load.waiting)
+
+
+class WatchParts:
+    """Runs what a watch does in each round; whatever fails there, the rest is done.
+
+    Args:
+        model: its name, for the log.
+        clock: seconds.
+    """
+
+    def __init__(self, model: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._model, self._clock = model, clock
+        self._logged: dict[str, float] = {}  # when a failure of that part was last logged
+
+    def run(self, part: str, work: Callable[..., Any], *given: Any) -> Any:
+        """What the work returns; None if it fails, which is logged once a minute."""
+        try:
+            return work(*given)
+        except Exception as error:  # the watch must go on for all other callers
+            now = self._clock()
+            if now - self._logged.get(part, -math.inf) >= LOG_AGAIN_SECONDS:
+                self._logged[part] = now
+                pb_utils.Logger.log_error(f"{self._model}: {part}: {type(error).__name__}: {error}")
+            return None
 
 
 class BlsModel(StreamingModel):

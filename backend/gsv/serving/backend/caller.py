@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from gsv.errors import InvalidRequest, TimedOut
+from gsv.errors import GsvError, InvalidRequest, TimedOut
 from gsv.serving.backend.callers_file import Asked
 from gsv.serving.backend.error_codes import to_triton_error
 from gsv.serving.backend.model import Model
@@ -73,38 +74,78 @@ class Caller:
 
     def send(self, result: Any, *, final: bool) -> None:
         """Send one response; the last one closes the sender."""
-        self._send(write_response(result, self._model.outputs, self._requested), final=final)
+        response = write_response(result, self._model.outputs, self._requested)
+        if final:
+            self._end(lambda: response)
+            return
+        with self._lock:
+            if self._open:
+                self._hand_over(self._sender, response, 0)
 
     def finish(self) -> None:
         """End a decoupled answer with an empty last message."""
-        self._send(None, final=True)
+        self._end(lambda: None)
 
     def fail(self, error: BaseException) -> None:
         """End the caller's stream with an error."""
-        self._model.log_failure(self, error)
-        self._error = error
-        answer = to_triton_error(error, tagged=self._model.tagged)
-        self._send(pb_utils.InferenceResponse(error=answer), final=True)
+        try:
+            self._model.log_failure(self, error)
+        finally:  # whatever becomes of the log, somebody waits for the error
+            self._end(self._error_response, error)
 
     def request_id(self) -> str:
         """The caller's request id, for the log."""
         return self._request_id
 
-    def _send(self, response: Any, *, final: bool) -> None:
-        flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0
+    def parameters(self) -> str:
+        """None, for the log, which looks for the id there too."""
+        return ""
+
+    def _end(self, last: Callable[[], Any], error: BaseException | None = None) -> None:
+        """Send the last response that ``last`` makes; the caller has ended then, come what may."""
         with self._lock:
             if not self._open:
                 return
-            self._open = not final
-            sender = self._sender
-            if final:
-                # A stage may keep this object until after the server's memory is gone.
-                self._sender = None
-            if response is None:
-                sender.send(flags=flags)
-            else:
-                self._sent = time.monotonic()  # before: the other side must not seem to be earlier
-                sender.send(response, flags=flags)
-        if final:
-            self._model.ended(self._request_id, self.span, self._started, self._error)
-            self._on_end(self)
+            self._open, self._error = False, error
+            # A stage may keep this object until after the server's memory is gone.
+            sender, self._sender = self._sender, None
+        with contextlib.ExitStack() as ending:  # which does everything, whatever fails
+            ending.callback(self._on_end, self)
+            ending.callback(
+                lambda: self._model.ended(self._request_id, self.span, self._started, self._error)
+            )
+            self._send_last(sender, last)
+
+    def _send_last(self, sender: Any, last: Callable[[], Any]) -> None:
+        """Send the last response, or an error instead of it, or at least the end.
+
+        /dev/shm may be full, and an error needs little of it. But once Triton's sender has begun
+        with a last response it counts as closed and takes no other (python_backend 24.06 to
+        26.07), and a model that is not decoupled can't end without a response: then nobody can
+        answer this caller any more.
+        """
+        refusals: list[str] = []
+        for response in (last, self._error_response, lambda: None):
+            try:
+                self._hand_over(sender, response(), pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+                break
+            except Exception as error:  # whatever it is, all other callers are to be served
+                refusals.append(f"{type(error).__name__}: {error}")
+                # Without the traceback, whose frames know the sender.
+                self._error = self._error or error.with_traceback(None)
+        if refusals:
+            instead = ["an error was sent instead", "only the end was sent", "it gets no answer"]
+            text = f"its last response was not sent ({refusals[0]}); {instead[len(refusals) - 1]}"
+            self._model.log_failure(self, GsvError(text))
+
+    def _error_response(self) -> Any:
+        assert self._error is not None
+        answer = to_triton_error(self._error, tagged=self._model.tagged)
+        return pb_utils.InferenceResponse(error=answer)
+
+    def _hand_over(self, sender: Any, response: Any, flags: int) -> None:
+        if response is None:
+            sender.send(flags=flags)
+        else:
+            self._sent = time.monotonic()  # before: the other side must not seem to be earlier
+            sender.send(response, flags=flags)

@@ -52,21 +52,28 @@ class CallersFile:
         self._written: list[Asked] = []
         self._looked = -math.inf
 
-    def write(self, callers: Iterable[Asked]) -> None:
-        """Tell whom it is answering, if it is time to and that has changed."""
+    def write(self, callers: Iterable[Asked]) -> bool:
+        """Tell whom it is answering, if it is time to and that has changed.
+
+        Returns:
+            Whether it was too soon, so that it is to be called again.
+        """
+        if self._file is None:
+            return False
         now = self._clock()
-        if self._file is None or now - self._looked < WRITE_SECONDS:
-            return
+        if now - self._looked < WRITE_SECONDS:
+            return True
         self._looked = now
         asked = sorted(callers, key=lambda one: one.came)
         if asked == self._written:
-            return
+            return False
         beside = self._file.with_name(f"{self._file.name}.part")
         # With /dev/shm full nobody is told: then more connections are ended than need be.
         with contextlib.suppress(OSError):
             beside.write_text(json.dumps([dataclasses.astuple(one) for one in asked]))
             os.replace(beside, self._file)
             self._written = asked
+        return False
 
     def close(self) -> None:
         """Remove it."""

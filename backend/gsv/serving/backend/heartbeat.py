@@ -3,14 +3,15 @@
 ``gsv serve`` puts the beginning of their paths into the environment. A thread of each model's
 process touches the process's own file twice a second, and the supervisor looks whether the file's
 time changes. The file stays untouched when the process is stopped, when something keeps Python's
-lock, or when a step takes longer than its limit. Empty files in ``/dev/shm`` need no space, so a
-full disk can't make a healthy process look dead.
+lock, when a step takes longer than its limit, or when a thread has ended that must not. Empty files
+in ``/dev/shm`` need no space, so a full disk can't make a healthy process look dead.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import threading
 import time
@@ -79,6 +80,10 @@ class Heartbeat:
         )
         self._thread.start()
         return self
+
+    def stop(self) -> None:
+        """Leave the file untouched from now on: the supervisor takes this process for hanging."""
+        self._steps[self] = -math.inf  # a step whose time is over
 
     def close(self) -> None:
         """End the thread and remove the file."""
