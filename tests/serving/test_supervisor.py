@@ -29,7 +29,9 @@ from gsv.serving.server.launcher import EmbeddedServer, ServerOptions
 from gsv.serving.server.supervisor import RecoveryPolicy, Supervisor
 
 RELEASES = ["24.10", "25.12", "26.04"]
-QUICK = RecoveryPolicy(interval=0.1, backoff=0.05, grace=0.2, stopped=0.3, silent=3.0, mute=0.5)
+QUICK = RecoveryPolicy(
+    interval=0.1, backoff=0.05, grace=0.2, stopped=0.3, silent=3.0, mute=0.5, calls=1_000
+)
 
 
 def wait_until(true: Callable[[], bool], seconds: float = 15.0) -> None:
@@ -453,9 +455,32 @@ def test_what_triton_keeps_of_the_dead_is_ended_with_it(tmp_path: Path, busy: bo
             time.sleep(0.5)
             assert one.server.pid == before, "somebody waits for an answer"
             metrics.unlink()
-        one.wait_for("tritonserver keeps the memory and threads of 2 processes that died; starting")
+        one.wait_for(
+            "memory and threads of 2 processes that died, and of 4 calls of theirs; starting"
+        )
         one.wait_for("tritonserver: ready again")
         assert not stopping_file(one.server.files).exists()
+
+
+def test_lost_calls_do_not_use_up_tritons_threads(tmp_path: Path) -> None:
+    """Each call of a public model that died with its stage keeps one of the threads for them."""
+    policy = dataclasses.replace(QUICK, kept=100, calls=3)
+    with watched(tmp_path, policy=policy, models=("gpt_sovits_v4", "a")) as one:
+        metrics = one.server.repository / "metrics"
+        metrics.write_text(
+            'gsv_requests_in_flight{model="gpt_sovits_v4",model_instance="gpt_sovits_v4_0_0"} 9\n'
+            'gsv_requests_in_flight{model="a",model_instance="a_0_0"} 3\n'
+        )
+        before = one.server.pid
+        one.lose("gpt_sovits_v4")  # whose own callers need no such thread
+        metrics.write_text('gsv_requests_in_flight{model="a",model_instance="a_0_0"} 3\n')
+        one.wait_for("gpt_sovits_v4: ready again")
+        one.lose("a")
+        one.wait_for("model a: ready again")
+        assert one.server.pid == before
+        metrics.unlink()
+        one.wait_for("of 2 processes that died, and of 3 calls of theirs; starting")
+        one.wait_for("tritonserver: ready again")
 
 
 @pytest.mark.parametrize(("lasting", "waits"), [(0.0, False), (60.0, True)])
@@ -699,6 +724,7 @@ def test_a_server_that_is_stopped_is_started_again(tmp_path: Path) -> None:
 def test_a_server_that_does_not_answer_is_started_again(tmp_path: Path) -> None:
     with watched(tmp_path) as one:
         before = one.server.pid
+        wait_until(lambda: one.supervisor._compared)
         (mute := one.server.repository / "mute").touch()
         threading.Timer(1.5, mute.unlink).start()  # the next one answers
         one.wait_for("tritonserver has not answered for 0.5 s; starting it again")

@@ -28,6 +28,7 @@ from gsv.serving.backend.callers_file import read_callers
 from gsv.serving.server.connections import UnreadConnections, end_waiting, names_of
 from gsv.serving.server.instance_groups import instances, replacement
 from gsv.serving.server.launcher import REQUEST_SECONDS, WAIT_STEP_SECONDS, EmbeddedServer
+from gsv.serving.server.options import call_threads
 from gsv.serving.server.processes import Stub, living_stubs, state
 from gsv.serving.server.stub_watch import Loss, StubWatch
 
@@ -57,7 +58,8 @@ class RecoveryPolicy:
     ``unread`` are disconnected (0: never). Triton never lets go of a process that died with
     requests in hand (2.51: its shared memory, and a thread for each call that it might have made).
     After ``kept`` of these it is started anew once nothing is under way, after twice as many in
-    any case.
+    any case. The same holds for ``calls`` that public models had made of a model that died: each
+    keeps one of the threads that such calls need (0: a third of them).
     """
 
     interval: float = 0.5
@@ -74,6 +76,7 @@ class RecoveryPolicy:
     lost: float = 1.5
     unread: float = 60.0
     kept: int = 25
+    calls: int = 0
 
 
 class _Budget:
@@ -158,6 +161,7 @@ class Supervisor:
         self._readers = _Readers(server, self._policy.unread, on_event)
         self._answered = time.monotonic()
         self._kept = 0  # processes that tritonserver doesn't let go of
+        self._lost_calls = 0.0  # of public models, which keep a thread of tritonserver's each
         self._compared = False  # what it has loaded with its processes, since it started
         self._watch = self._new_watch()
 
@@ -206,13 +210,16 @@ class Supervisor:
         for loss in losses:
             self._note(loss, had if wanted is None else min(had, wanted))
             self._callers.of(loss.stub)
-            stub = loss.stub
-            self._kept += bool(self._server.requests_in_flight(stub.model, {stub.instance}))
+            in_hand = self._server.requests_in_flight(model, {loss.stub.instance}) or 0.0
+            self._kept += bool(in_hand)
+            if not model.startswith(PUBLIC_PREFIX):
+                self._lost_calls += in_hand
 
     def _compare(self) -> None:
         """Note what died before it was ever seen: while other models were still being loaded."""
-        self._compared = True
-        for model, states in self._index().items():
+        index = self._index()
+        self._compared = bool(index)
+        for model, states in index.items():
             wanted = self._wanted(model) if ("READY", "") in states else None
             if wanted and len(self._watched(model)) < wanted and model not in self._cases:
                 self._note(Loss(Stub(0, model, ""), "its process died"), 0)
@@ -263,13 +270,20 @@ class Supervisor:
 
     def _burden(self) -> str:
         """Why tritonserver is to be started anew before what it keeps of the dead harms it."""
-        if self._kept < self._policy.kept or self._restarts.is_spent():
+        if not self._kept:
             return ""
-        if self._kept >= 2 * self._policy.kept:
+        most = self._policy.calls or call_threads(self._server.repository) / 3
+        burden = max(self._kept / self._policy.kept, self._lost_calls / most)
+        if burden < 1 or self._restarts.is_spent():
+            return ""
+        if burden >= 2:
             self._server.finish_requests(self._policy.grace)
         elif self._server.requests_in_flight() != 0:
             return ""
-        return f"tritonserver keeps the memory and threads of {self._kept} processes that died"
+        return (
+            f"tritonserver keeps the memory and threads of {self._kept} processes that died, and "
+            f"of {self._lost_calls:.0f} calls of theirs"
+        )
 
     def _note(self, loss: Loss, stubs: int) -> None:
         """Note that one of a model's processes was lost; ``stubs`` is how many it had."""
@@ -515,7 +529,7 @@ class Supervisor:
                 reason = str(error)
                 continue
             self._cases.clear()
-            self._kept = 0
+            self._kept, self._lost_calls = 0, 0.0
             self._compared = False
             self._restarts.ready_again()
             self._answered = time.monotonic()
