@@ -171,6 +171,34 @@ def test_a_malicious_pickle_in_the_folder(
     shutil.rmtree(made)
 
 
+def test_files_that_no_check_has_foreseen(
+    stage: SemanticGPTStage, root: Path, alone: dict[str, list[int]], monkeypatch: Any
+) -> None:
+    reads = []
+
+    def fail(*_: object) -> None:
+        reads.append(1)
+        raise RecursionError("deep")
+
+    monkeypatch.setattr("gsv.checkpoints.reader.open_zip", fail)
+    made = make_voice(root / "voices" / "odd", gpt="x.ckpt")
+    gpt_file(made / "x.ckpt")
+    error: BaseException
+    for attempt in range(3):
+        try:
+            recorder = ask(stage, "odd")
+            assert attempt == 0, "later requests are refused at once"
+            assert recorder.done.wait(60)
+            error = recorder.events[0]
+        except VoiceError as refusal:
+            error = refusal
+        assert isinstance(error, VoiceError)
+        assert str(error).startswith("voice odd: x.ckpt: can't be read (RecursionError: deep)")
+    assert len(reads) == 1
+    assert tokens(ask(stage, "bo")) == alone["bo"]
+    shutil.rmtree(made)
+
+
 def test_an_unloaded_voice_leaves_no_memory_behind(root: Path) -> None:
     stage = open_stage(root, memory_budget_mib=64)
     try:

@@ -497,3 +497,25 @@ def test_a_file_whose_size_cannot_be_told_counts_as_a_failure(store: Store) -> N
             Caller(store, "torn")
     (change,) = store.weight_cache._voice_metrics.take()
     assert (change.family, change.voice, change.value) == ("load_failures", "torn", 1)
+
+
+@pytest.mark.parametrize("unforeseen", [RecursionError("too deep"), KeyError("F4")])
+def test_whatever_a_size_brings_up_is_remembered(store: Store, unforeseen: Exception) -> None:
+    store.add("torn", size=0)
+    asked = []
+
+    def size(path: Path) -> int:
+        asked.append(path)
+        raise unforeseen
+
+    store.weight_cache._size = size
+    for _ in range(3):
+        with pytest.raises(VoiceError, match=f"voice torn: {unforeseen}"):
+            Caller(store, "torn")
+    assert len(asked) == 1
+    store.clock.now += 61
+    with pytest.raises(VoiceError):
+        Caller(store, "torn")
+    assert len(asked) == 2
+    store.weight_cache._size = lambda path: 1
+    assert Caller(store, "a").wait().weights == "a", "the cache goes on"

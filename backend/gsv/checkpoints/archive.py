@@ -7,6 +7,7 @@ built on them.
 
 from __future__ import annotations
 
+import functools
 import io
 import mmap
 import os
@@ -20,16 +21,24 @@ from typing import Any, BinaryIO, cast
 import torch
 from torch import Tensor
 
-from gsv.checkpoints.unpickle import PICKLE_LIMIT, StorageRef, TensorRef, unpickle
+from gsv.checkpoints.unpickle import (
+    DIMENSIONS,
+    LEGACY_MAGIC,
+    PICKLE_LIMIT,
+    StorageRef,
+    TensorRef,
+    unpickle,
+)
 from gsv.errors import CheckpointError
 from gsv.voices.files import open_regular
 
 FILE_LIMIT = 8 << 30  # bytes; the largest official file has 0.8 GB, 1.5 GB in float32
 ENTRY_LIMIT = 100_000  # storages; the largest official file has 685
-_MAX_DIMENSIONS = 8
+# Bytes of an archive's directory: 46 and a name an entry. Checked before zipfile makes an object of
+# each entry, whatever number of them the file tells.
+_DIRECTORY_LIMIT = 128 * ENTRY_LIMIT
 
 _LOCAL_HEADER = struct.Struct("<2s2s22xHH")  # "PK", 03 04, …, length of name, length of extra field
-_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 
 Storages = Callable[[StorageRef], Tensor]
@@ -88,7 +97,7 @@ def tensor(ref: TensorRef, storages: Storages) -> Tensor:
         plain = isinstance(numbers, tuple) and all(
             type(n) is int and 0 <= n < 1 << 63 for n in numbers
         )
-        if not plain or len(numbers) > _MAX_DIMENSIONS:
+        if not plain or len(numbers) > DIMENSIONS:
             raise CheckpointError("it has a tensor with an impossible shape, stride or offset")
     if len(shape) != len(stride):
         raise CheckpointError("it has a tensor with an impossible stride")
@@ -105,6 +114,23 @@ def tensor(ref: TensorRef, storages: Storages) -> Tensor:
     return storages(ref.storage).as_strided(shape, stride, offset)
 
 
+class _Directory:
+    """The file as zipfile reads it to find the entries, which takes one read for all of them."""
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self._data = data
+        self.seek, self.tell = data.seek, data.tell
+
+    def read(self, size: int = -1) -> bytes:
+        left = len(self._data) - self._data.tell()
+        wanted = left if size < 0 else min(size, left)
+        if wanted > _DIRECTORY_LIMIT:
+            raise CheckpointError(
+                f"it has a directory of {wanted:,} bytes; at most {_DIRECTORY_LIMIT:,} allowed"
+            )
+        return self._data.read(wanted)
+
+
 def open_zip(data: mmap.mmap) -> tuple[Any, Storages]:
     """Read a zip archive whose first two bytes may have been replaced (``reader`` explains).
 
@@ -112,7 +138,7 @@ def open_zip(data: mmap.mmap) -> tuple[Any, Storages]:
     entries are found through it and viewed in place.
     """
     try:
-        with zipfile.ZipFile(cast(BinaryIO, data)) as archive:
+        with zipfile.ZipFile(cast(BinaryIO, _Directory(data))) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError, OSError) as error:
         raise CheckpointError(
@@ -141,16 +167,14 @@ def open_zip(data: mmap.mmap) -> tuple[Any, Storages]:
     start, size = _extent(data, pickles[0])
     if size > PICKLE_LIMIT:
         raise CheckpointError(f"its pickle has {size:,} bytes; at most {PICKLE_LIMIT:,} allowed")
-    checked: set[str] = set()
 
+    @functools.cache  # checked once; and a storage that has to be copied is copied once
     def storages(ref: StorageRef) -> Tensor:
         entry = by_name.get(f"{root}data/{ref.key}")
         if entry is None or entry.file_size != ref.count * _dtype(ref).itemsize:
             raise CheckpointError(f"storage {ref.key!r} is missing or has another size than told")
         start, size = _extent(data, entry)
-        if ref.key not in checked:
-            _check_sum(data, entry, start, size)
-            checked.add(ref.key)
+        _check_sum(data, entry, start, size)
         return _view(data, start, ref.count, _dtype(ref))
 
     _check_sum(data, pickles[0], start, size)
@@ -180,7 +204,7 @@ def _check_sum(data: mmap.mmap, entry: zipfile.ZipInfo, start: int, size: int) -
 def open_legacy(data: mmap.mmap) -> tuple[Any, Storages]:
     """Read the stream of torch < 1.6: magic number, protocol, system, object, keys, storages."""
     stream = io.BytesIO(data[:PICKLE_LIMIT])
-    if unpickle(stream).value != _LEGACY_MAGIC or unpickle(stream).value != _LEGACY_PROTOCOL:
+    if unpickle(stream).value != LEGACY_MAGIC or unpickle(stream).value != _LEGACY_PROTOCOL:
         raise CheckpointError("it is a pickle, but not one that torch.save wrote")
     system = unpickle(stream).value
     if not isinstance(system, dict) or system.get("little_endian") is not True:
@@ -202,6 +226,7 @@ def open_legacy(data: mmap.mmap) -> tuple[Any, Storages]:
         starts[key] = position + 8
         position += 8 + count * _dtype(ref).itemsize
 
+    @functools.cache  # a storage that has to be copied is copied once
     def storages(ref: StorageRef) -> Tensor:
         if ref.key not in starts:
             raise CheckpointError(f"storage {ref.key!r} is missing")

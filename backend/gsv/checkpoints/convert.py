@@ -21,7 +21,7 @@ from gsv.checkpoints.names import gpt as gpt_names
 from gsv.checkpoints.names import sovits as sovits_names
 from gsv.checkpoints.names import vocoder as vocoder_names
 from gsv.checkpoints.reader import Checkpoint
-from gsv.checkpoints.unpickle import brief
+from gsv.checkpoints.unpickle import brief, shown
 from gsv.config import GPTConfig, SoVITSConfig, StrictConfig, VocoderConfig
 from gsv.constants import (
     EOS,
@@ -40,6 +40,7 @@ from gsv.models.vocoder import Vocoder
 
 Config = TypeVar("Config", bound=StrictConfig)
 _LISTED = 5  # names in one message
+_NAME_LENGTH = 200  # characters of each, with its shapes
 # Bounds on the numbers of a configuration: a network is built from them before shapes are compared.
 _LARGEST_SHAPE, _LARGEST_RATE = 4_096, 1 << 20
 
@@ -202,7 +203,7 @@ class _Numbers:
 def _whole(checkpoint: Checkpoint, name: str, value: Any, largest: int) -> int:
     if type(value) is not int or not 0 < value <= largest:
         raise CheckpointError(
-            f"{checkpoint.path}: {name} is {brief(repr(value))}; "
+            f"{checkpoint.path}: {name} is {shown(value)}; "
             f"allowed: whole numbers from 1 to {largest}"
         )
     return value
@@ -294,7 +295,7 @@ def fit(
     if missing := [name for name in shapes if name not in tensors]:
         raise CheckpointError(f"{path}: tensors are missing: {shortened(missing)}")
     wrong = [
-        f"{name} {list(tensors[name].shape)} instead of {list(shape)}"
+        f"{name} {brief(list(tensors[name].shape))} instead of {list(shape)}"
         for name, shape in shapes.items()
         if tensors[name].shape != shape
     ]
@@ -316,4 +317,5 @@ def shortened(names: Iterable[str]) -> str:
     """A list for one line: the first few, and how many more."""
     listed = list(names)
     more = len(listed) - _LISTED
-    return ", ".join(listed[:_LISTED]) + (f" and {more} more" if more > 0 else "")
+    first = ", ".join(brief(name, _NAME_LENGTH) for name in listed[:_LISTED])
+    return first + (f" and {more} more" if more > 0 else "")

@@ -20,7 +20,7 @@ from gsv.checkpoints.convert import expected_shapes, fold_weight_norm, shortened
 from gsv.checkpoints.detect import Kind, require
 from gsv.checkpoints.names import sovits as names
 from gsv.checkpoints.reader import read_checkpoint
-from gsv.checkpoints.unpickle import brief
+from gsv.checkpoints.unpickle import shown
 from gsv.config import SoVITSConfig
 from gsv.errors import CheckpointError
 from gsv.models.sovits import SoVITS
@@ -113,7 +113,7 @@ def check_lora(
     shapes = expected_shapes(SoVITS, base)
     if type(rank) is not int or rank not in _RANKS:
         raise CheckpointError(
-            f"{path}: lora_rank is {brief(repr(rank))}; allowed: {_RANKS[0]} to {_RANKS[-1]}"
+            f"{path}: lora_rank is {shown(rank)}; allowed: {_RANKS[0]} to {_RANKS[-1]}"
         )
     wrong = [
         name

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import safetensors.torch
 from torch import Tensor
 
 from gsv.checkpoints.archive import load_file, open_legacy, open_zip, tensor
+from gsv.checkpoints.border import guarded
 from gsv.checkpoints.unpickle import TensorRef, brief
 from gsv.errors import CheckpointError
 
@@ -54,6 +56,7 @@ class Checkpoint:
     extra: dict[str, Any]
 
 
+@guarded
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a ``.ckpt``, ``.pth``, ``.bin`` or ``.safetensors`` file without running code from it.
 
@@ -102,7 +105,13 @@ def _from_safetensors(path: Path, data: bytes) -> Checkpoint:
     try:
         weights = safetensors.torch.load(data)
     except safetensors.SafetensorError as error:
-        raise CheckpointError(f"damaged safetensors file: {error}") from error
+        raise CheckpointError(f"damaged safetensors file: {brief(error)}") from error
+    except KeyError as error:  # of the table of torch's types
+        raise CheckpointError(
+            f"it has numbers of the kind {brief(error.args[0])}, which can't be read; "
+            "weight files have F16, BF16 or F32"
+        ) from error
+    _check_names(weights)
     return Checkpoint(path, weights, {}, "", "", _fingerprint(data), "", {})
 
 
@@ -147,10 +156,14 @@ def _find_weights(content: Any) -> tuple[str, dict[str, TensorRef], dict[str, An
 
 def _tensors_of(table: dict[Any, Any]) -> dict[str, TensorRef]:
     found = {str(k): v for k, v in table.items() if isinstance(v, TensorRef)}
-    for key in found:  # they go into messages and files
+    _check_names(found)
+    return found
+
+
+def _check_names(table: Iterable[str]) -> None:
+    for key in table:  # they go into messages and files
         if len(key) > _KEY_LENGTH or not key.isprintable():
             raise CheckpointError(f"it has a tensor with a strange name: {brief(key)}")
-    return found
 
 
 class _Plain:

@@ -13,6 +13,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from gsv.checkpoints.unpickle import brief
 from gsv.errors import CheckpointError
 
 
@@ -44,7 +45,7 @@ def load_module_state(path: Path) -> dict[str, Tensor]:
             f"{path}: no such file; prepare the model repository with `gsv prepare`"
         ) from error
     except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{path}: damaged safetensors file: {error}") from error
+        raise CheckpointError(f"{path}: damaged safetensors file: {brief(error)}") from error
 
 
 @contextlib.contextmanager

@@ -13,15 +13,26 @@ from __future__ import annotations
 
 import dataclasses
 import pickletools
-from collections.abc import Callable
+import reprlib
+from collections.abc import Callable, Sized
 from typing import Any, BinaryIO
 
 from gsv.errors import CheckpointError
 
-# Largest of upstream's own: its name dictionary, 0.6 million opcodes. Each opcode costs at
-# most some hundred bytes, so these bound the memory as well.
+# Largest of upstream's own: its name dictionary, 0.6 million opcodes. An opcode costs at most some
+# hundred bytes besides its text, and copies of what was read before are counted by element: all
+# three together bound the memory and the time.
 OPCODE_LIMIT = 4_000_000
+COPY_LIMIT = OPCODE_LIMIT  # elements and characters; honest files copy only what they hold once
 PICKLE_LIMIT = 64 << 20  # bytes
+DIMENSIONS = 8  # of a tensor, at most
+
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # begins torch's older form; the one number over 64 bits
+# Sizes and seeds need no more. Longer ones can't be told in decimal digits, and as keys they could
+# be chosen to collide.
+_INTEGER_BITS = 64
+_NAME_LENGTH = 300  # characters, module and all; forks' longest have some 40
+_TEXT_LENGTH = 4_096  # characters of a path or a key
 
 _STORAGES = {
     "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16",
@@ -87,6 +98,7 @@ class _Machine:
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
+        self._copied = 0
         self.storages: dict[str, StorageRef] = {}
 
     def run(self, stream: BinaryIO) -> Any:
@@ -96,6 +108,8 @@ class _Machine:
                     raise CheckpointError(f"its pickle has over {OPCODE_LIMIT} operations; refused")
                 if opcode.name == "STOP":
                     return self._stack.pop()
+                if isinstance(argument, int):
+                    _check_size(argument)
                 self._step(opcode.name, argument)
         except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
             raise CheckpointError(f"its pickle is damaged ({brief(error)})") from error
@@ -181,10 +195,23 @@ class _Machine:
 
     def _stack_global(self, _: Any) -> None:
         name, module = self._stack.pop(), self._stack.pop()
-        self._stack.append(_checked(_Name(str(module), str(name))))
+        # Never ``str`` of what a file holds: a list nested in itself has endless text.
+        if not isinstance(name, str) or not isinstance(module, str):
+            raise TypeError("a name that is not a string")
+        self._stack.append(_checked(_Name(module, name)))
+
+    def _charge(self, elements: int) -> None:
+        """Count what a step copies, which may be the same large thing again and again."""
+        self._copied += elements
+        if self._copied > COPY_LIMIT:
+            raise CheckpointError(f"its pickle copies over {COPY_LIMIT:,} elements; refused")
 
     def _reduce(self, _: Any) -> None:
         arguments, function = self._stack.pop(), self._stack.pop()
+        if not isinstance(function, _Name) or not isinstance(arguments, tuple):
+            raise TypeError("a call of something that is not a function")
+        self._charge(len(arguments))
+        self._charge(sum(len(value) for value in arguments if isinstance(value, Sized)))
         self._stack.append(_call(function, arguments))
 
     def _build(self, _: Any) -> None:
@@ -194,6 +221,7 @@ class _Machine:
         if isinstance(target, _Record):
             if not isinstance(state, dict):
                 raise TypeError("a config object without named attributes")
+            self._charge(len(state))
             target.update(state)
         elif not isinstance(target, dict):
             raise TypeError("state for something that has none")
@@ -209,17 +237,32 @@ def _key(value: Any) -> Any:
     # Hashing a deeply nested tuple overflows the C stack, so keys are plain.
     if not isinstance(value, (str, bytes, int, float, type(None))):
         raise TypeError(f"a {type(value).__name__} as dictionary key")
+    # Each lookup of an equal key compares all of it.
+    if isinstance(value, (str, bytes)) and len(value) > _TEXT_LENGTH:
+        raise TypeError(f"a dictionary key of {len(value):,} characters")
     return value
 
 
+def _check_size(number: int) -> None:
+    if number.bit_length() > _INTEGER_BITS and number != LEGACY_MAGIC:
+        raise CheckpointError(
+            f"its pickle has a number of {number.bit_length():,} bits; "
+            f"a tensor's sizes, and all else, need {_INTEGER_BITS} at most"
+        )
+
+
 def _checked(name: _Name) -> _Name:
-    if str(name) in _CALLS or (name.module == "torch" and name.name in _STORAGES):
-        return name
-    if _is_config_class(name):
+    # A long one would be taken apart again at each of its calls.
+    if len(name.module) + len(name.name) <= _NAME_LENGTH and _is_allowed(name):
         return name
     raise CheckpointError(
         f"its pickle asks for {brief(name)}, which no weight file needs; refused, nothing was run"
     )
+
+
+def _is_allowed(name: _Name) -> bool:
+    is_storage = name.module == "torch" and name.name in _STORAGES
+    return str(name) in _CALLS or is_storage or _is_config_class(name)
 
 
 def _is_config_class(name: _Name) -> bool:
@@ -227,9 +270,7 @@ def _is_config_class(name: _Name) -> bool:
     return name.name == "HParams" and name.module.split(".")[-1] == "utils"
 
 
-def _call(function: Any, arguments: Any) -> Any:
-    if not isinstance(function, _Name) or not isinstance(arguments, tuple):
-        raise TypeError("a call of something that is not a function")
+def _call(function: _Name, arguments: tuple[Any, ...]) -> Any:
     if _is_config_class(function):
         return _Record()
     if str(function) not in _CALLS:
@@ -240,7 +281,7 @@ def _call(function: Any, arguments: Any) -> Any:
 def _storage(identity: Any) -> StorageRef:
     match identity:
         case ("storage", _Name(module="torch", name=name), str(key), _, int(count), *rest) if (
-            rest in ([], [None]) and count >= 0
+            rest in ([], [None]) and count >= 0 and len(key) <= _NAME_LENGTH
         ):
             return StorageRef(key, _STORAGES[name], count)
     raise CheckpointError("its pickle describes a storage in a way that torch never wrote")
@@ -256,20 +297,33 @@ def _parameter(data: Any, *_: Any) -> Any:
     return data
 
 
+def _shape(sizes: Any) -> tuple[Any, ...]:
+    if not isinstance(sizes, (list, tuple)) or len(sizes) > DIMENSIONS:
+        raise TypeError("a shape that no tensor has")
+    return tuple(sizes)
+
+
 def _ordered_dict(pairs: Any = ()) -> dict[Any, Any]:
+    if not isinstance(pairs, (list, tuple)):
+        raise TypeError("pairs that are not a list")
     return {_key(key): value for key, value in pairs}
 
 
 def _reconstruct(cls: Any, base: Any, state: Any) -> Any:
     # How protocols 0 and 1 make an object of a plain class.
-    plain = str(base) in ("builtins.object", "__builtin__.object")
+    plain = base in (_Name("builtins", "object"), _Name("__builtin__", "object"))
     if not isinstance(cls, _Name) or not _is_config_class(cls) or not plain or state is not None:
         raise TypeError("an object of a kind that is not expected")
     return _call(cls, ())
 
 
 def _path(*parts: Any) -> str:
-    return "/".join(map(str, parts))  # inert: some configs hold pathlib paths
+    if not all(isinstance(part, str) for part in parts):
+        raise TypeError("a path of other things than strings")
+    length = sum(len(part) + 1 for part in parts)
+    if length > _TEXT_LENGTH:
+        raise TypeError(f"a path of {length:,} characters; at most {_TEXT_LENGTH:,} allowed")
+    return "/".join(parts)  # inert: some configs hold pathlib paths
 
 
 def _refuse_call(*_: Any) -> Any:
@@ -281,7 +335,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_parameter": _parameter,
-    "torch.Size": tuple,
+    "torch.Size": _shape,
     "copyreg._reconstructor": _reconstruct,
     "copy_reg._reconstructor": _reconstruct,
     "builtins.object": _refuse_call,
@@ -343,8 +397,27 @@ _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
 }
 
 
-def brief(value: object) -> str:
-    """What a file says, fit for one line of a message: printable and of bounded length."""
-    text = " ".join(str(value)[:200].split())
+def brief(value: object, length: int = 120) -> str:
+    """What a file says, fit for one line of a message: printable and of bounded length.
+
+    Args:
+        value: a string, an error or another thing of bounded text; anything else: :func:`shown`.
+        length: of the result, in characters, at most.
+    """
+    text = " ".join(str(value)[: 2 * length].split())
     text = "".join(char if char.isprintable() else "?" for char in text)
-    return text if len(text) <= 120 else text[:117] + "..."
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
+class _Repr(reprlib.Repr):
+    """``repr`` that looks at a few elements and levels only."""
+
+    def repr_int(self, x: int, level: int) -> str:
+        # Python refuses to write numbers of over 4,300 digits, and is slow before that.
+        bits = x.bit_length()
+        return repr(x) if bits <= _INTEGER_BITS else f"a number of {bits:,} bits"
+
+
+def shown(value: object) -> str:
+    """Any value of a file as :func:`brief` has it, in quotes if it is a string."""
+    return brief(_Repr().repr(value))

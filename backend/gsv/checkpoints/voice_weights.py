@@ -16,12 +16,14 @@ import safetensors
 import torch
 from torch import Tensor
 
+from gsv.checkpoints.border import guarded
 from gsv.checkpoints.convert import convert_gpt, convert_sovits, expected_shapes, fit
 from gsv.checkpoints.detect import Kind, identify
 from gsv.checkpoints.lora import Lora, LowRank, check_lora, read_lora
 from gsv.checkpoints.manifest import sha256
 from gsv.checkpoints.reader import read_checkpoint
 from gsv.checkpoints.store import load_module_state, save_tensors
+from gsv.checkpoints.unpickle import brief, shown
 from gsv.config import GPTConfig, SoVITSConfig
 from gsv.errors import CheckpointError
 from gsv.models.gpt import SemanticGPT
@@ -29,6 +31,7 @@ from gsv.models.sovits import SoVITS
 
 SUFFIX = ".safetensors"
 _MARK = "gsv_voice"  # metadata key of our own files
+_MARK_LENGTH = 8_192  # characters; the longest part is the source's file name
 _FORMAT = 1
 _DOWN, _UP = ".down", ".up"
 _QUANTIZER = "quantizer."
@@ -49,6 +52,7 @@ class Stored:
     notes: list[str]
 
 
+@guarded
 def read_gpt(path: Path, base: GPTConfig) -> dict[str, Tensor]:
     """The tensors of a fine-tuned GPT of the base's shapes.
 
@@ -64,6 +68,7 @@ def read_gpt(path: Path, base: GPTConfig) -> dict[str, Tensor]:
     return fit(path, load_module_state(path), expected_shapes(SemanticGPT, base))
 
 
+@guarded
 def read_sovits(path: Path, base: SoVITSConfig) -> Lora | dict[str, Tensor]:
     """A LoRA on the base SoVITS, or the tensors of a full fine-tune of its shapes.
 
@@ -84,6 +89,7 @@ def read_sovits(path: Path, base: SoVITSConfig) -> Lora | dict[str, Tensor]:
     return fit(path, load_module_state(path), expected_shapes(SoVITS, base))
 
 
+@guarded
 def read_quantizer(path: Path, base: SoVITSConfig) -> dict[str, Tensor]:
     """Those tensors of the quantizer that a voice's SoVITS replaces, without the prefix.
 
@@ -131,8 +137,13 @@ def store_sovits(source: Path, target: Path, base: SoVITSConfig) -> Stored:
     return Stored(Kind.SOVITS.value, 0, converted.notes)
 
 
+@guarded
 def parameters_in(path: Path) -> int:
-    """How many numbers the tensors of a file hold, without reading them; a guess for ``.pth``."""
+    """How many numbers the tensors of a file hold, without reading them; a guess for ``.pth``.
+
+    Raises:
+        CheckpointError: the file is missing or no safetensors file.
+    """
     if _mark(path) is None:
         return path.stat().st_size // torch.float16.itemsize
     with safetensors.safe_open(path, "pt") as file:
@@ -152,17 +163,25 @@ def _mark(path: Path) -> dict[str, Any] | None:
     try:
         with safetensors.safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get(_MARK)
+        if text is not None and len(text) > _MARK_LENGTH:
+            raise CheckpointError(
+                f"{path}: its {_MARK} has {len(text):,} characters; at most {_MARK_LENGTH:,} "
+                "allowed: it was not written by `gsv voices add`"
+            )
         mark = None if text is None else json.loads(text)
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{path}: damaged safetensors file: {error}") from error
+    # JSON that is nested without end brings up RecursionError.
+    except (OSError, ValueError, RecursionError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path}: damaged safetensors file: {brief(error)}") from error
     if mark is not None and (not isinstance(mark, dict) or mark.get("format") != _FORMAT):
         raise CheckpointError(f"{path}: written by another version; add the voice again")
     return mark
 
 
 def _want(path: Path, mark: dict[str, Any], kind: Kind) -> None:
-    if mark.get("kind") != kind.value:
-        raise CheckpointError(f"{path}: holds a {mark.get('kind')}, wanted: a {kind.value}")
+    given = mark.get("kind")
+    if given != kind.value:
+        told = brief(given) if isinstance(given, str) else shown(given)
+        raise CheckpointError(f"{path}: holds a {told}, wanted: a {kind.value}")
 
 
 def _same(path: Path, config: Any, base: Any) -> None:

@@ -44,6 +44,7 @@ from gsv.voices.feature_cache import FeatureCache
 from gsv.voices.features import Arrays, FeatureStore, Layout
 from gsv.voices.metrics import VoiceMetrics
 from gsv.voices.recording import read_recording
+from gsv.voices.weight_cache import Failures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +102,7 @@ class ReferenceEncoderStage:
         self._quantizer.to(place.device).eval()
         self._voices = place.voices(settings.voice_folder, settings.default_voice)
         self.voice_metrics = VoiceMetrics(self._voices)
+        self._failures = Failures()
         encoder = place.identity(dtype)
         store = FeatureStore("acoustic", encoder, _LAYOUT)
         self._kept: FeatureCache[ReferenceResult] = FeatureCache(
@@ -148,13 +150,14 @@ class ReferenceEncoderStage:
     def _encode_voice(self, voice: Voice) -> ReferenceResult:
         quantizer = self._quantizer
         if voice.sovits is not None:
-            quantizer = copy.deepcopy(quantizer)
+            content = f"{voice.sovits}:{_own_quantizer(voice)}"
+            self._failures.check(content)
             try:
                 own = read_quantizer(voice.sovits, self._config)
             except CheckpointError as error:
                 self.voice_metrics.count("load_failures", voice.label)
-                message = str(error).replace(f"{voice.sovits.parent}/", "")
-                raise VoiceError(f"voice {voice.label}: {message}") from error
+                raise self._failures.remember(content, voice, voice.sovits, error) from error
+            quantizer = copy.deepcopy(quantizer)
             quantizer.load_state_dict(quantizer.state_dict() | own, strict=True)
         samples, rate = self._recording(voice)
         try:

@@ -72,6 +72,45 @@ class _Failure:
     until: float
 
 
+class Failures:
+    """Files that can't be used: not read again for every request, but now and then.
+
+    May be used from several threads.
+
+    Args:
+        clock: seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._known: OrderedDict[str, _Failure] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def check(self, key: str) -> None:
+        """Raise VoiceError if the content under ``key`` is known to be of no use."""
+        with self._lock:
+            failure = self._known.get(key)
+        if failure is not None and self._clock() < failure.until:
+            raise VoiceError(failure.message)
+
+    def remember(self, key: str, voice: Voice, path: Path, error: Exception) -> VoiceError:
+        """The error that requests for this content get from now on, in words for them.
+
+        Args:
+            key: stands for the file's content.
+            voice: whose file it is.
+            path: the file.
+            error: what reading it brought up.
+        """
+        # Callers must not learn where the folder lies.
+        message = f"voice {voice.label}: {str(error).replace(f'{path.parent}/', '')}"
+        with self._lock:
+            self._known[key] = _Failure(message, self._clock() + _FAILURE_SECONDS)
+            while len(self._known) > _FAILURES:
+                self._known.popitem(last=False)
+        return VoiceError(message)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Found(Generic[Weights]):
     """Weights that are there, or None for those that are waited for."""
@@ -123,7 +162,7 @@ class WeightCache(Generic[Weights]):
         self._device = device
         self._entries: OrderedDict[str, _Entry[Weights]] = OrderedDict()  # least recent first
         self._pins: OrderedDict[str, str] = OrderedDict()
-        self._failures: OrderedDict[str, _Failure] = OrderedDict()
+        self._failures = Failures(clock)
         self._queue: deque[str] = deque()
         self._changed = threading.Condition()
         self._closing = False
@@ -219,14 +258,14 @@ class WeightCache(Generic[Weights]):
         return key
 
     def _start(self, key: str, voice: Voice, path: Path) -> None:
-        failure = self._failures.get(key)
-        if failure is not None and self._clock() < failure.until:
-            raise VoiceError(failure.message)
+        self._failures.check(key)
         try:
             size = self._size(path)
-        except (OSError, CheckpointError) as error:
+        except Exception as error:  # whatever the file provokes, not to be met at every request
+            if not isinstance(error, (OSError, GsvError)):
+                logger.exception("%s: voice %s has no size", self._name, voice.label)
             self._voice_metrics.count("load_failures", voice.label)
-            raise self._remember(key, voice, path, error) from error
+            raise self._failures.remember(key, voice, path, error) from error
         if size > self._budget:
             raise VoiceError(
                 f"voice {voice.label}: {path.name} needs {_mib(size)} MiB, more than the memory "
@@ -370,7 +409,7 @@ class WeightCache(Generic[Weights]):
         with self._changed:
             entry = self._entries[key]
         if isinstance(error, CheckpointError):
-            error = self._remember(key, entry.voice, entry.path, error)
+            error = self._failures.remember(key, entry.voice, entry.path, error)
         elif not isinstance(error, GsvError):
             logger.exception("%s: voice %s can't be loaded", self._name, entry.voice.label)
             error = VoiceError(f"voice {entry.voice.label}: can't be loaded: {error}")
@@ -380,16 +419,6 @@ class WeightCache(Generic[Weights]):
             waiting = self._entries.pop(key).waiting
         for _, fail in waiting:
             fail(error)
-
-    def _remember(self, key: str, voice: Voice, path: Path, error: Exception) -> VoiceError:
-        """The error that requests for this file get until the file changes, in words for them."""
-        # Callers must not learn where the folder lies.
-        message = f"voice {voice.label}: {str(error).replace(f'{path.parent}/', '')}"
-        with self._changed:
-            self._failures[key] = _Failure(message, self._clock() + _FAILURE_SECONDS)
-            while len(self._failures) > _FAILURES:
-                self._failures.popitem(last=False)
-        return VoiceError(message)
 
 
 def _state_of(voice: Voice, path: Path) -> str:
