@@ -6,6 +6,7 @@ how it is read, is the server's business.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 
@@ -13,6 +14,9 @@ from collections.abc import Iterable, Iterator
 FEWEST_LETTERS = 4
 # A text that never ends a sentence is cut at a clause after so many characters.
 MOST_CHARACTERS = 200
+# Of a text, to find a sentence's end in: a mark that ends in time, and the character after it, look
+# the same in it as in the whole text; a longer row of marks is seen to end too late.
+_WINDOW = MOST_CHARACTERS + 2
 
 _CLOSERS = "\"'”’」』）)]】》〉›»"
 # What ends a sentence, the closing marks after it included, and one character of what follows:
@@ -25,6 +29,7 @@ _CLAUSE = re.compile(r"[,，、;；:：—\s]")
 _ABBREVIATION = re.compile(
     r"(?:^|[\s(\"'“‘])(?:[A-Za-z]|Mr|Mrs|Ms|Dr|Prof|Sr|Jr|St|Mt|No|vs|cf|approx|Inc|Ltd|Co|e\.g|i\.e)$"
 )
+_LONGEST_ABBREVIATION = 8  # characters of `approx`, with the one before and a newline after
 
 
 class SentenceBuffer:
@@ -43,33 +48,21 @@ class SentenceBuffer:
         self._text = ""
 
     def feed(self, piece: str) -> list[str]:
-        """Add a piece; the sentences that it completes."""
-        self._text += piece
-        sentences = []
-        while (end := self._end()) is not None:
-            sentence, self._text = self._text[:end].strip(), self._text[end:]
-            sentences.append(sentence)
+        """Add a piece; the sentences that it completes, but those with nothing to say in them."""
+        text = self._text + piece
+        sentences, begin = [], 0
+        while (length := _sentence_length(text[begin : begin + _WINDOW])) is not None:
+            sentence = text[begin : begin + length].strip()
+            begin += length
+            if _says_something(sentence):
+                sentences.append(sentence)
+        self._text = text[begin:]  # MOST_CHARACTERS at most, so a letter more costs little
         return sentences
 
     def flush(self) -> list[str]:
         """What is left at the end of the text, if there is anything to say in it."""
         rest, self._text = self._text.strip(), ""
-        return [rest] if _letters(rest) else []
-
-    def _end(self) -> int | None:
-        """Where the first complete sentence ends, or None."""
-        for match in _END.finditer(self._text):
-            end = match.end()
-            if match.group() != "\n" and not _is_end(self._text, match):
-                continue
-            if _letters(self._text[:end]) >= FEWEST_LETTERS:
-                return min(end, self._clause()) if end > MOST_CHARACTERS else end
-        return self._clause() if len(self._text) > MOST_CHARACTERS else None
-
-    def _clause(self) -> int:
-        marks = [match.end() for match in _CLAUSE.finditer(self._text[:MOST_CHARACTERS])]
-        ends = [end for end in marks if _letters(self._text[:end]) >= FEWEST_LETTERS]
-        return ends[-1] if ends else MOST_CHARACTERS
+        return [rest] if _says_something(rest) else []
 
 
 def sentences_of(pieces: Iterable[str]) -> Iterator[str]:
@@ -84,6 +77,31 @@ def sentences_of(pieces: Iterable[str]) -> Iterator[str]:
     yield from buffer.flush()
 
 
+def _sentence_length(window: str) -> int | None:
+    """Characters of the first sentence, if it is complete.
+
+    Args:
+        window: the text from the sentence's begin on, _WINDOW characters of it where there are as
+            many. No more are looked at, else a long text would take the square of its length.
+    """
+    enough = _after_letters(window)
+    if enough is not None:
+        for match in _END.finditer(window):
+            end = match.end()
+            if end > MOST_CHARACTERS:
+                break
+            if end >= enough and (match.group() == "\n" or _is_end(window, match)):
+                return end
+    return _clause(window, enough) if len(window) > MOST_CHARACTERS else None
+
+
+def _clause(window: str, enough: int | None) -> int:
+    """Where a text that never ends is cut: after a clause, lest a word is cut in two."""
+    marks = [match.end() for match in _CLAUSE.finditer(window, 0, MOST_CHARACTERS)]
+    # With hardly a letter in so many characters, what comes before the last mark is no loss.
+    return next((end for end in reversed(marks) if end >= (enough or 0)), MOST_CHARACTERS)
+
+
 def _is_end(text: str, match: re.Match[str]) -> bool:
     """Whether a Latin full stop, question or exclamation mark ends a sentence; others always do."""
     marks = match.group("ascii")
@@ -92,8 +110,15 @@ def _is_end(text: str, match: re.Match[str]) -> bool:
     following = match.group("next")
     if following.isascii() and not following.isspace():
         return False
-    return marks != "." or not _ABBREVIATION.search(text[: match.start()])
+    begin = max(0, match.start() - _LONGEST_ABBREVIATION)
+    return marks != "." or not _ABBREVIATION.search(text, begin, match.start())
 
 
-def _letters(text: str) -> int:
-    return sum(character.isalnum() for character in text)
+def _after_letters(text: str) -> int | None:
+    """The place after the first FEWEST_LETTERS letters, or None where there are fewer."""
+    letters = (place for place, character in enumerate(text, 1) if character.isalnum())
+    return next(itertools.islice(letters, FEWEST_LETTERS - 1, None), None)
+
+
+def _says_something(text: str) -> bool:
+    return any(character.isalnum() for character in text)

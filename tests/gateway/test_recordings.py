@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import subprocess
 import sys
+import threading
+import time
+import tracemalloc
 import wave
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -16,7 +21,7 @@ import soundfile
 
 from gsv_client import Audio, AudioError, InvalidRequest
 from gsv_client.gateway import recordings
-from gsv_client.gateway.recordings import cut, decode, from_base64, judge
+from gsv_client.gateway.recordings import AT_ONCE, cut, decode, decoded, from_base64, judge
 
 RATE = 48_000
 TONE = (0.2 * np.sin(np.arange(4 * RATE) * 2 * np.pi * 300 / RATE)).astype(np.float32)
@@ -94,23 +99,113 @@ print([path for path in opened if "secret" in path])
     assert done.stdout.split() == ["AudioError", "AudioError", "[]"], done.stderr
 
 
-def test_too_long_and_strange_rates(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recordings, "LONGEST_SECONDS", 2.0)
+def test_too_long_and_strange_rates() -> None:
     for data in (by_libsndfile("WAV"), by_libav("webm")):
         with pytest.raises(AudioError, match="longer than 2 s"):
+            decode(data, longest=2.0)
+    for data in (by_libsndfile("WAV", TONE[:4_000], 4_000), matroska(frame(4_000))):
+        with pytest.raises(AudioError, match="4000 Hz; allowed: from 8000 to 192000 Hz"):
             decode(data)
-    with pytest.raises(AudioError, match="4000 Hz; allowed: from 8000 to 192000 Hz"):
-        decode(by_libsndfile("WAV", TONE[:4_000], 4_000))
+    many = np.zeros((4_000, 9), np.float32)
+    with pytest.raises(AudioError, match="9 channels; allowed: 1 to 8"):
+        decode(by_libsndfile("WAV", many))
 
 
-def test_a_small_file_can_not_fill_the_memory() -> None:
-    """Silence is a few kilobytes of FLAC a minute; no more than the limit is unpacked."""
+def silent_flac(rate: int, channels: int, seconds: int) -> bytes:
+    """A few kilobytes, whatever it unpacks to."""
     file = io.BytesIO()
-    with soundfile.SoundFile(file, "w", 8_000, 1, format="FLAC") as sound:
-        for _ in range(20):
-            sound.write(np.zeros(8_000 * 60, np.float32))
-    with pytest.raises(AudioError, match="longer than 120 s"):
-        decode(file.getvalue())
+    with soundfile.SoundFile(file, "w", rate, channels, format="FLAC") as sound:
+        for _ in range(seconds):
+            sound.write(np.zeros((rate, channels), np.float32))
+    return file.getvalue()
+
+
+def frame(rate: int, layout: str = "mono", samples: int = 1_000) -> av.AudioFrame:
+    made = av.AudioFrame(format="s16", layout=layout, samples=samples)
+    made.sample_rate = rate
+    return made
+
+
+def matroska(one: av.AudioFrame) -> bytes:
+    file = io.BytesIO()
+    with av.open(file, "w", format="matroska") as output:
+        stream = output.add_stream("pcm_s16le", rate=one.sample_rate, layout=one.layout.name)
+        output.mux(stream.encode(one))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "wrong", [frame(1), frame(7_999), frame(192_001), frame(RATE, "hexadecagonal")]
+)
+def test_a_frame_that_is_not_what_the_container_says(wrong: av.AudioFrame) -> None:
+    """A thousand samples at 1 Hz would become 48 million."""
+    with pytest.raises(ValueError, match=f"{wrong.sample_rate} Hz"):
+        list(recordings._mono([wrong], RATE))
+
+
+def test_a_frame_without_measure() -> None:
+    data = matroska(frame(192_000, samples=recordings._LONGEST_FRAME + 1))
+    with pytest.raises(AudioError, match="not a readable recording"):
+        decode(data)
+    assert decode(matroska(frame(RATE))).duration == pytest.approx(1_000 / RATE)
+
+
+@pytest.fixture
+def traced() -> Iterator[None]:
+    tracemalloc.start()
+    yield
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("rate", "channels", "seconds", "most_mib", "words"),
+    [
+        (8_000, 1, 1_200, 24, "longer than 120 s"),
+        (655_350, 8, 5, 2, "recorded at 655350 Hz"),
+        (192_000, 8, 20, 48, ""),  # 15 MiB of mono, where all its channels are 117
+    ],
+)
+@pytest.mark.usefixtures("traced")
+def test_a_small_file_can_not_fill_the_memory(
+    rate: int, channels: int, seconds: int, most_mib: int, words: str
+) -> None:
+    """Silence is a few kilobytes of FLAC a minute; no more than the limit is unpacked."""
+    data = silent_flac(rate, channels, seconds)
+    tracemalloc.reset_peak()
+    before, _ = tracemalloc.get_traced_memory()
+    if words:
+        with pytest.raises(AudioError, match=words):
+            decode(data)
+    else:
+        assert decode(data).duration == seconds
+    _, peak = tracemalloc.get_traced_memory()
+    assert peak - before < most_mib << 20
+
+
+def test_only_so_many_are_unpacked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, running, most = threading.Lock(), 0, 0
+
+    def work(data: bytes, name: str, longest: float) -> Audio:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.02)
+        with lock:
+            running -= 1
+        return Audio(TONE, RATE)
+
+    async def ask() -> list[Audio]:
+        return await asyncio.gather(*(decoded(b"") for _ in range(8 * AT_ONCE)))
+
+    monkeypatch.setattr(recordings, "decode", work)
+    assert len(asyncio.run(ask())) == 8 * AT_ONCE
+    assert 1 <= most <= AT_ONCE
+
+
+def test_a_piece_does_not_hold_the_whole() -> None:
+    audio = Audio(TONE, RATE)
+    assert not np.shares_memory(cut(audio, 1, 2).samples, audio.samples)
 
 
 def test_a_header_that_lies() -> None:

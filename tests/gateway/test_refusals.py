@@ -14,7 +14,8 @@ from gateway.running import Gateway, key_file, running
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from gsv_client import AsyncClient
+from gsv_client import AsyncClient, InvalidRequest
+from gsv_client.gateway.problems import MOST_MESSAGE
 from gsv_client.gateway.settings import Settings
 from gsv_client.testing import FakeAsyncTransport, FakeTransport
 from gsv_client.transport import Request
@@ -167,6 +168,52 @@ def test_a_mistake_of_ours_is_told_and_logged(caplog: pytest.LogCaptureFixture) 
             assert answer.headers["x-request-id"]
             assert "secret" not in answer.text
     assert "ZeroDivisionError: a secret of the insides" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/audio/speech", {"input": "x", "response_format": "y" * 50_000}),
+        ("/v1/audio/speech", {"input": "x", "voice": {"name": "y" * 50_000}}),
+        ("/v1/audio/speech", {"input": "x", "voice": {"y" * 30_000: [["y" * 30_000]]}}),
+        ("/v1/audio/speech", {"input": "x", "sample_rate": 10**4_000}),
+        ("/v1/audio/speech", {"input": "x", "top_k": 10**4_000}),
+        ("/v1/audio/speech", {"input": "x", "top_p": 10**4_000}),
+        ("/v1/audio/speech", {"input": "x", "top_p": 10**400}),
+        ("/v1/audio/speech", {"input": "x", "stream_format": "y" * 50_000}),
+        ("/v1/audio/speech", {"input": "x", "reference": "data:" + "y" * 50_000}),
+        ("/v1/speech", {"text": "x", "format": "y" * 50_000}),
+        ("/v1/speech/captions", {"text": "x", "format": "y" * 50_000}),
+        ("/tts", {"ref_audio_path": "y" * 50_000, "text": "x", "text_lang": "en",
+                  "prompt_lang": "en"}),
+    ],
+    ids=range(12),
+)  # fmt: skip
+def test_no_message_repeats_a_long_value_in_full(
+    locked: tuple[httpx.Client, Gateway], path: str, body: dict[str, Any]
+) -> None:
+    answer = locked[0].post(path, json=body)
+    assert answer.status_code == 400
+    # `top_k` goes to the client as it is, so the client refuses it.
+    assert len(told(answer)) <= (MOST_MESSAGE if "top_k" in body else 500)
+
+
+def test_what_triton_repeats_is_cut(caplog: pytest.LogCaptureFixture) -> None:
+    """For the caller and in the log; the begin names the field, the end what is allowed."""
+    words = f"LANGUAGE: got {'y' * 1_000_000!r}; allowed: auto, zh"
+    triton = FakeTransport(refuse=lambda request: InvalidRequest(words))
+    client = AsyncClient(transport=FakeAsyncTransport(triton))
+    with (
+        caplog.at_level(logging.INFO, "gsv_client.gateway"),
+        running(client, Settings(local=True)) as gateway,
+    ):
+        answer = httpx.post(f"{gateway.url}/v1/speech", json={"text": "Hi.", "language": "y"})
+    assert answer.status_code == 400
+    assert told(answer).startswith("LANGUAGE: got 'yyy")
+    assert told(answer).endswith("yyy'; allowed: auto, zh")
+    assert answer.json()["error"]["param"] == "language"
+    assert len(told(answer)) <= MOST_MESSAGE
+    assert max(len(record.message) for record in caplog.records) <= MOST_MESSAGE + 500
 
 
 def test_sockets_where_there_is_none(locked: tuple[httpx.Client, Gateway]) -> None:

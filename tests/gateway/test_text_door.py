@@ -80,6 +80,21 @@ def test_flush_speaks_what_there_is(socket: ClientConnection, triton: FakeTransp
     assert told[-1]["type"] == "done"
 
 
+@pytest.mark.parametrize("unit", ["\n", ". ", "! ", " "])
+def test_a_text_of_nothing_but_marks_holds_up_nobody(socket: ClientConnection, unit: str) -> None:
+    """It once took 50 s on the loop that carries everybody's audio."""
+    say(socket, {"type": "start"}, text((unit * 10_000)[:10_000]), {"type": "end"})
+    _, told = rest(socket)
+    assert [message["type"] for message in told] == ["started", "done"]
+
+
+def test_a_long_blank_run_is_not_spoken(socket: ClientConnection, triton: FakeTransport) -> None:
+    say(socket, {"type": "start"}, text(f"Hello there.\n{' ' * 700}Good day."), {"type": "end"})
+    _, told = rest(socket)
+    assert told[-1]["type"] == "done"
+    assert [r.inputs["TEXT"].item() for r in triton.requests] == [b"Hello there.", b"Good day."]
+
+
 def test_one_file_for_all_sentences(socket: ClientConnection) -> None:
     say(socket, {"type": "start", "format": "wav"}, text("One two. Three four."), {"type": "end"})
     audio, _ = rest(socket)
@@ -107,6 +122,10 @@ def test_times_run_through() -> None:
         ([{"type": "start"}, {"type": "stop"}], "got 'stop'; allowed: text, flush, end"),
         ([{"type": "start"}, {"type": "text"}], "text: got None; allowed: a string"),
         ([{"type": "start"}, text("x" * 10_001)], "more than 10000 characters"),
+        ([{"type": "y" * 100_000}], "yyy'; allowed: start"),
+        ([{"type": "start"}, {"type": "y" * 100_000}], "yyy'; allowed: text, flush, end"),
+        ([{"type": "start"}, {"type": ["y" * 50] * 1_000}], "; allowed: text, flush, end"),
+        ([{"type": "start"}, {"type": "text", "text": ["y"] * 100_000}], "; allowed: a string"),
     ],
 )
 def test_mistakes_are_told_and_end_it(
@@ -116,6 +135,7 @@ def test_mistakes_are_told_and_end_it(
     _, told = rest(socket)
     assert told[-1]["type"] == "error"
     assert words in told[-1]["error"]["message"]
+    assert len(told[-1]["error"]["message"]) < 400
     assert socket.protocol.close_code == 1008
 
 

@@ -7,7 +7,6 @@ server. The routes for those say what to do instead.
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 from typing import Any
 
@@ -23,7 +22,7 @@ from gsv_client.gateway.encoders import FORMATS
 from gsv_client.gateway.fields import check_text, json_body, read_json, validated
 from gsv_client.gateway.problems import Problem, json_response
 from gsv_client.gateway.record import record_of
-from gsv_client.gateway.recordings import decode, from_base64
+from gsv_client.gateway.recordings import LONGEST_WHOLE_SECONDS, decoded, from_base64
 from gsv_client.gateway.sending import StreamedAnswer, WholeAnswer
 from gsv_client.gateway.settings import Settings
 from gsv_client.gateway.speaking import Order, Speaker, audio_of
@@ -169,10 +168,10 @@ async def _options(fields: TtsFields, upload: bytes | None, names: VoiceNames) -
 
 async def _recording(fields: TtsFields, upload: bytes | None) -> Audio | None:
     if upload is not None:
-        return await asyncio.to_thread(decode, upload, UPLOAD)
+        return await decoded(upload, UPLOAD, LONGEST_WHOLE_SECONDS)
     if fields.ref_audio_path.startswith("data:"):
         data = from_base64(fields.ref_audio_path, "ref_audio_path")
-        return await asyncio.to_thread(decode, data, "ref_audio_path")
+        return await decoded(data, "ref_audio_path", LONGEST_WHOLE_SECONDS)
     return None
 
 

@@ -18,7 +18,8 @@ import soundfile
 from numpy.typing import NDArray
 
 from gsv_client.audio import PCM16_SCALE, Audio, Samples
-from gsv_client.errors import AudioError, InvalidRequest
+from gsv_client.errors import AudioError
+from gsv_client.gateway.problems import refused
 from gsv_client.limits import SAMPLE_RATES
 from gsv_client.wav_header import UNKNOWN_SIZE, wav_header
 
@@ -76,7 +77,7 @@ FORMATS = {
 def format_named(name: str) -> Format:
     """The format of that name; InvalidRequest for another."""
     if name not in FORMATS:
-        raise InvalidRequest.value("response_format", name, ", ".join(FORMATS))
+        raise refused("response_format", name, ", ".join(FORMATS))
     return FORMATS[name]
 
 
@@ -86,7 +87,7 @@ def rate_for(form: Format, given: int | None) -> int:
         return form.rate
     if given not in form.rates:
         allowed = ", ".join(map(str, form.rates))
-        raise InvalidRequest.value("sample_rate", given, f"{allowed} with {form.name}")
+        raise refused("sample_rate", given, f"{allowed} with {form.name}")
     return given
 
 

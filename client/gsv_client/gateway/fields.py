@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any, TypeVar
 
@@ -12,7 +11,7 @@ from starlette.requests import Request
 
 from gsv_client.audio import Audio
 from gsv_client.errors import InvalidRequest
-from gsv_client.gateway.recordings import cut, decode, from_base64
+from gsv_client.gateway.recordings import LONGEST_WHOLE_SECONDS, cut, decoded, from_base64
 from gsv_client.gateway.settings import Settings
 from gsv_client.options import SpeechOptions
 
@@ -63,8 +62,9 @@ class OptionFields(BaseModel):
 
 async def _recording(text: str, window: tuple[float, float] | None) -> Audio:
     data = from_base64(text, "reference")
-    audio = await asyncio.to_thread(decode, data, "reference")
-    return cut(audio, *window) if window else audio
+    if window is None:
+        return await decoded(data, "reference", LONGEST_WHOLE_SECONDS)
+    return cut(await decoded(data, "reference"), *window)
 
 
 async def read_json(request: Request) -> dict[str, Any]:

@@ -13,10 +13,9 @@ from pydantic import BaseModel, ConfigDict
 
 from gsv_client.cli.plugins import points
 from gsv_client.errors import InvalidRequest, ServerError
-from gsv_client.gateway.recordings import cut, decode, from_base64
+from gsv_client.gateway.recordings import cut, decoded, from_base64, inspected
 from gsv_client.gateway.voice_names import VOICE_NAME
 from gsv_client.limits import LANGUAGES
-from gsv_client.quality import inspect
 
 ADDING_SECONDS = 120.0  # the command imports torch, to read checkpoints
 AT_ONCE = asyncio.Semaphore(1)
@@ -62,11 +61,11 @@ async def add_voice(folder: Path, fields: NewVoiceFields) -> dict[str, Any]:
         raise InvalidRequest.value("language", fields.language[:50], ", ".join(LANGUAGES))
     if not fields.reference_text.strip() or len(fields.reference_text) > 1_000:
         raise InvalidRequest("reference_text: allowed: what is said in it, up to 1000 characters")
-    audio = await asyncio.to_thread(decode, from_base64(fields.reference, "reference"), "reference")
+    audio = await decoded(from_base64(fields.reference, "reference"), "reference")
     if fields.reference_window:
         audio = cut(audio, *fields.reference_window)
     # The command checks both again; here they cost no new process.
-    report = inspect(audio.samples, audio.rate)
+    report = await inspected(audio)
     if not report.usable:
         found = "; ".join(f"{r.message}: {r.advice}" for r in report.remarks if r.level == "error")
         raise InvalidRequest(f"reference: {found}")

@@ -13,10 +13,9 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gsv_client.errors import InvalidRequest
 from gsv_client.gateway.encoders import format_named, rate_for
 from gsv_client.gateway.fields import OptionFields, check_text, json_body, read_json, validated
-from gsv_client.gateway.problems import KNOWN, Problem, json_response
+from gsv_client.gateway.problems import KNOWN, Problem, json_response, refused
 from gsv_client.gateway.record import Record, record_of
 from gsv_client.gateway.sending import StreamedAnswer, WholeAnswer
 from gsv_client.gateway.settings import Settings
@@ -144,5 +143,5 @@ def _voice_name(voice: str | dict[str, Any] | None) -> str | None:
         return voice
     name = voice.get("id")
     if not isinstance(name, str):
-        raise InvalidRequest.value("voice", voice, "a name, or an object with the name as `id`")
+        raise refused("voice", voice, "a name, or an object with the name as `id`")
     return name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import contextlib
 import dataclasses
@@ -16,13 +15,12 @@ from starlette.responses import Response
 
 from gsv_client.captions import FORMATS as CAPTION_FORMATS
 from gsv_client.captions import captions
-from gsv_client.errors import InvalidRequest
 from gsv_client.gateway.encoders import FORMATS, format_named, rate_for
 from gsv_client.gateway.fields import OptionFields, check_text, json_body, read_json, validated
 from gsv_client.gateway.new_voices import NewVoiceFields, add_voice
-from gsv_client.gateway.problems import KNOWN, Problem, json_response
+from gsv_client.gateway.problems import KNOWN, Problem, json_response, refused
 from gsv_client.gateway.record import Record, record_of
-from gsv_client.gateway.recordings import decode, judge
+from gsv_client.gateway.recordings import decoded, judged
 from gsv_client.gateway.sending import StreamedAnswer, WholeAnswer
 from gsv_client.gateway.settings import Settings
 from gsv_client.gateway.speaking import Order, Speaker, encode_stream, encoder_for, no_times
@@ -68,7 +66,7 @@ def own_router(settings: Settings, speaker: Speaker, names: VoiceNames) -> APIRo
         fields = validated(OwnFields, await read_json(request))
         form = fields.format or "srt"
         if form not in CAPTION_FORMATS:
-            raise InvalidRequest.value("format", form, ", ".join(CAPTION_FORMATS))
+            raise refused("format", form, ", ".join(CAPTION_FORMATS))
         order, record = await order_of(fields, request, "pcm"), record_of(request.scope)
 
         async def make() -> bytes:
@@ -107,8 +105,7 @@ def own_router(settings: Settings, speaker: Speaker, names: VoiceNames) -> APIRo
     async def recording(request: Request) -> Response:
         """What the sound file in the body is worth as a reference."""
         data = await request.body()
-        audio = await asyncio.to_thread(decode, data)
-        return json_response(await asyncio.to_thread(judge, audio))
+        return json_response(await judged(await decoded(data)))
 
     @router.post("/v1/audio/voices", openapi_extra=json_body(NewVoiceFields))
     async def new_voice(request: Request) -> Response:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import re
+import reprlib
 from typing import Any
 
 from starlette.responses import Response
@@ -20,6 +21,10 @@ from gsv_client.errors import (
 )
 
 RETRY_SECONDS = 2
+MOST_VALUE = 200  # characters of a caller's value that a message of the gateway repeats
+MOST_MESSAGE = 2_000  # of any message: the client's and Triton's may repeat a value in full
+_BRIEF = reprlib.Repr()  # looks at little more of a value than it tells
+_BRIEF.maxstring = _BRIEF.maxlong = _BRIEF.maxother = MOST_VALUE
 _ADDRESS = re.compile(r"^\w+://\S+: ")  # of Triton, which callers need not know
 
 
@@ -49,7 +54,7 @@ class Problem(Exception):
         """What an error of the client means here."""
         if isinstance(error, Problem):
             return error
-        text = str(error)
+        text = shortened(str(error))
         said = _ADDRESS.sub("", text)
         if isinstance(error, (InvalidRequest, AudioError)):
             tensor = re.match(r"([A-Z][A-Z_]+|[a-z_]+): ", said)
@@ -101,6 +106,28 @@ def json_response(
 ) -> Response:
     """JSON in ASCII: an error may quote half a surrogate pair, which is no UTF-8."""
     return Response(json.dumps(values), status, headers, "application/json")
+
+
+def refused(name: str, given: object, allowed: str) -> InvalidRequest:
+    """`InvalidRequest.value` for what a caller sent, which may be of any size and depth.
+
+    >>> str(refused("format", "midi", "mp3, wav"))
+    "format: got 'midi'; allowed: mp3, wav"
+    >>> len(str(refused("format", "x" * 1_000_000, "mp3, wav")))
+    231
+    """
+    told = _BRIEF.repr(given)
+    if len(told) > MOST_VALUE:
+        told = f"{told[:MOST_VALUE]}…"
+    return InvalidRequest(f"{name}: got {told}; allowed: {allowed}")
+
+
+def shortened(message: str) -> str:
+    """A message of bounded length: its begin, which names the field, and its end, the advice."""
+    if len(message) <= MOST_MESSAGE:
+        return message
+    half = MOST_MESSAGE // 2 - 2
+    return f"{message[:half]} … {message[-half:]}"
 
 
 KNOWN = (GsvClientError, Problem)

@@ -6,6 +6,8 @@ import dataclasses
 import time
 from typing import Any
 
+from gsv_client.gateway.problems import shortened
+
 ANYBODY = "-"  # the caller's name where no key is asked for
 
 
@@ -65,7 +67,7 @@ class Record:
         if self.left:
             parts.append("left")
         if self.problem:
-            parts.append(self.problem)
+            parts.append(shortened(self.problem))
         return "; ".join(parts)
 
 

@@ -7,52 +7,94 @@ known by its first bytes and refers to nothing outside of itself.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
+import contextlib
 import dataclasses
 import io
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import av
 import numpy as np
 import soundfile
 
-from gsv_client.audio import Audio
+from gsv_client.audio import Audio, Samples
 from gsv_client.errors import AudioError, InvalidRequest
 from gsv_client.limits import RANGES
-from gsv_client.quality import Report, best_window, inspect
+from gsv_client.quality import REFERENCE_MAX_SECONDS, Report, best_window, inspect
 
 LONGEST_SECONDS = 120.0  # of a recording that a piece is cut out of
+LONGEST_WHOLE_SECONDS = REFERENCE_MAX_SECONDS + 0.01  # of one that is sent as it is: as the server
 RATES = RANGES["REFERENCE_SAMPLE_RATE"]
 MOST_CHANNELS = 8
+# A small file may unpack to a hundred megabytes, and judging takes as much again and more. So few
+# are at it at once, in threads of their own: those who wait there hold up no encoder.
+AT_ONCE = 2
+_BLOCK = 65_536  # samples of each channel that are unpacked in one step; FLAC's longest frame
+# Of all channels, in a frame of libav: eight times FLAC's longest. ALAC's header may ask for more
+# than a hundred million.
+_LONGEST_FRAME = 1 << 22
+_Opened = tuple[int, int, Iterator[Samples]]  # Hz, channels, mono blocks
+_WORKERS = ThreadPoolExecutor(AT_ONCE, "gsv-recordings")
 _KINDS = "WAV, FLAC, Ogg, MP3, WebM, MP4 or AAC"
 
 
-def decode(data: bytes, name: str = "the recording") -> Audio:
+async def decoded(
+    data: bytes, name: str = "the recording", longest: float = LONGEST_SECONDS
+) -> Audio:
+    """`decode`, beside the loop and a few at once."""
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(_WORKERS, decode, data, name, longest)
+
+
+async def judged(audio: Audio) -> dict[str, Any]:
+    """`judge`, beside the loop and a few at once."""
+    return await asyncio.get_running_loop().run_in_executor(_WORKERS, judge, audio)
+
+
+async def inspected(audio: Audio) -> Report:
+    """`quality.inspect`, beside the loop and a few at once."""
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(_WORKERS, inspect, audio.samples, audio.rate)
+
+
+def decode(data: bytes, name: str = "the recording", longest: float = LONGEST_SECONDS) -> Audio:
     """A recording as mono samples.
 
     Args:
         data: a file that libsndfile reads, or WebM, MP4 or AAC, as browsers and phones record.
         name: for messages.
+        longest: seconds; no more is unpacked.
 
     Raises:
         AudioError: no sound, or beyond the limits.
     """
     container = _container_of(data)
+    opened = _by_libav(data, container) if container else _by_libsndfile(data)
     try:
-        audio = _by_libav(data, container) if container else _by_libsndfile(data)
+        with opened as (rate, channels, blocks):
+            # Before anything is unpacked: eight channels at 655 kHz fill memory in a second.
+            if rate not in RATES:
+                raise AudioError(f"{name}: recorded at {rate} Hz; allowed: {RATES} Hz")
+            if channels > MOST_CHANNELS:
+                raise AudioError(f"{name}: {channels} channels; allowed: 1 to {MOST_CHANNELS}")
+            parts, count = [], 0
+            for block in blocks:
+                parts.append(block)
+                count += len(block)
+                if count > longest * rate:
+                    raise AudioError(
+                        f"{name}: longer than {longest:.0f} s; allowed: 3 to 10 s, or a piece of "
+                        "that length out of a recording of two minutes"
+                    )
     except (av.FFmpegError, soundfile.SoundFileError, ValueError, EOFError) as error:
         raise AudioError(f"{name}: not a readable recording; allowed: {_KINDS}") from error
-    if not len(audio.samples):
+    if not count:
         raise AudioError(f"{name}: holds no audio; allowed: 3 to 10 s of speech")
-    if audio.rate not in RATES:
-        raise AudioError(f"{name}: recorded at {audio.rate} Hz; allowed: {RATES} Hz")
-    if audio.duration > LONGEST_SECONDS:
-        raise AudioError(
-            f"{name}: longer than {LONGEST_SECONDS:g} s; allowed: 3 to 10 s, or a piece of that "
-            "length out of a recording of two minutes"
-        )
-    return audio
+    return Audio(np.concatenate(parts), rate)
 
 
 def from_base64(text: str, name: str) -> bytes:
@@ -73,7 +115,8 @@ def cut(audio: Audio, start: float, end: float) -> Audio:
         allowed = f"0 <= start < end <= {audio.duration:.2f}"
         raise InvalidRequest.value("reference_window", [start, end], allowed)
     begin, stop = round(start * audio.rate), round(end * audio.rate)
-    return Audio(audio.samples[begin:stop], audio.rate)
+    # A copy: what was cut off need not stay in memory as long as the request takes.
+    return Audio(audio.samples[begin:stop].copy(), audio.rate)
 
 
 def judge(audio: Audio) -> dict[str, Any]:
@@ -102,31 +145,37 @@ def _container_of(data: bytes) -> str | None:
     return "ogg" if data[:4] == b"OggS" and b"OpusHead" in data[:128] else None
 
 
-def _by_libsndfile(data: bytes) -> Audio:
+@contextlib.contextmanager
+def _by_libsndfile(data: bytes) -> Iterator[_Opened]:
+    """Rate, channels, and the samples as blocks of mono that are unpacked one by one."""
     with soundfile.SoundFile(io.BytesIO(data)) as sound:
-        if not 1 <= sound.channels <= MOST_CHANNELS:
-            raise ValueError(f"{sound.channels} channels")
-        most = int(LONGEST_SECONDS * sound.samplerate) + 1
-        samples = sound.read(most, dtype="float32", always_2d=True)
-        return Audio(samples.mean(axis=1, dtype=np.float32), sound.samplerate)
+        yield sound.samplerate, sound.channels, _averaged(sound)
 
 
-def _by_libav(data: bytes, container: str) -> Audio:
-    parts, count = [], 0
+def _averaged(sound: soundfile.SoundFile) -> Iterator[Samples]:
+    # Until nothing more comes: a header may promise more frames than there are.
+    while len(block := sound.read(_BLOCK, dtype="float32", always_2d=True)):
+        yield block.mean(axis=1, dtype=np.float32)
+
+
+@contextlib.contextmanager
+def _by_libav(data: bytes, container: str) -> Iterator[_Opened]:
+    """As `_by_libsndfile`; ValueError when there is no audio, or it is not what its header says."""
     with av.open(io.BytesIO(data), "r", format=container) as file:
         if not file.streams.audio:
             raise ValueError("no audio")
         stream = file.streams.audio[0]
-        rate = stream.rate
-        if not rate or not 1 <= stream.channels <= MOST_CHANNELS:
-            raise ValueError(f"{rate} Hz, {stream.channels} channels")
-        resampler = av.AudioResampler(format="fltp", layout="mono", rate=rate)
-        for frame in file.decode(stream):
-            for piece in resampler.resample(frame):
-                samples = piece.to_ndarray()[0]
-                parts.append(samples)
-                count += len(samples)
-            if count > LONGEST_SECONDS * rate:
-                break
-    joined = np.concatenate(parts) if parts else np.zeros(0, np.float32)
-    return Audio(np.clip(joined, -1.0, 1.0), int(rate))
+        if not stream.rate or not stream.channels:
+            raise ValueError(f"{stream.rate} Hz, {stream.channels} channels")
+        stream.codec_context.options = {"max_samples": str(_LONGEST_FRAME)}
+        yield int(stream.rate), stream.channels, _mono(file.decode(stream), stream.rate)
+
+
+def _mono(frames: Iterable[av.AudioFrame], rate: int) -> Iterator[Samples]:
+    resampler = av.AudioResampler(format="fltp", layout="mono", rate=rate)
+    for frame in frames:
+        # The container's header need not tell the truth; from 1 Hz, a frame would become hours.
+        if frame.sample_rate not in RATES or frame.layout.nb_channels > MOST_CHANNELS:
+            raise ValueError(f"{frame.sample_rate} Hz, {frame.layout.nb_channels} channels")
+        for piece in resampler.resample(frame):
+            yield np.clip(piece.to_ndarray()[0], -1.0, 1.0)

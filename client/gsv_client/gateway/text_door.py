@@ -33,7 +33,7 @@ from gsv_client.errors import InvalidRequest
 from gsv_client.gateway.encoders import Encoder, format_named, rate_for
 from gsv_client.gateway.fields import OptionFields, validated
 from gsv_client.gateway.own_door import done, wants_times
-from gsv_client.gateway.problems import KNOWN, Problem
+from gsv_client.gateway.problems import KNOWN, Problem, refused
 from gsv_client.gateway.record import Record, record_of
 from gsv_client.gateway.settings import Settings
 from gsv_client.gateway.speaking import Speaker, encode_stream, encoder_for
@@ -99,7 +99,7 @@ class _Talk:
     async def hold(self, speaker: Speaker, names: VoiceNames) -> None:
         first = await self._receive()
         if first.get("type") != "start":
-            raise InvalidRequest.value("type of the first message", first.get("type"), "start")
+            raise refused("type of the first message", first.get("type"), "start")
         fields = validated(StartFields, first, "message")
         form = format_named(fields.format or "pcm")
         rate = rate_for(form, fields.sample_rate)
@@ -165,7 +165,7 @@ class _Talk:
             kind = message.get("type")
             if ended or kind not in ("text", "flush", "end"):
                 allowed = "nothing after end" if ended else "text, flush, end"
-                raise InvalidRequest.value("type of the message", kind, allowed)
+                raise refused("type of the message", kind, allowed)
             if kind == "text":
                 await pieces.put(self._checked(message.get("text")))
             else:
@@ -174,7 +174,7 @@ class _Talk:
 
     def _checked(self, text: Any) -> str:
         if not isinstance(text, str):
-            raise InvalidRequest.value("text", text, "a string")
+            raise refused("text", text, "a string")
         self._characters += len(text)
         if self._characters > self._settings.most_text:
             raise InvalidRequest(
