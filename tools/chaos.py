@@ -461,10 +461,9 @@ class Chaos:
                     os.kill(pid, signal.SIGKILL)
                     kills += 1
                 time.sleep(min(KILL_EVERY / 2, max(0.0, end - time.monotonic())))
-            return f"{kills} kills in {minutes:g} min"
+            return f"{kills} kills in {minutes:g} min; {self._grown(first)}"
 
-        row = self.during("soak", "every minute", hurt, settled=self.is_idle)
-        row.note += f"; {self._grown(first)}"
+        self.during("soak", "every minute", hurt, settled=self.is_idle)
 
     def again_and_again(self, faults: list[str], models: list[str], times: int) -> None:
         """Each fault to a process of each model, so many times in turn; then what memory became."""
