@@ -18,6 +18,46 @@ user sees. Only ``serving/backend`` knows Triton's codes.
 
 from __future__ import annotations
 
+import math
+import reprlib
+
+# Characters of a value in a message. gRPC carries messages in trailers, often limited to 8 kB.
+_SHOWN = 200
+
+
+class _Shortened(reprlib.Repr):
+    """``repr`` of the first members and characters, without making the whole of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 3  # lists in lists: what they hold multiplies
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = 10
+        self.maxstring = self.maxother = _SHOWN
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Python refuses to write numbers of more than 4,300 digits: there is no ``repr``."""
+        if x.bit_length() <= 3 * _SHOWN:
+            return repr(x)
+        digits = int(x.bit_length() * math.log10(2)) + 1
+        return f"a {'negative ' if x < 0 else ''}whole number of some {digits:,} digits"
+
+    def repr_bytes(self, x: bytes, level: int) -> str:
+        """Written out, bytes are four times as long."""
+        return repr(x) if len(x) <= _SHOWN else f"{x[:_SHOWN]!r}..."
+
+
+_SHORTENED = _Shortened()
+
+
+def shown(value: object) -> str:
+    """A value for a message: its ``repr``, shortened to 200 characters.
+
+    Long texts, lists and numbers are not written out before they are cut.
+    """
+    text = _SHORTENED.repr(value)
+    half = (_SHOWN - 3) // 2
+    return text if len(text) <= _SHOWN else f"{text[:half]}...{text[-half:]}"
+
 
 class GsvError(Exception):
     """Base of all errors of this package."""
@@ -29,7 +69,7 @@ class InvalidRequest(GsvError):
     @classmethod
     def value(cls, tensor: str, given: object, allowed: str) -> InvalidRequest:
         """The usual message for one tensor out of range."""
-        return cls(f"{tensor}: got {given!r}; allowed: {allowed}")
+        return cls(f"{tensor}: got {shown(given)}; allowed: {allowed}")
 
 
 class Overloaded(GsvError):

@@ -64,14 +64,14 @@ def resolve_seed(value: int) -> int:
 
 
 def check_text(tensor: str, text: str) -> None:
-    """InvalidRequest when ``text`` has nothing in it, is too long, or holds a lone surrogate."""
-    if not text.strip():
-        raise InvalidRequest.value(tensor, text, "text with at least one character to speak")
+    """InvalidRequest when ``text`` is too long or has nothing in it."""
     if len(text) > TEXT_LIMIT:
         raise InvalidRequest(
             f"{tensor}: got {len(text)} characters; allowed: up to {TEXT_LIMIT}; "
             "send longer texts in several requests"
         )
+    if not text.strip():
+        raise InvalidRequest.value(tensor, text, "text with at least one character to speak")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -66,15 +66,19 @@ class Tensor:
         if self.datatype == "FP32":
             if isinstance(value, bool) or not isinstance(value, numbers.Real):
                 raise InvalidRequest.value(self.name, value, "a number")
-            if not math.isfinite(value):
+            try:
+                number = float(value)
+            except OverflowError:  # an integer beyond all floats
+                number = math.inf
+            if not math.isfinite(number):
                 raise InvalidRequest.value(self.name, value, "a finite number")
-            return float(value)
+            return number
         if isinstance(value, bool) or not isinstance(value, numbers.Integral):
             raise InvalidRequest.value(self.name, value, "a whole number")
-        number, limits = int(value), np.iinfo(_NUMPY[self.datatype])
-        if not limits.min <= number <= limits.max:
+        whole, limits = int(value), np.iinfo(_NUMPY[self.datatype])
+        if not limits.min <= whole <= limits.max:
             raise InvalidRequest.value(self.name, value, f"{limits.min} to {limits.max}")
-        return number
+        return whole
 
 
 # Option (a field of SpeechOptions, or part of one) → tensor.

@@ -55,6 +55,7 @@ def test_keywords_and_fields_are_the_same() -> None:
         ({"speed": "fast"}, "SPEED: got 'fast'; allowed: a number"),
         ({"speed": float("nan")}, "SPEED: got nan; allowed: a finite number"),
         ({"top_p": float("inf")}, "TOP_P: got inf; allowed: a finite number"),
+        ({"top_p": 10**400}, f"TOP_P: got 1{400 * '0'}; allowed: a finite number"),
         ({"voice": 3}, "VOICE: got 3; allowed: a string"),
         ({"language": b"en"}, "LANGUAGE: got b'en'; allowed: a string"),
     ],

@@ -6,6 +6,7 @@ import dataclasses
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -132,6 +133,29 @@ def test_shapes_are_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
     found = encode(Model(), [Sentence(ids, ids[:5], torch.zeros(1, 2, 1))] * 3, "cpu", 32)  # type: ignore[arg-type]
     assert shapes == [(4, 64, 4, 32, 4, 4)]
     assert len(found) == 3
+
+
+@torch.no_grad()
+def test_long_texts_share_no_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The queue counts tokens; phonemes have scores as well."""
+    model = sovits("tiny")
+    shapes: list[tuple[int, int]] = []
+    condition = model.condition
+
+    def watched(tokens: torch.Tensor, *others: Any) -> Any:
+        shapes.append((len(tokens), others[1].shape[1]))
+        return condition(tokens, *others)
+
+    monkeypatch.setattr(model, "condition", watched)
+    monkeypatch.setattr(conditions, "MOST_SCORES", 3 * 20**2)
+    timbre = torch.randn(1, model.config.gin_channels, 1)
+    lengths = (3, 40, 38, 40, 39, 60, 2)
+    batch = [Sentence(np.arange(5, dtype=np.int32), np.arange(n, dtype=np.int32), timbre)
+             for n in lengths]  # fmt: skip
+    together = encode(model, batch, "cpu")
+    assert shapes == [(3, 40), (2, 40), (1, 60), (1, 2)]
+    for sentence, made in zip(batch, together, strict=True):
+        assert_close(made, encode(model, [sentence], "cpu")[0], atol=2e-5, rtol=0)
 
 
 def waiting(rows: int, longest: int, urgent: bool = False, group: object = None) -> Waiting:

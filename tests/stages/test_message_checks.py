@@ -9,8 +9,26 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gsv.constants import (
+    MAX_TOKENS,
+    MEL_RATE,
+    REFERENCE_MAX_SECONDS,
+    REFERENCE_RATE,
+    SPECTRUM_HOP,
+    SSL_RATE,
+    SSL_TAIL_SAMPLES,
+    TOKEN_RATE,
+)
 from gsv.errors import InvalidRequest
-from gsv.stages.messages import MelRequest, SemanticRequest, WaveRequest
+from gsv.models.gpt import MAX_POSITIONS
+from gsv.stages.conditions import MOST_SCORES
+from gsv.stages.messages import (
+    SENTENCE_PHONEMES,
+    SENTENCE_TOKENS,
+    MelRequest,
+    SemanticRequest,
+    WaveRequest,
+)
 
 
 def ids(*values: int) -> np.ndarray:
@@ -87,3 +105,57 @@ WAVE = WaveRequest(mel=np.zeros((100, 4), np.float32), mel_counts=ids(4))
 def test_what_lies_outside_is_refused_by_name(valid: Any, field: str, value: Any) -> None:
     with pytest.raises(InvalidRequest, match=f"^(?:[A-Z_]*{field.upper()}|PHONEME_COUNTS|BERT_)"):
         dataclasses.replace(valid, **{field: value})
+
+
+def sentences(tokens: int, phonemes: int, count: int = 1) -> dict[str, np.ndarray]:
+    """The fields of so many sentences of that length."""
+    return {
+        "tokens": np.zeros(tokens * count, np.int32),
+        "token_counts": np.full(count, tokens, np.int32),
+        "phonemes": np.zeros(phonemes * count, np.int32),
+        "phoneme_counts": np.full(count, phonemes, np.int32),
+    }
+
+
+def reference(seconds: float) -> dict[str, np.ndarray]:
+    """The fields of a reference."""
+    return {
+        "prompt_tokens": np.zeros(round(seconds * TOKEN_RATE), np.int32),
+        "reference_spectrum": np.zeros((704, round(seconds * REFERENCE_RATE / SPECTRUM_HOP))),
+        "reference_mel": np.zeros((100, round(seconds * MEL_RATE))),
+    }
+
+
+def test_the_longest_that_is_ever_sent_is_taken() -> None:
+    """By the GPT's own limits, which no parameter raises; many sentences may be long together."""
+    assert MAX_TOKENS < SENTENCE_TOKENS
+    assert MAX_POSITIONS <= SENTENCE_PHONEMES
+    for count in (1, 20):
+        dataclasses.replace(MEL, **sentences(MAX_TOKENS, MAX_POSITIONS, count))
+    tail = SSL_TAIL_SAMPLES / SSL_RATE
+    dataclasses.replace(MEL, **reference(REFERENCE_MAX_SECONDS + tail + 1))
+    dataclasses.replace(MEL, prompt_phonemes=np.zeros(MAX_POSITIONS, np.int32))
+
+
+def test_one_row_at_its_limits_fits_into_a_batch() -> None:
+    assert SENTENCE_TOKENS**2 <= MOST_SCORES
+    assert (SENTENCE_PHONEMES / 2) ** 2 <= MOST_SCORES
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (sentences(100_000, 10), "TOKEN_COUNTS: got 100,000 tokens in one sentence;"),
+        (sentences(2_001, 10, 3), "TOKEN_COUNTS: got 2,001 tokens in one sentence;"),
+        (sentences(10, 100_000), "PHONEME_COUNTS: got 100,000 phonemes in one sentence;"),
+        (sentences(10, 4_001), "PHONEME_COUNTS: got 4,001 phonemes in one sentence;"),
+        ({"prompt_tokens": np.zeros(501, np.int32)}, "PROMPT_TOKENS: got 501 tokens;"),
+        ({"prompt_phonemes": np.zeros(4_001, np.int32)}, "PROMPT_PHONEMES: got 4,001 phonemes;"),
+        ({"reference_spectrum": np.zeros((704, 1_001))}, "REFERENCE_SPECTRUM: got 1,001 frames;"),
+        ({"reference_mel": np.zeros((100, 2_001))}, "REFERENCE_MEL: got 2,001 frames;"),
+    ],
+)  # fmt: skip
+def test_what_would_take_all_memory_is_refused(changed: dict[str, Any], message: str) -> None:
+    """Scores of attention grow with the square of a length."""
+    with pytest.raises(InvalidRequest, match=f"^{message}"):
+        dataclasses.replace(MEL, **changed)

@@ -106,3 +106,38 @@ def test_a_word_of_a_thousand_characters_is_none(tmp_path: Path, language: str) 
     content = f"[{language}]\n{'a' * 1_000} = 'F'"
     with pytest.raises(ConfigurationError, match=r"has 1,000 characters; allowed: up to 64$"):
         lexicon.read_words(write(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("[en]\na = '" + "x" * 500_000 + "'", "[en] 'a': the reading has 500,000 characters"),
+        ("[zh]\n'重' = '" + "x" * 500_000 + "'", "[zh] '重': the reading has 500,000 characters"),
+        ("[yue]\n'香' = '" + "x" * 1_001 + "'", "[yue] '香': the reading has 1,001 characters"),
+        ("[en]\na = [" + "1," * 200_000 + "]", "[en] 'a' = [1, 1, "),
+        ("[en]\na = 0x" + "f" * 5_000, "[en] 'a' = a whole number of some 6,021 digits: "),
+        ("[en]\n" + "a" * 500_000 + " = ''", "[en] 'aaa"),
+        ("[en]\na = 'T " + "X" * 990 + "'", "lexicon: [en] 'a': 'XXX"),
+        ("[zh]\n'重' = '" + "x" * 990 + "'", "lexicon: '重': reading 'xxx"),
+        ("[" + "x" * 500_000 + "]", "x.toml: ['xxx"),
+        ("['" + "\\u2028" * 100 + "']", "x.toml: ['"),
+    ],
+    ids=lambda text: ascii(text[:12]),
+)
+def test_a_message_is_bounded(content: str, named: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        lexicon.check(lexicon.parse(content.encode(), "x.toml"))
+    assert named in str(caught.value)
+    assert len(str(caught.value)) < 1_500
+
+
+def test_the_longest_readings_are_taken() -> None:
+    words = {"zh": {"双" * 64: " ".join(["shuang1"] * 64)}, "en": {"a" * 64: "AH0 " * 128}}
+    text = "\n".join(
+        f"[{language}]\n'{word}' = '{reading}'"
+        for language, entries in words.items()
+        for word, reading in entries.items()
+    )
+    found = lexicon.parse(text.encode(), "x.toml")
+    lexicon.check(found)
+    assert found == words

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from gsv.errors import InvalidRequest
@@ -96,6 +98,10 @@ def test_readings_are_counted_from_the_pause() -> None:
         "{}{{}}[[]]",
         "重{chong2",
         "a}b{",
+        "重{" + "a" * 17 + "1}",  # no syllable is that long
+        "重{" + "a" * 9_990 + "}",
+        "重{" + "a" * 9_990 + "1}",
+        "重{" + "b" * 16 + "1}",
     ],
 )
 def test_other_braces_are_text(text: str) -> None:
@@ -120,3 +126,30 @@ def test_bad_readings_are_refused_with_their_place(text: str, position: int, nam
 def test_counted_from() -> None:
     reading = Reading(5, 6, ("chong2",), english=False, position=9)
     assert reading.counted_from(3) == Reading(2, 3, ("chong2",), english=False, position=9)
+
+
+@pytest.mark.parametrize(
+    "letters", ["a", "zhuang", "lu:e", "nüe", "gwaang", "m", "hm", "ng", "hng"]
+)
+def test_syllables(letters: str) -> None:
+    (part,) = markup.parse(f"重{{{letters}2}}")
+    assert [reading.phones for reading in part.readings] == [(f"{letters}2",)]
+    (part,) = markup.parse(f"重{{{'b' * (16 - len(letters)) + letters}2}}")
+    assert bool(part.readings) == any(vowel in letters for vowel in "aeiouü")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["重{" + "a" * 9_990 + "}", "重{" + "a1 " * 3_000 + "a}", "重{" + "a1" + " " * 9_900 + "}",
+     "重{" + "ab" * 4_990 + "}", "重{" + "bbbbbbbbbbbbbbba1 " * 500 + "}", "重{" * 3_000,
+     "a{" + "A" * 9_990 + "}", "a{" + "AB0 " * 2_400 + "}", "[pause:" + "1" * 9_990 + "]"],
+    ids=lambda text: text[:12],
+)  # fmt: skip
+def test_markup_is_read_in_no_time_and_refused_briefly(text: str) -> None:
+    start, message = time.thread_time(), ""
+    try:
+        markup.parse(text)
+    except InvalidRequest as error:
+        message = str(error)
+    assert time.thread_time() - start < 0.1  # a quadratic one takes a second
+    assert len(message) < 1_000

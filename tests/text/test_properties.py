@@ -134,6 +134,8 @@ LONG = {
     "lines": "你\n" * 5_000,
     "braces": "{" * 10_000,
     "readings": "重{chong2}" * 1_111,
+    "one long reading": "重{" + "a" * 9_997 + "}",
+    "one long reading with a tone": "重{" + "a" * 9_996 + "1}",
     "apostrophes": "a'" * 5_000,
     "dashes": "a-" * 5_000,
     "points": "a." * 5_000,

@@ -176,6 +176,21 @@ def test_a_broken_voice_is_told_once_and_harms_no_other(
         ("{base}\n[sampling]\ntop_p = nan", "sampling.TOP_P"),
         ("{base}\n[sampling]\ntemperature = true", "must be float, got True"),
         ("{base}\n[sampling]\nseed = 3", r"sampling: got \['seed'\]"),
+        ("{base}\n[sampling]\ntop_p = 1" + "0" * 400, "sampling.TOP_P: got .* 401 digits; allowed"),
+        ("{base}\n[sampling]\ntop_k = 1" + "0" * 400, "sampling.TOP_K: got .* 401 digits; allowed"),
+        ("{base}\n[sampling]\ntop_k = 0x" + "f" * 5_000, "sampling.TOP_K: got .* 6,021 digits"),
+        ("{base}\n[sampling]\ntop_p = ['" + "x" * 60_000 + "']", "must be float, got .*xxx"),
+        ("reference = 'reference.wav'\ntext = 0x" + "f" * 5_000, "text must be .*a whole number"),
+        ("reference = 'reference.wav'\ntext = ['" + "x" * 60_000 + "']", "text must be .*xxx"),
+        ("{base}\ngpt = ['" + "x" * 60_000 + "']", "gpt must be a file name, got .*xxx"),
+        ("{base}\ngpt = '" + "x/" * 20_000 + "'", "x/x/x.* can't be read: "),
+        ("reference = 'reference.wav'\ntext = 'a'\nlanguage = '" + "x" * 60_000 + "'", "langu.*xx"),
+        ("{base}\n" + "x" * 60_000 + " = 1", "unknown keys .*xxx"),
+        ("{base}\n" + "\n".join(f"k{n} = 1" for n in range(5_000)), "unknown keys .*'k0'"),
+        ("{base}\nsampling = ['" + "x" * 60_000 + "']", "sampling: got .*xxx"),
+        ("{base}\n[sampling]\n" + "x" * 60_000 + " = 1", "sampling: got .*xxx"),
+        ("{base}\n[references]\nx = ['" + "x" * 60_000 + "']", "references.x: got .*xxx"),
+        ("{base}\n[references.x]\n" + "x" * 60_000 + " = 1", "references.x: got .*xxx"),
         ("{base}\n[references.'../x']\nreference = 'reference.wav'\ntext = 'a'", "a name is"),
         ("{base}\n[references.x]\nreference = '/dev/zero'\ntext = 'a'", "leaves"),
         ("{base}\n[references.x]\nreference = 'reference.wav'\ntext = 'a'\ngpt = 'x'", "gpt"),
@@ -199,6 +214,59 @@ def test_hostile_and_mistaken_toml(tmp_path: Path, toml: str, message: str) -> N
         load_voice(made)
     assert str(caught.value).startswith("voice eve: ")
     assert len(str(caught.value)) < 1_000
+
+
+@pytest.mark.parametrize("key", ["gpt", "sovits", "reference"])
+@pytest.mark.parametrize("file", [b"\xff.bin", b"d\xff/a.bin"])
+def test_a_file_whose_name_is_not_utf8_is_refused(tmp_path: Path, key: str, file: bytes) -> None:
+    """By a link with a proper name: the name of the file itself reaches lists and messages."""
+    made = make_voice(tmp_path / "voices" / "eve", **{key: "link.bin"})
+    odd = os.fsencode(made) + b"/" + file
+    os.makedirs(os.path.dirname(odd), exist_ok=True)
+    os.rename(made / "reference.wav", odd)
+    os.symlink(file, made / "link.bin")
+    if key != "reference":
+        write_wave(made / "reference.wav")
+    with pytest.raises(
+        VoiceError, match=r"eve: 'link.bin' is a link to .*udcff.*; rename it"
+    ) as caught:
+        load_voice(made)
+    str(caught.value).encode("utf-8")
+
+
+def test_whatever_a_folder_does_harms_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where reading it fails in a way that nobody has thought of."""
+    for name in ("good", "odd"):
+        make_voice(tmp_path / "voices" / name)
+    read = folder_module.load_entry
+
+    def failing(folder: Path) -> VoiceEntry:
+        if folder.name == "odd":
+            raise ZeroDivisionError("x" * 10_000)
+        return read(folder)
+
+    monkeypatch.setattr(folder_module, "load_entry", failing)
+    voices, clock = folder_of(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            entries, errors = voices.scan()
+            clock.now += 2
+    assert [entry.base.name for entry in entries] == ["good"]
+    assert len(caplog.records) == 1
+    with pytest.raises(VoiceError, match="^voice odd: can't be read: ZeroDivisionError: xxx"):
+        voices.get("odd")
+    assert len(str(errors[0])) < 1_000
+
+
+def test_an_unknown_reference_is_echoed_briefly(tmp_path: Path) -> None:
+    make_voice(tmp_path / "voices" / "good")
+    voices, _ = folder_of(tmp_path)
+    for name in ("good/" + "x" * 1_000_000, "good/" + "\u2028" * 1_000, "\u2028" * 1_000):
+        with pytest.raises(InvalidRequest, match="^VOICE: got '.*; allowed: good$") as caught:
+            voices.get(name)
+        assert len(str(caught.value)) < 300
 
 
 def test_links_that_lead_out(tmp_path: Path) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
 from voices.voice_files import make_voice
 
-from gsv.errors import InvalidRequest
+from gsv.errors import InvalidRequest, VoiceError
 from gsv.stages.base import Place
 from gsv.stages.voices import Request, Result, Settings, VoicesStage
 from gsv_client.answers import Voices
@@ -59,3 +60,33 @@ def test_names_that_are_not_utf8_do_not_end_the_list(tmp_path: Path) -> None:
     listed = Voices.from_json(answer.voices.encode("utf-8").decode("utf-8"))
     assert [voice.name for voice in listed] == ["alice", "bob"]
     assert any("od\\udcff\\udcfed" in text for text in listed.broken), listed.broken
+
+
+@pytest.mark.parametrize(
+    "sampling", ["top_p = 1" + "0" * 400, "top_k = 1" + "0" * 400, "top_k = 0x" + "f" * 5_000]
+)
+def test_a_hostile_folder_does_not_end_the_list(tmp_path: Path, sampling: str) -> None:
+    make_voice(tmp_path / "voices" / "evil", f"[sampling]\n{sampling}")
+    linked = make_voice(tmp_path / "voices" / "linked", gpt="g.ckpt")
+    with open(os.fsencode(linked) + b"/\xff.ckpt", "wb") as file:
+        file.write(b"x")
+    os.symlink(b"\xff.ckpt", linked / "g.ckpt")
+    stage = stage_of(tmp_path)  # which looks at all of them, as the server does when it loads it
+    answer, evil = stage.run_batch([Request(), Request("evil")])
+    assert isinstance(answer, Result)
+    listed = Voices.from_json(answer.voices.encode("utf-8").decode("utf-8"))
+    assert [voice.name for voice in listed] == ["alice", "bob"]
+    assert [text.partition(":")[0] for text in listed.broken] == [
+        "voice eve", "voice evil", "voice linked",
+    ]  # fmt: skip
+    assert isinstance(evil, VoiceError)
+
+
+def test_a_voice_that_is_not_in_the_list_is_told_briefly(tmp_path: Path) -> None:
+    for number in range(60):
+        make_voice(tmp_path / "voices" / f"{'x' * 50}{number:02}")
+    stage = stage_of(tmp_path)
+    found = stage._voices.get("alice").pinned
+    (answer,) = stage.run_batch([Request(found)])
+    assert isinstance(answer, InvalidRequest)
+    assert len(str(answer)) < 2_000

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import dataclasses
 import pickletools
-import reprlib
 from collections.abc import Callable, Sized
 from typing import Any, BinaryIO
 
+from gsv import errors
 from gsv.errors import CheckpointError
 
 # Largest of upstream's own: its name dictionary, 0.6 million opcodes. An opcode costs at most some
@@ -409,15 +409,6 @@ def brief(value: object, length: int = 120) -> str:
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
-class _Repr(reprlib.Repr):
-    """``repr`` that looks at a few elements and levels only."""
-
-    def repr_int(self, x: int, level: int) -> str:
-        # Python refuses to write numbers of over 4,300 digits, and is slow before that.
-        bits = x.bit_length()
-        return repr(x) if bits <= _INTEGER_BITS else f"a number of {bits:,} bits"
-
-
 def shown(value: object) -> str:
     """Any value of a file as :func:`brief` has it, in quotes if it is a string."""
-    return brief(_Repr().repr(value))
+    return brief(errors.shown(value))

@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Generic, NamedTuple, TypeVar
 
@@ -174,6 +174,8 @@ def encode(
 ) -> list[Tensor]:
     """The condition [channels, frames] of each sentence, computed as one padded batch.
 
+    As several where their scores would take more memory than ``MOST_SCORES`` stands for.
+
     Args:
         model: on ``device``.
         sentences: at least one.
@@ -186,6 +188,33 @@ def encode(
         conditions = graphed(sentences)
         if conditions is not None:
             return conditions
+    made: list[Tensor] = []
+    for together in _affordable(sentences):
+        made += _encode_padded(model, together, device, round_to)
+    return made
+
+
+def _affordable(sentences: Sequence[Sentence]) -> Iterator[Sequence[Sentence]]:
+    """Neighbours that may share a table, by both of its lengths.
+
+    The queue's batches are bounded by their tokens alone. Phonemes have scores as well, a quarter
+    of those for as many tokens, and a sentence of few tokens may come with thousands of them.
+    """
+    first, longest = 0, 0
+    for index, sentence in enumerate(sentences):
+        length = max(len(sentence.tokens), -(-len(sentence.phonemes) // 2))
+        longer = max(longest, length)
+        if index > first and (index + 1 - first) * longer * longer > MOST_SCORES:
+            yield sentences[first:index]
+            first, longer = index, length
+        longest = longer
+    yield sentences[first:]
+
+
+def _encode_padded(
+    model: SoVITS, sentences: Sequence[Sentence], device: str, round_to: int
+) -> list[Tensor]:
+    """As :func:`encode`, in one table."""
     count = len(sentences)
     filling = (1 << (count - 1).bit_length()) - count if round_to > 1 else 0
     tokens, token_counts = _table([s.tokens for s in sentences], filling, round_to)

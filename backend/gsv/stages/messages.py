@@ -21,11 +21,16 @@ from numpy.typing import NDArray
 from gsv.constants import (
     BERT_DIM,
     EOS,
+    MAX_TOKENS,
     MEL_CHANNELS,
+    MEL_RATE,
     PHONEMES,
     REFERENCE_MAX_SECONDS,
     REFERENCE_MIN_SECONDS,
+    REFERENCE_RATE,
+    SPECTRUM_HOP,
     STYLE_BINS,
+    TOKEN_RATE,
 )
 from gsv.engine.gpt.judge import PHONEME_LANGUAGES
 from gsv.errors import InvalidRequest
@@ -46,6 +51,15 @@ from gsv.stages.arrays import check_counts, check_ids
 # integers that nobody divided.
 PEAK_LIMIT = 1.0
 PAUSE_MAX_SECONDS = 10.0
+# Of what callers may send the acoustic model, whose attention takes memory by the square of a
+# length. The GPT ends a sentence at MAX_TOKENS, which no parameter raises, and takes no more than
+# 4,000 positions of phonemes and tokens, the rows of its table.
+SENTENCE_TOKENS = MAX_TOKENS + 500
+SENTENCE_PHONEMES = 4_000  # of a sentence, and of a transcript
+# Twice the longest reference: prompts have a tail, and numbers of frames are rounded.
+_PROMPT_TOKENS = round(2 * REFERENCE_MAX_SECONDS * TOKEN_RATE)
+_SPECTRUM_FRAMES = round(2 * REFERENCE_MAX_SECONDS * REFERENCE_RATE / SPECTRUM_HOP)
+_MEL_FRAMES = round(2 * REFERENCE_MAX_SECONDS * MEL_RATE)
 _FRAME_SECONDS = 0.02
 _SILENCE = 1e-3  # RMS: -60 dB against full scale
 
@@ -364,6 +378,7 @@ class MelRequest:
             raise InvalidRequest.value(
                 "TOKEN_COUNTS", self.token_counts.tolist(), "at least one token a sentence"
             )
+        self._check_lengths()
         if self.first_frame and (self.past_mel is None or len(self.token_counts) != 1):
             raise InvalidRequest.value(
                 "FIRST_FRAME", self.first_frame, "0, or PAST_MEL and exactly one sentence with it"
@@ -372,6 +387,28 @@ class MelRequest:
             shape = list(self.past_mel.shape)
             if len(shape) != 2 or shape[0] != MEL_CHANNELS:
                 raise InvalidRequest.value("PAST_MEL", shape, f"[{MEL_CHANNELS}, frames]")
+
+    def _check_lengths(self) -> None:
+        """InvalidRequest for what is longer than any sentence or reference of the stages."""
+        shorter = "split the text into shorter sentences"
+        for tensor, counts, most, unit in (
+            ("TOKEN_COUNTS", self.token_counts, SENTENCE_TOKENS, "tokens"),
+            ("PHONEME_COUNTS", self.phoneme_counts, SENTENCE_PHONEMES, "phonemes"),
+        ):
+            _check_length(tensor, int(counts.max()), most, f"{unit} in one sentence", shorter)
+        shorter = f"give a reference of up to {REFERENCE_MAX_SECONDS:g} s"
+        for tensor, length, most, unit in (
+            ("PROMPT_TOKENS", len(self.prompt_tokens), _PROMPT_TOKENS, "tokens"),
+            ("PROMPT_PHONEMES", len(self.prompt_phonemes), SENTENCE_PHONEMES, "phonemes"),
+            ("REFERENCE_SPECTRUM", self.reference_spectrum.shape[1], _SPECTRUM_FRAMES, "frames"),
+            ("REFERENCE_MEL", self.reference_mel.shape[1], _MEL_FRAMES, "frames"),
+        ):
+            _check_length(tensor, length, most, unit, shorter)
+
+
+def _check_length(tensor: str, length: int, most: int, unit: str, advice: str) -> None:
+    if length > most:
+        raise InvalidRequest(f"{tensor}: got {length:,} {unit}; allowed: up to {most:,}; {advice}")
 
 
 @dataclasses.dataclass(frozen=True)

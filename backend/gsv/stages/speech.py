@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gsv.constants import MEL_RATE
-from gsv.errors import GsvError, InvalidRequest
+from gsv.errors import GsvError, InvalidRequest, shown
 from gsv.options import (
     DEFAULTS,
     LANGUAGES,
@@ -127,7 +127,8 @@ class PublicRequest:
             )
         if given and self.voice:
             raise InvalidRequest(
-                f"VOICE: got {self.voice!r} together with REFERENCE_AUDIO; allowed: one of the two"
+                f"VOICE: got {shown(self.voice)} together with REFERENCE_AUDIO; "
+                "allowed: one of the two"
             )
         if self.reference_sample_rate is not None:
             check_range("REFERENCE_SAMPLE_RATE", self.reference_sample_rate)

@@ -78,7 +78,7 @@ class VoicesStage:
             entries = [entry for entry in entries if entry.base.name == name.partition("/")[0]]
             errors = []
             if not entries:
-                raise InvalidRequest.value("NAME", name, ", ".join(self._voices.names()))
+                raise InvalidRequest.value("NAME", name, self._voices.listing())
         default = self._voices.default
         return {
             "default": default or None,

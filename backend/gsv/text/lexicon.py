@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gsv.errors import ConfigurationError
+from gsv.errors import ConfigurationError, shown
 from gsv.text.chinese.lexicon import SyllableLexicon
 from gsv.text.english.arpabet import ARPABET
 from gsv.text.english.placeholders import ENGLISH_WORD
@@ -33,6 +33,7 @@ from gsv.toml_file import parse_toml
 
 FILE = "lexicon.toml"
 LONGEST_WORD = 64  # characters
+LONGEST_READING = 1_000  # characters; as many syllables as the longest word has take half of that
 Words = Mapping[str, Mapping[str, str]]  # language → word → reading
 
 
@@ -95,22 +96,31 @@ def parse(content: bytes, name: str) -> Words:
     for language, words in tables.items():
         if language not in LANGUAGES or not isinstance(words, dict):
             raise ConfigurationError(
-                f"lexicon {name}: [{language}] must be a table of words; allowed: "
+                f"lexicon {name}: [{_header(language)}] must be a table of words; allowed: "
                 + ", ".join(f"[{allowed}]" for allowed in LANGUAGES)
             )
         for word, reading in words.items():
             if not (isinstance(reading, str) and word.strip() and reading.strip()):
                 raise ConfigurationError(
-                    f"lexicon {name}: [{language}] {word!r} = {reading!r}: word and reading must "
-                    "be text, not empty"
+                    f"lexicon {name}: [{language}] {shown(word)} = {shown(reading)}: word and "
+                    "reading must be text, not empty"
                 )
             if len(word) > LONGEST_WORD:
                 raise ConfigurationError(
                     f"lexicon {name}: [{language}] {word[:LONGEST_WORD]!r}… has {len(word):,} "
                     f"characters; allowed: up to {LONGEST_WORD}"
                 )
+            if len(reading) > LONGEST_READING:
+                raise ConfigurationError(
+                    f"lexicon {name}: [{language}] {word!r}: the reading has {len(reading):,} "
+                    f"characters; allowed: up to {LONGEST_READING:,}"
+                )
         found[language] = words
     return found
+
+
+def _header(language: str) -> str:
+    return language if language.isalnum() and len(language) <= LONGEST_WORD else shown(language)
 
 
 def build(
@@ -162,13 +172,13 @@ def arpabet(word: str, reading: str) -> tuple[str, ...]:
     """The phonemes of an English entry; ConfigurationError where one is none."""
     if not ENGLISH_WORD.fullmatch(word):
         raise ConfigurationError(
-            f"lexicon: [en] {word!r} is not one word; allowed: letters, digits, inner ' and -"
+            f"lexicon: [en] {shown(word)} is not one word; allowed: letters, digits, inner ' and -"
         )
     phones = tuple(reading.split())
     unknown = [phone for phone in phones if phone not in ARPABET]
     if unknown:
         raise ConfigurationError(
-            f"lexicon: [en] {word!r}: {unknown[0]!r} is not an ARPAbet phoneme; allowed: "
+            f"lexicon: [en] {shown(word)}: {shown(unknown[0])} is not an ARPAbet phoneme; allowed: "
             "consonants such as K or SH, vowels with their stress such as AH0 or IY1"
         )
     return phones

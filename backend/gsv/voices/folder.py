@@ -27,6 +27,7 @@ CHECK_SECONDS = 1.0
 _REPLACING_SECONDS = 0.05
 _READ_ATTEMPTS = 3
 _LISTED = 20  # names in one message
+_REASON_LIMIT = 200  # characters of an unexpected error in one message
 
 
 @dataclasses.dataclass
@@ -90,12 +91,12 @@ class VoiceFolder:
             except InvalidRequest as error:  # the operator's mistake, not the caller's
                 raise VoiceError(
                     f"voice {self.default}: is this server's default, but not in its voice folder; "
-                    f"name another one with VOICE: {self._listing()}"
+                    f"name another one with VOICE: {self.listing()}"
                 ) from error
         if not name:
             raise InvalidRequest(
                 "VOICE: none given, and this server has no default voice; "
-                f"allowed: {self._listing()}, or REFERENCE_AUDIO with REFERENCE_TEXT"
+                f"allowed: {self.listing()}, or REFERENCE_AUDIO with REFERENCE_TEXT"
             )
         plain, _, digest = name.partition("@")
         voice = self._choose(plain, self._entry(plain, fresh))
@@ -139,7 +140,7 @@ class VoiceFolder:
         folder = name.partition("/")[0]
         found = self._look(folder, fresh) if NAME_PATTERN.fullmatch(folder) else None
         if found is None:
-            raise InvalidRequest.value("VOICE", name[:200], self._listing())
+            raise InvalidRequest.value("VOICE", name, self.listing())
         if isinstance(found, VoiceError):
             raise VoiceError(str(found))  # a new one: a raised error keeps its frames alive
         return found
@@ -215,8 +216,9 @@ class VoiceFolder:
             logger.warning("%s; the voice is skipped", error)
         return error
 
-    def _listing(self) -> str:
-        """Names for a message; kept for a moment, since a big folder takes long to list."""
+    def listing(self) -> str:
+        """Names for a message, not all of many; kept for a moment, since a big folder takes long
+        to list."""
         listed, text = self._listed
         if not text or self._clock() - listed >= CHECK_SECONDS:
             text = _shortened(self.names()) or "no voice (the voice folder is empty)"
@@ -240,6 +242,9 @@ def _try_to_read(folder: Path) -> VoiceEntry | VoiceError:
         return error
     except OSError as error:  # a file went away between two looks at it
         return VoiceError(f"voice {folder.name}: {error}")
+    except Exception as error:  # whatever it is, the other voices are listed and served
+        why = f"{type(error).__name__}: {str(error)[:_REASON_LIMIT]}"
+        return VoiceError(f"voice {folder.name}: can't be read: {why}")
 
 
 def _shortened(names: list[str]) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gsv.errors import ConfigurationError, InvalidRequest, VoiceError
+from gsv.errors import ConfigurationError, InvalidRequest, VoiceError, shown
 from gsv.options import LANGUAGES, check_range
 from gsv.text import lexicon as lexicons
 from gsv.toml_file import parse_toml
@@ -41,6 +41,7 @@ LEXICON_LIMIT = 1 << 20  # some 30,000 words
 WEIGHTS_LIMIT = 4 << 30
 _TEXT_LIMIT = 1_000  # characters; ten seconds of fast speech have some 200
 _REFERENCES_LIMIT = 100
+_MESSAGE_LIMIT = 900  # characters; parsers and the system put names of any length into theirs
 _DIGEST_CHARACTERS = 16
 
 
@@ -188,6 +189,15 @@ def _state(path: Path) -> tuple[Any, ...]:
     return (path.name, state.st_ino, state.st_size, state.st_mtime_ns)
 
 
+def _is_utf8(name: str) -> bool:
+    """Whether a name is text: other bytes of file names are lone surrogates in Python."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class _Reader:
     """Checks of one folder's content; every error begins with the voice's name."""
 
@@ -195,7 +205,7 @@ class _Reader:
         self._folder = folder
         if not NAME_PATTERN.fullmatch(folder.name):
             raise self._error(
-                f"a name is letters, digits, '_', '.' and '-', up to 64; got {folder.name!r}"
+                f"a name is letters, digits, '_', '.' and '-', up to 64; got {shown(folder.name)}"
             )
         try:
             self._root = folder.resolve(strict=True)
@@ -206,11 +216,11 @@ class _Reader:
             raise self._error("its folder is a link that leads out of the voice folder")
 
     def _error(self, message: str) -> VoiceError:
-        return VoiceError(f"voice {self._folder.name[:64]}: {message}")
+        return VoiceError(f"voice {self._folder.name[:64]}: {message[:_MESSAGE_LIMIT]}")
 
     def path(self, name: str | Path, limit: int) -> Path:
         """The file ``name``, inside the folder and no longer than ``limit`` bytes."""
-        shown = str(name)[:200]
+        given = shown(str(name))
         try:
             path = (self._folder / name).resolve()
             inside = path.is_relative_to(self._root)
@@ -218,13 +228,20 @@ class _Reader:
             known = inside and path.is_file()
             size = path.stat().st_size if known else 0
         except (OSError, ValueError, RuntimeError) as error:
-            raise self._error(f"{shown!r} can't be read: {error}") from error
+            # The system's own words: the whole error repeats the name, with the server's folders.
+            why = error.strerror if isinstance(error, OSError) else error
+            raise self._error(f"{given} can't be read: {why}") from error
         if not inside:
-            raise self._error(f"{shown!r} leaves the voice's folder; move the file into it")
+            raise self._error(f"{given} leaves the voice's folder; move the file into it")
         if not known:
-            raise self._error(f"{shown!r} is not a file")
+            raise self._error(f"{given} is not a file")
         if size > limit:
-            raise self._error(f"{shown!r} has {size:,} bytes; allowed: up to {limit:,}")
+            raise self._error(f"{given} has {size:,} bytes; allowed: up to {limit:,}")
+        # Lists and messages name the file that a link leads to, and they are UTF-8.
+        if not _is_utf8(target := str(path.relative_to(self._root))):
+            raise self._error(
+                f"{given} is a link to {shown(target)}, a name that is not UTF-8; rename it"
+            )
         return path
 
     def read(self, name: str | Path, limit: int) -> bytes:
@@ -258,7 +275,9 @@ class _Reader:
         except ValueError as error:
             raise self._error(f"{VOICE_FILE} can't be read: {error}") from error
         if unknown := sorted(set(values) - _KEYS):
-            raise self._error(f"{VOICE_FILE} has unknown keys {unknown}; allowed: {sorted(_KEYS)}")
+            raise self._error(
+                f"{VOICE_FILE} has unknown keys {shown(unknown)}; allowed: {sorted(_KEYS)}"
+            )
         return values
 
     def lexicon_bytes(self) -> bytes:
@@ -285,11 +304,11 @@ class _Reader:
         for key in _REFERENCE_KEYS:
             value = values.get(key, defaults.get(key) if key == "language" else None)
             if not isinstance(value, str) or not value.strip():
-                raise self._error(f"{where}{key} must be a text, got {value!r}")
+                raise self._error(f"{where}{key} must be a text, got {shown(value)}")
             found[key] = value
         if found["language"] not in LANGUAGES:
             raise self._error(
-                f"{where}language {found['language']!r} is not one of {', '.join(LANGUAGES)}"
+                f"{where}language {shown(found['language'])} is not one of {', '.join(LANGUAGES)}"
             )
         if len(found["text"]) > _TEXT_LIMIT:
             raise self._error(
@@ -313,7 +332,7 @@ class _Reader:
             if not isinstance(table, dict) or (extra := sorted(set(table) - {*_REFERENCE_KEYS})):
                 given = table if not isinstance(table, dict) else extra
                 raise self._error(
-                    f"references.{name}: got {given!r}; allowed: a table with the keys "
+                    f"references.{name}: got {shown(given)}; allowed: a table with the keys "
                     f"{list(_REFERENCE_KEYS)}"
                 )
         known: dict[str, dict[str, Any]] = tables
@@ -323,25 +342,26 @@ class _Reader:
         if value is None:
             return None
         if not isinstance(value, str) or not value.strip():
-            raise self._error(f"{key} must be a file name, got {value!r}")
+            raise self._error(f"{key} must be a file name, got {shown(value)}")
         return self.path(value, WEIGHTS_LIMIT)
 
     def sampling(self, table: Any) -> dict[str, int | float]:
         if not isinstance(table, dict) or (unknown := sorted(set(table) - set(SAMPLING_TYPES))):
             given = table if not isinstance(table, dict) else unknown
-            raise self._error(f"sampling: got {given!r}; allowed: {sorted(SAMPLING_TYPES)}")
+            raise self._error(f"sampling: got {shown(given)}; allowed: {sorted(SAMPLING_TYPES)}")
         return {key: self._number(key, value) for key, value in table.items()}
 
     def _number(self, key: str, value: Any) -> int | float:
         kind = SAMPLING_TYPES[key]
         # TOML's 1 is a number for a float option; its true is none for any.
-        if type(value) is not int and type(value) is not kind:
-            raise self._error(f"sampling.{key} must be {kind.__name__}, got {value!r}")
-        number: int | float = kind(value)
+        if type(value) not in (int, kind):
+            raise self._error(f"sampling.{key} must be {kind.__name__}, got {shown(value)}")
         try:
-            check_range(key.upper(), number)
+            check_range(key.upper(), value)
         except InvalidRequest as error:
             raise self._error(f"sampling.{error}") from error
+        # Only now: an integer outside the range may be beyond all floats.
+        number: int | float = kind(value)
         return number
 
 

@@ -9,9 +9,11 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from gsv.errors import InvalidRequest
+from gsv.errors import InvalidRequest, shown
 from gsv.serving.backend.bls_client import to_tensor
 from gsv.serving.backend.wire import Wire
+
+_NAME_LIMIT = 100  # characters of a caller's name that are compared with ours
 
 # Request parameters that are Triton's and that models see.
 TIMEOUT = "timeout"
@@ -66,16 +68,16 @@ def timeout_of(request: Any) -> float:
     a parameter like any other (2.51).
 
     Raises:
-        InvalidRequest: it is no number, or a negative one.
+        InvalidRequest: it is no number, a negative one, or one beyond all floats.
     """
     given = _parameters(request).get(TIMEOUT, request.timeout())
     try:
-        microseconds = int(given)
-    except (TypeError, ValueError):
-        microseconds = -1
-    if microseconds < 0:
+        seconds = int(given) / 1e6
+    except (TypeError, ValueError, OverflowError):  # of infinity, or of hundreds of digits
+        seconds = -1.0
+    if seconds < 0:
         raise InvalidRequest.value(TIMEOUT, given, "microseconds, 0 (no limit) or more")
-    return microseconds / 1e6
+    return seconds
 
 
 def _check_names(
@@ -84,9 +86,14 @@ def _check_names(
     known = [*(declared.name for declared in wire), *beside]
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(name.upper(), known, n=1)
+            # No name of ours is longer, and to compare 64 MB takes seconds and gigabytes.
+            near = difflib.get_close_matches(name[:_NAME_LIMIT].upper(), known, n=1)
             meant = f"; the nearest is {near[0]}" if near else ""
-            raise InvalidRequest(f"{name}: no such {kind}{meant}; allowed: {', '.join(known)}")
+            plain = name.isprintable() and 0 < len(name) <= _NAME_LIMIT
+            raise InvalidRequest(
+                f"{name if plain else shown(name)}: no such {kind}{meant}; "
+                f"allowed: {', '.join(known)}"
+            )
 
 
 def _read_tensor(tensor: Any, declared: Wire) -> Any:
