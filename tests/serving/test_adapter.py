@@ -426,6 +426,28 @@ def test_a_model_is_put_on_its_device(
     assert model._log not in logging.getLogger("gsv").handlers
 
 
+def test_answers_leave_though_the_metrics_can_not(
+    adapter: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+
+    def refuse() -> None:
+        raise RuntimeError("/dev/shm is full")
+
+    metrics = SimpleNamespace(begin=lambda count: None, flush=refuse)
+    monkeypatch.setattr(part("model"), "verify_manifest", lambda folder: None)
+    monkeypatch.setattr(part("model"), "RequestMetrics", lambda name, instance: metrics)
+    monkeypatch.setattr(part("model"), "_set_up_torch", lambda device, threads: None)
+    model = quiet_model(adapter)
+    adapter.pb_utils.Logger = SimpleNamespace(log_error=written.append)
+    try:
+        assert model.execute([]) == []
+        assert model.execute([]) == []
+    finally:
+        model._close()
+    assert written == ["vocoder: metrics: RuntimeError: /dev/shm is full"]
+
+
 class OwnMetrics:
     """What tells the server of its end, and so must not outlive the process's link to it."""
 
@@ -801,7 +823,7 @@ def test_what_goes_on_failing_is_logged_now_and_then(
     written: list[str] = []
     adapter.pb_utils.Logger = SimpleNamespace(log_error=written.append)
     now = 0.0
-    parts = adapter.WatchParts("vocoder", clock=lambda: now)
+    parts = adapter.Parts("vocoder", clock=lambda: now)
     for _ in range(3):
         assert parts.run("sweep", lambda: 1 // 0) is None
     assert written == ["vocoder: sweep: ZeroDivisionError: integer division or modulo by zero"]

@@ -35,6 +35,11 @@ class BatchedModel(Model):
 
     stage: ClassVar[type[BatchStage]]
 
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """As for every model."""
+        super().initialize(args)
+        self._parts = Parts(self._name)
+
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response a request, in order; an error stays with the request that caused it."""
         started = time.monotonic()
@@ -58,7 +63,7 @@ class BatchedModel(Model):
         for request, span, answer in zip(requests, spans, answers, strict=True):
             failure = answer if isinstance(answer, BaseException) else None
             self.ended(request_id(request), span, started, failure)
-        self._flush()
+        self._parts.run("metrics", self._flush)  # the answers are made, and leave in any case
         return responses
 
     def _run(self, parsed: list[Any]) -> list[Any]:
@@ -170,7 +175,7 @@ class StreamingModel(Model):
 
     def _keep_watch(self) -> None:
         # Triton tells of a cancellation only when asked, so while anybody waits, ask.
-        parts = WatchParts(self._name)
+        parts = Parts(self._name)
         busy, told, untold = False, 0, False
         while True:
             with self._changed:
@@ -202,8 +207,8 @@ class StreamingModel(Model):
         return bool(load.running + load.waiting)
 
 
-class WatchParts:
-    """Runs what a watch does in each round; whatever fails there, the rest is done.
+class Parts:
+    """Runs what a model does beside its requests; whatever fails there, the rest is done.
 
     Args:
         model: its name, for the log.
@@ -218,7 +223,7 @@ class WatchParts:
         """What the work returns; None if it fails, which is logged once a minute."""
         try:
             return work(*given)
-        except Exception as error:  # the watch must go on for all other callers
+        except Exception as error:  # all callers are to be served
             now = self._clock()
             if now - self._logged.get(part, -math.inf) >= LOG_AGAIN_SECONDS:
                 self._logged[part] = now
