@@ -126,15 +126,20 @@ def test_a_broken_lexicon_is_told_and_harms_no_other(
 
 
 def test_a_big_lexicon_costs_little_at_a_request(stage: TextFrontendStage, tmp_path: Path) -> None:
+    def seconds() -> float:
+        start = time.process_time()
+        for number in range(20):
+            assert read(stage, f"word{number} foo bar", "own").startswith("W")
+        return time.process_time() - start
+
+    read(stage, "word7 foo", "own")
+    small = seconds()
     words = "\n".join(f"word{number} = 'W ER1 D'" for number in range(20_000))
     japanese = "\n".join(f"'東雲{number}' = 'しののめ'" for number in range(3_000))
     lexicon = tmp_path / "voices" / "own" / "lexicon.toml"
     lexicon.write_text(f"[en]\n{words}\n[ja]\n{japanese}\n", encoding="utf-8")
-    read(stage, "word7 foo", "own")
-    start = time.process_time()
-    for number in range(20):
-        assert read(stage, f"word{number} foo bar", "own").startswith("W ER1 D")
-    assert time.process_time() - start < 2.0
+    assert read(stage, "word7 foo", "own").startswith("W ER1 D")
+    assert seconds() < 10 * small  # 40 times with one look at all words for each request
 
 
 @pytest.mark.parametrize(

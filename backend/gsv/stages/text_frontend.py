@@ -301,7 +301,7 @@ class TextFrontendStage:
             return _Analysed(sentences, transcript=transcript, pinned=pinned)
         if voice is None:
             return _Analysed(sentences, pinned=pinned)
-        key = self._prompts.key(voice, json.dumps(voice.lexicon, sort_keys=True))
+        key = self._prompts.key(voice, voice.lexicon_content)
         prompt = self._prompts.find(voice, key)
         if prompt is not None:
             return _Analysed(sentences, prompt, pinned=pinned)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -60,6 +61,7 @@ class Voice:
         references: names of the further references, sorted.
         sampling: the voice's own defaults of request options, by field name.
         lexicon: readings of words, by language; checked, but for what needs dictionaries.
+        lexicon_content: stands for these words; made once, for there may be some 30,000.
         digest: stands for the whole folder's content: of ``voice.toml``, lexicon and recordings
             their bytes, of weights size and time of change (they are too big to be read at a
             request).
@@ -76,6 +78,7 @@ class Voice:
     references: tuple[str, ...] = ()
     sampling: Mapping[str, int | float] = dataclasses.field(default_factory=dict)
     lexicon: lexicons.Words = dataclasses.field(default_factory=dict)
+    lexicon_content: str = "{}"
     digest: str = ""
     content: str = ""
 
@@ -130,7 +133,8 @@ def load_entry(folder: Path) -> VoiceEntry:
     content = reader.read(VOICE_FILE, TOML_LIMIT)
     values = reader.parse(content)
     tables = reader.references(values.get("references", {}))
-    words = reader.lexicon_bytes()
+    lexicon_bytes = reader.lexicon_bytes()
+    lexicon = reader.lexicon(lexicon_bytes)
     base = Voice(
         name=folder.name,
         folder=folder,
@@ -139,7 +143,8 @@ def load_entry(folder: Path) -> VoiceEntry:
         sovits=reader.weights("sovits", values.get("sovits")),
         references=tuple(sorted(tables)),
         sampling=reader.sampling(values.get("sampling", {})),
-        lexicon=reader.lexicon(words),
+        lexicon=lexicon,
+        lexicon_content=_content_of(lexicon),
     )
     defaults = {"text": base.text, "language": base.language}
     others = {
@@ -150,8 +155,8 @@ def load_entry(folder: Path) -> VoiceEntry:
     }
     states = (*toml_states, *(_state(path) for path in _files(base, others)))
     digest = hashlib.sha256(content)
-    if words:
-        digest.update(words)
+    if lexicon_bytes:
+        digest.update(lexicon_bytes)
     voices = (base, *others.values())
     contents = reader.contents(voices)
     for one in contents:
@@ -196,6 +201,12 @@ def _is_utf8(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _content_of(lexicon: lexicons.Words) -> str:
+    """What stands for a lexicon's words; of none their JSON itself, as it always was."""
+    text = json.dumps(lexicon, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest() if lexicon else text
 
 
 class _Reader:
