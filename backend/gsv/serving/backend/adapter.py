@@ -189,7 +189,7 @@ class StreamingModel(Model):
                 told = self._changes
                 callers = list(self._callers)
             parts.run("metrics", self._flush)
-            asked = [caller.asked for caller in callers]
+            asked = (caller.asked for caller in callers)  # mostly it is too soon to need them
             untold = parts.run("callers file", self._callers_file.write, asked)
             for caller in callers:
                 if caller.cancel is not None and not caller.called_off:
