@@ -27,8 +27,8 @@ from gsv.errors import CheckpointError, VoiceError
 from gsv.models.quantizer import Quantizer
 from gsv.stages.reference_encoder import ReferenceEncoderStage
 from gsv.voices import VoiceFolder
+from gsv.voices.failures import Failures
 from gsv.voices.metrics import VoiceMetrics
-from gsv.voices.weight_cache import Failures
 
 PROTO, STOP, REDUCE, POP = b"\x80\x02", b".", b"R", b"0"
 MESSAGE = 1_000  # characters that are enough for any message, beside the path

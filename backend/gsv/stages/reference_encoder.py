@@ -40,11 +40,11 @@ from gsv.stages.base import Settings as BaseSettings
 from gsv.stages.messages import ReferenceRequest, ReferenceResult, wrong_length
 from gsv.stages.pretrained import load_hubert
 from gsv.voices import Voice
+from gsv.voices.failures import Failures
 from gsv.voices.feature_cache import FeatureCache
 from gsv.voices.features import Arrays, FeatureStore, Layout
 from gsv.voices.metrics import VoiceMetrics
 from gsv.voices.recording import read_recording
-from gsv.voices.weight_cache import Failures
 
 
 @dataclasses.dataclass(frozen=True)
