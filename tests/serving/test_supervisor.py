@@ -726,8 +726,8 @@ def test_a_server_that_does_not_answer_is_started_again(tmp_path: Path) -> None:
         before = one.server.pid
         wait_until(lambda: one.supervisor._compared)
         (mute := one.server.repository / "mute").touch()
-        threading.Timer(1.5, mute.unlink).start()  # the next one answers
         one.wait_for("tritonserver has not answered for 0.5 s; starting it again")
+        mute.unlink()  # the next one answers
         one.wait_for("tritonserver: ready again")
         assert one.server.pid != before
 
