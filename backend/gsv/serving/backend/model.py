@@ -24,7 +24,7 @@ from gsv.serving.backend.call_board import (
     owner_of,
     parent_span,
 )
-from gsv.serving.backend.heartbeat import Heartbeat, was_ready
+from gsv.serving.backend.heartbeat import Heartbeat, is_watched, was_ready
 from gsv.serving.backend.log_handler import TritonLogHandler
 from gsv.serving.backend.memory import (
     collect_garbage_of_requests,
@@ -111,7 +111,8 @@ class Model:
         has_network = "torch" in sys.modules
         if has_network:
             _set_up_torch(device, settings.threads or (GPU_THREADS if on_gpu else 0))
-        place = Place(folder, device, self.calls.first_audio_awaited, was_ready())
+        awaited = self.calls.first_audio_awaited
+        place = Place(folder, device, awaited, was_ready(), is_watched())
         self._stage = self._build(place, settings)
         if has_network:
             keep_freed_memory()  # after loading, whose memory may go back to the kernel
