@@ -16,13 +16,15 @@ FEWEST_LETTERS = 4
 MOST_CHARACTERS = 200
 # Of a text, to find a sentence's end in: a mark that ends in time, and the character after it, look
 # the same in it as in the whole text; a longer row of marks is seen to end too late.
-_WINDOW = MOST_CHARACTERS + 2
+_WINDOW = MOST_CHARACTERS + 1
 
 _CLOSERS = "\"'”’」』）)]】》〉›»"
-# What ends a sentence, the closing marks after it included, and one character of what follows:
-# only that tells `3.` of `3.14` and `!` of `!”` from an end.
+_MARKS = ".!?。！？．…‥｡"
+# What ends a sentence: a row of marks and the closing marks after it, once a character has come
+# that is neither. Only that tells `3.` of `3.14` and `!` of `!”` from an end.
 _END = re.compile(
-    rf"(?:(?P<ascii>[.!?]+)|[。！？．…‥｡]+[.!?]*)[{re.escape(_CLOSERS)}]*(?=(?P<next>.))|\n",
+    rf"(?<![{_MARKS}])(?P<marks>[{_MARKS}]+)[{re.escape(_CLOSERS)}]*"
+    rf"(?=(?P<next>[^{_MARKS}{re.escape(_CLOSERS)}]))|\n",
     re.DOTALL,
 )
 _CLAUSE = re.compile(r"[,，、;；:：—\s]")
@@ -104,8 +106,8 @@ def _clause(window: str, enough: int | None) -> int:
 
 def _is_end(text: str, match: re.Match[str]) -> bool:
     """Whether a Latin full stop, question or exclamation mark ends a sentence; others always do."""
-    marks = match.group("ascii")
-    if marks is None:
+    marks = match.group("marks")
+    if not marks.isascii():
         return True
     following = match.group("next")
     if following.isascii() and not following.isspace():

@@ -17,7 +17,7 @@ from gsv_client.sentences import MOST_CHARACTERS, SentenceBuffer, sentences_of
 ENOUGH_SECONDS = 15.0
 PARTS = [
     "Hello", "a", "No", "Mr", "3", "你们好", " ", "\n", ".", "!", "?!", "...", ". ", "! ", "。",
-    "……", "”", ")", ",", "，", "J. ", "e.g. ", "word, ", "字" * 90, " " * 60,
+    "……", "！", "”", "’", "“", ")", ",", "，", "J. ", "e.g. ", "word, ", "字" * 90, " " * 60,
 ]  # fmt: skip
 
 
@@ -33,6 +33,23 @@ def test_no_text_holds_up_others(unit: str, size: int) -> None:
     sentences = list(sentences_of(text[i : i + size] for i in range(0, len(text), size)))
     assert time.process_time() - begun < ENOUGH_SECONDS
     assert _letters("".join(sentences)) == _letters(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("He said “Stop it now!” and left.", ["He said “Stop it now!”", "and left."]),
+        ("“(It is over.)” Really?! Yes", ["“(It is over.)”", "Really?!", "Yes"]),
+        ("他说：“快走吧！！”然后跑了。", ["他说：“快走吧！！”", "然后跑了。"]),
+        ("真的很好？！是的没错……再见", ["真的很好？！", "是的没错……", "再见"]),
+        ("It costs 3.14.Really.", ["It costs 3.14.Really."]),
+    ],
+)
+def test_marks_stay_with_their_sentence_however_the_text_comes(
+    text: str, sentences: list[str]
+) -> None:
+    for fed in ([text], list(text)):
+        assert list(sentences_of(fed)) == sentences
 
 
 @pytest.mark.parametrize("blank", [" ", "\n", "\t", "\u3000", "-", "! ", "。"])
@@ -57,8 +74,10 @@ def test_the_sentences_joined_are_the_text(parts: list[str], cuts: list[int]) ->
     assume(not re.search(rf"[\W_]{{{MOST_CHARACTERS}}}", text))  # those are left out
     places = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
     pieces = [text[begin:end] for begin, end in zip(places, places[1:], strict=False)]
+    wholly = list(sentences_of([text]))
     for fed in ([text], pieces, list(text)):
         sentences = list(sentences_of(fed))
+        assert sentences == wholly
         joined, whole = _dense("".join(sentences)), _dense(text)
         assert whole.startswith(joined)
         assert not _letters(whole[len(joined) :])
