@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import json
+import os
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,10 @@ import tritonclient.grpc as grpc_client
 import tritonclient.http as http_client
 from server.test_soak import metrics, wait_until_idle
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from gsv.engine.give_way import NICENESS
+from gsv.serving.server import processes
+from gsv.serving.server.launcher import EmbeddedServer
 
 pytestmark = pytest.mark.server
 
@@ -70,6 +77,21 @@ def test_speaks(server: Any, protocol: str, text: str) -> None:
     assert 0.5 < len(audio) / rate < 120
     assert np.isfinite(audio).all()
     assert 0.001 < np.abs(audio).max() <= 1.0
+
+
+def test_engines_are_nicer_than_a_process_that_starts(server: EmbeddedServer) -> None:
+    """Which therefore is soon back, however busy they are."""
+    usual = os.getpriority(os.PRIO_PROCESS, server.pid)
+    niceness: dict[str, set[int]] = {}
+    for stub in processes.living_stubs(server.pid):
+        for task in Path(f"/proc/{stub.pid}/task").iterdir():
+            with contextlib.suppress(ProcessLookupError):  # threads come and go
+                own = os.getpriority(os.PRIO_PROCESS, int(task.name))
+                niceness.setdefault(stub.model, set()).add(own)
+    engines = {"semantic_gpt", "sovits_v4", "vocoder"}
+    nicer = {usual, min(usual + NICENESS, 19)}
+    assert engines < niceness.keys()
+    assert niceness == {model: nicer if model in engines else {usual} for model in niceness}
 
 
 @pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 24_000, 32_000, 44_100])
