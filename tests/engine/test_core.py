@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 
 import pytest
@@ -121,31 +119,6 @@ def test_a_callback_may_stop_its_own_engine() -> None:
     assert thread is not None
     thread.join(WAIT)
     assert (core.done, len(core.errors)) == ([1], 1)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a whole process has one niceness")
-def test_the_engine_alone_is_nicer_than_what_starts() -> None:
-    """It and the threads that compute for it."""
-    core, niceness = Core(GiveWay(niceness=3)), []
-    take = core.take_turn
-
-    def then_look() -> None:
-        niceness.append(os.getpriority(os.PRIO_PROCESS, 0))
-        helper = threading.Thread(
-            target=lambda: niceness.append(os.getpriority(os.PRIO_PROCESS, 0))
-        )
-        helper.start()
-        helper.join()
-        take()
-
-    core.take_turn = then_look  # type: ignore[method-assign]
-    own = os.getpriority(os.PRIO_PROCESS, 0)
-    core.thread.start()
-    core.submit(1)
-    core.wait(1)
-    core.thread.stop()
-    assert niceness == [min(own + 3, 19)] * 2
-    assert os.getpriority(os.PRIO_PROCESS, 0) == own
 
 
 def test_work_rests_while_a_listener_waits_elsewhere_unless_it_is_urgent() -> None:

@@ -17,7 +17,7 @@ import tritonclient.http as http_client
 from server.test_soak import metrics, wait_until_idle
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from gsv.engine.give_way import NICENESS
+from gsv.serving.backend.priority import NICENESS
 from gsv.serving.server import processes
 from gsv.serving.server.launcher import EmbeddedServer
 
@@ -79,7 +79,7 @@ def test_speaks(server: Any, protocol: str, text: str) -> None:
     assert 0.001 < np.abs(audio).max() <= 1.0
 
 
-def test_engines_are_nicer_than_a_process_that_starts(server: EmbeddedServer) -> None:
+def test_models_are_nicer_than_a_process_that_starts(server: EmbeddedServer) -> None:
     """Which therefore is soon back, however busy they are."""
     usual = os.getpriority(os.PRIO_PROCESS, server.pid)
     niceness: dict[str, set[int]] = {}
@@ -88,10 +88,8 @@ def test_engines_are_nicer_than_a_process_that_starts(server: EmbeddedServer) ->
             with contextlib.suppress(ProcessLookupError):  # threads come and go
                 own = os.getpriority(os.PRIO_PROCESS, int(task.name))
                 niceness.setdefault(stub.model, set()).add(own)
-    engines = {"semantic_gpt", "sovits_v4", "vocoder"}
-    nicer = {usual, min(usual + NICENESS, 19)}
-    assert engines < niceness.keys()
-    assert niceness == {model: nicer if model in engines else {usual} for model in niceness}
+    assert {"gpt_sovits_v4", "text_frontend", "vocoder"} < niceness.keys()
+    assert niceness == dict.fromkeys(niceness, {min(usual + NICENESS, 19)})
 
 
 @pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 24_000, 32_000, 44_100])

@@ -76,7 +76,7 @@ class EngineThread:
         name: of the engine, for messages.
         device: that its thread works on.
         core: what it does.
-        give_way: to others on the same CPU, by default to nobody.
+        give_way: whether work for which no listener waits is to rest.
 
     Attributes:
         changed: guards what callers and the thread share, and wakes the thread. May be taken again
@@ -156,7 +156,6 @@ class EngineThread:
     def _run(self) -> None:
         try:
             prepare(self._device)
-            self._give_way.begin()
             while self._wait_for_work():
                 self._core.take_turn()
         except BaseException as error:  # nobody may wait for a thread that is gone

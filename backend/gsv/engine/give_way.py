@@ -6,50 +6,36 @@ the listener's mel comes must end first. Turns order the work of one engine only
 processes of the server see stops whole answers in the other engines as well.
 
 They rest for a bounded share of the time, so that a crowd of listeners can't starve them.
-
-Engines also work at a lower priority than a process that starts, for whose model callers wait.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 
 SHARE = 0.2  # of the time that whole answers work, which they may rest later
 MOST_SECONDS = 2.0  # of rest in a row
 LEAST_SECONDS = 0.2  # that must be left for a rest to begin
-# On a busy CPU a process that starts gets nine times as much of a core as a thread that is this
-# much nicer. At 5 it would get three times as much.
-NICENESS = 10
 
 
 class GiveWay:
-    """How one engine's thread gives way: its priority, and whole answers' rest before a step.
+    """Whether whole answers are to rest now; asked by one engine's thread before each step.
 
     Args:
         awaited: whether anybody on this server waits for first audio; by default nobody ever does.
         clock: seconds.
-        niceness: to add to that of the engine's thread.
     """
 
     def __init__(
         self,
         awaited: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
-        niceness: int = 0,
     ) -> None:
         self._awaited = awaited
         self._clock = clock
-        self._niceness = niceness
         self._left = MOST_SECONDS  # of rest
         self._looked = clock()
         self._resting = False
-
-    def begin(self) -> None:
-        """Lower the priority of the engine's thread, which calls this, and of those it starts."""
-        if self._niceness:
-            os.nice(self._niceness)  # on Linux, of the calling thread alone
 
     def rests(self, *, able: bool) -> bool:
         """Whether to rest until the next look; the time since the last one is counted.

@@ -149,7 +149,7 @@ class VocoderEngine:
         limits: of windows and batches.
         waiting_limit: requests that may be there at once; one more gets Overloaded.
         on_wait: gets what each request waited for its first window.
-        give_way: to others on the same CPU.
+        give_way: whether whole answers are to rest.
     """
 
     def __init__(

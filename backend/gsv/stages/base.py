@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from gsv import __version__
 from gsv.checkpoints.manifest import fingerprint
-from gsv.engine.give_way import NICENESS, GiveWay
+from gsv.engine.give_way import GiveWay
 from gsv.errors import ConfigurationError, GsvError
 from gsv.reply import Reply
 from gsv.voices import VoiceFolder
@@ -66,20 +66,16 @@ class Place:
         device: ``cpu`` or ``cuda:N``.
         first_audio_awaited: whether a listener anywhere on this server waits for first audio.
         is_awaited: callers may wait for this stage already, so what can be done later is.
-        is_watched: by `gsv serve`, which starts another process in place of one that died.
     """
 
     folder: Path
     device: str = "cpu"
     first_audio_awaited: Callable[[], bool] = lambda: False
     is_awaited: bool = False
-    is_watched: bool = False
 
     def give_way(self) -> GiveWay:
-        """How an engine here gives way to others; on a GPU it doesn't."""
-        if self.device != "cpu":
-            return GiveWay()
-        return GiveWay(self.first_audio_awaited, niceness=NICENESS if self.is_watched else 0)
+        """When an engine here lets whole answers rest; on a GPU it doesn't."""
+        return GiveWay(self.first_audio_awaited) if self.device == "cpu" else GiveWay()
 
     @property
     def repository(self) -> Path:

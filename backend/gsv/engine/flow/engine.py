@@ -76,7 +76,7 @@ class FlowEngine:
         waiting_limit: requests that may wait for a slot; one more gets Overloaded.
         batch_frames: most frames of a batch; 0 chooses for the device.
         on_wait: gets what each request waited for its first step.
-        give_way: to others on the same CPU.
+        give_way: whether whole answers are to rest.
     """
 
     def __init__(

@@ -61,7 +61,7 @@ class Engine:
         noise: where the Exp(1) numbers come from; tests replay recorded ones.
         kernel: decode through the compiled kernel where there is one (on a CPU).
         on_wait: gets what each sequence waited for a slot.
-        give_way: to others on the same CPU.
+        give_way: whether whole answers are to rest.
 
     Raises:
         ConfigurationError: a number out of range.

@@ -47,11 +47,6 @@ def was_ready(prefix: str | None = None) -> bool:
     return bool(prefix) and ready_file(prefix).exists()
 
 
-def is_watched() -> bool:
-    """Whether `gsv serve` watches this process."""
-    return bool(os.environ.get("GSV_SERVER_FILES"))
-
-
 class Heartbeat:
     """Touches this process's file until :meth:`close`; without a ``gsv serve`` it does nothing.
 

@@ -24,7 +24,7 @@ from gsv.serving.backend.call_board import (
     owner_of,
     parent_span,
 )
-from gsv.serving.backend.heartbeat import Heartbeat, is_watched, was_ready
+from gsv.serving.backend.heartbeat import Heartbeat, was_ready
 from gsv.serving.backend.log_handler import TritonLogHandler
 from gsv.serving.backend.memory import (
     collect_garbage_of_requests,
@@ -37,6 +37,7 @@ from gsv.serving.backend.metrics import (
     TimingHistograms,
     VoiceFamilies,
 )
+from gsv.serving.backend.priority import lower_priority
 from gsv.serving.backend.process_end import leave
 from gsv.serving.backend.request import check_parameters, read_request, request_id, wanted_outputs
 from gsv.serving.backend.tracing import Span, Tracer, span_of, traced_id
@@ -111,8 +112,7 @@ class Model:
         has_network = "torch" in sys.modules
         if has_network:
             _set_up_torch(device, settings.threads or (GPU_THREADS if on_gpu else 0))
-        awaited = self.calls.first_audio_awaited
-        place = Place(folder, device, awaited, was_ready(), is_watched())
+        place = Place(folder, device, self.calls.first_audio_awaited, was_ready())
         self._stage = self._build(place, settings)
         if has_network:
             keep_freed_memory()  # after loading, whose memory may go back to the kernel
@@ -129,6 +129,8 @@ class Model:
         self._timings = TimingHistograms(timings, self._name, instance) if timings else None
         self._logged = ""
         self._heart = Heartbeat().start()  # after loading, which may hold Python's lock for long
+        if not on_gpu:
+            lower_priority()
 
     def _build(self, place: Place, settings: Any) -> Any:
         return self.stage(place, settings)
