@@ -1,4 +1,4 @@
-"""The priority of a process's threads: of processes of their own, since it can't be raised again."""
+"""The priority of threads: in processes of their own, since it can't be raised again."""
 
 from __future__ import annotations
 
