@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from gsv.serving.backend.priority import NICENESS
+from gsv.serving.backend.priority import NICENESS, lower_priority
 
 STEPS = """
 import os, sys, threading
@@ -40,3 +40,11 @@ def test_all_threads_of_a_process_that_is_watched_are_lowered(prefix: str, nicer
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     wanted = min(os.getpriority(os.PRIO_PROCESS, 0) + nicer, 19)
     assert done.stdout.split() == [str(wanted)] * 3
+
+
+def test_a_sandbox_that_forbids_it_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "setpriority", refuse)
+    lower_priority("/dev/shm/server-")

@@ -25,10 +25,11 @@ def lower_priority(prefix: str | None = None) -> None:
     if not (os.environ.get("GSV_SERVER_FILES", "") if prefix is None else prefix):
         return
     wanted = min(os.getpriority(os.PRIO_PROCESS, 0) + NICENESS, _MOST)
-    while higher := _threads_below(wanted):
-        for thread in higher:
-            with contextlib.suppress(ProcessLookupError):
-                os.setpriority(os.PRIO_PROCESS, thread, wanted)  # on Linux, of that thread alone
+    with contextlib.suppress(OSError):  # a sandbox may forbid it; the model works all the same
+        while higher := _threads_below(wanted):
+            for thread in higher:
+                with contextlib.suppress(ProcessLookupError):
+                    os.setpriority(os.PRIO_PROCESS, thread, wanted)  # on Linux, of it alone
 
 
 def _threads_below(niceness: int) -> list[int]:
