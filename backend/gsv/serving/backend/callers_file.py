@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from gsv.serving.backend.process_state import lives
+from gsv.serving.backend.process_state import lives, server_files
 
 WRITE_SECONDS = 0.1  # between two looks at what has changed
 _LEFT_SECONDS = 60.0  # after which nobody wants the file of a process that has ended
@@ -46,7 +46,7 @@ class CallersFile:
     def __init__(
         self, prefix: str | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        prefix = os.environ.get("GSV_SERVER_FILES", "") if prefix is None else prefix
+        prefix = server_files(prefix)
         self._file = _file(prefix, os.getpid()) if prefix else None
         self._clock = clock
         self._written: list[Asked] = []

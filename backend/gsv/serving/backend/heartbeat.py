@@ -18,6 +18,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from gsv.serving.backend.process_state import server_files
+
 BEAT_SECONDS = 0.5
 
 _log = logging.getLogger(__name__)
@@ -43,7 +45,7 @@ def was_ready(prefix: str | None = None) -> bool:
 
     ``prefix`` is the beginning of the files' paths; None takes it from the environment.
     """
-    prefix = os.environ.get("GSV_SERVER_FILES", "") if prefix is None else prefix
+    prefix = server_files(prefix)
     return bool(prefix) and ready_file(prefix).exists()
 
 
@@ -59,7 +61,7 @@ class Heartbeat:
     """
 
     def __init__(self, prefix: str | None = None) -> None:
-        self._prefix = os.environ.get("GSV_SERVER_FILES", "") if prefix is None else prefix
+        self._prefix = server_files(prefix)
         self._file = beat_file(self._prefix, os.getpid())
         self._stopping = str(stopping_file(self._prefix))
         self._steps: dict[object, float] = {}  # until when each one that runs may take

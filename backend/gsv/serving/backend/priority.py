@@ -6,6 +6,8 @@ import contextlib
 import os
 from pathlib import Path
 
+from gsv.serving.backend.process_state import server_files
+
 # On a busy CPU a process that starts gets nine times as much of a core as one that is this much
 # nicer. At 5 it would get three times as much.
 NICENESS = 10
@@ -22,7 +24,7 @@ def lower_priority(prefix: str | None = None) -> None:
         prefix: beginning of the paths of signs of life, empty where nobody watches; None takes it
             from the environment.
     """
-    if not (os.environ.get("GSV_SERVER_FILES", "") if prefix is None else prefix):
+    if not server_files(prefix):
         return
     wanted = min(os.getpriority(os.PRIO_PROCESS, 0) + NICENESS, _MOST)
     with contextlib.suppress(OSError):  # a sandbox may forbid it; the model works all the same

@@ -1,4 +1,4 @@
-"""Whether a process of the server lives, and how the files of its call boards are named."""
+"""Whether a process of the server lives, and how its files are named."""
 
 from __future__ import annotations
 
@@ -19,6 +19,14 @@ def lives(process: int) -> bool:
 def namespace() -> int:
     """A number for the process numbers' namespace, which differs between containers."""
     return os.stat("/proc/self/ns/pid").st_ino
+
+
+def server_files(given: str | None = None) -> str:
+    """Beginning of the paths of this process's signs of life; empty where nobody watches it.
+
+    ``given`` takes the place of what `gsv serve` put into the environment.
+    """
+    return os.environ.get("GSV_SERVER_FILES", "") if given is None else given
 
 
 def board_prefix(server: int | str) -> str:
