@@ -8,6 +8,7 @@ on 24.10:
     25.12  the server waits for its dead children; ``/v2/models/X/ready`` is 400 then
     26.04  and so is ``/v2/health/ready``
 
+Over gRPC it loads models, and nothing else.
 In all of them the index of the repository tells the life cycle only: READY, whatever has died, and
 ``load`` does nothing for a model that is READY, unless it brings other instance groups: then those
 instances that are in both stay as they are. Files in the repository make it misbehave: ``mute`` (no
@@ -22,6 +23,7 @@ one whose model has died meanwhile never is. ``/v2/flood`` answers with a gigaby
 
 from __future__ import annotations
 
+import concurrent.futures
 import http.server
 import json
 import os
@@ -31,6 +33,9 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
+
+import grpc
 
 # Touches its file as gsv.serving.backend.heartbeat does, until a file tells it to sleep on or to be
 # too busy for that.
@@ -91,7 +96,7 @@ class Server:
         self.release = tuple(map(int, release.split(".")))
         given = dict(word[2:].split("=", 1) for word in sys.argv[1:] if "=" in word)
         self.repository = Path(given["model-repository"])
-        self.ports = [int(given[f"{name}-port"]) for name in ("http", "metrics")]
+        self.ports = [int(given[f"{name}-port"]) for name in ("http", "metrics", "grpc")]
         self.stubs: dict[str, list[subprocess.Popen[bytes]]] = {}
         self.groups: dict[str, list[dict[str, object]]] = {}
         self.states: dict[str, tuple[str, str]] = {}
@@ -108,9 +113,12 @@ class Server:
                 sys.exit(1)
         if self.release >= (25, 12):
             threading.Thread(target=self.reap, daemon=True).start()
-        for port in self.ports[1:]:
-            server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Metrics)
-            threading.Thread(target=server.serve_forever, daemon=True).start()
+        metrics = http.server.ThreadingHTTPServer(("127.0.0.1", self.ports[1]), Metrics)
+        threading.Thread(target=metrics.serve_forever, daemon=True).start()
+        loads = grpc.server(concurrent.futures.ThreadPoolExecutor())
+        loads.add_generic_rpc_handlers([Loads(self)])
+        loads.add_insecure_port(f"127.0.0.1:{self.ports[2]}")
+        loads.start()
         Handler.triton = self
         http.server.ThreadingHTTPServer(("127.0.0.1", self.ports[0]), Handler).serve_forever()
 
@@ -199,6 +207,14 @@ class Server:
                     stub.wait()
             self.states[name] = ("UNAVAILABLE", "unloaded")
 
+    def misbehave(self) -> None:
+        """Before any answer."""
+        while (self.repository / "mute").exists():
+            time.sleep(0.05)
+        if (crash := self.repository / "crash").exists():
+            crash.unlink()
+            print("malloc(): corrupted\nSignal (6) received.", flush=True)  # noqa: T201
+
     def answer(self, path: str, body: bytes) -> tuple[int, object]:
         words = path.strip("/").split("/")
         if words[1:] == ["health", "live"]:
@@ -237,11 +253,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     triton: Server
 
     def do_GET(self) -> None:
-        while (self.triton.repository / "mute").exists():
-            time.sleep(0.05)
-        if (crash := self.triton.repository / "crash").exists():
-            crash.unlink()
-            print("malloc(): corrupted\nSignal (6) received.", flush=True)  # noqa: T201
+        self.triton.misbehave()
         given = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.path == "/v2/flood":
             for _ in range(1024):
@@ -269,3 +281,35 @@ class Metrics(Handler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+
+class Loads(grpc.GenericRpcHandler):
+    """What of Triton's gRPC port loads models."""
+
+    def __init__(self, triton: Server) -> None:
+        self.triton = triton
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        # The import takes half of this program's start, and few of those who start it load models.
+        from tritonclient.grpc import service_pb2 as messages
+
+        def live(request: object, context: grpc.ServicerContext) -> object:
+            self.triton.misbehave()
+            return messages.ServerLiveResponse(live=True)
+
+        def load(request: Any, context: grpc.ServicerContext) -> object:
+            config = request.parameters["config"].string_param
+            if error := self.triton.load(request.model_name, config):
+                context.abort(grpc.StatusCode.INVALID_ARGUMENT, error)
+            return messages.RepositoryModelLoadResponse()
+
+        behaviour, asked = (
+            (live, messages.ServerLiveRequest)
+            if details.method.endswith("/ServerLive")
+            else (load, messages.RepositoryModelLoadRequest)
+        )
+        return grpc.unary_unary_rpc_method_handler(
+            behaviour,
+            request_deserializer=asked.FromString,
+            response_serializer=lambda message: message.SerializeToString(),
+        )

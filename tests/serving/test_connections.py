@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from gsv.serving.backend.callers_file import WRITE_SECONDS, Asked, CallersFile, read_callers
-from gsv.serving.server.connections import end_waiting, names_of
+from gsv.serving.server.connections import end_waiting, names_of, own_ports
 
 
 class Connections:
@@ -94,6 +94,21 @@ class TestEndWaiting:
         assert connections.end(-math.inf, among=there) == 1
         assert not is_open(early)
         assert is_open(late)
+
+    def test_ours_is_spared(self, connections: Connections) -> None:
+        callers = [connections.ask()[0] for _ in range(2)]
+        there = names_of(os.getpid(), [connections.port])
+        own = frozenset({callers[0].getsockname()[1]})
+        assert connections.end(-math.inf, among=there, spared=own) == 1
+        assert [is_open(caller) for caller in callers] == [True, False]
+
+
+def test_own_ports(connections: Connections) -> None:
+    callers = [connections.ask()[0] for _ in range(2)]
+    assert own_ports(connections.port) == {caller.getsockname()[1] for caller in callers}
+    assert own_ports(callers[0].getsockname()[1]) == {connections.port}
+    callers[0].close()
+    assert own_ports(connections.port) == {callers[1].getsockname()[1]}
 
 
 class TestCallersFile:

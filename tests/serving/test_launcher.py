@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import http.client
 import os
 import re
@@ -11,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -87,6 +89,52 @@ def test_serves_from_a_path_with_spaces_and_leaves_nothing(tmp_path: Path) -> No
     assert not link.parent.exists()
     # Whoever waits for orphans may take a moment.
     assert processes.state(stubs[0].pid) in ("", "Z")
+
+
+def test_loading_a_model_anew_holds_up_no_http_caller(tmp_path: Path) -> None:
+    """Triton loads in the HTTP thread of who asked, which nearly all connections share."""
+    hold = tmp_path / "hold"
+    initialize = f"import os, time\n        while os.path.exists({str(hold)!r}): time.sleep(0.01)"
+    repository = write_repository(tmp_path / "repository", initialize=initialize)
+    with EmbeddedServer(repository, OPTIONS) as server, contextlib.ExitStack() as stack:
+        callers = [http.client.HTTPConnection(server.http_url, timeout=10) for _ in range(8)]
+
+        def all_answer() -> list[int]:
+            statuses = []
+            for caller in callers:
+                caller.request("GET", "/v2/health/live")
+                with caller.getresponse() as answer:
+                    answer.read()
+                    statuses.append(answer.status)
+            return statuses
+
+        for caller in callers:
+            stack.callback(caller.close)
+        assert all_answer() == [200] * 8
+        dead = stub_of(server)
+        hold.touch()
+        supervisor, events = until_ready_again(server, RecoveryPolicy())
+        thread = threading.Thread(target=supervisor.run)
+        thread.start()
+        stack.callback(thread.join)
+        stack.callback(server.interrupt)
+        os.kill(dead, signal.SIGKILL)
+        living = lambda: [s.pid for s in processes.living_stubs(server.pid)]  # noqa: E731
+        wait_until(lambda: living() not in ([], [dead]))
+        assert all_answer() == [200] * 8
+        hold.unlink()
+        wait_until(lambda: any("ready again" in event for event in events))
+
+
+def test_without_grpc_a_model_comes_back_too(tmp_path: Path) -> None:
+    repository = write_repository(tmp_path / "repository")
+    options = dataclasses.replace(OPTIONS, extra=("--allow-grpc=false",))
+    with EmbeddedServer(repository, options) as server:
+        supervisor, events = until_ready_again(server, RecoveryPolicy())
+        os.kill(stub_of(server), signal.SIGKILL)
+        supervisor.run()
+        assert "ready again" in events[-1]
+        assert infer(server.http_url, "double", [1.0]) == (200, [2.0])
 
 
 def test_a_model_is_imported_once(tmp_path: Path) -> None:
@@ -203,6 +251,10 @@ def test_control_key_guards_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert b"s3cret" not in arguments
         for process in (server.pid, *(stub.pid for stub in processes.living_stubs(server.pid))):
             assert b"s3cret" not in Path(f"/proc/{process}/environ").read_bytes()
+        supervisor, events = until_ready_again(server, RecoveryPolicy())
+        os.kill(stub_of(server), signal.SIGKILL)
+        supervisor.run()
+        assert "ready again" in events[-1]
         assert infer(server.http_url, "double", [1.0]) == (200, [2.0])
     assert statuses == [403, 403, 200]
 

@@ -124,6 +124,11 @@ def names_of(server: int, ports: Container[int]) -> frozenset[str]:
     return frozenset(name for name, _, _ in _sockets(server, ports))
 
 
+def own_ports(to: int) -> frozenset[int]:
+    """Ports, on our side, of this process's connections to the port ``to`` of any machine."""
+    return frozenset(mine for _, _, mine, other in _all_sockets(os.getpid()) if other == to)
+
+
 class UnreadConnections:
     """Ends connections whose callers have taken nothing of what is held for them for too long.
 
@@ -237,23 +242,30 @@ def _gap(traffic: Traffic, asked: Asked, looked: float) -> float | None:
 
 def _sockets(server: int, ports: Container[int]) -> Iterator[tuple[str, int, int]]:
     """Name, descriptor in the process ``server``, and local port of its connections."""
+    for name, descriptor, port, _ in _all_sockets(server):
+        if port in ports:
+            yield name, descriptor, port
+
+
+def _all_sockets(process: int) -> Iterator[tuple[str, int, int, int]]:
+    """As :func:`_sockets` of any port, with the port on the other side."""
     found = {}
     for name in ("tcp", "tcp6"):
         try:
-            lines = Path(f"/proc/{server}/net/{name}").read_text(encoding="ascii").splitlines()[1:]
+            lines = Path(f"/proc/{process}/net/{name}").read_text(encoding="ascii").splitlines()[1:]
         except FileNotFoundError:
             continue  # a machine without IPv6
         for words in map(str.split, lines):
-            port = int(words[1].rpartition(":")[2], 16)
-            if port in ports and words[3] == _ESTABLISHED:
-                found[words[9]] = port
-    for entry in os.listdir(f"/proc/{server}/fd"):
+            if words[3] == _ESTABLISHED:
+                mine, other = (int(word.rpartition(":")[2], 16) for word in words[1:3])
+                found[words[9]] = mine, other
+    for entry in os.listdir(f"/proc/{process}/fd"):
         try:
-            match = _SOCKET.fullmatch(os.readlink(f"/proc/{server}/fd/{entry}"))
+            match = _SOCKET.fullmatch(os.readlink(f"/proc/{process}/fd/{entry}"))
         except FileNotFoundError:
             continue  # closed meanwhile
         if match and match[1] in found:
-            yield match[1], int(entry), found.pop(match[1])
+            yield match[1], int(entry), *found.pop(match[1])
 
 
 def _duplicate(handle: int, descriptor: int) -> socket.socket:

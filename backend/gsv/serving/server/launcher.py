@@ -31,6 +31,7 @@ from gsv.serving.backend.tracing import ENDPOINT as TRACE_ENDPOINT
 from gsv.serving.server import gpus, installation, mps, processes
 from gsv.serving.server.bytecode import compile_models
 from gsv.serving.server.janitor import Janitor
+from gsv.serving.server.loading import in_one_line, load_model
 from gsv.serving.server.log import ServerLog
 from gsv.serving.server.options import (
     CONTROL_HEADER,
@@ -271,6 +272,37 @@ class EmbeddedServer:
         """As :meth:`request`, with the answer's text; ``give_up`` ends the waiting before it."""
         return self._exchange(self.ports[0], method, path, body, timeout, give_up)
 
+    def load(
+        self, model: str, config: str | None, timeout: float, give_up: Callable[[], bool]
+    ) -> tuple[bool | None, str]:
+        """Have a model loaded, or loaded anew; whether it is (None: no answer), and why not.
+
+        Args:
+            model: its name.
+            config: JSON, in place of the configuration in the model's folder.
+            timeout: seconds.
+            give_up: ends the waiting, as does the end of the server or an interruption.
+        """
+
+        def give_up_too() -> bool:
+            return self.ended() or self.interrupted or give_up()
+
+        try:
+            return load_model(
+                self.grpc_url, model, config,
+                headers=self._keys(), timeout=timeout, give_up=give_up_too,
+                own=self.own_connections,
+            )  # fmt: skip
+        except ConnectionError:  # an option turned gRPC off, or made it TLS
+            body = {} if config is None else {"parameters": {"config": config}}
+            path = f"/v2/repository/models/{model}/load"
+            status, text = self.ask("POST", path, body, timeout, give_up_too)
+            return (status == 200 if status else None), _error_in(text) or f"HTTP {status}"
+
+    def _keys(self) -> dict[str, str]:
+        """Headers of who may load and unload models."""
+        return {CONTROL_HEADER: self.options.control_key} if self.options.control_key else {}
+
     def requests_in_flight(
         self, model: str = "", instances: Container[str] | None = None
     ) -> float | None:
@@ -321,8 +353,6 @@ class EmbeddedServer:
     ) -> tuple[int, str]:
         wait = min(timeout, REQUEST_SECONDS)
         connection = http.client.HTTPConnection(f"{self._reachable_host()}:{port}", timeout=wait)
-        key = self.options.control_key
-        headers = {CONTROL_HEADER: key} if key else {}
         limit = time.monotonic() + timeout
         own = 0
         try:
@@ -330,7 +360,7 @@ class EmbeddedServer:
             own = connection.sock.getsockname()[1]
             self.own_connections.add(own)
             connection.request(
-                method, path, json.dumps(body) if body is not None else None, headers
+                method, path, json.dumps(body) if body is not None else None, self._keys()
             )
             # The connection of a server that has died stays open: its stubs have inherited it.
             while not select.select([connection.sock], [], [], WAIT_STEP_SECONDS)[0]:
@@ -526,3 +556,11 @@ class EmbeddedServer:
     def _reachable_host(self) -> str:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.options.host, self.options.host)
         return f"[{host}]" if ":" in host else host
+
+
+def _error_in(text: str) -> str:
+    """What an answer of Triton's says of an error; empty: nothing."""
+    try:
+        return in_one_line(str(json.loads(text)["error"]))
+    except (ValueError, KeyError, TypeError):
+        return ""

@@ -20,7 +20,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 from gsv.constants import PUBLIC_PREFIX, STREAM_MODEL
 from gsv.errors import Cancelled, ServerError
@@ -393,9 +392,9 @@ class Supervisor:
                 text = f"ready again after {seconds:.1f} s; its others {others}"
                 self._on_event(f"model {model}: {text}")
             return
-        status, why = self._reload(model, case)
+        loaded, why = self._reload(model, case)
         seconds = time.monotonic() - started
-        if status == 200:
+        if loaded:
             self._end_case(model)
             self._on_event(f"model {model}: ready again after {seconds:.1f} s")
             if case.stubs and not self._is_back(model, case):
@@ -405,7 +404,7 @@ class Supervisor:
             case.failed += 1
             self._on_event(f"model {model}: loading failed after {seconds:.1f} s ({why})")
             case.due = time.monotonic() + self._policy.backoff * 2 ** (case.failed - 1)
-            if status == 0 or case.failed >= LOADS_BEFORE_RESTART:
+            if loaded is None or case.failed >= LOADS_BEFORE_RESTART:
                 self._restart(f"model {model} can't be loaded: {why}")
 
     def _end_case(self, model: str) -> None:
@@ -431,13 +430,12 @@ class Supervisor:
             (found.without, min(LEAVE_SECONDS, self._policy.stuck)),
             (found.complete, self._policy.stuck),
         ):
-            body = {"parameters": {"config": config}}
-            status, why = self._load(model, others, body, patience)
+            loaded, why = self._load(model, others, config, patience)
             if self._server.interrupted or self._server.ended():
                 return ""
-            if status == 0:  # a process that was killed in a bad moment keeps a lock of Triton's
+            if loaded is None:  # a process that was killed in a bad moment keeps a lock of Triton's
                 return f"the lost instance can't be replaced: {why}"
-            if status != 200:
+            if not loaded:
                 self._on_event(f"model {model}: the lost instance can't be replaced alone: {why}")
                 return None
             if config is found.without and self._stubs_of(model) - others:
@@ -451,17 +449,17 @@ class Supervisor:
             self._note(Loss(lost, "its process died"), case.stubs)
         return ""
 
-    def _reload(self, model: str, case: _Case) -> tuple[int, str]:
-        """HTTP status of the load (0: no answer), and what was said if it failed."""
+    def _reload(self, model: str, case: _Case) -> tuple[bool | None, str]:
+        """As :meth:`_load`."""
         others = [stub for stub in living_stubs(self._server.pid) if stub.model == model]
         siblings = {stub.pid for stub in others}
         lost = self._server.requests_in_flight(model, case.lost)
         case.unloaded = True
         if not self._unload(model):
-            return 0, "Triton does not answer"
+            return None, "Triton does not answer"
         working = {stub.instance for stub in others} if lost else None
         self._end(siblings, model, working)
-        answer = self._load(model, siblings, {}, self._policy.stuck)
+        answer = self._load(model, siblings, None, self._policy.stuck)
         self.look()  # the processes that are new, and what was lost meanwhile
         return answer
 
@@ -470,14 +468,14 @@ class Supervisor:
         return self._server.request("POST", f"/v2/repository/models/{model}/unload", {})
 
     def _load(
-        self, model: str, known: set[int], body: dict[str, Any], patience: float
-    ) -> tuple[int, str]:
-        """Have a model loaded; HTTP status (0: no answer), and what was said if it failed.
+        self, model: str, known: set[int], config: str | None, patience: float
+    ) -> tuple[bool | None, str]:
+        """Have a model loaded; whether it is (None: no answer), and why not.
 
         Args:
             model: its name.
             known: its processes that are there already.
-            body: of Triton's load request.
+            config: in place of that in its folder.
             patience: seconds until it must have begun, or be over.
         """
         started = time.monotonic()
@@ -494,16 +492,15 @@ class Supervisor:
                 self.look(loading=model)
             return False
 
-        path = f"/v2/repository/models/{model}/load"
         limit = self._server.options.ready_timeout
-        status, text = self._server.ask("POST", path, body, timeout=limit, give_up=is_stuck)
-        if status:
+        loaded, why = self._server.load(model, config, limit, is_stuck)
+        if loaded is not None:
             self._answered = time.monotonic()
+        elif is_stuck():
+            why = f"it has not begun within {patience:g} s"
         else:
-            if is_stuck():
-                return 0, f"it has not begun within {patience:g} s"
-            return 0, f"no answer after {time.monotonic() - started:.0f} s"
-        return status, _message(text) or f"HTTP {status}"
+            why = f"no answer after {time.monotonic() - started:.0f} s"
+        return loaded, why
 
     def _restart(self, reason: str) -> None:
         """Start tritonserver anew until it is ready; ServerError when it was tried too often."""
@@ -606,16 +603,14 @@ class _LostCallers:
                 if self._server.ended() or self._server.pid != server:
                     return
                 _, answered = read_callers(self._server.files, stub.pid)
-                ended += end_waiting(
-                    server, ports, died,
-                    spared=frozenset(self._server.own_connections), lost=lost, answered=answered,
-                )  # fmt: skip
+                own = frozenset(self._server.own_connections)
+                ended += end_waiting(server, ports, died, spared=own, lost=lost, answered=answered)
                 if ended >= waiting:
                     break
                 if not look:
                     # The others share a gRPC connection with calls that go on, and can't be told
                     # apart. Who has connected since the death has nothing to do with it.
-                    ended += end_waiting(server, {grpc: True}, math.inf, among=there)
+                    ended += end_waiting(server, {grpc: True}, math.inf, among=there, spared=own)
         except OSError as error:
             self._on_event(
                 f"model {model}: its callers wait until their own time limit, because their "
@@ -694,12 +689,3 @@ class _OwnProbe:
             self._probe()
         except Exception as error:  # whatever it is, the server did not speak
             self._error = error
-
-
-def _message(text: str) -> str:
-    """The error in an answer of Triton's, in one line and without a traceback."""
-    try:
-        said = json.loads(text)["error"]
-    except (ValueError, KeyError, TypeError):
-        return ""
-    return " ".join(str(said).split("\n\nAt:\n")[0].split())
