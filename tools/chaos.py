@@ -23,6 +23,7 @@ import http.client
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -70,6 +71,7 @@ STREAMS_LEFT = 64
 UNREAD_SECONDS = 6  # after which gsv serve disconnects who reads nothing
 IDLE, HALF_OPEN = 500, 300  # connections
 KILL_EVERY = 60.0  # seconds, of the soak
+SLOWEST = 8  # calls that are told of each fault
 
 # Stops every thread of a process without the kernel calling it stopped: as if each hung in a lock.
 # An own process, for what ptrace stops belongs to the thread that stopped it.
@@ -106,6 +108,8 @@ class Row:
     beyond: float = 0.0  # the longest wait beyond the longest of the same kind without a fault
     restarted: bool = False  # tritonserver
     errors: dict[str, int] = dataclasses.field(default_factory=dict)
+    slowest: list[str] = dataclasses.field(default_factory=list)  # calls, the longest first
+    kills: list[str] = dataclasses.field(default_factory=list)  # of a soak
     log: list[str] = dataclasses.field(default_factory=list)  # what `gsv serve` said of it
     note: str = ""
     broken: bool = False
@@ -116,11 +120,13 @@ class Call:
     """One request of a client."""
 
     model: str
+    door: str
     began: float
     ended: float
     error: str  # empty: answered
 
 
+ADDRESS = re.compile(r"\S*127\.0\.0\.1:\d+:? ?")
 OWN_CONNECTION = ("grpc.use_local_subchannel_pool", 1)
 
 
@@ -226,11 +232,10 @@ class Clients:
             began, error = time.monotonic(), ""
             self.waiting[number] = began
             url = self._served.grpc if number % 2 else self._served.http
+            door = "gRPC" if number % 2 else "HTTP"
             model = PUBLIC_PREFIX if number % 4 < 2 else STREAM_MODEL
             try:
-                with Client(
-                    url, protocol="grpc" if number % 2 else None, timeout=CALL_SECONDS
-                ) as client:
+                with Client(url, protocol=door.lower(), timeout=CALL_SECONDS) as client:
                     text, seed = draw.choice(LINES)
                     if model == PUBLIC_PREFIX:
                         client.say(text, seed=seed, sample_steps=1)
@@ -238,8 +243,9 @@ class Clients:
                         for _ in client.stream(text, seed=seed, sample_steps=1):
                             pass
             except GsvClientError as caught:
-                error = f"{type(caught).__name__}: {str(caught).partition(': ')[2][:70]}"
-            self.calls.append(Call(model, began, time.monotonic(), error))
+                said = ADDRESS.sub("", str(caught))
+                error = f"{type(caught).__name__}: {said[:70]}"
+            self.calls.append(Call(model, door, began, time.monotonic(), error))
             del self.waiting[number]
             if error:
                 self._closing.wait(0.2)
@@ -316,6 +322,12 @@ class Chaos:
         waits = [(call.ended - call.began, self._normal[call.model]) for call in calls]
         row.longest = max((seconds for seconds, _ in waits), default=0.0)
         row.beyond = max((seconds - normal for seconds, normal in waits), default=0.0)
+        calls.sort(key=lambda call: call.began - call.ended)
+        row.slowest = [
+            f"{call.ended - call.began:.1f} s, begun {call.began - begun:.1f} s after, {call.door} "
+            f"{call.model}: {call.error or 'answered'}"
+            for call in calls[:SLOWEST]
+        ]
         row.errors = dict(Counter(call.error for call in calls if call.error).most_common())
         row.log = [s for s in self.served.lines[said:] if s.startswith(("model ", "tritonserver"))]
         row.restarted = self.served.triton != triton
@@ -450,20 +462,25 @@ class Chaos:
         """A process of a model, any one, is killed every minute."""
         draw = random.Random(self.seed)
         first: dict[str, int] = {}
+        kills: list[str] = []
 
         def hurt() -> str:
-            kills, end = 0, time.monotonic() + 60 * minutes
+            begun = time.monotonic()
+            end = begun + 60 * minutes
             while time.monotonic() < end:
                 time.sleep(min(KILL_EVERY / 2, max(0.0, end - time.monotonic())))
                 if not first:
                     first.update(self._memories())
-                if pid := self.served.stub(draw.choice(MODELS)):
+                model = draw.choice(MODELS)
+                if pid := self.served.stub(model):
                     os.kill(pid, signal.SIGKILL)
-                    kills += 1
+                    kills.append(f"{time.monotonic() - begun:.1f} s: {model}")
                 time.sleep(min(KILL_EVERY / 2, max(0.0, end - time.monotonic())))
-            return f"{kills} kills in {minutes:g} min; {self._grown(first)}"
+            return f"{len(kills)} kills in {minutes:g} min; {self._grown(first)}"
 
-        self.during("soak", "every minute", hurt, settled=self.is_idle)
+        row = self.during("soak", "every minute", hurt, settled=self.is_idle)
+        row.kills = kills
+        self._on_row(self.rows)
 
     def again_and_again(self, faults: list[str], models: list[str], times: int) -> None:
         """Each fault to a process of each model, so many times in turn; then what memory became."""
@@ -567,6 +584,12 @@ class Chaos:
         row = Row("end", "clients go on asking", seconds)
         row.failed = sum(bool(call.error) for call in calls)
         row.answered = len(calls) - row.failed
+        calls.sort(key=lambda call: call.began - call.ended)
+        row.slowest = [
+            f"{call.ended - call.began:.1f} s, begun {call.began - begun:.1f} s after, {call.door} "
+            f"{call.model}: {call.error or 'answered'}"
+            for call in calls[:SLOWEST]
+        ]
         row.errors = dict(Counter(call.error for call in clients.calls if call.error))
         row.broken = seconds > 15.0 or bool(self.served.left_over())
         self.add(row)
