@@ -16,17 +16,20 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest import mock
 
 import pytest
 from fake_triton import install, write_models
 
 from gsv.errors import ServerError
+from gsv.serving.backend.callers_file import Asked
 from gsv.serving.backend.heartbeat import Heartbeat, beat_file, stopping_file
 from gsv.serving.server import processes
 from gsv.serving.server.connections import Traffic, UnreadConnections
 from gsv.serving.server.instance_groups import replacement
 from gsv.serving.server.launcher import EmbeddedServer, ServerOptions
-from gsv.serving.server.supervisor import RecoveryPolicy, Supervisor
+from gsv.serving.server.processes import Stub
+from gsv.serving.server.supervisor import RecoveryPolicy, Supervisor, _LostCallers
 
 RELEASES = ["24.10", "25.12", "26.04"]
 QUICK = RecoveryPolicy(
@@ -589,6 +592,29 @@ class TestCallersOfAPublicModel:
             assert waiting.getresponse().status == 200
             one.wait_for("model vocoder: ready again")
         assert not any("in vain" in event for event in one.events)
+
+    def test_one_that_was_not_counted_is_found_later(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as stack:
+            port = listener.getsockname()[1]
+            callers = []
+            for _ in range(2):
+                callers.append(stack.enter_context(socket.create_connection(("127.0.0.1", port))))
+                served = stack.enter_context(listener.accept()[0])
+                callers[-1].sendall(b"x")
+                assert served.recv(1) == b"x"
+                time.sleep(0.1)
+            # A request that was answered just now came at about the time of the first one's.
+            looks = iter([[], [Asked(time.monotonic() - 0.2)], [], []])
+            read = lambda files, dead: ([], next(looks))  # noqa: E731
+            monkeypatch.setattr("gsv.serving.server.supervisor.read_callers", read)
+            server = mock.Mock(pid=os.getpid(), ports=(port, 0, 0), own_connections=set())
+            server.ended.return_value = False
+            server.requests_in_flight.return_value = 1.0
+            events: list[str] = []
+            _LostCallers(server, 0.2, events.append).of(Stub(0, "gpt_sovits_v4_stream", "s_0"))
+            wait_until(lambda: bool(events))
+            assert "2 connections ended" in events[0]
+            assert [caller.recv(1) for caller in callers] == [b"", b""]
 
     def test_where_the_kernel_does_not_allow_it(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

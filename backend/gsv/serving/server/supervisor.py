@@ -598,6 +598,8 @@ class _LostCallers:
         try:
             lost, _ = read_callers(self._server.files, stub.pid)
             there = names_of(server, [grpc])
+            # All looks, even if enough were ended: one may have been spared for a request that had
+            # just been answered, or not been counted.
             for look in range(CALLERS_LOOKS):
                 time.sleep(self._seconds)
                 if self._server.ended() or self._server.pid != server:
@@ -605,9 +607,7 @@ class _LostCallers:
                 _, answered = read_callers(self._server.files, stub.pid)
                 own = frozenset(self._server.own_connections)
                 ended += end_waiting(server, ports, died, spared=own, lost=lost, answered=answered)
-                if ended >= waiting:
-                    break
-                if not look:
+                if not look and ended < waiting:
                     # The others share a gRPC connection with calls that go on, and can't be told
                     # apart. Who has connected since the death has nothing to do with it.
                     ended += end_waiting(server, {grpc: True}, math.inf, among=there, spared=own)
