@@ -160,6 +160,19 @@ def test_outside_of_a_server_the_process_goes_on(
     assert ends == []
 
 
+def test_what_all_need_and_has_broken_ends_the_process(
+    ends: list[int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(Ended):
+        device.end_if_served(MemoryError("full"), "the flow engine")
+    assert ends == [1]
+    said = capsys.readouterr().err
+    assert said.startswith("the flow engine broke; this process ends to be started anew")
+    assert "MemoryError: full" in said
+    monkeypatch.setattr(device, "_ends_process", False)
+    device.end_if_served(MemoryError("full"), "the flow engine")
+
+
 def test_the_semantic_engine_ends_the_process(ends: list[int]) -> None:
     worker = Worker(None, SimpleNamespace(runs_ahead=False), Counters(), threading.Condition())  # type: ignore[arg-type]
     with pytest.raises(Ended):

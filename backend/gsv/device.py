@@ -119,16 +119,22 @@ def end_if_fatal(error: BaseException) -> None:
         end_process(error)
 
 
+def end_if_served(error: BaseException, what: str) -> None:
+    """End the process, as :func:`end_if_fatal` does, since ``what`` has broken that all need."""
+    if _ends_process:
+        end_process(error, f"{what} broke")
+
+
 def end_on_fatal() -> None:
     """Let :func:`end_if_fatal` end this process: it belongs to a server, which starts it anew."""
     global _ends_process
     _ends_process = True
 
 
-def end_process(error: BaseException) -> None:
+def end_process(error: BaseException, why: str = "the GPU can't be used any more") -> None:
     """Say why on stderr and end at once: no cleaning up, which would wait for the GPU."""
     try:
-        sys.stderr.write("the GPU can't be used any more; this process ends to be started anew\n")
+        sys.stderr.write(f"{why}; this process ends to be started anew\n")
         traceback.print_exception(type(error), error, error.__traceback__)
         sys.stdout.flush()
         sys.stderr.flush()

@@ -49,6 +49,18 @@ def test_a_full_line_refuses_with_its_length():
         scheduler.add(sequence())
 
 
+def test_the_sentences_of_an_answer_that_has_begun_take_no_newcomers_place() -> None:
+    scheduler = Scheduler(slots=1, waiting_limit=2, prefill_limit=1)
+    accepted = dataclasses.replace(known_request([0]), accepted=True)
+    for _ in range(5):
+        scheduler.add(Sequence(accepted, lambda *_: None, lambda *_: None))
+    for n in range(3):
+        scheduler.add(sequence(n))
+    with pytest.raises(Overloaded, match=r"0 sentences are running and 3 are waiting"):
+        scheduler.add(sequence())
+    scheduler.add(Sequence(accepted, lambda *_: None, lambda *_: None))
+
+
 def test_a_sentence_that_is_drawn_again_keeps_its_place_in_a_full_line() -> None:
     scheduler = Scheduler(slots=1, waiting_limit=2, prefill_limit=1)
     request = dataclasses.replace(known_request([0]), place=PlaceInLine())

@@ -271,6 +271,23 @@ def test_an_id_is_an_option_or_a_parameter(
     part("request").check_parameters(request, [])
 
 
+def not_utf8(*_: Any) -> str:
+    return b"\xff".decode("utf-8")
+
+
+def test_an_id_or_parameters_that_are_not_utf8_hurt_nobody(adapter: Any) -> None:
+    """Triton hands on whatever bytes a caller has sent."""
+    plain = SimpleNamespace(request_id=lambda: "", parameters=lambda: "")
+    for request in (
+        SimpleNamespace(request_id=not_utf8, parameters=lambda: ""),
+        SimpleNamespace(request_id=lambda: "", parameters=not_utf8),
+    ):
+        assert adapter.request_id(request) == ""
+    with pytest.raises(InvalidRequest, match="request parameters: got bytes that are not UTF-8"):
+        part("request").check_parameters(request, [])
+    part("request").check_parameters(plain, [])
+
+
 @pytest.mark.parametrize("begun", [True, False])
 def test_an_error_says_whether_the_dead_process_had_begun(
     adapter: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, begun: bool
@@ -705,6 +722,15 @@ def becomes(true: Callable[[], bool]) -> bool:
     while not (so := true()) and time.monotonic() < limit:
         time.sleep(0.01)
     return so
+
+
+def test_whose_time_ends_in_the_line_is_told_so(watched: Watched) -> None:
+    """Who is taken out of a line is answered as one that has left, unless it has an answer."""
+    sender = Sender()
+    caller = watched.caller(sender, timeout=0.05)
+    caller.cancel = lambda: caller.fail(Cancelled("the caller went away"))
+    assert becomes(watched.is_idle)
+    assert ["the request's 0.05 s are over" in str(error) for error, _ in sender.sent] == [True]
 
 
 @pytest.mark.parametrize("refused", range(4))

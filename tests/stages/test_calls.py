@@ -222,7 +222,7 @@ def test_a_caller_without_a_name_left_takes_no_place(monkeypatch: pytest.MonkeyP
 class Dying(FakeModels):
     """Fails with ``errors`` first."""
 
-    def __init__(self, errors: list[GsvError]) -> None:
+    def __init__(self, errors: list[Exception]) -> None:
         super().__init__()
         self.gate.set()
         self.errors, self.sequences = errors, []
@@ -259,6 +259,27 @@ def test_other_calls_are_made_once(error: GsvError, sequence: SequenceStep | Non
 def end_of(sequence: int) -> StageCall[Echo]:
     step = SequenceStep(sequence, start=False, end=True)
     return dataclasses.replace(echo(0), sequence=step)
+
+
+def test_what_fails_at_the_end_takes_no_place_along() -> None:
+    """A call that ends a sequence needs a thread, perhaps, and there may be none."""
+    models = Dying([])
+    pool = CallPool("speech", models, LineLimits(1, 0, 100))
+    asked = dataclasses.replace(echo(1), sequence=SequenceStep.first(), ending=end_of)
+    for number in range(1, 4):
+        answers = Waiting()
+
+        def work(scope: CancelScope, answers: Waiting = answers) -> None:
+            scope(asked)
+            models.errors = [RuntimeError("can't start new thread")]
+            answers.finish()
+
+        pool.submit(work, answers)
+        assert answers.answers.get(timeout=10) == "end"
+        limit = time.monotonic() + 10
+        while len(models.released) < number and time.monotonic() < limit:
+            time.sleep(0.01)
+    pool.close()
 
 
 @pytest.mark.parametrize("fault", [None, GsvError("a fault"), Cancelled("left")])

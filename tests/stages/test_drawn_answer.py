@@ -135,8 +135,9 @@ def test_a_long_text_is_handed_over_as_there_is_room() -> None:
 
 
 def test_a_full_line_refuses_a_newcomer_and_no_answer_that_has_begun() -> None:
-    engine = Engine(limit=12)
+    engine = Engine(limit=1)
     _, reply = begun(engine)
+    assert [drawing.request.accepted for drawing in engine.drawings] == [False] + [True] * 7
     with pytest.raises(Overloaded):
         begun(engine)
     assert len(engine.drawings) == 8, "nothing is left of the one that was refused"

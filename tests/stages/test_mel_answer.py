@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -115,6 +115,29 @@ def test_a_long_text_is_made_as_there_is_room(at_once: int) -> None:
     assert engine.most <= at_once
 
 
+@pytest.mark.parametrize("part", ["chunk", "whole"])
+def test_no_memory_is_an_answer_too(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    """Of a GPU, where mel chunks are put together."""
+
+    def full(*_: object, **__: object) -> torch.Tensor:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    engine = Engine()
+    _, reply = begun(engine, 8)
+    if part == "chunk":
+
+        def no_plan(*_: object, **__: object) -> Iterator[object]:
+            yield full()
+
+        monkeypatch.setattr("gsv.stages.mel_answer.sentence_requests", no_plan)
+        engine.encode()
+    else:
+        monkeypatch.setattr("gsv.stages.mel_answer.torch.cat", full)
+        while engine.windows or engine.steps:
+            engine.encode() if engine.windows else engine.steps[0].end()
+    assert [type(error) for error in reply.answers] == [torch.cuda.OutOfMemoryError]
+
+
 def test_long_sentences_are_encoded_with_less_company() -> None:
     engine = Engine()
     begun(engine, 16, tokens=1500)
@@ -122,9 +145,10 @@ def test_long_sentences_are_encoded_with_less_company() -> None:
 
 
 def test_a_full_line_refuses_a_newcomer_and_no_answer_that_has_begun() -> None:
-    engine = Engine(limit=10)
+    engine = Engine(limit=1)
     _, reply = begun(engine, 8)
     engine.encode()
+    assert [step.request.accepted for step in engine.steps] == [False] + [True] * 7
     _, refused = begun(engine, 8)
     engine.encode()
     assert [type(error) for error in refused.answers] == [Overloaded]

@@ -310,9 +310,11 @@ class VocoderEngine:
                     task.remaining = max(1.0, task.remaining - window.size)
             self._turns.advance(sum(window.size for _, _, window in batch))
             done = [task for task in tasks if not task.windows]
+            # First, for memory may run out: who has left would not be answered.
+            answers = [(task, [Download(wave) for wave in task.waves]) for task in done]
             for task in done:
                 self._leave(task)
-        return [(task, [Download(wave) for wave in task.waves]) for task in done]
+        return answers
 
     def _land(self) -> None:
         """Wait for the oldest batch's end, and answer the requests whose last one it was."""

@@ -247,7 +247,7 @@ class CancelScope:
         for ending in endings:
             try:
                 self.last(ending)
-            except GsvError as error:
+            except Exception as error:  # whatever it is, the rest is to be released
                 # The caller has left, or its request failed before it had a place. Otherwise the
                 # place is freed when the sequence has been idle for long enough.
                 logger.debug("sequence %s was not ended: %s", ending.sequence, error)

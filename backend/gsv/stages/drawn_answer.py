@@ -102,8 +102,8 @@ class DrawnAnswer:
             self._submit_one(index)
 
     def _submit_one(self, index: int) -> None:
-        # The first ones may find the line full; those after them belong to an accepted answer.
-        request = self._sentences.sequence(index, accepted=index >= self._at_once)
+        # The first one may find the line full; those after it belong to an accepted answer.
+        request = self._sentences.sequence(index, accepted=index > 0)
         if self._details is Details.TIMES:
             self._requests[index] = request
 

@@ -157,7 +157,10 @@ class MelAnswer:
         except StopIteration as finished:
             self._finish(index, finished.value)
             return
-        begun = index >= self._window or mel is not None
+        except Exception as error:  # no memory for the next chunk, perhaps: its caller gets it
+            self.fail(error)
+            return
+        begun = index > 0 or mel is not None
         try:
             self._handles[index] = self._submit(
                 dataclasses.replace(request, accepted=begun),
@@ -182,10 +185,18 @@ class MelAnswer:
                 self.fail(Cancelled("cancelled by its caller"))
             self._follow()
             return
+        try:
+            result = self._whole()
+        except Exception as error:  # whatever it is, its caller gets it
+            self._reply.fail(error)
+            return
+        self._reply.send(result, final=True)
+
+    def _whole(self) -> MelResult:
         mels = [m for m in self._mels if m is not None]
         whole = audio.denormalize_mel(torch.cat(mels, dim=-1).float())
         counts = np.array([m.shape[-1] for m in mels], np.int32)
-        self._reply.send(MelResult(whole.contiguous().numpy(), counts), final=True)
+        return MelResult(whole.contiguous().numpy(), counts)
 
 
 class MelWindow(Waiting):

@@ -157,8 +157,8 @@ class TokenFeed:
             return self._count(sentence) < self._targets(sentence)[1]
 
         with self._changed:
-            if not self._writes_ahead:
-                self._writes_ahead = not self._changed.wait_for(needed, HOLD_SECONDS)
+            if not self._writes_ahead and not self._changed.wait_for(needed, HOLD_SECONDS):
+                self._writes_ahead = True
             self._changed.wait_for(needed)
             urgent, target = self._targets(sentence)
             count = self._count(sentence)

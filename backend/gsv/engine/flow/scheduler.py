@@ -72,11 +72,13 @@ class FlowScheduler:
         )
 
     def add(self, task: FlowTask) -> None:
-        """Put a request in line; Overloaded for a newcomer when the line is full."""
+        """Put a request in line; Overloaded for a newcomer when the line is full of newcomers."""
         free = max(0, self.slots - len(self.running))
-        if not task.request.accepted and len(self.waiting) >= self.waiting_limit + free:
+        newcomer = not task.request.accepted
+        newcomers = sum(not waiting.request.accepted for waiting in self.waiting) if newcomer else 0
+        if newcomer and newcomers >= self.waiting_limit + free:
             raise Overloaded(
-                f"{len(self.running)} mel chunks are in work and {len(self.waiting)} are waiting, "
+                f"{len(self.running)} mel chunks are in work and {newcomers} are waiting, "
                 f"which is the limit (waiting_limit {self.waiting_limit}); try again later"
             )
         self.turns.enter(task)

@@ -99,16 +99,17 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         """Put a sequence in line; Overloaded when the line is full.
 
-        A sentence that is drawn again keeps its place there, and one of an answer that has begun
-        gets one, also in a full line.
+        It is full of newcomers: a sentence that is drawn again keeps its place there, and one of an
+        answer that has begun gets one in any case and takes nobody's.
         """
         free = max(0, self.slots - len(self.running))
         place = sequence.request.place
         before = None if place is None else place.ticket
         newcomer = before is None and not sequence.request.accepted
-        if newcomer and len(self.waiting) >= self.waiting_limit + free:
+        newcomers = sum(not waiting.request.accepted for waiting in self.waiting) if newcomer else 0
+        if newcomer and newcomers >= self.waiting_limit + free:
             raise Overloaded(
-                f"{len(self.running)} sentences are running and {len(self.waiting)} are waiting, "
+                f"{len(self.running)} sentences are running and {newcomers} are waiting, "
                 f"which is the limit (waiting_limit {self.waiting_limit}); try again later"
             )
         self.turns.enter(sequence, before)

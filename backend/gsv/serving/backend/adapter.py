@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import triton_python_backend_utils as pb_utils
 
-from gsv.errors import Cancelled, GsvError, Overloaded, TimedOut
+from gsv.errors import Cancelled, Overloaded, TimedOut
 from gsv.serving.backend.bls_client import BlsClient
 from gsv.serving.backend.caller import Caller
 from gsv.serving.backend.callers_file import CallersFile
@@ -54,7 +54,7 @@ class BatchedModel(Model):
                 if left is not None and left():
                     raise Cancelled("the caller went away")
                 parsed.append((index, self._read(request)))
-            except GsvError as error:
+            except Exception as error:  # whatever it is, the request at fault gets it
                 answers[index] = error
         if parsed:
             for (index, _), answer in zip(parsed, self._run([p for _, p in parsed]), strict=True):
@@ -149,8 +149,8 @@ class StreamingModel(Model):
         try:
             caller.check_time()
         except TimedOut as error:
+            caller.fail(error)  # first: work that is called off ends its caller as one that left
             self._call_off(caller)
-            caller.fail(error)
 
     def _call_off(self, caller: Caller) -> None:
         caller.called_off = True

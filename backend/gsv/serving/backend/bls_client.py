@@ -73,10 +73,10 @@ class BlsClient:
                 preferred_memory=_in_main_memory(),
                 **sequence,
             )
+            answer = self._threads.submit(request.exec)
         except BaseException:  # whatever it is, the cell is free again
             placed.release()
             raise
-        answer = self._threads.submit(request.exec)
         try:
             response = self._response(call.model, answer, placed, token)
             begun = placed.handler_died()

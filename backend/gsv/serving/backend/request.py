@@ -21,8 +21,11 @@ REQUEST_ID = "id"  # of `generate`, whose id is a parameter like any other (2.51
 
 
 def request_id(request: Any) -> str:
-    """The caller's request id, or an empty string."""
-    return str(request.request_id() or _parameters(request).get(REQUEST_ID, ""))
+    """The caller's request id, or an empty string, as for one that is not UTF-8."""
+    try:
+        return str(request.request_id() or _parameters(request).get(REQUEST_ID, ""))
+    except (UnicodeDecodeError, InvalidRequest):  # Triton hands on any bytes
+        return ""
 
 
 def read_request(request: Any, wire: list[Wire]) -> dict[str, Any]:
@@ -152,5 +155,11 @@ def wanted_outputs(request: Any, optional: Collection[str]) -> frozenset[str]:
 
 
 def _parameters(request: Any) -> dict[str, Any]:
-    given = request.parameters()
+    try:
+        given = request.parameters()
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(
+            f"request parameters: got bytes that are not UTF-8 (at byte {error.start}); allowed: "
+            "UTF-8 text"
+        ) from error
     return json.loads(given) if given else {}
