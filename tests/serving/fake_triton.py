@@ -201,6 +201,7 @@ class Server:
 
     def unload(self, name: str) -> None:
         with self.lock:
+            self.states[name] = ("UNLOADING", "")
             for stub in self.stubs.pop(name, []):
                 if not (self.repository / name / "clings").exists():
                     stub.kill()

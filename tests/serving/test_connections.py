@@ -37,7 +37,12 @@ class Connections:
         return caller, ours, asked
 
     def end(self, quiet: float, **known: Any) -> int:
-        return end_waiting(os.getpid(), {self.port: True}, time.monotonic() - quiet, **known)
+        answered = known.pop("answered", ())
+        ended = end_waiting(
+            os.getpid(), {self.port: True}, time.monotonic() - quiet,
+            answered=lambda: answered, **known,
+        )  # fmt: skip
+        return ended.connections
 
 
 @pytest.fixture
@@ -101,6 +106,38 @@ class TestEndWaiting:
         own = frozenset({callers[0].getsockname()[1]})
         assert connections.end(-math.inf, among=there, spared=own) == 1
         assert [is_open(caller) for caller in callers] == [True, False]
+
+
+def test_what_is_sent_late_ends_nobodys_waiting(connections: Connections) -> None:
+    """A listener takes what was made before the death for long after it."""
+    caller, served, _ = connections.ask()
+    since = time.monotonic()
+    time.sleep(0.1)
+    served.sendall(b"y")
+    assert caller.recv(1) == b"y"
+    time.sleep(0.2)
+    assert end_waiting(os.getpid(), {connections.port: True}, since).connections == 0
+    late = end_waiting(os.getpid(), {connections.port: True}, since, later=0.2)
+    assert late.connections == 1
+
+
+def test_who_is_answered_while_it_is_looked_at_goes_on(connections: Connections) -> None:
+    (caller, served, asked), (lost, _, other) = connections.ask(), connections.ask()
+    answers = iter([[asked], []])
+
+    def answered() -> list[Asked]:
+        if not (left := next(answers)):
+            served.sendall(b"y")  # and its request is in no file any more
+        return left
+
+    since = time.monotonic() - 0.05
+    ended = end_waiting(
+        os.getpid(), {connections.port: True}, since, lost=[other], answered=answered
+    )
+    assert ended == (1, 1)
+    assert caller.recv(1) == b"y"
+    assert is_open(caller)
+    assert not is_open(lost)
 
 
 def test_own_ports(connections: Connections) -> None:

@@ -90,6 +90,15 @@ def test_its_connection_is_known(triton: Triton) -> None:
     assert seen == [{triton.caller}]
 
 
+def test_a_key_that_is_asked_for(triton: Triton) -> None:
+    """Triton refuses those who have none with UNAVAILABLE; over HTTP it may be another key."""
+    triton.load = lambda request, context: context.abort(
+        grpc.StatusCode.UNAVAILABLE, "This protocol is restricted, expecting header 'k'"
+    )
+    with pytest.raises(ConnectionError, match="is restricted"):
+        load(triton.address)
+
+
 @pytest.mark.parametrize("way", ["time", "give up"])
 def test_the_waiting_ends(triton: Triton, way: str) -> None:
     over, begun = threading.Event(), threading.Event()

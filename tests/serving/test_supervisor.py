@@ -427,6 +427,39 @@ def test_instances_that_have_nothing_to_do_are_not_waited_for(
         one.wait_for("model a: ready again")
 
 
+def test_who_waits_for_an_instance_that_is_given_up_is_not_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of instances that are alike all are started anew, whatever the others have in hand."""
+    waited_for: list[str] = []
+    monkeypatch.setattr(_LostCallers, "of", lambda self, stub: waited_for.append(stub.instance))
+    model = "gpt_sovits_v4_stream"
+    with watched(tmp_path, instances=2, models=(model, "b")) as one:
+        (one.server.repository / model / "clings").touch()
+        (one.server.repository / "metrics").write_text(
+            "".join(
+                f'gsv_requests_in_flight{{model="{model}",model_instance="{model}_0_{n}"}} 2\n'
+                for n in range(2)
+            )
+        )
+        os.kill(one.stubs(model)[f"{model}_0_0"], signal.SIGKILL)
+        one.wait_for(f"model {model}: ready again")
+    assert waited_for == [f"{model}_0_0", f"{model}_0_1"]
+
+
+def test_a_server_that_is_stopped_while_it_loads_is_started_again(tmp_path: Path) -> None:
+    with watched(tmp_path) as one:
+        (one.server.repository / "a" / "slow").touch()
+        server, dead = one.server.pid, one.stub("a")
+        os.kill(dead, signal.SIGKILL)
+        one.wait_for_another("a", dead)
+        (one.server.repository / "a" / "slow").unlink()
+        os.kill(server, signal.SIGSTOP)
+        one.wait_for("tritonserver: ready again")
+        assert one.server.pid != server
+    assert any("tritonserver was stopped for 0.3 s" in event for event in one.events)
+
+
 def test_a_model_that_dies_too_often_does_not_give_up_the_others(tmp_path: Path) -> None:
     policy = RecoveryPolicy(interval=0.05, attempts=2, window=4.0, backoff=0.05, grace=0.1)
     with watched(tmp_path, policy=policy) as one:
@@ -603,17 +636,18 @@ class TestCallersOfAPublicModel:
                 callers[-1].sendall(b"x")
                 assert served.recv(1) == b"x"
                 time.sleep(0.1)
-            # A request that was answered just now came at about the time of the first one's.
-            looks = iter([[], [Asked(time.monotonic() - 0.2)], [], []])
-            read = lambda files, dead: ([], next(looks))  # noqa: E731
+            # A request that is answered just now came at about the time of the first one's.
+            other = Asked(time.monotonic() - 0.2)
+            looks = iter([[], [other], [other]])
+            read = lambda files, dead: ([], next(looks, []))  # noqa: E731
             monkeypatch.setattr("gsv.serving.server.supervisor.read_callers", read)
             server = mock.Mock(pid=os.getpid(), ports=(port, 0, 0), own_connections=set())
             server.ended.return_value = False
             server.requests_in_flight.return_value = 1.0
             events: list[str] = []
             _LostCallers(server, 0.2, events.append).of(Stub(0, "gpt_sovits_v4_stream", "s_0"))
-            wait_until(lambda: bool(events))
-            assert "2 connections ended" in events[0]
+            wait_until(lambda: len(events) == 2)
+            assert all("1 connections ended" in event for event in events)
             assert [caller.recv(1) for caller in callers] == [b"", b""]
 
     def test_where_the_kernel_does_not_allow_it(
@@ -640,6 +674,10 @@ def test_who_waits_is_told_apart_by_when_bytes_came_and_went() -> None:
     assert Traffic(server=9.0, caller=9.0).waits_since(2.5, begun=False)  # made and used at once
     assert not Traffic(server=9.0, caller=9.0, taken=120).waits_since(2.5, begun=False)
     assert not answering.waits_since(2.5, begun=True)
+    # What was made before the death may have reached the caller later; or not yet.
+    assert answering.waits_since(2.5, begun=True, later=1.0)
+    held = dataclasses.replace(answering, held=True)
+    assert not held.waits_since(2.5, begun=True, later=1.0)
 
 
 class TestUnread:

@@ -23,6 +23,7 @@ import struct
 import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from gsv.serving.backend.callers_file import Asked
 from gsv.serving.server.processes import open_process
@@ -30,6 +31,7 @@ from gsv.serving.server.processes import open_process
 _PIDFD_GETFD = 438  # the same number on every architecture; Linux 5.6
 _ESTABLISHED = "01"
 _LATEST_SECONDS = 2.0  # that Triton needs between a model and a connection, on a busy machine
+_AGAIN_SECONDS = 0.2  # until the callers' files are read again; they are written every 0.1 s
 _CLOCK_SECONDS = 0.05  # by which the kernel's clock and looking at it may be off
 _GONE = (errno.EBADF, errno.ENOTSOCK, errno.ENOTCONN)  # closed meanwhile
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
@@ -53,14 +55,17 @@ class Traffic:
     taken: int = 0
     held: bool = False
 
-    def waits_since(self, seconds: float, *, begun: bool) -> bool:
+    def waits_since(self, seconds: float, *, begun: bool, later: float = 0.0) -> bool:
         """Whether its caller may wait for an answer for so long.
 
         Args:
+            seconds: without a byte from either side.
+            later: so long after the caller's last byte the server may have sent something.
             begun: the answer may have begun. If not, what came last must be the request; this holds
                 for HTTP, where connections that are kept open between requests can be told apart.
         """
-        quiet = self.server > seconds and self.caller > seconds
+        # Who has not taken what there is waits for nothing more yet.
+        quiet = self.server > seconds - later and self.caller > seconds and not self.held
         # The kernel's clock is coarse: a connection may be made and used in one tick of it.
         asked = self.caller < self.server or (self.caller == self.server and self.taken <= 1)
         return quiet and (begun or asked)
@@ -71,11 +76,12 @@ def end_waiting(
     ports: Mapping[int, bool],
     since: float,
     *,
+    later: float = 0.0,
     among: Container[str] | None = None,
     spared: Container[int] = (),
     lost: Sequence[Asked] = (),
-    answered: Sequence[Asked] = (),
-) -> int:
+    answered: Callable[[], Sequence[Asked]] = tuple,
+) -> Ended:
     """End the connections to the process ``server`` on which nothing has come or gone since then.
 
     Those are left alone that belong to requests that another process answers. Which they are is
@@ -87,10 +93,12 @@ def end_waiting(
             :meth:`Traffic.waits_since`.
         since: when the model died whose callers wait, by time.monotonic; infinity: whatever comes
             and goes.
+        later: seconds after that in which what was made before may still have been sent.
         among: only these, as :func:`names_of` gives them; None: all.
         spared: ports on the callers' side: of who loads the model again, for one.
         lost: requests of the process that died.
-        answered: requests of those that live.
+        answered: tells the requests of those that live. Asked twice, since one that has just had
+            its answer is another's no more.
 
     Returns:
         How many were ended.
@@ -101,18 +109,35 @@ def end_waiting(
         OSError: the kernel can't (before Linux 5.6), or the server has ended.
     """
 
+    before = answered()
+    of_lost: set[str] = set()
+
     def over(connections: list[_Connection]) -> set[str]:
-        served = _of_others(connections, lost, answered)
+        if before:
+            time.sleep(_AGAIN_SECONDS)
+        living = {asked.came for asked in answered()}
+        owners = _owners(connections, [asked for asked in before if asked.came in living], lost)
+        of_lost.update(name for name, is_lost in owners.items() if is_lost)
         return {
             one.name
             for one in connections
-            if one.traffic.waits_since(one.looked - since, begun=ports[one.port])
+            if one.traffic.waits_since(
+                one.looked - since, begun=ports[one.port] or one.name in of_lost, later=later
+            )
             and (among is None or one.name in among)
             and one.peer not in spared
-            and one.name not in served
+            and owners.get(one.name, True)
         }
 
-    return _end_some(server, ports, over)
+    ended = _end_some(server, ports, over, unmoved=bool(before))
+    return Ended(len(ended), len(ended & of_lost))
+
+
+class Ended(NamedTuple):
+    """How many connections were ended, and of these how many belonged to lost requests."""
+
+    connections: int
+    of_lost: int
 
 
 def names_of(server: int, ports: Container[int]) -> frozenset[str]:
@@ -162,7 +187,7 @@ class UnreadConnections:
                     names.add(one.name)
             return names
 
-        return _end_some(server, ports, stuck)
+        return len(_end_some(server, ports, stuck))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,27 +200,43 @@ class _Connection:
     traffic: Traffic
     looked: float  # when that was read; looking at all of them takes time on a busy machine
 
+    def moved(self, traffic: Traffic, looked: float) -> bool:
+        """Whether it has carried something since."""
+        before = self.looked - self.traffic.server, self.looked - self.traffic.caller
+        after = looked - traffic.server, looked - traffic.caller
+        return any(b - a > _CLOCK_SECONDS for a, b in zip(before, after, strict=True))
+
 
 def _end_some(
-    server: int, ports: Container[int], over: Callable[[list[_Connection]], set[str]]
-) -> int:
-    """End those connections whose names ``over`` gives, of all that there are."""
-    ended = 0
+    server: int,
+    ports: Container[int],
+    over: Callable[[list[_Connection]], set[str]],
+    *,
+    unmoved: bool = False,
+) -> set[str]:
+    """End those connections whose names ``over`` gives, of all that there are; which were ended.
+
+    ``unmoved``: not those that have carried something since they were looked at.
+    """
+    ended: set[str] = set()
     handle = open_process(server)
     try:
         # One at a time: there may be more of them than this process may have open.
-        descriptors, connections = dict[str, int](), list[_Connection]()
+        descriptors, connections = dict[str, int](), dict[str, _Connection]()
         for name, descriptor, port in _sockets(server, ports):
             with _unless_gone(), _duplicate(handle, descriptor) as ours:
                 peer = ours.getpeername()[1]
                 traffic = _traffic(ours)
-                connections.append(_Connection(name, port, peer, traffic, time.monotonic()))
+                connections[name] = _Connection(name, port, peer, traffic, time.monotonic())
                 descriptors[name] = descriptor
-        for name in over(connections):
+        for name in over(list(connections.values())):
             with _unless_gone(), _duplicate(handle, descriptors[name]) as ours:
-                if str(os.fstat(ours.fileno()).st_ino) == name:  # and not another one meanwhile
-                    ours.shutdown(socket.SHUT_RDWR)
-                    ended += 1
+                if str(os.fstat(ours.fileno()).st_ino) != name:
+                    continue  # another one meanwhile
+                if unmoved and connections[name].moved(_traffic(ours), time.monotonic()):
+                    continue
+                ours.shutdown(socket.SHUT_RDWR)
+                ended.add(name)
     finally:
         os.close(handle)
     return ended
@@ -210,10 +251,10 @@ def _unless_gone() -> Iterator[None]:
             raise
 
 
-def _of_others(
-    connections: list[_Connection], lost: Sequence[Asked], answered: Sequence[Asked]
-) -> set[str]:
-    """Names of the connections of those who are ``answered``."""
+def _owners(
+    connections: list[_Connection], answered: Sequence[Asked], lost: Sequence[Asked]
+) -> dict[str, bool]:
+    """Of the connections that requests were found for, by name: whether theirs is lost."""
     pairs = sorted(
         (gap, one.name, number)
         for one in connections
@@ -224,7 +265,7 @@ def _of_others(
     for _, name, number in pairs:
         if name not in owners and number not in owners.values():
             owners[name] = number
-    return {name for name, number in owners.items() if number < len(answered)}
+    return {name: number >= len(answered) for name, number in owners.items()}
 
 
 def _gap(traffic: Traffic, asked: Asked, looked: float) -> float | None:

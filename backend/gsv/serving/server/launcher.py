@@ -293,7 +293,7 @@ class EmbeddedServer:
                 headers=self._keys(), timeout=timeout, give_up=give_up_too,
                 own=self.own_connections,
             )  # fmt: skip
-        except ConnectionError:  # an option turned gRPC off, or made it TLS
+        except ConnectionError:  # an option turned gRPC off, made it TLS, or limits it
             body = {} if config is None else {"parameters": {"config": config}}
             path = f"/v2/repository/models/{model}/load"
             status, text = self.ask("POST", path, body, timeout, give_up_too)

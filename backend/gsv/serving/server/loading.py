@@ -52,7 +52,8 @@ def load_model(
         Whether the model is loaded (None: Triton has not answered), and why not.
 
     Raises:
-        ConnectionError: it does not speak gRPC there, or not in clear, or not to everybody.
+        ConnectionError: it does not speak gRPC there, or not in clear, or not to everybody, or not
+            for so long.
     """
     client = InferenceServerClient(address, channel_args=_OPTIONS)
     connection: frozenset[int] = frozenset()
@@ -84,6 +85,8 @@ def load_model(
     try:
         answer.result()
     except InferenceServerException as error:
+        if answered and error.status() == _UNAVAILABLE:  # a key is asked for, or the call was cut
+            raise ConnectionError(error.message()) from error
         unanswered = not answered or error.status() in _NOT_ANSWERED
         return (None if unanswered else False), in_one_line(error.message())
     except ValueError:  # the client was closed between the two calls

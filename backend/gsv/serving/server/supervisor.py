@@ -36,7 +36,8 @@ PROBES_BEFORE_RESTART = 2
 DYING_SECONDS = 0.1  # by which tritonserver's processes may be gone before it is, when it dies
 LEAVE_SECONDS = 5.0  # for an instance that died to be left out; it takes up to 2 on a busy machine
 LONGEST_BACKOFF_SECONDS = 10.0
-CALLERS_LOOKS = 3  # for connections of a dead process's callers
+CALLERS_LOOKS = 3  # at least, for connections of a dead process's callers
+MOST_CALLERS_LOOKS = 40  # while there are fewer than it had requests
 SENDING_SHARE = 0.1  # of what they wait: as long what it sent may come after its death
 READER_LOOKS = 10  # at each connection, before its caller counts as one that reads nothing
 
@@ -208,11 +209,15 @@ class Supervisor:
         had = living + len(losses)
         for loss in losses:
             self._note(loss, had if wanted is None else min(had, wanted))
-            self._callers.of(loss.stub)
-            in_hand = self._server.requests_in_flight(model, {loss.stub.instance}) or 0.0
-            self._kept += bool(in_hand)
-            if not model.startswith(PUBLIC_PREFIX):
-                self._lost_calls += in_hand
+            self._note_requests(loss.stub)
+
+    def _note_requests(self, stub: Stub) -> None:
+        """Note what a process had in hand that has ended, and have its callers' waiting ended."""
+        in_hand = self._server.requests_in_flight(stub.model, {stub.instance}) or 0.0
+        self._callers.of(stub)
+        self._kept += bool(in_hand)
+        if not stub.model.startswith(PUBLIC_PREFIX):
+            self._lost_calls += in_hand
 
     def _compare(self) -> None:
         """Note what died before it was ever seen: while other models were still being loaded."""
@@ -386,7 +391,7 @@ class Supervisor:
         if (replaced := self._replace(model, case)) is not None:
             if replaced:
                 self._restart(f"model {model}: {replaced}")
-            elif not self._server.ended():
+            elif not (self._server.interrupted or self._server.ended()):
                 seconds = time.monotonic() - started
                 others = "were started anew too" if case.others_anew else "went on"
                 text = f"ready again after {seconds:.1f} s; its others {others}"
@@ -459,6 +464,9 @@ class Supervisor:
             return None, "Triton does not answer"
         working = {stub.instance for stub in others} if lost else None
         self._end(siblings, model, working)
+        for stub in others:
+            if self._server.requests_in_flight(model, {stub.instance}):
+                self._note_requests(stub)  # it was given up with the one that died
         answer = self._load(model, siblings, None, self._policy.stuck)
         self.look()  # the processes that are new, and what was lost meanwhile
         return answer
@@ -479,27 +487,33 @@ class Supervisor:
             patience: seconds until it must have begun, or be over.
         """
         started = time.monotonic()
+        stuck = ""
 
         def is_stuck() -> bool:
+            nonlocal stuck
             # Ending a process that died with requests in hand can stop Triton's own thread for
             # good (2.51); a load that begins at all starts its processes at once.
             waited = time.monotonic() - started
             if waited > patience and not self._stubs_of(model) - known:
+                stuck = f"it has not begun within {patience:g} s"
                 return True
             # Loading may take long, and other models may die meanwhile: their callers are not to
             # wait for it.
             if not self._server.ended():
                 self.look(loading=model)
-            return False
+            if self._watch.server_stopped > self._policy.stopped:
+                stuck = f"tritonserver was stopped for {self._policy.stopped:g} s"
+            return bool(stuck)
 
         limit = self._server.options.ready_timeout
         loaded, why = self._server.load(model, config, limit, is_stuck)
         if loaded is not None:
             self._answered = time.monotonic()
-        elif is_stuck():
-            why = f"it has not begun within {patience:g} s"
+        elif stuck:
+            why = stuck
         else:
-            why = f"no answer after {time.monotonic() - started:.0f} s"
+            said = f" ({why})" if why else ""
+            why = f"no answer after {time.monotonic() - started:.0f} s{said}"
         return loaded, why
 
     def _restart(self, reason: str) -> None:
@@ -589,36 +603,47 @@ class _LostCallers:
 
     def _run(self, stub: Stub, server: int, died: float) -> None:
         model = stub.model
-        waiting = self._server.requests_in_flight(model, {stub.instance}) or 0  # as it said
         http, grpc, _ = self._server.ports
         ports = {http: model == STREAM_MODEL, grpc: True}
         # What it had sent may still have been on its way.
         died += self._seconds * SENDING_SHARE
         ended = 0
         try:
+            # First of all: who comes later has nothing to do with it.
+            there = names_of(server, [http, grpc])
             lost, _ = read_callers(self._server.files, stub.pid)
-            there = names_of(server, [grpc])
-            # All looks, even if enough were ended: one may have been spared for a request that had
-            # just been answered, or not been counted.
-            for look in range(CALLERS_LOOKS):
+            waiting = self._server.requests_in_flight(model, {stub.instance}) or 0  # as it said
+            missing = 0.0
+            for look in range(MOST_CALLERS_LOOKS):
+                if look >= CALLERS_LOOKS and missing <= 0:
+                    break
                 time.sleep(self._seconds)
                 if self._server.ended() or self._server.pid != server:
                     return
-                _, answered = read_callers(self._server.files, stub.pid)
                 own = frozenset(self._server.own_connections)
-                ended += end_waiting(server, ports, died, spared=own, lost=lost, answered=answered)
-                if not look and ended < waiting:
+                some = end_waiting(
+                    server, ports, died,
+                    # What was made before the death may reach a slow listener long after it.
+                    later=look * self._seconds,
+                    among=there, spared=own, lost=lost,
+                    answered=lambda: read_callers(self._server.files, stub.pid)[1],
+                )  # fmt: skip
+                found = some.connections
+                unknown = bool(lost) and not some.of_lost  # what was ended may have been idle
+                if not look and (found < waiting or unknown):
                     # The others share a gRPC connection with calls that go on, and can't be told
-                    # apart. Who has connected since the death has nothing to do with it.
-                    ended += end_waiting(server, {grpc: True}, math.inf, among=there, spared=own)
+                    # apart.
+                    rest = end_waiting(server, {grpc: True}, math.inf, among=there, spared=own)
+                    found += rest.connections
+                ended += found
+                missing = waiting - ended
+                if found:
+                    self._on_event(f"model {model}: {found} connections ended that waited in vain")
         except OSError as error:
             self._on_event(
                 f"model {model}: its callers wait until their own time limit, because their "
                 f"connections can't be ended here ({error.strerror}; a container needs SYS_PTRACE)"
             )
-        else:
-            if ended:
-                self._on_event(f"model {model}: {ended} connections ended that waited in vain")
 
 
 class _Readers:
