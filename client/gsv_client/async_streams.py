@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import weakref
 from collections.abc import AsyncIterable, Callable
 from types import TracebackType
+from typing import Any, TypeVar
 
 from gsv_client.answers import Chunk, chunk_of, is_empty
-from gsv_client.errors import GsvClientError, ServerError
+from gsv_client.errors import Cancelled, GsvClientError, ServerError
 from gsv_client.sentences import SentenceBuffer
 from gsv_client.text_stream import CHUNKS_HELD, SENTENCES_AHEAD
 from gsv_client.transport.base import AsyncTensorStream
@@ -20,6 +22,7 @@ class AsyncSpeechStream:
     def __init__(self, answers: AsyncTensorStream) -> None:
         self._answers = answers
         self._rate: int | None = None
+        weakref.finalize(self, answers.close)  # of a loop that was left without ceremony
 
     def __aiter__(self) -> AsyncSpeechStream:
         return self
@@ -62,6 +65,7 @@ class _End:
     error: Exception | None = None
 
 
+_Item = TypeVar("_Item")
 _Turn = asyncio.Queue["Chunk | _End"]  # the chunks of one sentence
 
 
@@ -82,6 +86,7 @@ class AsyncTextStream:
         self._turns: asyncio.Queue[_Turn | _End] = asyncio.Queue(SENTENCES_AHEAD)
         self._turn: _Turn | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._stopped: asyncio.Future[None] | None = None  # wakes who reads
         self._ended = False
 
     def __aiter__(self) -> AsyncTextStream:
@@ -90,15 +95,16 @@ class AsyncTextStream:
     async def __anext__(self) -> Chunk:
         if self._ended:
             raise StopAsyncIteration
-        if not self._tasks and self._turn is None:
+        if self._stopped is None:
+            self._stopped = asyncio.get_running_loop().create_future()
             self._start(self._feed())
         while True:
             if self._turn is None:
-                turn = await self._turns.get()
+                turn = await self._from(self._turns)
                 if isinstance(turn, _End):
                     return await self._finish(turn)
                 self._turn = turn
-            item = await self._turn.get()
+            item = await self._from(self._turn)
             if isinstance(item, Chunk):
                 return item
             self._turn = None
@@ -106,11 +112,9 @@ class AsyncTextStream:
                 return await self._finish(item)
 
     async def aclose(self) -> None:
-        """Cancel what is not finished; any number of times."""
-        self._ended = True
+        """Cancel what is not finished; any number of times. Who reads gets Cancelled."""
         tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
+        self._stop()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def __aenter__(self) -> AsyncTextStream:
@@ -123,6 +127,30 @@ class AsyncTextStream:
         trace: TracebackType | None,
     ) -> None:
         await self.aclose()
+
+    async def _from(self, queue: asyncio.Queue[_Item]) -> _Item | _End:
+        """The next item; the end when the stream is closed meanwhile."""
+        assert self._stopped is not None
+        getting = asyncio.ensure_future(queue.get())
+        try:
+            both: set[asyncio.Future[Any]] = {getting, self._stopped}
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            self._stop()
+            raise
+        finally:
+            if not getting.done():
+                getting.cancel()
+        if getting.done() and not getting.cancelled():
+            return getting.result()
+        return _End(Cancelled("the stream was closed"))
+
+    def _stop(self) -> None:
+        self._ended = True
+        if self._stopped is not None and not self._stopped.done():
+            self._stopped.set_result(None)
+        for task in list(self._tasks):
+            task.cancel()
 
     async def _finish(self, end: _End) -> Chunk:
         await self.aclose()
@@ -164,4 +192,9 @@ class AsyncTextStream:
     def _start(self, work: object) -> None:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)  # type: ignore[arg-type]
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended_task)
+
+    def _ended_task(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():  # by whoever closed the client, or within what it reads: no end comes
+            self._stop()

@@ -40,6 +40,7 @@ from gsv_client.transport.base import Request
 
 DEFAULT_TIMEOUT = 120.0  # seconds; a page of text on a CPU takes its time
 HEALTH_TIMEOUT = 10.0
+LONGEST_TIMEOUT = 1e6  # sockets and gRPC can't count to any number
 
 Answer = TypeVar("Answer")
 
@@ -61,8 +62,10 @@ class BaseClient:
     """
 
     def __init__(self, timeout: float, retries: int) -> None:
-        if not timeout > 0:
-            raise InvalidRequest.value("timeout", timeout, "seconds above 0")
+        number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
+        if not (number and 0 < timeout <= LONGEST_TIMEOUT):
+            allowed = f"seconds above 0, up to {LONGEST_TIMEOUT:,.0f}"
+            raise InvalidRequest.value("timeout", timeout, allowed)
         self.timeout = timeout
         self.retries = check_retries(retries)
 

@@ -20,6 +20,7 @@ import contextlib
 import re
 import ssl
 from collections.abc import Iterator
+from http.client import HTTPException
 
 
 class GsvClientError(Exception):
@@ -105,7 +106,7 @@ _ORIGIN = re.compile(r"^(?:\[request id: [^\]]*\] )?(?:in ensemble '[^']*', )?")
 # try says so.
 _NAMES_A_TENSOR = re.compile(r"^[A-Z][A-Z_]+: ")
 _NAMES_INPUTS = re.compile(r"\binputs?\b", re.IGNORECASE)
-_TRY_LATER = re.compile(r"\btry again (?:later|in ([\d.]+) s)\b")
+_TRY_LATER = re.compile(r"\btry again (?:later|in (\d+(?:\.\d+)?) s)\b")
 # What Triton says of a model whose process has died, or that is being loaded again (2.51: with the
 # codes INTERNAL and NOT_FOUND).
 _BEING_LOADED = re.compile(
@@ -159,7 +160,9 @@ def http_errors(address: str, timeout: float) -> Iterator[None]:
         raise timed_out(address, timeout) from error
     except (exceptions.SSLError, ssl.SSLError) as error:
         raise ServerUnavailable(f"{address}: no secure connection: {_last_words(error)}") from error
-    except (exceptions.HTTPError, OSError) as error:
+    except (exceptions.HTTPError, HTTPException, OSError) as error:
+        if any(isinstance(cause, TimeoutError) for cause in error.args):  # while it was sent
+            raise timed_out(address, timeout) from error
         if _SPEAKS_HTTP2.search(str(error)):
             raise ServerUnavailable(
                 f"{address}: this looks like a gRPC port; give the server's HTTP port, or "

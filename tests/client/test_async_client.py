@@ -231,6 +231,63 @@ def test_closing_from_another_task_wakes_the_reader(address: str) -> None:
     run(work, AsyncClient(address, timeout=10))
 
 
+async def words() -> AsyncIterator[str]:
+    """Of a text that goes on."""
+    yield "wait 30. "
+    await asyncio.sleep(30)
+
+
+@pytest.mark.parametrize("by", ["another task", "the client", "the text"])
+def test_whoever_reads_a_text_stream_hears_of_its_end(address: str, by: str) -> None:
+    async def torn() -> AsyncIterator[str]:
+        yield "A sentence. "
+        await asyncio.sleep(0.2)
+        raise asyncio.CancelledError
+
+    async def work(client: AsyncClient) -> None:
+        stream = client.stream_text(torn() if by == "the text" else words())
+        reader = asyncio.create_task(_read_all(stream))
+        await asyncio.sleep(0.1)
+        if by == "another task":
+            await stream.aclose()
+        elif by == "the client":
+            await client.aclose()
+        done, _ = await asyncio.wait([reader], timeout=10)
+        assert done
+        with pytest.raises(Cancelled, match="the stream was closed"):
+            reader.result()
+        left = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
+        assert left == []
+
+    run(work, AsyncClient(address, timeout=20))
+
+
+async def _read_all(stream: AsyncIterator[Chunk]) -> None:
+    async for _ in stream:
+        pass
+
+
+def test_a_task_that_reads_a_text_stream_and_is_cancelled_leaves_nothing(address: str) -> None:
+    async def work(client: AsyncClient) -> None:
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(_read_all(client.stream_text(words())), 0.2)
+        await asyncio.sleep(0.05)
+        left = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
+        assert left == []
+
+    run(work, AsyncClient(address, timeout=20))
+
+
+def test_leaving_the_loop_reaches_the_server(address: str, models: Models) -> None:
+    async def work(client: AsyncClient) -> None:
+        async for _ in client.stream("count 1000"):
+            break
+        await asyncio.get_running_loop().run_in_executor(None, models.cancelled.wait, 5)
+        assert models.cancelled.is_set()
+
+    run(work, AsyncClient(address, timeout=10))
+
+
 def test_nobody_there() -> None:
     async def work(client: AsyncClient) -> None:
         health = await client.health()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
+import math
 import socket
 import subprocess
 import sys
@@ -31,6 +33,7 @@ from gsv_client import (
 )
 from gsv_client.transport import Endpoint, ModelIO, ModelState, Request, open_transport, over_http
 from gsv_client.transport.base import is_loopback
+from gsv_client.transport.over_grpc import channel_options
 
 REFERENCE = Audio(np.linspace(-1, 1, 3 * 8_000), 8_000)
 
@@ -132,6 +135,63 @@ def test_a_stream_whose_server_dies_never_looks_complete(client: Client) -> None
     with pytest.raises(ServerUnavailable):
         received.extend(stream)
     assert len(received) == 2
+
+
+@pytest.mark.parametrize("timeout", [0, -1, math.nan, math.inf, 1e10, None, "5", True])
+def test_a_timeout_that_is_none(timeout: Any) -> None:
+    with pytest.raises(InvalidRequest, match="timeout: got .* seconds above 0"):
+        Client(timeout=timeout)
+
+
+def test_a_slow_upload_has_the_whole_time(
+    http_address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To connect may take less; urllib3 would give the body no more than that."""
+    monkeypatch.setattr(over_http, "CONNECT_SECONDS", 0.5)
+    limits = []
+    send = http.client.HTTPConnection.send
+
+    def noting(connection: Any, data: Any) -> None:
+        if connection.sock is not None:
+            limits.append(connection.sock.gettimeout())
+        send(connection, data)
+
+    monkeypatch.setattr(http.client.HTTPConnection, "send", noting)
+    with Client(http_address, timeout=10) as client:
+        client.say("Hello.")
+    assert limits
+    assert set(limits) == {10}
+
+
+def test_an_upload_that_does_not_end_in_time() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        tensors = {"X": np.zeros((1, 4_000_000), np.float32)}
+        with (
+            contextlib.closing(open_transport(Endpoint.parse(url))) as transport,
+            pytest.raises(Timeout, match=r"no answer within 0\.5 s"),
+        ):
+            transport.infer(Request("m", tensors, ("Y",), timeout=0.5))
+
+
+def test_who_forks_off_has_connections_of_its_own(http_address: str) -> None:
+    """Two processes on one connection hear each other's answers."""
+    with Client(http_address, timeout=10) as client:
+        client.say("Hello.")
+        transport: Any = client.transport
+        pool = transport._pool
+        assert transport._pool is pool
+        transport._process = 0  # as after a fork
+        assert transport._pool is not pool
+        client.say("Hello.")
+
+
+def test_grpc_comes_back_soon_and_gives_up_what_is_dead() -> None:
+    options = dict(channel_options(Endpoint.parse("grpc://127.0.0.1:1")))
+    assert options["grpc.max_reconnect_backoff_ms"] == 2_000
+    assert options["grpc.keepalive_timeout_ms"] == 20_000
+    assert options["grpc.keepalive_time_ms"] > 300_000, "Triton takes more pings for an attack"
 
 
 def test_no_answer_in_time(address: str) -> None:

@@ -35,6 +35,12 @@ from gsv_client.transport.base import (
 )
 
 UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+# After an outage gRPC's own pauses between attempts to connect grow to two minutes.
+RECONNECT = [("grpc.initial_reconnect_backoff_ms", 500), ("grpc.max_reconnect_backoff_ms", 2_000)]
+# A connection that takes nothing for so long is given up (TCP_USER_TIMEOUT, which gRPC sets where
+# keepalive is on); one that a router has forgotten would fail every call for a quarter of an hour.
+# Pings themselves are rarer than the five minutes that Triton allows.
+KEEPALIVE = [("grpc.keepalive_time_ms", 600_000), ("grpc.keepalive_timeout_ms", 20_000)]
 DIRECT = ("grpc.enable_http_proxy", 0)  # gRPC asks a proxy even for this machine
 # Calls go in turn to all addresses that the host's name has, each with a connection of its own. The
 # default takes the first address for all calls. Names are looked up again when a connection ends.
@@ -184,7 +190,8 @@ class GRPCStream:
 def channel_options(endpoint: Endpoint) -> list[tuple[str, int | str]]:
     """Settings of a channel: messages of any size, no proxy on the way to this machine, turns."""
     direct = [DIRECT] if is_loopback(endpoint.host) else []
-    return [*UNLIMITED, *direct, *([ROUND_ROBIN] if endpoint.balance else [])]
+    balance = [ROUND_ROBIN] if endpoint.balance else []
+    return [*UNLIMITED, *RECONNECT, *KEEPALIVE, *direct, *balance]
 
 
 def metadata_of(headers: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:

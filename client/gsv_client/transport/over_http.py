@@ -7,10 +7,12 @@ threads, and can't read a stream.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import ssl
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import cast
 from urllib.parse import quote
 
 import urllib3
@@ -39,10 +41,24 @@ class HTTPTransport:
         self.address = str(endpoint)
         self._endpoint = endpoint
         self._headers = dict(headers or {})
-        pool = urllib3.HTTPSConnectionPool if endpoint.secure else urllib3.HTTPConnectionPool
-        self._pool = pool(
-            endpoint.host, endpoint.port, maxsize=CONNECTIONS_KEPT, retries=False, block=False
-        )
+        self._kept = self._new_pool()
+        self._process = os.getpid()
+
+    def _new_pool(self) -> urllib3.HTTPConnectionPool:
+        pool = urllib3.HTTPSConnectionPool if self._endpoint.secure else urllib3.HTTPConnectionPool
+        made = pool(
+            self._endpoint.host, self._endpoint.port,
+            maxsize=CONNECTIONS_KEPT, retries=False, block=False,
+        )  # fmt: skip
+        made.ConnectionCls = _SecureConnection if self._endpoint.secure else _PlainConnection
+        return made
+
+    @property
+    def _pool(self) -> urllib3.HTTPConnectionPool:
+        """This process's: one that has forked off would hear the other's answers."""
+        if self._process != os.getpid():
+            self._kept, self._process = self._new_pool(), os.getpid()
+        return self._kept
 
     def infer(self, request: Request) -> Tensors:
         body, json_length = wire.infer_body(request)
@@ -124,9 +140,33 @@ class HTTPTransport:
             self._endpoint.path + path,
             body=body,
             headers={**self._headers, **(headers or {})},
-            timeout=urllib3.Timeout(connect=min(timeout, CONNECT_SECONDS), read=timeout),
+            timeout=urllib3.Timeout(connect=timeout, read=timeout),
             redirect=False,
         )
+
+
+class _PlainConnection(HTTPConnection):
+    """Gets its time to connect from here: urllib3 would give a large body no more than that."""
+
+    def connect(self) -> None:
+        _connect(self, super().connect)
+
+
+class _SecureConnection(HTTPSConnection):
+    """As a plain one."""
+
+    def connect(self) -> None:
+        _connect(self, super().connect)
+
+
+def _connect(connection: HTTPConnection, connect: Callable[[], None]) -> None:
+    patience = cast("float", connection.timeout)
+    connection.timeout = min(patience, CONNECT_SECONDS)
+    try:
+        connect()
+    finally:
+        connection.timeout = patience
+    connection.sock.settimeout(patience)
 
 
 class HTTPStream:
