@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import weakref
 from collections.abc import AsyncIterable, Callable
@@ -16,13 +17,19 @@ from gsv_client.text_stream import CHUNKS_HELD, SENTENCES_AHEAD
 from gsv_client.transport.base import AsyncTensorStream
 
 
+def _let_go(answers: AsyncTensorStream) -> None:
+    with contextlib.suppress(RuntimeError):  # the event loop has ended, and the request with it
+        answers.close()
+
+
 class AsyncSpeechStream:
     """Chunks of one spoken text, in order; leave the `async with` block to cancel the rest."""
 
     def __init__(self, answers: AsyncTensorStream) -> None:
         self._answers = answers
         self._rate: int | None = None
-        weakref.finalize(self, answers.close)  # of a loop that was left without ceremony
+        # For a loop over it that was left without ceremony.
+        weakref.finalize(self, _let_go, answers).atexit = False
 
     def __aiter__(self) -> AsyncSpeechStream:
         return self

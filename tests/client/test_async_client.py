@@ -288,6 +288,18 @@ def test_leaving_the_loop_reaches_the_server(address: str, models: Models) -> No
     run(work, AsyncClient(address, timeout=10))
 
 
+def test_a_stream_may_outlive_its_event_loop(address: str) -> None:
+    kept = []
+
+    async def work() -> None:
+        client = AsyncClient(address, timeout=10)
+        kept.append(client.stream("count 1000"))
+        await kept[0].__anext__()
+
+    asyncio.run(work())
+    kept.clear()
+
+
 def test_nobody_there() -> None:
     async def work(client: AsyncClient) -> None:
         health = await client.health()
