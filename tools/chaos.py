@@ -126,6 +126,16 @@ class Call:
     error: str  # empty: answered
 
 
+def slowest(calls: list[Call], begun: float) -> list[str]:
+    """The calls that took longest, in words; ``begun`` is when the fault was."""
+    longest = sorted(calls, key=lambda call: call.began - call.ended)[:SLOWEST]
+    return [
+        f"{call.ended - call.began:.1f} s, begun {call.began - begun:.1f} s after, {call.door} "
+        f"{call.model}: {call.error or 'answered'}"
+        for call in longest
+    ]
+
+
 ADDRESS = re.compile(r"\S*127\.0\.0\.1:\d+:? ?")
 OWN_CONNECTION = ("grpc.use_local_subchannel_pool", 1)
 
@@ -322,12 +332,7 @@ class Chaos:
         waits = [(call.ended - call.began, self._normal[call.model]) for call in calls]
         row.longest = max((seconds for seconds, _ in waits), default=0.0)
         row.beyond = max((seconds - normal for seconds, normal in waits), default=0.0)
-        calls.sort(key=lambda call: call.began - call.ended)
-        row.slowest = [
-            f"{call.ended - call.began:.1f} s, begun {call.began - begun:.1f} s after, {call.door} "
-            f"{call.model}: {call.error or 'answered'}"
-            for call in calls[:SLOWEST]
-        ]
+        row.slowest = slowest(calls, begun)
         row.errors = dict(Counter(call.error for call in calls if call.error).most_common())
         row.log = [s for s in self.served.lines[said:] if s.startswith(("model ", "tritonserver"))]
         row.restarted = self.served.triton != triton
@@ -584,12 +589,7 @@ class Chaos:
         row = Row("end", "clients go on asking", seconds)
         row.failed = sum(bool(call.error) for call in calls)
         row.answered = len(calls) - row.failed
-        calls.sort(key=lambda call: call.began - call.ended)
-        row.slowest = [
-            f"{call.ended - call.began:.1f} s, begun {call.began - begun:.1f} s after, {call.door} "
-            f"{call.model}: {call.error or 'answered'}"
-            for call in calls[:SLOWEST]
-        ]
+        row.slowest = slowest(calls, begun)
         row.errors = dict(Counter(call.error for call in clients.calls if call.error))
         row.broken = seconds > 15.0 or bool(self.served.left_over())
         self.add(row)

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import torch
 
-from gsv.device import end_if_fatal, end_if_served, prepare
+from gsv.device import end_if_served, prepare
 from gsv.engine.give_way import GiveWay
 from gsv.errors import Cancelled, ConfigurationError, GsvError
 
@@ -159,7 +159,6 @@ class EngineThread:
             while self._wait_for_work():
                 self._core.take_turn()
         except BaseException as error:  # nobody may wait for a thread that is gone
-            end_if_fatal(error)
             end_if_served(error, f"the {self._name} engine")
             logger.exception("the %s engine broke", self._name)
             with self.changed:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gsv.config import SoVITSConfig
-from gsv.device import end_if_fatal, end_if_served, prepare, upload
+from gsv.device import end_if_served, prepare, upload
 from gsv.engine.cuda_graphs import CapturedCalls
 from gsv.errors import Cancelled, GsvError
 from gsv.models.sovits import SoVITS
@@ -315,7 +315,6 @@ class BatchQueue(Generic[Work]):
             while batch := self._next():
                 self._serve(batch)
         except BaseException as error:  # nobody may wait for a thread that is gone
-            end_if_fatal(error)
             end_if_served(error, f"the thread {self._thread.name}")
             logger.exception("the thread %s broke", self._thread.name)
             with self._changed:

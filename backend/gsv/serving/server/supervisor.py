@@ -213,8 +213,8 @@ class Supervisor:
 
     def _note_requests(self, stub: Stub) -> None:
         """Note what a process had in hand that has ended, and have its callers' waiting ended."""
+        self._callers.of(stub)  # first: it notes which connections there are
         in_hand = self._server.requests_in_flight(stub.model, {stub.instance}) or 0.0
-        self._callers.of(stub)
         self._kept += bool(in_hand)
         if not stub.model.startswith(PUBLIC_PREFIX):
             self._lost_calls += in_hand
