@@ -203,6 +203,9 @@ class _Waiting:
     def is_cancelled(self) -> bool:
         return self._token.cancelled
 
+    def is_watched(self) -> bool:
+        return True
+
     def send(self, result: Any, *, final: bool) -> None:
         self._queue.put((result, final))
 

@@ -27,3 +27,7 @@ class CancellableReply(Reply, Protocol):
     def is_cancelled(self) -> bool:
         """Whether the caller has gone, also after this answer, before it asks for the next."""
         ...
+
+    def is_watched(self) -> bool:
+        """Whether the caller's leaving is also seen after this answer."""
+        ...

@@ -72,12 +72,16 @@ class _End:
     error: Exception | None = None
 
 
+def _closed() -> _End:
+    return _End(Cancelled("the stream was closed"))
+
+
 _Item = TypeVar("_Item")
 _Turn = asyncio.Queue["Chunk | _End"]  # the chunks of one sentence
 
 
 class AsyncTextStream:
-    """Chunks of a text in pieces, in order.
+    """Chunks of a text in pieces, in order. Close it, or let go of it, to cancel the rest.
 
     While one sentence is heard, the next is made. Every queue is bounded: a slow listener holds
     back the streams, and they hold back whoever writes the text.
@@ -88,30 +92,30 @@ class AsyncTextStream:
         pieces: AsyncIterable[str | None],
         speak: Callable[[str, int], AsyncSpeechStream],
     ) -> None:
-        self._pieces = pieces
-        self._speak = speak
-        self._turns: asyncio.Queue[_Turn | _End] = asyncio.Queue(SENTENCES_AHEAD)
+        # The tasks know the relay only. So nothing keeps this object alive but its user, and
+        # dropping it ends the tasks.
+        self._relay = _Relay(pieces, speak)
         self._turn: _Turn | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._stopped: asyncio.Future[None] | None = None  # wakes who reads
-        self._ended = False
+        self._over = False
+        weakref.finalize(self, self._relay.let_go).atexit = False
 
     def __aiter__(self) -> AsyncTextStream:
         return self
 
     async def __anext__(self) -> Chunk:
-        if self._ended:
+        relay = self._relay
+        if self._over:
             raise StopAsyncIteration
-        if self._stopped is None:
-            self._stopped = asyncio.get_running_loop().create_future()
-            self._start(self._feed())
+        if relay.ended:  # while nobody waited: what was heard is not all
+            return await self._finish(_closed())
+        relay.begin()
         while True:
             if self._turn is None:
-                turn = await self._from(self._turns)
+                turn = await relay.from_queue(relay.turns)
                 if isinstance(turn, _End):
                     return await self._finish(turn)
                 self._turn = turn
-            item = await self._from(self._turn)
+            item = await relay.from_queue(self._turn)
             if isinstance(item, Chunk):
                 return item
             self._turn = None
@@ -120,9 +124,7 @@ class AsyncTextStream:
 
     async def aclose(self) -> None:
         """Cancel what is not finished; any number of times. Who reads gets Cancelled."""
-        tasks = list(self._tasks)
-        self._stop()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._relay.aclose()
 
     async def __aenter__(self) -> AsyncTextStream:
         return self
@@ -135,7 +137,36 @@ class AsyncTextStream:
     ) -> None:
         await self.aclose()
 
-    async def _from(self, queue: asyncio.Queue[_Item]) -> _Item | _End:
+    async def _finish(self, end: _End) -> Chunk:
+        self._over = True
+        await self.aclose()
+        raise end.error or StopAsyncIteration
+
+
+class _Relay:
+    """What the tasks share: the turns in order, and all that has to be cancelled at the end."""
+
+    def __init__(
+        self,
+        pieces: AsyncIterable[str | None],
+        speak: Callable[[str, int], AsyncSpeechStream],
+    ) -> None:
+        self.turns: asyncio.Queue[_Turn | _End] = asyncio.Queue(SENTENCES_AHEAD)
+        self.ended = False
+        self._pieces = pieces
+        self._speak = speak
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopped: asyncio.Future[None] | None = None  # wakes who reads
+
+    def begin(self) -> None:
+        """Feed, unless it does already."""
+        if self._stopped is None:
+            self._loop = asyncio.get_running_loop()
+            self._stopped = self._loop.create_future()
+            self._start(self._feed())
+
+    async def from_queue(self, queue: asyncio.Queue[_Item]) -> _Item | _End:
         """The next item; the end when the stream is closed meanwhile."""
         assert self._stopped is not None
         getting = asyncio.ensure_future(queue.get())
@@ -150,18 +181,26 @@ class AsyncTextStream:
                 getting.cancel()
         if getting.done() and not getting.cancelled():
             return getting.result()
-        return _End(Cancelled("the stream was closed"))
+        return _closed()
+
+    async def aclose(self) -> None:
+        """Cancel the tasks and wait for their end."""
+        tasks = list(self._tasks)
+        self._stop()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def let_go(self) -> None:
+        """Cancel the tasks; from any thread, as the garbage collector runs in any."""
+        if self._loop is not None and not self.ended:
+            with contextlib.suppress(RuntimeError):  # the event loop has ended, and the tasks too
+                self._loop.call_soon_threadsafe(self._stop)
 
     def _stop(self) -> None:
-        self._ended = True
+        self.ended = True
         if self._stopped is not None and not self._stopped.done():
             self._stopped.set_result(None)
         for task in list(self._tasks):
             task.cancel()
-
-    async def _finish(self, end: _End) -> Chunk:
-        await self.aclose()
-        raise end.error or StopAsyncIteration
 
     async def _feed(self) -> None:
         """Task: one turn for each sentence, as the text completes it."""
@@ -169,20 +208,20 @@ class AsyncTextStream:
         try:
             async for piece in self._pieces:
                 for sentence in buffer.flush() if piece is None else buffer.feed(piece):
-                    await self._begin(sentence, index)
+                    await self._begin_turn(sentence, index)
                     index += 1
             for sentence in buffer.flush():
-                await self._begin(sentence, index)
+                await self._begin_turn(sentence, index)
                 index += 1
         except Exception as error:  # whatever it is, the reader gets it
-            await self._turns.put(_End(error))
+            await self.turns.put(_End(error))
         else:
-            await self._turns.put(_End())
+            await self.turns.put(_End())
 
-    async def _begin(self, sentence: str, index: int) -> None:
+    async def _begin_turn(self, sentence: str, index: int) -> None:
         stream = self._speak(sentence, index)
         turn: _Turn = asyncio.Queue(CHUNKS_HELD)
-        await self._turns.put(turn)
+        await self.turns.put(turn)
         self._start(self._read(stream, turn, index))
 
     async def _read(self, stream: AsyncSpeechStream, turn: _Turn, index: int) -> None:

@@ -18,7 +18,7 @@ from gsv_client.base_client import (
     Call,
     cannot_list_voices,
 )
-from gsv_client.errors import NotFound, ServerError, ServerUnavailable, Timeout
+from gsv_client.errors import GsvClientError, NotFound, ServerUnavailable
 from gsv_client.options import SpeechKeywords, SpeechOptions
 from gsv_client.retries import Attempts, RetriedStream
 from gsv_client.speech_stream import SpeechStream
@@ -220,7 +220,7 @@ class Client(BaseClient):
             live = self.transport.is_live(HEALTH_TIMEOUT)
             ready = live and self.transport.is_ready(HEALTH_TIMEOUT)
             version = self.transport.server_version(HEALTH_TIMEOUT) if live else ""
-        except (ServerUnavailable, Timeout, ServerError) as error:
+        except GsvClientError as error:
             return Health(False, False, "", str(error))
         return Health.of(self.transport.address, live, ready, version)
 

@@ -20,6 +20,7 @@ import contextlib
 import re
 import ssl
 from collections.abc import Iterator
+from http import HTTPStatus
 from http.client import HTTPException
 
 
@@ -140,9 +141,22 @@ def says_try_again(message: str) -> bool:
 
 def from_status(status: int, message: str, address: str) -> GsvClientError:
     """The error that an HTTP status other than 200 stands for."""
-    return _of(
-        _BY_HTTP_STATUS.get(status, ServerError), message or f"HTTP status {status}", address
+    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        return InvalidRequest(
+            f"{address}: the request is larger than the server, or a proxy before it, takes "
+            f"({message or _named(status)}); send a shorter recording or text"
+        )
+    return _of(_BY_HTTP_STATUS.get(status, ServerError), message or _named(status), address)
+
+
+def redirected(status: int, location: str, address: str) -> ServerUnavailable:
+    """The error of an answer that sends the caller elsewhere."""
+    error = ServerUnavailable(
+        f"{address}: {_named(status)}: it sends callers to {location!r}; if the server is there, "
+        "give that address as url (--url)"
     )
+    error.passes = False
+    return error
 
 
 @contextlib.contextmanager
@@ -163,7 +177,7 @@ def http_errors(address: str, timeout: float) -> Iterator[None]:
     except (exceptions.HTTPError, HTTPException, OSError) as error:
         if any(isinstance(cause, TimeoutError) for cause in error.args):  # while it was sent
             raise timed_out(address, timeout) from error
-        if _SPEAKS_HTTP2.search(str(error)):
+        if _SPEAKS_HTTP2.search(repr(error)):
             raise ServerUnavailable(
                 f"{address}: this looks like a gRPC port; give the server's HTTP port, or "
                 f"grpc://{address.rpartition('/')[2]} as url (--url)"
@@ -240,6 +254,12 @@ def _of(kind: type[GsvClientError], message: str, address: str) -> GsvClientErro
         error.wait = float(said[1]) if said and said[1] else None
         error.passes = not _NAMES_A_VOICE.match(message)
     return error
+
+
+def _named(status: int) -> str:
+    with contextlib.suppress(ValueError):
+        return f"HTTP status {status} ({HTTPStatus(status).phrase})"
+    return f"HTTP status {status}"
 
 
 def _one_line(text: str) -> str:

@@ -11,6 +11,17 @@ from gsv_client.audio import Audio
 from gsv_client.errors import AudioError, InvalidRequest, audio_errors
 from gsv_client.wav_header import wav_header
 
+GROWING = ("wav", "wav-float", "raw")
+
+
+def check_growing(format: str) -> str:
+    """AudioError if a file of this format can't be written while its audio comes in."""
+    if format not in GROWING:
+        raise AudioError(
+            f"format: got {format!r}; allowed for a growing file: {', '.join(GROWING)}"
+        )
+    return format
+
 
 class WavWriter:
     """Writes chunks of audio as one mono WAV that is playable at every moment.
@@ -40,11 +51,7 @@ class WavWriter:
         *,
         in_place: bool = True,
     ) -> None:
-        if format not in ("wav", "wav-float", "raw"):
-            raise AudioError(
-                f"format: got {format!r}; allowed for a growing file: wav, wav-float, raw"
-            )
-        self._format = format
+        self._format = check_growing(format)
         self._name = str(getattr(file, "name", file))
         self._owns = isinstance(file, (str, os.PathLike))
         with audio_errors(self._name):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
@@ -265,6 +266,43 @@ def test_whoever_reads_a_text_stream_hears_of_its_end(address: str, by: str) -> 
 async def _read_all(stream: AsyncIterator[Chunk]) -> None:
     async for _ in stream:
         pass
+
+
+def test_who_closes_while_nobody_waits_tells_the_reader(transport: FakeTransport) -> None:
+    """What was heard is not all, and does not look like it."""
+
+    async def work(client: AsyncClient) -> None:
+        stream = client.stream_text(pieces("One. Two. Three. Four."))
+        await stream.__anext__()
+        await stream.aclose()
+        with pytest.raises(Cancelled, match="the stream was closed"):
+            await stream.__anext__()
+        with pytest.raises(StopAsyncIteration):
+            await stream.__anext__()
+
+    run(work, AsyncClient(transport=FakeAsyncTransport(transport)))
+
+
+def test_leaving_the_loop_over_a_text_stream_leaves_nothing(address: str, models: Models) -> None:
+    async def endless() -> AsyncIterator[str]:
+        while True:
+            yield "count 1000 words. "
+            await asyncio.sleep(0)
+
+    async def work(client: AsyncClient) -> None:
+        async for _ in client.stream_text(endless()):
+            break
+        gc.collect()
+        for _ in range(50):
+            left = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
+            if not left:
+                break
+            await asyncio.sleep(0.1)
+        assert left == []
+        await asyncio.get_running_loop().run_in_executor(None, models.cancelled.wait, 5)
+        assert models.cancelled.is_set()
+
+    run(work, AsyncClient(address, timeout=10))
 
 
 def test_a_task_that_reads_a_text_stream_and_is_cancelled_leaves_nothing(address: str) -> None:

@@ -83,6 +83,14 @@ def test_audio_goes_to_stdout_alone(
     assert len(Audio.read(tmp_path / "got.wav").samples) == count
 
 
+def test_an_older_file_stays_until_there_is_audio(gsv: Invoke, tmp_path: Path) -> None:
+    file = tmp_path / "a.wav"
+    file.write_bytes(b"older")
+    failed(gsv("say", "--stream", "x", "--voice", "nobody", "-o", "a.wav"))
+    failed(gsv("say", "--stream", "", "-o", "a.wav"))
+    assert file.read_bytes() == b"older"
+
+
 def test_a_stream_tells_when_its_first_audio_came(gsv: Invoke) -> None:
     result = gsv("say", "--stream", "Hello.", "-o", "a.wav")
     assert "first audio after" in result.stderr

@@ -230,6 +230,7 @@ def test_health_does_not_raise_for_a_server_that_is_away() -> None:
         ("grpcs://speech:9", "grpc", Endpoint("grpc", "speech", 9, secure=True)),
         ("https://speech/a/b/", None, Endpoint("http", "speech", 8000, "/a/b", secure=True)),
         ("[::1]:9", None, Endpoint("http", "::1", 9)),
+        ("speech/zürich", None, Endpoint("http", "speech", 8000, "/z%C3%BCrich")),
         (
             "grpc://speech?balance=round_robin",
             None,
@@ -251,6 +252,10 @@ def test_addresses(url: str | None, protocol: str | None, expected: Endpoint) ->
 @pytest.mark.parametrize(
     ("url", "protocol", "message"),
     [
+        ("[::1:8000", None, "url: got .*host:port"),
+        ("http://[::1/v2", None, "url: got .*host:port"),
+        ("speech:0", None, "a port from 1 to 65535"),
+        ("a..b", None, "the name or address of a host"),
         ("ftp://speech", None, r"url: got 'ftp://speech'; allowed: \[http"),
         ("http://speech", "grpc", "protocol: got 'grpc'; allowed: http or grpc, and http with"),
         ("speech:99999", None, "a port from 1 to 65535"),

@@ -52,7 +52,10 @@ def test_statuses(status: int, kind: type[GsvClientError]) -> None:
 
 
 def test_an_empty_message_names_the_status() -> None:
-    assert str(from_status(500, "", "http://h:1")) == "http://h:1: HTTP status 500"
+    assert (
+        str(from_status(500, "", "http://h:1"))
+        == "http://h:1: HTTP status 500 (Internal Server Error)"
+    )
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from gsv_client.errors import (
 )
 from gsv_client.retries import Attempts
 from gsv_client.testing import FakeAsyncTransport, FakeTransport
-from gsv_client.transport.base import Request, Tensors
+from gsv_client.transport.base import Patience, Request, Tensors
 
 REQUEST = Request("gpt_sovits_v4", {}, (), timeout=10.0)
 FULL = from_status(503, "the line is full; try again later", "http://h")
@@ -81,6 +81,19 @@ class TestAttempts:
         error = from_status(503, "stopping; try again in 4.2 s", "http://h")
         assert problems.Problem.of(error).response().headers["Retry-After"] == "5"
         assert problems.Problem.of(FULL).response().headers["Retry-After"] == "2"
+
+    def test_the_time_until_there_is_audio(self) -> None:
+        """An empty chunk, which only says that the server is at work, does not begin it anew."""
+        now = 0.0
+        patience = Patience(Request("m", {}, (), timeout=10.0, first_timeout=3.0), lambda: now)
+        assert patience.seconds() == 3.0
+        now = 2.0
+        patience.take({"AUDIO": np.zeros((1, 0), np.float32)})
+        assert patience.seconds() == 1.0
+        now = 5.0
+        assert 0 < patience.seconds() < 0.1
+        patience.take({"AUDIO": np.zeros((1, 5), np.float32)})
+        assert patience.seconds() == 10.0
 
     def test_all_share_the_timeout(self) -> None:
         now = 0.0

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import http.client
 import math
-import socket
 import subprocess
 import sys
 import threading
@@ -31,7 +28,7 @@ from gsv_client import (
     ServerUnavailable,
     Timeout,
 )
-from gsv_client.transport import Endpoint, ModelIO, ModelState, Request, open_transport, over_http
+from gsv_client.transport import Endpoint, ModelIO, ModelState, Request, connection, open_transport
 from gsv_client.transport.base import is_loopback
 from gsv_client.transport.over_grpc import channel_options
 
@@ -143,50 +140,6 @@ def test_a_timeout_that_is_none(timeout: Any) -> None:
         Client(timeout=timeout)
 
 
-def test_a_slow_upload_has_the_whole_time(
-    http_address: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """To connect may take less; urllib3 would give the body no more than that."""
-    monkeypatch.setattr(over_http, "CONNECT_SECONDS", 0.5)
-    limits = []
-    send = http.client.HTTPConnection.send
-
-    def noting(connection: Any, data: Any) -> None:
-        if connection.sock is not None:
-            limits.append(connection.sock.gettimeout())
-        send(connection, data)
-
-    monkeypatch.setattr(http.client.HTTPConnection, "send", noting)
-    with Client(http_address, timeout=10) as client:
-        client.say("Hello.")
-    assert limits
-    assert set(limits) == {10}
-
-
-def test_an_upload_that_does_not_end_in_time() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as deaf:
-        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
-        tensors = {"X": np.zeros((1, 4_000_000), np.float32)}
-        with (
-            contextlib.closing(open_transport(Endpoint.parse(url))) as transport,
-            pytest.raises(Timeout, match=r"no answer within 0\.5 s"),
-        ):
-            transport.infer(Request("m", tensors, ("Y",), timeout=0.5))
-
-
-def test_who_forks_off_has_connections_of_its_own(http_address: str) -> None:
-    """Two processes on one connection hear each other's answers."""
-    with Client(http_address, timeout=10) as client:
-        client.say("Hello.")
-        transport: Any = client.transport
-        pool = transport._pool
-        assert transport._pool is pool
-        transport._process = 0  # as after a fork
-        assert transport._pool is not pool
-        client.say("Hello.")
-
-
 def test_grpc_comes_back_soon_and_gives_up_what_is_dead() -> None:
     options = dict(channel_options(Endpoint.parse("grpc://127.0.0.1:1")))
     assert options["grpc.max_reconnect_backoff_ms"] == 2_000
@@ -212,7 +165,7 @@ def test_the_timeout_of_a_stream_is_for_each_chunk(address: str) -> None:
 def test_the_first_chunk_may_take_longer_than_a_connection(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(over_http, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(connection, "CONNECT_SECONDS", 0.2)
     with Client(address, timeout=10) as client:
         assert next(client.stream("wait 1")) is not None
 
@@ -316,6 +269,33 @@ def test_headers_go_with_every_request(address: str, models: Models) -> None:
         assert {name.lower(): value for name, value in headers.items()}["x-token"] == "secret"
 
 
+@pytest.mark.parametrize(
+    ("headers", "message"),
+    [
+        ({"x token": "a"}, "headers: name: got 'x token'; allowed: letters, digits and -"),
+        ({"": "a"}, "headers: name: got ''"),
+        ({1: "a"}, "headers: name: got 1"),
+        ({"x-token": "a\r\nx-other: b"}, "headers: x-token: allowed: a string of printable ASCII"),
+        ({"x-token": "ü"}, "headers: x-token: allowed"),
+        ({"x-token": None}, "headers: x-token: allowed"),
+    ],
+)
+def test_headers_that_cannot_be_sent(address: str, headers: Any, message: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        Client(address, headers=headers)
+    assert str(caught.value).startswith(message)
+    with Client(address) as client:
+        for ask in (client.say, client.stream):
+            with pytest.raises(InvalidRequest, match="headers: "):
+                ask("x", headers=headers)
+
+
+@pytest.mark.parametrize("name", ["x-token-bin", "x~token"])
+def test_headers_that_grpc_cannot_carry(name: str) -> None:
+    with pytest.raises(InvalidRequest, match="headers: name: .* over gRPC"):
+        Client("grpc://127.0.0.1:9", headers={name: "a"})
+
+
 def test_headers_of_one_request(address: str, models: Models) -> None:
     with Client(address, headers={"X-Token": "secret"}) as client:
         client.say("x", headers={"traceparent": "a"})
@@ -357,60 +337,6 @@ def test_a_program_that_leaves_a_stream_open_ends(address: str) -> None:
 def test_every_error_is_one_of_ours() -> None:
     for error in (NotFound, InvalidRequest, ServerUnavailable, Timeout, Cancelled, ServerError):
         assert issubclass(error, GsvClientError)
-
-
-class OtherServer(threading.Thread):
-    """Takes one connection after another, and answers each with the same bytes."""
-
-    def __init__(self, answer: bytes) -> None:
-        super().__init__(daemon=True)
-        self._answer = answer
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.address = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-
-    def run(self) -> None:
-        while True:
-            try:
-                connection, _ = self._socket.accept()
-            except OSError:
-                return
-            with connection:
-                connection.recv(65_536)
-                connection.sendall(self._answer)
-                # Closing with something unread would reset the connection, answer and all.
-                connection.shutdown(socket.SHUT_WR)
-                connection.settimeout(1.0)
-                with contextlib.suppress(OSError):
-                    while connection.recv(65_536):
-                        pass
-
-    def close(self) -> None:
-        self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
-        self.join()
-
-
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
-        (
-            b"\0\0\x18\x04\0\0\0\0\0\0\x04\0\x3f\0\x01\0\x05\0\x3f\xff\xff",
-            "looks like a gRPC port.*grpc://",
-        ),
-        (
-            b"HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 18\r\n\r\nMethod Not Allowed",
-            "looks like the port for metrics",
-        ),
-    ],
-)
-def test_another_port_of_the_server(answer: bytes, message: str) -> None:
-    other = OtherServer(answer)
-    other.start()
-    try:
-        with Client(other.address) as client, pytest.raises(ServerUnavailable, match=message):
-            client.say("Hello.")
-    finally:
-        other.close()
 
 
 def test_a_proxy_is_not_in_the_way_of_this_machine(

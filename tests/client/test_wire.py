@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from gsv_client import ServerError
+from gsv_client import InvalidRequest, ServerError
 from gsv_client.transport import wire
 from gsv_client.transport.base import Request
 
@@ -88,9 +88,30 @@ def test_answers_of_infer_without_a_binary_part() -> None:
     [
         (b'{"error":"x"}', "x"),
         (b'data: {"error":"x"}\n\n', "x"),
-        (b"<html>502</html>", "<html>502</html>"),
+        (b"<html>502</html>", ""),
         (b"", ""),
     ],
 )
 def test_messages_of_errors(body: bytes, message: str) -> None:
     assert wire.error_message(body) == message
+
+
+def test_numbers_that_json_does_not_know() -> None:
+    wave = np.array([[0.0, np.nan]], np.float32)
+    with pytest.raises(InvalidRequest, match="REFERENCE_AUDIO: got values that are not finite"):
+        wire.generate_body(Request("m", {"REFERENCE_AUDIO": wave}, ()))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b'{"outputs": 3}',
+        b'{"outputs": [3]}',
+        b'{"outputs": [{"name": "X"}]}',
+        b'{"outputs": [{"name": "X", "datatype": "FP32", "shape": [2], "data": [1]}]}',
+        b'{"outputs": [{"name": "X", "datatype": "FP32", "shape": [1], "data": ["a"]}]}',
+    ],
+)
+def test_an_answer_that_is_not_as_the_protocol_has_it(answer: bytes) -> None:
+    with pytest.raises(ServerError, match="not as the protocol has it"):
+        wire.infer_answer(answer, None)

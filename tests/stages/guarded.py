@@ -72,6 +72,9 @@ class Reply:
     def is_cancelled(self) -> bool:
         return False
 
+    def is_watched(self) -> bool:
+        return True
+
     def wait(self) -> SemanticResult:
         answer = self._answers.get(timeout=60)
         if isinstance(answer, BaseException):

@@ -301,8 +301,7 @@ def test_a_call_keeps_its_place_until_the_scope_is_closed(fault: GsvError | None
     assert models.sequences[2:] == [SequenceStep(held.id, start=False, end=True)]
 
 
-def test_a_request_that_ends_processes_is_tried_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gsv.stages.calls.WORK_SECONDS", 0.0)
+def test_a_request_that_ends_processes_is_tried_twice() -> None:
     error = Unreachable("gone")
     error.begun = True
     models = Dying([error] * 3)
@@ -311,11 +310,8 @@ def test_a_request_that_ends_processes_is_tried_twice(monkeypatch: pytest.Monkey
     assert len(models.sequences) == 2
 
 
-def test_a_request_that_meets_a_dead_process_is_no_such_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_request_that_meets_a_dead_process_is_no_such_one() -> None:
     """However long the stages before it have taken."""
-    monkeypatch.setattr("gsv.stages.calls.WORK_SECONDS", 0.0)
     models = Dying([Unreachable("gone")] * 3)
     assert CancelScope(models)(echo(1)) == Echo(1)
 

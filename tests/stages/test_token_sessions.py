@@ -25,9 +25,13 @@ class Caller:
     def __init__(self) -> None:
         self.answers: list[Any] = []
         self.left = False
+        self.watched = True
 
     def is_cancelled(self) -> bool:
         return self.left
+
+    def is_watched(self) -> bool:
+        return self.watched
 
     def send(self, result: Any, *, final: bool) -> None:
         assert final
@@ -133,6 +137,22 @@ def test_a_sentence_that_nobody_fetches_is_given_up(monkeypatch: pytest.MonkeyPa
     sessions.sweep()
     assert stopped == ["a"]
     assert len(sessions) == 0
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_who_calls_past_the_public_models_has_less_time(
+    watched: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody tells when such a caller has gone for good, and its sentence keeps a row."""
+    sessions, caller = TokenSessions(), Caller()
+    caller.watched = watched
+    sentence = begin(sessions)
+    sentence.ask(caller, 1)
+    write(sentence, 1)
+    later = time.monotonic() + session.UNWATCHED_IDLE_SECONDS + 1
+    monkeypatch.setattr("gsv.stages.token_sessions.time.monotonic", lambda: later)
+    sessions.sweep()
+    assert len(sessions) == watched
 
 
 def test_a_sentence_whose_caller_left_between_two_chunks_is_given_up() -> None:

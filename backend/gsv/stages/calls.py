@@ -22,9 +22,9 @@ logger = logging.getLogger(__name__)
 
 # For so long a call is made again whose process died; a model is back after 1 to 6 s.
 RECOVERY_SECONDS = 40.0
-# A call that its process had worked on for at least so long is made again only once, because the
-# request itself may be what kills processes.
-WORK_SECONDS = 0.5
+# A call whose process died at work on it is made again only once: the request itself may be what
+# kills processes.
+DEATHS_AT_WORK = 2
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.2  # seconds between attempts, doubled each time
 
 Answer = TypeVar("Answer")
@@ -103,19 +103,15 @@ class Recovery:
         """Something was answered; the next loss is the first one again."""
         self._give_up = 0.0
         self._pause = _FIRST_PAUSE
-        self._broken_off = 0
+        self._deaths = 0
 
-    def wait(self, error: GsvError, seconds: float) -> None:
-        """Pause before the next attempt.
-
-        Args:
-            error: what the last one met; raised if there is to be no other one.
-            seconds: that it took.
-        """
+    def wait(self, error: GsvError) -> None:
+        """Pause before the next attempt, after an error that is raised if there is to be none."""
         now = time.monotonic()
         self._give_up = self._give_up or now + RECOVERY_SECONDS
-        self._broken_off += getattr(error, "begun", False) and seconds >= WORK_SECONDS
-        if now > self._give_up or self._broken_off > 1 or self._cancelled.wait(self._pause):
+        self._deaths += getattr(error, "begun", False)
+        over = now > self._give_up or self._deaths >= DEATHS_AT_WORK
+        if over or self._cancelled.wait(self._pause):
             raise error
         if self._pause == _FIRST_PAUSE:
             logger.info("made again until it is back: %s", error)
@@ -184,7 +180,6 @@ class CancelScope:
         while True:
             if self.cancelled.is_set():
                 raise Cancelled("the caller went away")
-            began = time.monotonic()
             ending = _ending(call)
             try:
                 return self._call(call, self._token)
@@ -192,7 +187,7 @@ class CancelScope:
                 ending = None  # nobody may be there to be told
                 if not call.is_whole:
                     raise
-                recovery.wait(error, time.monotonic() - began)
+                recovery.wait(error)
                 call = call.again()
             finally:
                 if ending is not None:

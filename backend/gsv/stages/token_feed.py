@@ -6,7 +6,6 @@ import dataclasses
 import logging
 import math
 import threading
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -180,13 +179,13 @@ class TokenFeed:
         """Fetch a sentence to its end, by as many sequences as it takes."""
         recovery = Recovery(self._call.cancelled)
         while not self._ended[sentence]:
-            count, began = self._count(sentence), time.monotonic()
+            count = self._count(sentence)
             try:
                 self._write_sequence(sentence, request)
             except (SequenceLost, Unreachable) as error:
                 if self._count(sentence) > count:
                     recovery.progress()
-                recovery.wait(error, time.monotonic() - began)
+                recovery.wait(error)
 
     def _write_sequence(self, sentence: int, request: SemanticRequest) -> None:
         """Fetch what is left of a sentence through one sequence."""

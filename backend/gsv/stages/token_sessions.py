@@ -24,6 +24,8 @@ READY_TOKENS = 6  # so many bridge the time until they are asked for
 # next one: a sentence lasts up to a minute, pauses up to five. As max_sequence_idle_microseconds of
 # semantic_gpt's config.pbtxt.
 IDLE_SECONDS = 900.0
+# Who calls the model directly, past the public models, may have gone for good without a sign.
+UNWATCHED_IDLE_SECONDS = 60.0
 
 Tokens = NDArray[np.int32]
 
@@ -59,6 +61,7 @@ class TokenSession:
         self._asked: tuple[CancellableReply, int] | None = None
         self._asked_at = time.monotonic()
         self._left: Callable[[], bool] = lambda: False
+        self._patience = IDLE_SECONDS
         self.cancel: Callable[[], None] = lambda: None
 
     @property
@@ -66,7 +69,7 @@ class TokenSession:
         """Whether nobody will ask for more: the caller has left, or was idle for too long."""
         if self._left():
             return True
-        return self._asked is None and time.monotonic() - self._asked_at > IDLE_SECONDS
+        return self._asked is None and time.monotonic() - self._asked_at > self._patience
 
     def send(self, result: Written, *, final: bool) -> None:
         """Take tokens from the engine."""
@@ -108,6 +111,7 @@ class TokenSession:
             self._asked = reply, tokens
             self._asked_at = time.monotonic()
             self._left = reply.is_cancelled
+            self._patience = IDLE_SECONDS if reply.is_watched() else UNWATCHED_IDLE_SECONDS
         self._serve()
 
     def _serve(self) -> None:
@@ -153,8 +157,9 @@ class TokenSessions:
         with self._lock:
             if sequence not in self._sessions:
                 raise SequenceLost(
-                    f"sequence {sequence} is not being written here: it was idle for more than "
-                    f"{IDLE_SECONDS:g} s, or the model was loaded again"
+                    f"sequence {sequence} is not being written here: it was idle for too long "
+                    f"({IDLE_SECONDS:g} s, of callers from outside the server "
+                    f"{UNWATCHED_IDLE_SECONDS:g} s), or the model was loaded again"
                 )
             return self._sessions[sequence]
 

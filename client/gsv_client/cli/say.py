@@ -28,7 +28,7 @@ from gsv_client.cli.stdin import text_pieces
 from gsv_client.errors import GsvClientError, InvalidRequest, audio_errors
 from gsv_client.options import SpeechOptions
 from gsv_client.spoken import SentenceReport, WordTime
-from gsv_client.wav import WavWriter
+from gsv_client.wav import WavWriter, check_growing
 
 WRITABLE = click.Path(dir_okay=False, path_type=Path)
 
@@ -173,23 +173,26 @@ def _write_text(path: Path, text: str) -> None:
 
 def _write(chunks: Iterable[Chunk], target: str | BinaryIO, format_name: str) -> str:
     """Write a stream as it comes; returns its figures in words."""
-    begin, first, rate = time.perf_counter(), None, 0
+    check_growing(format_name)
+    begin = time.perf_counter()
+    # An older file of that name stays as it is until there is something to write.
+    chunks = iter(chunks)
+    first_chunk = next(chunks, None)
+    if first_chunk is None:
+        raise InvalidRequest("TEXT: empty; allowed: any text with something to say in it")
+    first = time.perf_counter() - begin
     # A pipe can't be rewound, and a file that a shell appends to must not be.
     with WavWriter(target, format_name, in_place=isinstance(target, str)) as writer:
+        writer.write(first_chunk)
         try:
             for chunk in chunks:
                 writer.write(chunk)
-                first, rate = first or time.perf_counter() - begin, chunk.rate
         except GsvClientError as error:
-            if first is None:
-                raise
             kept = f"{_name(target)} holds the first {writer.duration:.2f} s"
             raise type(error)(f"{error}; {kept}") from error
-        if first is None:
-            raise InvalidRequest("TEXT: empty; allowed: any text with something to say in it")
         seconds = time.perf_counter() - begin
         return (
-            f"{writer.duration:.2f} s of audio at {rate} Hz in {seconds:.2f} s, "
+            f"{writer.duration:.2f} s of audio at {first_chunk.rate} Hz in {seconds:.2f} s, "
             f"first audio after {first:.2f} s"
         )
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
-from collections.abc import Mapping
+import re
+import time
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from numpy.typing import NDArray
 
@@ -15,8 +17,12 @@ from gsv_client.errors import InvalidRequest
 Tensors = dict[str, NDArray[Any]]
 
 BALANCE = "balance=round_robin"  # in an address
+SHORTEST_WAIT = 0.001  # seconds
 DEFAULT_PORTS = {"http": 8000, "grpc": 8001}
 _PROTOCOL_OF_SCHEME = {"http": "http", "https": "http", "grpc": "grpc", "grpcs": "grpc"}
+_IN_A_PATH = "/%:@!$&'()*+,;=~"  # RFC 3986, beside letters, digits and -._
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, a token
+_HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +55,10 @@ class Endpoint:
             InvalidRequest: not such an address, or a protocol that contradicts its scheme.
         """
         text = url or "localhost"
-        parts = urlsplit(text if "://" in text else f"{protocol or 'http'}://{text}")
+        try:
+            parts = urlsplit(text if "://" in text else f"{protocol or 'http'}://{text}")
+        except ValueError as error:  # such as one bracket of an IPv6 address
+            raise InvalidRequest.value("url", url, "[http|https|grpc|grpcs]://host:port") from error
         chosen = _PROTOCOL_OF_SCHEME.get(parts.scheme)
         if chosen is None:
             raise InvalidRequest.value("url", url, "[http|https|grpc|grpcs]://host:port")
@@ -58,17 +67,23 @@ class Endpoint:
                 "protocol", protocol, f"http or grpc, and {chosen} with the address {text}"
             )
         try:
-            port = parts.port or DEFAULT_PORTS[chosen]
-        except ValueError as error:
-            raise InvalidRequest.value("url", url, "a port from 1 to 65535") from error
+            port = DEFAULT_PORTS[chosen] if parts.port is None else parts.port
+        except ValueError:
+            port = 0
+        if not port:
+            raise InvalidRequest.value("url", url, "a port from 1 to 65535")
         if not parts.hostname or parts.fragment or parts.username:
             raise InvalidRequest.value("url", url, "scheme://host:port and nothing more")
+        try:
+            parts.hostname.encode("idna")
+        except UnicodeError as error:
+            raise InvalidRequest.value("url", url, "the name or address of a host") from error
         balance = parts.query == BALANCE and chosen == "grpc"
         if parts.query and not balance:
             raise InvalidRequest.value(
                 "url", url, f"scheme://host:port; after that, with grpc or grpcs, ?{BALANCE}"
             )
-        path, secure = parts.path.rstrip("/"), parts.scheme.endswith("s")
+        path, secure = quote(parts.path.rstrip("/"), _IN_A_PATH), parts.scheme.endswith("s")
         return cls(chosen, parts.hostname, port, path, secure, balance)
 
     @property
@@ -87,9 +102,12 @@ class Request:
     """One inference request.
 
     `timeout` is in seconds: to the whole answer, or in a stream to each next part of it;
-    `first_timeout`, if given, to the answer, or to a stream's first part.
+    `first_timeout`, if given, to the answer, or to the first part of a stream that holds something.
     `declined` are outputs that the server need not make, for a protocol that asks for all of them.
     `headers` go with this request, beside those that go with every one.
+
+    Raises:
+        InvalidRequest: headers that can't be sent.
     """
 
     model: str
@@ -101,9 +119,44 @@ class Request:
     first_timeout: float | None = None
     headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-    def patience(self, *, begun: bool = False) -> float:
-        """Seconds to wait for the answer; in a stream, for the first part or another one."""
-        return self.timeout if begun or self.first_timeout is None else self.first_timeout
+    def __post_init__(self) -> None:
+        checked_headers(self.headers)
+
+    def patience(self) -> float:
+        """Seconds to wait for the answer."""
+        return self.timeout if self.first_timeout is None else self.first_timeout
+
+
+class Patience:
+    """How long a stream of answers waits for the next one.
+
+    >>> patience = Patience(Request("m", {}, (), timeout=10.0, first_timeout=2.0))
+    >>> round(patience.seconds(), 2)
+    2.0
+    >>> import numpy as np
+    >>> patience.take({"AUDIO": np.zeros((1, 480), np.float32)})
+    >>> patience.seconds()
+    10.0
+    """
+
+    def __init__(self, request: Request, clock: Callable[[], float] = time.monotonic) -> None:
+        self._timeout = request.timeout
+        self._first = request.first_timeout
+        self._clock = clock
+        self._end: float | None = None  # of the time for the first answer
+
+    def seconds(self) -> float:
+        """For the next answer, from now on."""
+        if self._first is None:
+            return self._timeout
+        if self._end is None:
+            self._end = self._clock() + self._first
+        return max(self._end - self._clock(), SHORTEST_WAIT)
+
+    def take(self, answer: Tensors) -> None:
+        """An answer has come. One that is empty only says that the server is at work."""
+        if all(array.size for array in answer.values()):
+            self._first = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,6 +262,21 @@ class AsyncTransport(Protocol):
 
     async def close(self) -> None:
         """Let go of the connections."""
+
+
+def checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
+    """The headers, each of which HTTP and gRPC can carry.
+
+    Raises:
+        InvalidRequest: one of another form.
+    """
+    for name, value in (headers or {}).items():
+        if not (isinstance(name, str) and _HEADER_NAME.fullmatch(name)):
+            raise InvalidRequest.value("headers: name", name, "letters, digits and -")
+        if not (isinstance(value, str) and _HEADER_VALUE.fullmatch(value)):
+            # Not the value, which may be a secret.
+            raise InvalidRequest(f"headers: {name}: allowed: a string of printable ASCII")
+    return dict(headers or {})
 
 
 def is_loopback(host: str) -> bool:

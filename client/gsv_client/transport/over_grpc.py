@@ -7,6 +7,7 @@ lets gRPC's flow control slow a server down to its reader, and keeps no process 
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -29,8 +30,10 @@ from gsv_client.transport.base import (
     Endpoint,
     ModelIO,
     ModelState,
+    Patience,
     Request,
     Tensors,
+    checked_headers,
     is_loopback,
 )
 
@@ -45,6 +48,7 @@ DIRECT = ("grpc.enable_http_proxy", 0)  # gRPC asks a proxy even for this machin
 # Calls go in turn to all addresses that the host's name has, each with a connection of its own. The
 # default takes the first address for all calls. Names are looked up again when a connection ends.
 ROUND_ROBIN = ("grpc.lb_policy_name", "round_robin")
+METADATA_NAME = re.compile("[0-9a-z_.-]+")
 RESTRICTED_API = "triton-grpc-protocol-"
 # A stream tells an error as text alone. There is a header that asks for status codes instead
 # (triton_grpc_error), which must not be used: up to 26.03 a refusal in that mode ends tritonserver
@@ -117,9 +121,9 @@ class GRPCStream:
         self._metadata = (*metadata, *metadata_of(request.headers))
         self._address = address
         self._request = request
+        self._patience = Patience(request)
         self._lock = threading.Lock()  # guards _call and _closed
         self._call: Any = None
-        self._begun = False
         self._closed = False
 
     def __iter__(self) -> GRPCStream:
@@ -128,7 +132,7 @@ class GRPCStream:
     def __next__(self) -> Tensors:
         call = self._opened()
         expired = threading.Event()
-        timeout = self._request.patience(begun=self._begun)
+        timeout = self._patience.seconds()
 
         def expire() -> None:
             expired.set()
@@ -141,7 +145,6 @@ class GRPCStream:
         try:
             with grpc_errors(self._address, timeout):
                 answer = next(call)
-                self._begun = True
         except Cancelled as error:
             if expired.is_set():
                 raise timed_out(self._address, timeout) from error
@@ -156,7 +159,9 @@ class GRPCStream:
         if answer.error_message:
             self._await_end(call)
             raise refused(answer.error_message, self._address)
-        return tensors_of(answer.infer_response)
+        tensors = tensors_of(answer.infer_response)
+        self._patience.take(tensors)
+        return tensors
 
     def close(self) -> None:
         with self._lock:
@@ -198,11 +203,18 @@ def metadata_of(headers: Mapping[str, str] | None) -> tuple[tuple[str, str], ...
     """A caller's headers as gRPC metadata.
 
     What opens a restricted API has a longer name over gRPC; callers need to know one only.
+
+    Raises:
+        InvalidRequest: what gRPC can't carry.
     """
+    given = {name.lower(): value for name, value in checked_headers(headers).items()}
+    for name in given:
+        if not METADATA_NAME.fullmatch(name) or name.endswith("-bin"):
+            raise InvalidRequest.value(
+                "headers: name", name, "over gRPC letters, digits and _.-, without -bin at the end"
+            )
     return tuple(
-        (prefix + name.lower(), value)
-        for name, value in (headers or {}).items()
-        for prefix in ("", RESTRICTED_API)
+        (prefix + name, value) for name, value in given.items() for prefix in ("", RESTRICTED_API)
     )
 
 

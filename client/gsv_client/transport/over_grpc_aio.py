@@ -12,7 +12,7 @@ import grpc.aio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from gsv_client.errors import Cancelled, InvalidRequest, grpc_errors, timed_out
-from gsv_client.transport.base import Endpoint, ModelIO, ModelState, Request, Tensors
+from gsv_client.transport.base import Endpoint, ModelIO, ModelState, Patience, Request, Tensors
 from gsv_client.transport.over_grpc import (
     END_SECONDS,
     channel_options,
@@ -103,8 +103,8 @@ class AioGRPCStream:
         self._metadata = (*metadata, *metadata_of(request.headers))
         self._address = address
         self._request = request
+        self._patience = Patience(request)
         self._call: Any = None
-        self._begun = False
         self._closed = False
 
     def __aiter__(self) -> AioGRPCStream:
@@ -113,7 +113,7 @@ class AioGRPCStream:
     async def __anext__(self) -> Tensors:
         if self._closed:
             raise Cancelled(f"{self._address}: the stream was closed")
-        timeout = self._request.patience(begun=self._begun)
+        timeout = self._patience.seconds()
         try:
             with grpc_errors(self._address, timeout):
                 if self._call is None:
@@ -133,13 +133,14 @@ class AioGRPCStream:
                 raise Cancelled(f"{self._address}: the stream was closed") from None
             self.close()
             raise
-        self._begun = True
         if answer is grpc.aio.EOF:
             raise StopAsyncIteration
         if answer.error_message:
             await self._await_end()
             raise refused(answer.error_message, self._address)
-        return tensors_of(answer.infer_response)
+        tensors = tensors_of(answer.infer_response)
+        self._patience.take(tensors)
+        return tensors
 
     async def _await_end(self) -> None:
         """As GRPCStream does."""

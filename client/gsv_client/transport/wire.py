@@ -5,7 +5,9 @@ Reference: KServe "Predict Protocol v2" and Triton's extensions `binary_tensor_d
 
 from __future__ import annotations
 
+import contextlib
 import json
+import struct
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -18,7 +20,7 @@ from tritonclient.utils import (
     triton_to_np_dtype,
 )
 
-from gsv_client.errors import ServerError
+from gsv_client.errors import InvalidRequest, ServerError
 from gsv_client.transport.base import Request, Tensors
 
 
@@ -72,22 +74,41 @@ def infer_answer(body: bytes, json_length: int | None) -> Tensors:
     """Outputs of an HTTP `infer` answer; `json_length` None when it holds no binary part."""
     split = len(body) if json_length is None else json_length
     answer, position, tensors = parse_json(body[:split]), split, {}
-    for output in answer.get("outputs", ()):
-        name, datatype, shape = output["name"], output["datatype"], output["shape"]
-        size = output.get("parameters", {}).get("binary_data_size")
-        if size is None:
-            tensors[name] = np.asarray(output["data"], triton_to_np_dtype(datatype)).reshape(shape)
-            continue
-        tensors[name] = from_bytes(body[position : position + size], datatype, shape)
-        position += size
+    with promised():
+        for output in answer.get("outputs", ()):
+            name, datatype, shape = output["name"], output["datatype"], output["shape"]
+            size = output.get("parameters", {}).get("binary_data_size")
+            if size is None:
+                values = np.asarray(output["data"], triton_to_np_dtype(datatype))
+                tensors[name] = values.reshape(shape)
+                continue
+            tensors[name] = from_bytes(body[position : position + size], datatype, shape)
+            position += size
     return tensors
 
 
+@contextlib.contextmanager
+def promised() -> Iterator[None]:
+    """ServerError for an answer inside the block that is not as the protocol has it."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, struct.error) as error:
+        raise ServerError(
+            f"the server's answer is not as the protocol has it: {error!r}; is it a Triton server?"
+        ) from error
+
+
 def generate_body(request: Request) -> bytes:
-    """Body of an HTTP `generate_stream` request: each tensor a plain JSON value."""
+    """Body of an HTTP `generate_stream` request: each tensor a plain JSON value.
+
+    Raises:
+        InvalidRequest: numbers that are not finite, for which JSON has no sign.
+    """
     values: dict[str, Any] = {"id": request.request_id} if request.request_id else {}
     values |= {name: False for name in request.declined}
     for name, array in request.inputs.items():
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+            raise InvalidRequest(f"{name}: got values that are not finite; allowed: numbers")
         flat = [v.decode() if isinstance(v, bytes) else v for v in array.reshape(-1).tolist()]
         # A wave stays a list even if it had one sample only; scalars go as scalars.
         values[name] = flat[0] if array.shape == (1, 1) else flat
@@ -125,12 +146,15 @@ def parse_json(data: bytes) -> dict[str, Any]:
 
 
 def error_message(body: bytes) -> str:
-    """What an answer with an error status says: JSON, a server-sent event with JSON, or text."""
+    """What an answer with an error status says: JSON, a server-sent event with JSON, or text.
+
+    A page, which a proxy sends, says nothing that belongs in a line.
+    """
     text = body.decode("utf-8", "replace").strip().removeprefix("data:").strip()
     try:
         return str(json.loads(text)["error"])
     except (ValueError, KeyError, TypeError):
-        return text[:300]
+        return "" if text.startswith("<") else text[:300]
 
 
 def events(pieces: Iterable[bytes]) -> Iterator[bytes]:

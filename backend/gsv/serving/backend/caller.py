@@ -72,6 +72,10 @@ class Caller:
         with self._lock:
             return self._open and bool(self._sender.is_cancelled())
 
+    def is_watched(self) -> bool:
+        """Whether its leaving is also seen after its answer: it is another model's call."""
+        return self._left is not None
+
     def send(self, result: Any, *, final: bool) -> None:
         """Send one response; the last one closes the sender."""
         response = write_response(result, self._model.outputs, self._requested)
