@@ -76,7 +76,7 @@ def test_the_callers_mistakes_stand_alone(message: str) -> None:
         ("SPEED: got 9.0; allowed: 0.6 to 1.65", InvalidRequest),
         ("in ensemble 'x', REFERENCE_TEXT: missing", InvalidRequest),
         ("[request id: r] expected number of inputs between 1 and 17 but got 0", InvalidRequest),
-        ("8 sentences are running and 64 are waiting; try again later", ServerUnavailable),
+        ("8 sentences are in work and 64 are waiting; try again later", ServerUnavailable),
         ("KeyError: 'text_frontend'", ServerError),
         ("Stub process 'vocoder_0_0' is not healthy.", ServerUnavailable),
         ("vocoder is being loaded again; try again in 4.5 s", ServerUnavailable),

@@ -42,10 +42,10 @@ def test_a_full_line_refuses_with_its_length():
     scheduler = Scheduler(slots=2, waiting_limit=1, prefill_limit=2)
     for n in range(3):
         scheduler.add(sequence(n))
-    with pytest.raises(Overloaded, match=r"0 sentences are running and 3 are waiting"):
+    with pytest.raises(Overloaded, match=r"0 sentences are in work and 3 are waiting"):
         scheduler.add(sequence())
     scheduler.admit()
-    with pytest.raises(Overloaded, match=r"2 sentences are running and 1 are waiting"):
+    with pytest.raises(Overloaded, match=r"2 sentences are in work and 1 are waiting"):
         scheduler.add(sequence())
 
 
@@ -56,7 +56,7 @@ def test_the_sentences_of_an_answer_that_has_begun_take_no_newcomers_place() -> 
         scheduler.add(Sequence(accepted, lambda *_: None, lambda *_: None))
     for n in range(3):
         scheduler.add(sequence(n))
-    with pytest.raises(Overloaded, match=r"0 sentences are running and 3 are waiting"):
+    with pytest.raises(Overloaded, match=r"0 sentences are in work and 3 are waiting"):
         scheduler.add(sequence())
     scheduler.add(Sequence(accepted, lambda *_: None, lambda *_: None))
 

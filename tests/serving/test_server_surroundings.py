@@ -96,6 +96,19 @@ class TestServerLog:
         assert log.reason() == "Signal (11) received."
         assert log.crash is signal.SIGSEGV
 
+    def test_an_exception_that_nobody_caught_is_the_reason(self) -> None:
+        """And no error that came before it."""
+        log, _ = feed(
+            'E1128 21:00:00.1 12 model_repository_manager.cc:9] "Invalid argument: ensemble e '
+            'contains models that are not available"',
+            "terminate called after throwing an instance of 'boost::interprocess::lock_exception'",
+            "  what():  boost::interprocess::lock_exception",
+            "Signal (6) received.",
+        )
+        assert log.crash is signal.SIGABRT
+        kind = "boost::interprocess::lock_exception"
+        assert log.reason() == f"uncaught {kind}: {kind}"
+
     @pytest.mark.parametrize("line", ["Signal (15) received.", "Signal (2) received.", "Signal"])
     def test_being_told_to_stop_is_no_crash(self, line: str) -> None:
         assert feed(line)[0].crash is None

@@ -7,8 +7,8 @@ chosen again.
 from __future__ import annotations
 
 from gsv.engine.flow.request import FlowTask
+from gsv.engine.newcomers import check_room
 from gsv.engine.turns import TurnClass, Turns
-from gsv.errors import Overloaded
 
 
 def headroom(slots: int) -> int:
@@ -73,14 +73,9 @@ class FlowScheduler:
 
     def add(self, task: FlowTask) -> None:
         """Put a request in line; Overloaded for a newcomer when the line is full of newcomers."""
-        free = max(0, self.slots - len(self.running))
-        newcomer = not task.request.accepted
-        newcomers = sum(not waiting.request.accepted for waiting in self.waiting) if newcomer else 0
-        if newcomer and newcomers >= self.waiting_limit + free:
-            raise Overloaded(
-                f"{len(self.running)} mel chunks are in work and {newcomers} are waiting, "
-                f"which is the limit (waiting_limit {self.waiting_limit}); try again later"
-            )
+        if not task.request.accepted:
+            accepted = (waiting.request.accepted for waiting in self.waiting)
+            check_room(accepted, len(self.running), self.slots, self.waiting_limit, "mel chunks")
         self.turns.enter(task)
         self.waiting.append(task)
 

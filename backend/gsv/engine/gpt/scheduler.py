@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from gsv.engine.gpt.sequence import Sequence, Status
+from gsv.engine.newcomers import check_room
 from gsv.engine.turns import Turns
-from gsv.errors import Cancelled, Overloaded
+from gsv.errors import Cancelled
 
 # While a listener waits for first audio, whole answers take part in one of so many steps.
 FOCUS = 16
@@ -102,16 +103,11 @@ class Scheduler:
         It is full of newcomers: a sentence that is drawn again keeps its place there, and one of an
         answer that has begun gets one in any case and takes nobody's.
         """
-        free = max(0, self.slots - len(self.running))
         place = sequence.request.place
         before = None if place is None else place.ticket
-        newcomer = before is None and not sequence.request.accepted
-        newcomers = sum(not waiting.request.accepted for waiting in self.waiting) if newcomer else 0
-        if newcomer and newcomers >= self.waiting_limit + free:
-            raise Overloaded(
-                f"{len(self.running)} sentences are running and {newcomers} are waiting, "
-                f"which is the limit (waiting_limit {self.waiting_limit}); try again later"
-            )
+        if before is None and not sequence.request.accepted:
+            accepted = (waiting.request.accepted for waiting in self.waiting)
+            check_room(accepted, len(self.running), self.slots, self.waiting_limit, "sentences")
         self.turns.enter(sequence, before)
         if place is not None:
             place.ticket = sequence.ticket

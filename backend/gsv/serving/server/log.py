@@ -44,6 +44,9 @@ ECHOES = (
 # corrupted keeps its lock.
 CRASH = re.compile(r"Signal \((?P<number>\d+)\) received\.")
 FATAL = {signal.SIGILL, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV}
+# What the C++ library says of an exception that nobody caught, before Triton gets signal 6.
+THROWN = re.compile(r"terminate called after throwing an instance of '(?P<kind>[^']+)'")
+WHAT = re.compile(r"\s*what\(\):\s*(?P<what>.*)")
 FRAME = re.compile(r"\s*\d+# ")  # of a crash: one line for each call on the stack
 WRONG_USAGE = re.compile(r"error: |.*unrecognized option|Bad option|Invalid option")
 
@@ -71,6 +74,7 @@ class ServerLog:
         self.began = False  # a line of Triton's own has come, so it has read its arguments
         self.crash: signal.Signals | None = None
         self.broken_sink: BaseException | None = None
+        self._thrown = ""  # the exception that ended the server
         self._errors: collections.deque[str] = collections.deque(maxlen=KEPT_LINES)
         self._others: collections.deque[str] = collections.deque(maxlen=KEPT_LINES)
         self._on_line, self._on_end, self._on_crash = on_line, on_end, on_crash
@@ -90,6 +94,8 @@ class ServerLog:
 
     def reason(self) -> str:
         """Why the server does not run, in one line."""
+        if self._thrown:
+            return self._thrown
         for model, reason in self.failures.items():
             return f"model {model} failed to load: {reason}"
         for line in (*reversed(self._errors), *reversed(self._others)):
@@ -113,11 +119,16 @@ class ServerLog:
             self.began = True
             message = _unquote(match["message"])
             self._note_model(message)
-            if match["level"] in "EF" and not harmless:
+            echo = any(text in message for text in ECHOES)
+            if match["level"] in "EF" and not harmless and not echo:
                 self._errors.append(message)
-            important = important and not self._is_known(message)
+            important = important and not echo and not _is_failure(message)
         elif WRONG_USAGE.match(line):
             self._errors.append(line)
+        elif thrown := THROWN.match(line):
+            self._thrown = f"uncaught {thrown['kind']}"
+        elif self._thrown and (what := WHAT.match(line)):
+            self._thrown += f": {what['what']}"
         elif (crash := _crash_in(line)) is not None:
             self._others.append(line)
             if self.crash is None:
@@ -135,10 +146,6 @@ class ServerLog:
         elif found := FAILED.fullmatch(message) or REFUSED.fullmatch(message):
             self.failures.setdefault(found["model"], explain(found["reason"]))
 
-    def _is_known(self, message: str) -> bool:
-        about_failure = FAILED.fullmatch(message) or REFUSED.fullmatch(message)
-        return bool(about_failure) or any(text in message for text in ECHOES)
-
     def _pass_on(self, line: str, important: bool) -> None:
         if self.broken_sink is None:
             try:
@@ -147,6 +154,11 @@ class ServerLog:
                 # A full disk or a closed terminal must not stop the reading: the server would
                 # block on a full pipe. Whoever owns the sink finds the error here.
                 self.broken_sink = error
+
+
+def _is_failure(message: str) -> bool:
+    """Whether a line says that a model could not be loaded, which ``failures`` holds."""
+    return bool(FAILED.fullmatch(message) or REFUSED.fullmatch(message))
 
 
 def _crash_in(line: str) -> signal.Signals | None:
