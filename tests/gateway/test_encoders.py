@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from gsv_client import Audio, AudioError, InvalidRequest
+from gsv_client import Audio, InvalidRequest, ServerError
 from gsv_client.gateway.encoders import (
     FORMATS,
     encoded,
@@ -212,7 +212,7 @@ def test_an_answer_without_a_sample_is_still_a_file(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(FORMATS))
 def test_what_is_no_number_is_refused(name: str) -> None:
     encoder = open_encoder(FORMATS[name], 48_000)
-    with pytest.raises(AudioError, match="not numbers"):
+    with pytest.raises(ServerError, match="not numbers"):
         encoder.encode(np.array([0.0, np.nan], np.float32))
 
 

@@ -355,6 +355,46 @@ def test_a_caller_who_takes_nothing() -> None:
         assert triton.closed == 1
 
 
+def test_a_caller_who_takes_a_whole_answer_slowly() -> None:
+    """It is one write, and may take longer than a reader may do nothing."""
+    body = b'{"input": "' + b"Long. " * 300 + b'", "stream": false, "response_format": "wav"}'
+    head = (
+        "POST /v1/audio/speech HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    ).encode()
+    with gateway_with(stall_seconds=1.0) as (gateway, _), socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        slow.connect(("127.0.0.1", gateway.port))
+        slow.settimeout(10)
+        slow.sendall(head + body)
+        taken, began = b"", time.monotonic()
+        while more := slow.recv(300_000):
+            taken += more
+            time.sleep(0.03)
+        assert time.monotonic() - began > 2.0
+    length = int(taken.split(b"content-length: ")[1].split(b"\r\n")[0])
+    assert len(taken.partition(b"\r\n\r\n")[2]) == length
+
+
+def test_a_little_that_nobody_takes_ends_too() -> None:
+    """Less than asyncio's own mark, on a connection that is to be closed."""
+    with gateway_with(stall_seconds=0.5) as (gateway, _), socket.socket() as lazy:
+        lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2_048)
+        lazy.connect(("127.0.0.1", gateway.port))
+        ask = b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+        lazy.sendall(200 * ask)
+        wait_for(lambda: gateway.metrics.connections == 1)
+        wait_for(lambda: gateway.metrics.connections == 0, 15)
+
+
+def test_a_body_of_nothing_but_marks(http: httpx.Client) -> None:
+    """Nothing else runs while JSON is parsed."""
+    body = b'{"input": "x", "junk": [' + b"[]," * 60_000 + b"[]]}"
+    answer = http.post("/v1/audio/speech", content=body)
+    assert answer.status_code == 400
+    assert "more than 100000 values" in answer.text
+
+
 def test_pages_of_others_may_not_call(http: httpx.Client, gateway: Gateway) -> None:
     for path in ("/v1/audio/speech", "/tts", "/v1/audio/voices"):
         answer = http.post(path, json=BODY, headers={"Origin": "http://evil.example"})
@@ -436,12 +476,15 @@ def test_the_log_has_a_line_for_each_request(
         http.post("/v1/audio/speech", json=BODY, headers={"X-Request-Id": "seen-7"})
         http.get("/tts", params={"text": "a secret text", "ref_audio_path": "/etc/passwd"})
         http.get("/nothing%0Ahere%1b[31m")
-        wait_for(lambda: len(caplog.records) >= 3)
+        http.get("/health", headers={"Origin": b"http://x\x9b31m"})  # type: ignore[dict-item]
+        wait_for(lambda: len(caplog.records) >= 4)
     assert "POST /v1/audio/speech 200; in " in caplog.text
     assert "id seen-7" in caplog.text
     assert "s of audio" in caplog.text
     assert "secret" not in caplog.text
     assert "/nothing?here?[31m 404" in caplog.text
+    assert "\x1b" not in caplog.text
+    assert "\x9b" not in caplog.text
 
 
 def test_ready_asks_triton() -> None:

@@ -154,7 +154,8 @@ def test_a_voice_is_added(timed: tuple[httpx.Client, Path]) -> None:
     "changes",
     [
         {"name": "../x"}, {"name": "--force"}, {"name": ""}, {"name": "a/b/c"},
-        {"language": "xx"}, {"reference_text": " "}, {"reference": "%%"},
+        {"name": "demo/angry"}, {"language": "xx"}, {"reference_text": " "},
+        {"reference_text": "a\0b"}, {"reference": "%%"},
         {"reference_window": [0.0, 1.0]}, {"unknown": 1},
     ],
 )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import struct
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ import soundfile
 
 from gsv_client import Audio, AudioError, InvalidRequest
 from gsv_client.gateway import recordings
+from gsv_client.gateway.mp4 import check_index
 from gsv_client.gateway.recordings import AT_ONCE, cut, decode, decoded, from_base64, judge
 
 RATE = 48_000
@@ -247,3 +249,49 @@ def test_a_recording_is_judged_as_voices_add_does() -> None:
     assert 5 <= end - start <= 9
     silent = judge(Audio(np.zeros(5 * RATE), RATE))
     assert [r["message"] for r in silent["remarks"]] == ["holds nothing but silence"]
+
+
+def box(kind: bytes, *parts: bytes) -> bytes:
+    body = b"".join(parts)
+    return struct.pack(">I4s", 8 + len(body), kind) + body
+
+
+def table(kind: bytes, *numbers: int) -> bytes:
+    """A box with version and flags before its numbers."""
+    return box(kind, struct.pack(f">{1 + len(numbers)}I", 0, *numbers))
+
+
+COUNT = 400_000_000
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        table(b"stsz", 1, COUNT),
+        table(b"stz2", 8, COUNT),
+        table(b"stts", 1, COUNT, 1024),
+        table(b"ctts", 2, 5, 0, COUNT, 0),
+        box(b"udta", table(b"stsz", 1, COUNT)),
+        box(b"moof", box(b"traf", table(b"trun", COUNT))),
+        box(b"cmov", b"anything"),
+        b"".join(box(b"trak", table(b"stsz", 1, 600_000)) for _ in range(2)),
+    ],
+    ids=["stsz", "stz2", "stts", "ctts", "elsewhere", "fragment", "compressed", "two tracks"],
+)
+def test_an_index_that_would_fill_the_memory(index: bytes) -> None:
+    """libav makes memory of it before anything can be asked."""
+    media = box(b"mdat", b"stsz" + bytes(8) + b"\xff" * 4)  # no table, though it looks like one
+    data = box(b"ftyp", b"isom", bytes(4)) + media + box(b"moov", index)
+    with pytest.raises(ValueError, match="index"):
+        check_index(data)
+    with pytest.raises(AudioError, match="not a readable recording"):
+        decode(data)
+
+
+def test_an_index_of_a_recording() -> None:
+    check_index(by_libav("mp4"))
+    check_index(box(b"ftyp", b"isom") + box(b"mdat", b"stsz" + bytes(8) + b"\xff" * 4))
+    large = struct.pack(">I4sQ", 1, b"mdat", 36) + b"stsz" + bytes(8) + b"\xff" * 8
+    check_index(box(b"ftyp", b"isom") + large)
+    for cut_off in (b"", b"\0", b"\0\0\0\0moov", box(b"moov", b"stts"), b"\0\0\0\1mdat"):
+        check_index(cut_off)

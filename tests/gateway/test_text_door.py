@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator
+from socket import create_connection
 from typing import Any
 
 import pytest
@@ -125,7 +126,8 @@ def test_times_run_through() -> None:
         ([{"type": "y" * 100_000}], "yyy'; allowed: start"),
         ([{"type": "start"}, {"type": "y" * 100_000}], "yyy'; allowed: text, flush, end"),
         ([{"type": "start"}, {"type": ["y" * 50] * 1_000}], "; allowed: text, flush, end"),
-        ([{"type": "start"}, {"type": "text", "text": ["y"] * 100_000}], "; allowed: a string"),
+        ([{"type": "start"}, {"type": "text", "text": ["y"] * 50_000}], "; allowed: a string"),
+        ([{"type": "start"}, {"type": "text", "text": ["y"] * 100_002}], "more than 100000 values"),
     ],
 )
 def test_mistakes_are_told_and_end_it(
@@ -184,6 +186,65 @@ def test_who_says_nothing_is_sent_away() -> None:
             assert "silent for 0.3 s" in told[-1]["error"]["message"]
 
 
+def test_who_listens_is_not_sent_away_for_saying_nothing() -> None:
+    client = AsyncClient(transport=FakeAsyncTransport(pace=0.1))
+    with (
+        running(client, Settings(local=True, stall_seconds=0.5)) as gateway,
+        open_socket(gateway) as socket,
+    ):
+        say(socket, {"type": "start", "sample_rate": 8_000}, text("A" * 100), {"type": "flush"})
+        audio, told = rest(socket)
+        assert len(audio) == 2 * 8_000 * 10  # 2 s of chunks, of a caller who said no more
+        assert "silent for 0.5 s" in told[-1]["error"]["message"]
+
+
+def test_text_that_comes_faster_than_it_is_spoken_is_read_at_once() -> None:
+    """That the caller has left comes behind it."""
+    triton = FakeTransport()
+    client = AsyncClient(transport=FakeAsyncTransport(triton, pace=0.3))
+    with running(client, Settings(local=True)) as gateway:
+        with open_socket(gateway) as socket:
+            say(socket, {"type": "start"})
+            say(socket, *[text("Many words. ") for _ in range(300)])
+            say(socket, *[{"type": "flush"} for _ in range(300)])
+            assert socket.ping().wait(5)
+        deadline = time.monotonic() + 5
+        while gateway.metrics.in_flight and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert gateway.metrics.in_flight == 0
+    assert len(triton.requests) < 20
+
+
+UPGRADE = (
+    b"Host: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: c2l4dGVlbiBieXRlcyAhIQ==\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        b"Cookie: " + b"c" * 9_000 + b"\r\n\r\n",
+        b"".join(b"X-%d: y\r\n" % number for number in range(200)) + b"\r\n",
+        b"Content-Length: 5\r\n\r\nhello",
+        b"Transfer-Encoding: chunked\r\n\r\n",
+    ],
+    ids=["long header", "many headers", "body", "chunks"],
+)
+def test_a_handshake_that_is_none_is_answered(gateway: Gateway, more: bytes) -> None:
+    """One parser takes it, the other one does not."""
+    before = gateway.metrics.connections
+    with create_connection(("127.0.0.1", gateway.port), timeout=10) as asking:
+        asking.sendall(b"GET /v1/speech/stream HTTP/1.1\r\n" + UPGRADE + more)
+        assert asking.recv(4_096).startswith(b"HTTP/1.1 400 ")
+        while asking.recv(4_096):
+            pass
+    deadline = time.monotonic() + 5
+    while gateway.metrics.connections > before and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert gateway.metrics.connections <= before
+
+
 def test_a_message_that_is_too_large() -> None:
     client = AsyncClient(transport=FakeAsyncTransport())
     with running(client, Settings(local=True, most_body=10_000)) as gateway:
@@ -211,22 +272,24 @@ def test_who_takes_nothing_is_sent_away(caplog: pytest.LogCaptureFixture) -> Non
             assert gateway.metrics.in_flight == 0
             assert gateway.metrics.connections == 0
         assert gateway.tasks() <= idle
-    assert "127.0.0.1 took no byte for 0.5 s and was cut off" in caplog.text
+    assert "127.0.0.1 took 0 bytes in 0.5 s and was cut off" in caplog.text
 
 
 def test_keys_and_origins(tmp_path) -> None:  # type: ignore[no-untyped-def]
     file, keys = key_file(tmp_path, "alice")
     client = AsyncClient(transport=FakeAsyncTransport())
     with running(client, Settings(keys=file)) as gateway:
-        for options in (
-            {},
-            {"additional_headers": {"Authorization": "Bearer wrong"}},
-            {"origin": "http://evil.example",
-             "additional_headers": {"Authorization": f"Bearer {keys['alice']}"}},
+        for status, options in (
+            (401, {}),
+            (401, {"additional_headers": {"Authorization": "Bearer wrong"}}),
+            (403, {"origin": "http://evil.example",
+             "additional_headers": {"Authorization": f"Bearer {keys['alice']}"}}),
         ):  # fmt: skip
             with pytest.raises(InvalidStatus) as refused:
-                open_socket(gateway, **options).close()
-            assert refused.value.response.status_code == 403
+                open_socket(gateway, **options).close()  # type: ignore[arg-type]
+            assert refused.value.response.status_code == status
+            assert json.loads(refused.value.response.body)["error"]["message"]
+            assert "X-Request-Id" in refused.value.response.headers
         with open_socket(
             gateway, additional_headers={"Authorization": f"Bearer {keys['alice']}"}
         ) as socket:

@@ -12,6 +12,12 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from gsv_client.gateway.metrics import Metrics
 from gsv_client.gateway.settings import Settings
 
+LEAST_TAKEN = 16_384  # bytes that a reader must take in `stall_seconds`
+BAD_HANDSHAKE = (
+    b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain\r\n\r\n"
+    b"not a WebSocket handshake: allowed: GET without a body, up to 128 headers of 8 KiB\n"
+)
+
 logger = logging.getLogger("gsv_client.gateway")
 
 
@@ -27,8 +33,12 @@ def protocol_classes(
         loop: asyncio.AbstractEventLoop
         client: tuple[str, int] | None
         _stalled: asyncio.TimerHandle | None = None  # for the caller to take what was sent
+        _unsent = 0  # bytes, when that timer began
 
         def connection_made(self, transport: Any) -> None:
+            # Whatever is left counts: below asyncio's own mark of 64 KiB nobody would be told that
+            # a connection waits for its reader, also one that is to be closed.
+            transport.set_write_buffer_limits(high=0)
             super().connection_made(transport)
             metrics.connections += 1
 
@@ -40,7 +50,7 @@ def protocol_classes(
         def pause_writing(self) -> None:
             super().pause_writing()
             if self._stalled is None:
-                self._stalled = self.loop.call_later(settings.stall_seconds, self._drop)
+                self._wait_for_reader()
 
         def resume_writing(self) -> None:
             super().resume_writing()
@@ -51,10 +61,19 @@ def protocol_classes(
                 self._stalled.cancel()
                 self._stalled = None
 
-        def _drop(self) -> None:
+        def _wait_for_reader(self) -> None:
+            self._unsent = self.transport.get_write_buffer_size()
+            self._stalled = self.loop.call_later(settings.stall_seconds, self._look_at_reader)
+
+        def _look_at_reader(self) -> None:
+            taken = self._unsent - self.transport.get_write_buffer_size()
+            if taken >= LEAST_TAKEN:  # a whole answer is one write, and takes its time
+                self._wait_for_reader()
+                return
             logger.warning(
-                "%s took no byte for %g s and was cut off", self._peer(), settings.stall_seconds
-            )
+                "%s took %d bytes in %g s and was cut off",
+                self._peer(), max(taken, 0), settings.stall_seconds,
+            )  # fmt: skip
             self.transport.abort()
 
         def _peer(self) -> str:
@@ -91,6 +110,12 @@ def protocol_classes(
             self._stop_waiting()
             self._stop_stalling()
             metrics.connections -= 1
+            # What h11 takes and the WebSocket's parser doesn't (a long header, a body) would get no
+            # answer, and nothing would end it.
+            taken_over: Any = self.transport.get_protocol()
+            if not taken_over.handshake_initiated and not self.transport.is_closing():
+                self.transport.write(BAD_HANDSHAKE)
+                self.transport.close()
 
         def _wait(self) -> None:
             def expire() -> None:

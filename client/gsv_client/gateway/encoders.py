@@ -18,7 +18,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from gsv_client.audio import PCM16_SCALE, Audio, Samples
-from gsv_client.errors import AudioError
+from gsv_client.errors import ServerError
 from gsv_client.gateway.problems import refused
 from gsv_client.limits import SAMPLE_RATES
 from gsv_client.wav_header import UNKNOWN_SIZE, wav_header
@@ -384,7 +384,7 @@ def _pcm16(samples: Samples) -> NDArray[np.int16]:
 
 def _finite(samples: Samples) -> Samples:
     if not np.isfinite(samples).all():
-        raise AudioError("the audio holds samples that are not numbers (NaN or infinite)")
+        raise ServerError("the audio holds samples that are not numbers (NaN or infinite)")
     return samples
 
 

@@ -175,6 +175,10 @@ class Guard:
         record.problem = problem.message
         if scope["type"] == "websocket":
             record.status = problem.status
+            if "websocket.http.response" in scope.get("extensions", {}):
+                # Otherwise the server makes 403 of it, without a word.
+                await problem.response()(scope, receive, send)
+                return
             await send(
                 {"type": "websocket.close", "code": _CLOSE_POLICY, "reason": problem.message[:100]}
             )
@@ -248,7 +252,7 @@ def _noting(send: Send, record: Record) -> Send:
     """`send`, with the status noted and the request's id added."""
 
     async def noted(message: Message) -> None:
-        if message["type"] == "http.response.start":
+        if message["type"] in ("http.response.start", "websocket.http.response.start"):
             record.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Request-Id"] = record.request_id

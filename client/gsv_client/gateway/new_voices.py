@@ -19,6 +19,8 @@ from gsv_client.limits import LANGUAGES
 
 ADDING_SECONDS = 120.0  # the command imports torch, to read checkpoints
 AT_ONCE = asyncio.Semaphore(1)
+# NUL and halves of surrogate pairs, which an argument of a command can't hold.
+_NO_TEXT = frozenset(map(chr, (0, *range(0xD800, 0xE000))))
 _COMMAND = "from gsv_client.cli import main; main()"
 
 
@@ -52,14 +54,16 @@ async def add_voice(folder: Path, fields: NewVoiceFields) -> dict[str, Any]:
     Raises:
         InvalidRequest: the name, the text or the recording is refused; nothing was written.
     """
-    if not VOICE_NAME.fullmatch(fields.name):
+    # A further recording of a voice that is there (NAME/RECORDING) is for the operator to add.
+    if not VOICE_NAME.fullmatch(fields.name) or "/" in fields.name:
         raise InvalidRequest.value(
             "name", fields.name[:100],
             "letters, digits, '_', '.' and '-', up to 64, beginning with a letter or digit",
         )  # fmt: skip
     if fields.language not in LANGUAGES:
         raise InvalidRequest.value("language", fields.language[:50], ", ".join(LANGUAGES))
-    if not fields.reference_text.strip() or len(fields.reference_text) > 1_000:
+    text = fields.reference_text
+    if not text.strip() or len(text) > 1_000 or not _NO_TEXT.isdisjoint(text):
         raise InvalidRequest("reference_text: allowed: what is said in it, up to 1000 characters")
     audio = await decoded(from_base64(fields.reference, "reference"), "reference")
     if fields.reference_window:

@@ -67,7 +67,8 @@ class Record:
         if self.left:
             parts.append("left")
         if self.problem:
-            parts.append(shortened(self.problem))
+            # A caller's own words may be in it: no control characters in the log.
+            parts.append("".join(c if c.isprintable() else "?" for c in shortened(self.problem)))
         return "; ".join(parts)
 
 

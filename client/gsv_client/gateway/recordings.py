@@ -23,6 +23,7 @@ import soundfile
 
 from gsv_client.audio import Audio, Samples
 from gsv_client.errors import AudioError, InvalidRequest
+from gsv_client.gateway.mp4 import check_index
 from gsv_client.limits import RANGES
 from gsv_client.quality import REFERENCE_MAX_SECONDS, Report, best_window, inspect
 
@@ -161,6 +162,8 @@ def _averaged(sound: soundfile.SoundFile) -> Iterator[Samples]:
 @contextlib.contextmanager
 def _by_libav(data: bytes, container: str) -> Iterator[_Opened]:
     """As `_by_libsndfile`; ValueError when there is no audio, or it is not what its header says."""
+    if container == "mov":
+        check_index(data)
     with av.open(io.BytesIO(data), "r", format=container) as file:
         if not file.streams.audio:
             raise ValueError("no audio")

@@ -79,6 +79,9 @@ def configuration(app: object, settings: Settings, metrics: Metrics) -> uvicorn.
         http=http,
         ws=socket,
         ws_max_size=settings.most_body,
+        # Pings keep proxies from closing a quiet socket. That no answer comes tells nothing: it may
+        # come after audio that the caller has yet to hear. Who takes nothing is cut off anyhow.
+        ws_ping_timeout=None,
         ws_per_message_deflate=False,  # audio does not shrink, and texts are short
         log_config=None,
         access_log=False,  # uvicorn's has the query, in which there may be a text or a key

@@ -31,7 +31,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from gsv_client.async_streams import AsyncTextStream
 from gsv_client.errors import InvalidRequest
 from gsv_client.gateway.encoders import Encoder, format_named, rate_for
-from gsv_client.gateway.fields import OptionFields, validated
+from gsv_client.gateway.fields import OptionFields, parsed, validated
 from gsv_client.gateway.own_door import done, wants_times
 from gsv_client.gateway.problems import KNOWN, Problem, refused
 from gsv_client.gateway.record import Record, record_of
@@ -95,6 +95,7 @@ class _Talk:
         self._record = record
         self._settings = settings
         self._characters = 0
+        self._last = asyncio.get_running_loop().time()  # of a message, or of audio sent
 
     async def hold(self, speaker: Speaker, names: VoiceNames) -> None:
         first = await self._receive()
@@ -111,7 +112,7 @@ class _Talk:
                 "sample_rate": rate, "times": times,
             }
         )  # fmt: skip
-        pieces: asyncio.Queue[str | None | _End] = asyncio.Queue(64)
+        pieces: asyncio.Queue[str | None | _End] = asyncio.Queue()
         stream = speaker.client.stream_text(
             _until_end(pieces), options, request_id=self._record.request_id, times=times,
             headers=self._record.headers,
@@ -154,12 +155,17 @@ class _Talk:
                     )
                 if data:
                     await self._socket.send_bytes(data)
+                    self._last = asyncio.get_running_loop().time()
                 position = self._record.audio_seconds
         await self.send({"type": "done", **done(self._record)})
 
     async def _listen(self, pieces: asyncio.Queue[str | None | _End]) -> None:
-        """The caller's messages, until the text ends; then only whether they stay."""
-        ended = False
+        """The caller's messages, until the text ends; then only whether they stay.
+
+        They are read at once, however much is still to be spoken: behind them comes that the caller
+        leaves. The limit to the text bounds what waits.
+        """
+        ended, to_flush = False, False
         while True:
             message = await self._receive(patient=ended)
             kind = message.get("type")
@@ -167,10 +173,15 @@ class _Talk:
                 allowed = "nothing after end" if ended else "text, flush, end"
                 raise refused("type of the message", kind, allowed)
             if kind == "text":
-                await pieces.put(self._checked(message.get("text")))
-            else:
-                ended = kind == "end"
-                await pieces.put(_End() if ended else None)
+                if text := self._checked(message.get("text")):
+                    pieces.put_nowait(text)
+                    to_flush = True
+            elif kind == "end":
+                ended = True
+                pieces.put_nowait(_End())
+            elif to_flush:
+                to_flush = False
+                pieces.put_nowait(None)
 
     def _checked(self, text: Any) -> str:
         if not isinstance(text, str):
@@ -184,22 +195,33 @@ class _Talk:
         return text
 
     async def _receive(self, patient: bool = False) -> dict[str, Any]:
-        seconds = self._settings.stall_seconds
+        receiving = asyncio.ensure_future(self._socket.receive_text())
         try:
-            text = await asyncio.wait_for(self._socket.receive_text(), None if patient else seconds)
-        except asyncio.TimeoutError:  # noqa: UP041 (not TimeoutError before Python 3.11)
-            raise InvalidRequest(
-                f"the socket was silent for {seconds:g} s; send text, or close it"
-            ) from None
+            await (asyncio.wait({receiving}) if patient else self._await_message(receiving))
+            text = receiving.result()
         except KeyError:  # a binary message
             raise InvalidRequest("message: got bytes; allowed: JSON as text") from None
+        finally:
+            receiving.cancel()
+        self._last = asyncio.get_running_loop().time()
         try:
-            values = json.loads(text)
+            values = parsed(text)
         except (ValueError, RecursionError) as error:
             raise InvalidRequest(f"message: not JSON: {str(error)[:100]}") from error
         if not isinstance(values, dict):
             raise InvalidRequest("message: allowed: a JSON object")
         return values
+
+    async def _await_message(self, receiving: asyncio.Future[str]) -> None:
+        """Wait while the caller has something to hear, and a while longer."""
+        seconds, loop = self._settings.stall_seconds, asyncio.get_running_loop()
+        while not receiving.done():
+            left = self._last + seconds - loop.time()
+            if left <= 0:
+                raise InvalidRequest(
+                    f"the socket was silent for {seconds:g} s; send text, or close it"
+                )
+            await asyncio.wait({receiving}, timeout=left)
 
 
 class _End:
