@@ -12,8 +12,8 @@ from gsv_client.answers import TIMES, Chunk, Voices
 from gsv_client.async_client import AsyncClient
 from gsv_client.async_streams import AsyncSpeechStream, AsyncTextStream
 from gsv_client.audio import Audio
-from gsv_client.errors import GsvClientError, InvalidRequest
-from gsv_client.gateway.cached import CachedValue
+from gsv_client.errors import GsvClientError, InvalidRequest, Timeout
+from gsv_client.gateway.cached import CachedValue, Value
 from gsv_client.gateway.encoders import Encoder, Format, encoded, open_encoder
 from gsv_client.gateway.record import Record
 from gsv_client.limits import DEFAULTS
@@ -23,6 +23,7 @@ VOICES_SECONDS = 2.0  # that a list of voices is kept
 TIMES_SECONDS = 30.0  # that the model's metadata are
 READY_SECONDS = 1.0
 ASKED_SECONDS = 5.0  # that readiness may take to tell
+TOLD_SECONDS = 10.0  # that voices and metadata may take, before an answer begins
 # Encoding more samples than this would hold up other answers: it goes to a thread.
 LONG_FOR_THE_LOOP = 4_096
 _PAUSE = re.compile(r"\[pause:\s*([0-9]+(?:\.[0-9]+)?)(m?)s\s*\]")
@@ -85,11 +86,11 @@ class Speaker:
 
     async def offers_times(self) -> bool:
         """Whether the model says that it can tell when words are spoken."""
-        return await self._times.get()
+        return await _soon(self._times)
 
     async def voices(self) -> Voices:
         """The server's voices, at most two seconds old."""
-        return await self._voices.get()
+        return await _soon(self._voices)
 
     def forget_voices(self) -> None:
         """One was added: ask again."""
@@ -110,6 +111,19 @@ class Speaker:
         except GsvClientError as error:
             return str(error)
         return ""
+
+
+async def _soon(value: CachedValue[Value]) -> Value:
+    """What Triton tells at once when it is well; Timeout when it does not.
+
+    A caller who has left before its answer began keeps its place for so long.
+    """
+    try:
+        return await asyncio.wait_for(value.get(), TOLD_SECONDS)
+    except asyncio.TimeoutError as error:  # noqa: UP041 (not TimeoutError before Python 3.11)
+        raise Timeout(
+            f"the speech server told nothing of its models in {TOLD_SECONDS:g} s"
+        ) from error
 
 
 async def encode_stream(
