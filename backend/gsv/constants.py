@@ -52,3 +52,7 @@ STREAM_MODEL = "gpt_sovits_v4_stream"
 
 PHONEMES = 732  # symbols of v2 and later
 BERT_DIM = 1024
+
+# Of text
+MAX_TRANSCRIPT = 510  # characters; ten seconds of speech have 200 at most
+MAX_TOTAL_PAUSE = 300.0  # seconds of [pause:...] in one text: some 55 MB of samples

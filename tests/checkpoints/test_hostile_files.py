@@ -386,7 +386,7 @@ def test_whatever_a_file_provokes_is_its_fault(
     path = save({"weight": {"a": torch.ones(1)}}, tmp_path / "a.pth")
     voice = marked(own(kind="SoVITS"), tmp_path / "a.safetensors")
     monkeypatch.setattr(reader, "open_zip", fail)
-    monkeypatch.setattr(voice_weights.safetensors, "safe_open", fail)
+    monkeypatch.setattr(voice_weights, "StoredTensors", fail)
     for call in (lambda: read_checkpoint(path), *(lambda r=r: r(voice) for r in READS)):
         with pytest.raises(CheckpointError) as caught:
             call()

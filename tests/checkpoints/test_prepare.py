@@ -174,6 +174,23 @@ def test_force_never_replaces_other_folders(demo: Path, tmp_path: Path) -> None:
     assert (tmp_path / "home" / "thesis.tex").read_text() == "years"
 
 
+def test_force_never_takes_voices_along(demo: Path, tmp_path: Path) -> None:
+    """A voice folder in the repository looks like the model `voices`."""
+    target = tmp_path / "r"
+    for inside in (target, target / "voices", target / "deep" / "inside"):
+        result = run("--pretrained", demo, "--out", target, "--voices", inside)
+        assert result.exit_code == 1
+        assert "the voice folder is in the model repository" in result.stderr
+    assert run("--pretrained", demo, "--out", target).exit_code == 0
+    voice = target / "voices" / "alice"
+    voice.mkdir()
+    (voice / "voice.toml").write_text("mine")
+    result = run("--pretrained", demo, "--out", target, "--force")
+    assert result.exit_code == 1
+    assert "holds other things than models (voices)" in result.stderr
+    assert (voice / "voice.toml").read_text() == "mine"
+
+
 def test_usage(tmp_path: Path) -> None:
     for arguments in (
         ["--out", tmp_path / "r"],

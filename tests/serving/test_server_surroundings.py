@@ -359,6 +359,13 @@ class TestControlKey:
         assert serve_command._control_key(None) is None
         monkeypatch.setenv("GSV_CONTROL_KEY", "from-there")
         assert serve_command._control_key(None) == "from-there"
+        for nothing in ("", " \n"):
+            monkeypatch.setenv("GSV_CONTROL_KEY", nothing)
+            assert serve_command._control_key(None) is None, "which must not open the control"
+        for text in ("two words", "schlüssel"):
+            monkeypatch.setenv("GSV_CONTROL_KEY", text)
+            with pytest.raises(click.UsageError, match="GSV_CONTROL_KEY must hold one word"):
+                serve_command._control_key(None)
         file = tmp_path / "key"
         file.write_text("s3cret\n")
         assert serve_command._control_key(file) == "s3cret"
@@ -366,6 +373,9 @@ class TestControlKey:
             file.write_text(text)
             with pytest.raises(click.UsageError, match="one word of printable ASCII"):
                 serve_command._control_key(file)
+        file.write_bytes(b"\xff\xfe")
+        with pytest.raises(click.UsageError, match="one word of printable ASCII"):
+            serve_command._control_key(file)
 
     def test_it_is_no_argument(self) -> None:
         names = {name for option in serve_command.serve.params for name in option.opts}

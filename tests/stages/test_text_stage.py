@@ -157,6 +157,16 @@ def test_markup_that_cannot_be_read(stage: TextFrontendStage, text: str, message
         raise answer
 
 
+@pytest.mark.parametrize("text", ["[pause:1s] Hello.", "!!!", "Hello {NONSENSE} there."])
+def test_a_voice_whose_text_cannot_be_read_is_not_the_callers_fault(
+    stage: TextFrontendStage, tmp_path: Path, text: str
+) -> None:
+    make_voice(tmp_path / "voices" / "odd", text=text)
+    (result,) = stage.run_batch([TextRequest("Hello.", "en", voice="odd")])
+    assert isinstance(result, VoiceError)
+    assert str(result).startswith("voice odd: its text can't be read: ")
+
+
 def test_pauses_and_rows(stage: TextFrontendStage) -> None:
     text = "[pause:0.5s]今天天气真好。[pause:800ms]Let us go out!"
     (result,) = stage.run_batch([TextRequest(text, "zh", pause_seconds=0.25)])

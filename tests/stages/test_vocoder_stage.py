@@ -80,6 +80,16 @@ def test_an_answer_is_the_waves_and_the_pauses(stage: VocoderStage, turn: dict[s
     np.testing.assert_allclose(result.audio[52800 : 52800 + 14400], second, atol=1e-6)
 
 
+def test_pauses_of_a_text_add_up(stage: VocoderStage) -> None:
+    """As the text frontend lets them: to 300 s, beside the usual ones."""
+    pauses = np.array([0.0, 15.0, 10.0], np.float32)
+    assert len(answer(stage, request(5, 5, pauses=pauses)).audio) > 25 * 24_000
+    request(5, 5, pauses=np.array([0.0, 300.0, 0.3], np.float32))
+    for wrong in ([0.0, 301.0, 0.3], [0.0, -1.0, 0.3], [300.0, 300.0, 0.0], [0.0, np.nan, 0.3]):
+        with pytest.raises(InvalidRequest, match="PAUSES: .* 0 to 300 s"):
+            request(5, 5, pauses=np.array(wrong, np.float32))
+
+
 def test_company_changes_nothing(stage: VocoderStage) -> None:
     asked = [request(90 + n, 20, listener_waits=n % 2, owner=str(n)) for n in range(6)]
     alone = [answer(stage, one).audio for one in asked]

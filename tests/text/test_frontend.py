@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from golden_text import text_frontend
 
+from gsv.constants import MAX_TRANSCRIPT
 from gsv.errors import ConfigurationError, InvalidRequest
 from gsv.options import LANGUAGES, SPLIT_METHODS
-from gsv.text.frontend import MAX_READ, MAX_TRANSCRIPT, TextFrontend
+from gsv.text.frontend import MAX_READ, TextFrontend
 from gsv.text.japanese import DictionaryMissing
 from gsv.text.symbols import symbol_ids
 from gsv.text.types import Segment, Sentence

@@ -154,6 +154,8 @@ def test_bad_recordings(tmp_path: Path) -> None:
 
 def test_bad_texts_languages_and_defaults(tmp_path: Path) -> None:
     refused(tmp_path, "text must be a text", text=" ")
+    refused(tmp_path, "text: is not UTF-8", text="caf\udce9 au lait")
+    refused(tmp_path, "text has 511 characters; allowed: up to 510", text="a " * 255 + "a")
     refused(tmp_path, "TOP_K: got 0", sampling={"top_k": 0})
     asked = NewVoice("a", write_wave(tmp_path / "x.wav"), "b", "klingon")
     with pytest.raises(VoiceError, match="klingon"):

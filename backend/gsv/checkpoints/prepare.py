@@ -121,6 +121,11 @@ def prepare(
         CheckpointError: a file is not what it should be; nothing has been written.
     """
     earlier = repository / "text_frontend" / _VERSION / "text_data"
+    if voices.resolve().is_relative_to(repository.resolve()):
+        raise CheckpointError(
+            f"{voices}: the voice folder is in the model repository, which is replaced as a whole; "
+            "choose a folder outside of it (--voices)"
+        )
     if repository.exists():
         _check_replaceable(repository)
     text = dataclasses.replace(text, earlier=earlier if earlier.is_dir() else None)
@@ -256,7 +261,12 @@ def _check_replaceable(repository: Path) -> None:
     """--force replaces a model repository, never a folder with other things in it."""
     if not repository.is_dir():
         raise CheckpointError(f"{repository}: not a folder")
-    strange = [p.name for p in repository.iterdir() if not (p / "config.pbtxt").is_file()]
+    # A voice folder among the models would look like the model `voices`.
+    strange = [
+        p.name
+        for p in repository.iterdir()
+        if not (p / "config.pbtxt").is_file() or any(p.glob("*/voice.toml"))
+    ]
     if strange:
         raise CheckpointError(
             f"{repository}: holds other things than models ({shortened(sorted(strange))}); "

@@ -104,6 +104,10 @@ def add_voice(folder: Path, new: NewVoice, shapes: Shapes, *, replace: bool = Fa
                 f"name {new.name!r}: allowed: letters, digits, '_', '.' and '-', up to 64, "
                 "beginning with a letter or digit; NAME/REFERENCE for a further reference"
             )
+    try:
+        new.text.encode()
+    except UnicodeEncodeError as error:
+        raise VoiceError("text: is not UTF-8; set the terminal to it, or use a file") from error
     if new.text.strip() and not has_words(new.text, new.language):
         raise VoiceError(
             f"text {new.text[:40]!r}: has no words that are read as {new.language}; give what is "

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 from torch import Tensor
 
@@ -22,7 +22,7 @@ from gsv.checkpoints.detect import Kind, identify
 from gsv.checkpoints.lora import Lora, LowRank, check_lora, read_lora
 from gsv.checkpoints.manifest import sha256
 from gsv.checkpoints.reader import read_checkpoint
-from gsv.checkpoints.store import load_module_state, save_tensors
+from gsv.checkpoints.store import StoredTensors, save_tensors
 from gsv.checkpoints.unpickle import brief, shown
 from gsv.config import GPTConfig, SoVITSConfig
 from gsv.errors import CheckpointError
@@ -65,7 +65,7 @@ def read_gpt(path: Path, base: GPTConfig) -> dict[str, Tensor]:
         _same(path, converted.config, base)
         return converted.tensors
     _want(path, mark, Kind.GPT)
-    return fit(path, load_module_state(path), expected_shapes(SemanticGPT, base))
+    return fit(path, StoredTensors(path).read(), expected_shapes(SemanticGPT, base))
 
 
 @guarded
@@ -86,7 +86,7 @@ def read_sovits(path: Path, base: SoVITSConfig) -> Lora | dict[str, Tensor]:
     if mark.get("kind") == Kind.SOVITS_LORA.value:
         return _stored_lora(path, mark, base)
     _want(path, mark, Kind.SOVITS)
-    return fit(path, load_module_state(path), expected_shapes(SoVITS, base))
+    return fit(path, StoredTensors(path).read(), expected_shapes(SoVITS, base))
 
 
 @guarded
@@ -103,9 +103,7 @@ def read_quantizer(path: Path, base: SoVITSConfig) -> dict[str, Tensor]:
         found = read_sovits(path, base)
         tensors = found.replaced if isinstance(found, Lora) else found
     else:
-        with safetensors.safe_open(path, "pt") as file:
-            names = [name for name in file.keys() if name.startswith(_QUANTIZER)]  # noqa: SIM118
-            tensors = {name: file.get_tensor(name) for name in names}
+        tensors = StoredTensors(path).read(lambda name: name.startswith(_QUANTIZER))
     own = {name: value for name, value in tensors.items() if name.startswith(_QUANTIZER)}
     shapes = expected_shapes(SoVITS, base)
     fitting = fit(path, own, {name: shapes[name] for name in own if name in shapes})
@@ -146,9 +144,7 @@ def parameters_in(path: Path) -> int:
     """
     if _mark(path) is None:
         return path.stat().st_size // torch.float16.itemsize
-    with safetensors.safe_open(path, "pt") as file:
-        shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
-    return sum(torch.Size(shape).numel() for shape in shapes)
+    return sum(math.prod(shape) for shape in StoredTensors(path).shapes.values())
 
 
 def _save(tensors: dict[str, Tensor], target: Path, source: Path, **facts: Any) -> None:
@@ -161,8 +157,9 @@ def _mark(path: Path) -> dict[str, Any] | None:
     if path.suffix != SUFFIX:
         return None
     try:
-        with safetensors.safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get(_MARK)
+        text = StoredTensors(path).metadata.get(_MARK)
+        if text is not None and not isinstance(text, str):
+            raise ValueError(f"its {_MARK} is no text")
         if text is not None and len(text) > _MARK_LENGTH:
             raise CheckpointError(
                 f"{path}: its {_MARK} has {len(text):,} characters; at most {_MARK_LENGTH:,} "
@@ -170,7 +167,7 @@ def _mark(path: Path) -> dict[str, Any] | None:
             )
         mark = None if text is None else json.loads(text)
     # JSON that is nested without end brings up RecursionError.
-    except (OSError, ValueError, RecursionError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: damaged safetensors file: {brief(error)}") from error
     if mark is not None and (not isinstance(mark, dict) or mark.get("format") != _FORMAT):
         raise CheckpointError(f"{path}: written by another version; add the voice again")
@@ -199,7 +196,7 @@ def _same(path: Path, config: Any, base: Any) -> None:
 def _stored_lora(path: Path, mark: dict[str, Any], base: SoVITSConfig) -> Lora:
     halves: dict[str, dict[str, Tensor]] = {}
     replaced: dict[str, Tensor] = {}
-    for name, value in load_module_state(path).items():
+    for name, value in StoredTensors(path).read().items():
         for half, ending in (("A", _DOWN), ("B", _UP)):
             if name.endswith(ending):
                 halves.setdefault(name.removesuffix(ending), {})[half] = value

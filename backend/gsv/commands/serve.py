@@ -156,13 +156,15 @@ def serve(
 def _control_key(file: Path | None) -> str | None:
     """The operator's key, None where there is none; never an argument, which all users can read."""
     if file is None:
-        return os.environ.get(CONTROL_KEY_VARIABLE)
-    key = file.read_text(encoding="utf-8").strip()
+        where, key = CONTROL_KEY_VARIABLE, os.environ.get(CONTROL_KEY_VARIABLE, "").strip()
+        if not key:  # as where it is not set: nobody means to open model control by that
+            return None
+    else:
+        where = f"--control-key-file: {file}"
+        key = file.read_bytes().decode("latin-1").strip()
     # The characters that may stand in a header, without those that Triton's option ends at.
     if not re.fullmatch(r"[!-~]+", key):
-        raise click.UsageError(
-            f"--control-key-file: {file} must hold one word of printable ASCII characters"
-        )
+        raise click.UsageError(f"{where} must hold one word of printable ASCII characters")
     return key
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gsv import __version__
+from gsv.checkpoints.store import exchange
 from gsv.errors import ConfigurationError
 from gsv.packing import packages
 from gsv.packing.interpreter import RUNNING, Interpreter
@@ -90,19 +91,8 @@ def pack(folder: Path, choices: Choices, *, replace: bool, report: Callable[[str
         _compile(made)
         _describe(made, interpreter, found, report)
         made.chmod(0o755)
-        _replace(folder, made, work / "old")
+        exchange(folder, made, work / "old")
     report(f"environment: {folder}")
-
-
-def _replace(folder: Path, made: Path, old: Path) -> None:
-    if folder.exists():
-        folder.rename(old)
-    try:
-        made.rename(folder)
-    except OSError:
-        if old.exists():
-            old.rename(folder)
-        raise
 
 
 def link(source: Path, target: Path) -> None:

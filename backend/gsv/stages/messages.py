@@ -22,6 +22,7 @@ from gsv.constants import (
     BERT_DIM,
     EOS,
     MAX_TOKENS,
+    MAX_TOTAL_PAUSE,
     MEL_CHANNELS,
     MEL_RATE,
     PHONEMES,
@@ -441,12 +442,15 @@ class WaveRequest:
             raise InvalidRequest.value("LISTENER_SECONDS", self.listener_seconds, "0 or more")
         if self.pauses is None:
             return
-        in_range = ((self.pauses >= 0) & (self.pauses <= PAUSE_MAX_SECONDS)).all()
-        if len(self.pauses) != len(self.mel_counts) + 1 or not in_range:
+        # The text's own, which add up, and the usual one at each other place.
+        most = MAX_TOTAL_PAUSE + PAUSE_MAX_SECONDS * len(self.pauses)
+        in_range = ((self.pauses >= 0) & (self.pauses <= MAX_TOTAL_PAUSE)).all()
+        if not in_range or self.pauses.sum() > most or len(self.pauses) != len(self.mel_counts) + 1:
             raise InvalidRequest.value(
                 "PAUSES",
                 self.pauses.tolist(),
-                f"0 to {PAUSE_MAX_SECONDS:g} s, one before the first sentence and one after each",
+                f"0 to {MAX_TOTAL_PAUSE:g} s, one before the first sentence and one after each, "
+                f"{most:g} s in all",
             )
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from gsv.constants import BERT_DIM, PHONEMES
 from gsv.device import end_if_fatal, prepare
 from gsv.engine.gpt.judge import PHONEME_LANGUAGES, language_of
-from gsv.errors import Cancelled, ConfigurationError, GsvError, VoiceError
+from gsv.errors import Cancelled, ConfigurationError, GsvError, InvalidRequest, VoiceError
 from gsv.options import (
     READINGS,
 )
@@ -305,7 +305,10 @@ class TextFrontendStage:
         prompt = self._prompts.find(voice, key)
         if prompt is not None:
             return _Analysed(sentences, prompt, pinned=pinned)
-        transcript = self._frontend.prompt(voice.text, voice.language, lexicon)
+        try:
+            transcript = self._frontend.prompt(voice.text, voice.language, lexicon)
+        except InvalidRequest as error:  # of nothing that the caller has sent
+            raise VoiceError(f"voice {voice.name}: its text can't be read: {error}") from error
         return _Analysed(sentences, transcript=transcript, voice=voice, key=key, pinned=pinned)
 
     def _prompt(self, analysed: _Analysed, features: dict[str, NDArray[np.float32]]) -> Prompt:

@@ -23,6 +23,7 @@ from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 
+from gsv.constants import MAX_TRANSCRIPT
 from gsv.errors import ConfigurationError, InvalidRequest
 from gsv.options import LANGUAGES as MODES
 from gsv.options import READINGS, SPLIT_METHODS, TEXT_LIMIT, check_choice
@@ -40,7 +41,6 @@ from gsv.text.segment import Segmenter
 from gsv.text.symbols import LANGUAGES
 from gsv.text.types import Piece, Segment, Sentence
 
-MAX_TRANSCRIPT = 510  # characters; ten seconds of speech have 200 at most
 MAX_READ = 510  # characters of a Mandarin piece as it is read: BERT has 512 positions
 
 _MIN_SYMBOLS = 6  # a sentence with fewer is read again with a point in front

@@ -25,12 +25,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 
+from gsv.constants import MAX_TOTAL_PAUSE
 from gsv.errors import InvalidRequest, shown
 from gsv.text.english.arpabet import ARPABET
 from gsv.text.english.placeholders import ENGLISH_WORD
 
 MAX_PAUSE = 10.0  # seconds
-MAX_TOTAL_PAUSE = 300.0  # seconds in one text: some 55 MB of samples
 
 _MARKUP = re.compile(r"\[pause:([^\]\[]*)(\]?)|\{([A-Za-zü:0-9 ]+)\}")
 _DURATION = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)(m?)s")

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gsv.constants import MAX_TRANSCRIPT
 from gsv.errors import ConfigurationError, InvalidRequest, VoiceError, shown
 from gsv.options import LANGUAGES, check_range
 from gsv.text import lexicon as lexicons
@@ -40,7 +41,6 @@ RECORDING_LIMIT = 64 << 20
 RECORDINGS_LIMIT = 256 << 20  # of all recordings of a voice together
 LEXICON_LIMIT = 1 << 20  # some 30,000 words
 WEIGHTS_LIMIT = 4 << 30
-_TEXT_LIMIT = 1_000  # characters; ten seconds of fast speech have some 200
 _REFERENCES_LIMIT = 100
 _MESSAGE_LIMIT = 900  # characters; parsers and the system put names of any length into theirs
 _DIGEST_CHARACTERS = 16
@@ -321,10 +321,10 @@ class _Reader:
             raise self._error(
                 f"{where}language {shown(found['language'])} is not one of {', '.join(LANGUAGES)}"
             )
-        if len(found["text"]) > _TEXT_LIMIT:
+        if len(found["text"]) > MAX_TRANSCRIPT:
             raise self._error(
-                f"{where}text has {len(found['text'])} characters; allowed: up to {_TEXT_LIMIT}, "
-                "the words of the recording"
+                f"{where}text has {len(found['text'])} characters; allowed: up to "
+                f"{MAX_TRANSCRIPT}, the words of the recording"
             )
         found["reference"] = self.path(found["reference"], RECORDING_LIMIT)
         return found
