@@ -72,33 +72,26 @@ def status(line: str, *headers: str, body: bytes = b"") -> Answers:
     return bytes_of("\r\n".join(lines).encode() + body)
 
 
-def trickling(taken: socket.socket) -> None:
-    """A byte now and then, of an answer that never ends."""
-    taken.recv(65_536)
-    taken.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n")
-    taken.sendall(b"Content-Length: 100000\r\n\r\n")
-    while True:
-        taken.sendall(b" ")
-        time.sleep(0.05)
+def trickling(begin: bytes, more: bytes) -> Answers:
+    """An answer that never ends: a byte now and then."""
+
+    def send(taken: socket.socket) -> None:
+        taken.recv(65_536)
+        taken.sendall(begin)
+        while True:
+            taken.sendall(more)
+            time.sleep(0.05)
+
+    return send
 
 
-def trickling_until_closed(taken: socket.socket) -> None:
-    """The same without a length: http.client lets go of such a connection."""
-    taken.recv(65_536)
-    taken.sendall(b"HTTP/1.0 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
-    while True:
-        taken.sendall(b" ")
-        time.sleep(0.05)
-
-
-def trickling_headers(taken: socket.socket) -> None:
-    taken.recv(65_536)
-    taken.sendall(b"HTTP/1.1 200 OK\r\nX-Long: ")
-    while True:
-        taken.sendall(b"x")
-        time.sleep(0.05)
-
-
+STREAMED = b" 200 OK\r\nContent-Type: text/event-stream\r\n"
+TRICKLING = {
+    "body": trickling(b"HTTP/1.1" + STREAMED + b"Content-Length: 100000\r\n\r\n", b" "),
+    # Without a length http.client lets go of the connection.
+    "body to the end": trickling(b"HTTP/1.0" + STREAMED + b"\r\n", b" "),
+    "headers": trickling(b"HTTP/1.1 200 OK\r\nX-Long: ", b"x"),
+}
 ASKS = {"whole": lambda c: c.say("Hello."), "stream": lambda c: list(c.stream("Hello."))}
 
 
@@ -108,7 +101,7 @@ def ask(request: pytest.FixtureRequest) -> Callable[[Client], Any]:
     return ASKS[request.param]
 
 
-@pytest.mark.parametrize("answer", [trickling, trickling_until_closed, trickling_headers])
+@pytest.mark.parametrize("answer", TRICKLING.values(), ids=TRICKLING)
 def test_a_byte_now_and_then_keeps_no_call_alive(
     answer: Answers, ask: Callable[[Client], Any]
 ) -> None:
